@@ -1,0 +1,57 @@
+"""Transfer learning for images: one network, the same numbers whichever framework runs it.
+
+The public names are loaded when they are first used, so that importing the package takes
+no longer than it must, and no framework comes along.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transferkit.classifier import Classifier as Classifier
+    from transferkit.classifier import Prediction as Prediction
+    from transferkit.errors import TransferkitError as TransferkitError
+    from transferkit.evaluation import Evaluation as Evaluation
+    from transferkit.extractor import FeatureExtractor as FeatureExtractor
+    from transferkit.features import Features as Features
+    from transferkit.images import Preprocessing as Preprocessing
+    from transferkit.images import list_images as list_images
+    from transferkit.images import list_labelled_images as list_labelled_images
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Classifier": "transferkit.classifier",
+    "Evaluation": "transferkit.evaluation",
+    "FeatureExtractor": "transferkit.extractor",
+    "Features": "transferkit.features",
+    "Prediction": "transferkit.classifier",
+    "Preprocessing": "transferkit.images",
+    "TransferkitError": "transferkit.errors",
+    "list_images": "transferkit.images",
+    "list_labelled_images": "transferkit.images",
+}
+
+__all__ = [
+    "Classifier",
+    "Evaluation",
+    "FeatureExtractor",
+    "Features",
+    "Prediction",
+    "Preprocessing",
+    "TransferkitError",
+    "list_images",
+    "list_labelled_images",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'transferkit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

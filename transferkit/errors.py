@@ -1,0 +1,138 @@
+"""The errors that transferkit raises on purpose.
+
+Every one is a `TransferkitError`, and also the built-in kind of error that it is
+nearest to, so that ``except ValueError`` works as a reader would expect. A message says
+what was given, what was expected, and what to do about it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "BackendNotInstalledError",
+    "DatasetError",
+    "FileFormatError",
+    "ImageError",
+    "OutputError",
+    "PluginError",
+    "ShapeError",
+    "TransferkitError",
+    "UnknownNameError",
+    "UnsupportedError",
+]
+
+
+class TransferkitError(Exception):
+    """What all errors of this library have in common.
+
+    Examples
+    --------
+    >>> from transferkit import TransferkitError, list_images
+    >>> try:
+    ...     list_images("no such folder")
+    ... except TransferkitError as error:
+    ...     print(error)
+    no such folder: there is no such file or folder
+    """
+
+
+class UnknownNameError(TransferkitError, ValueError):
+    """A network, layer, backend, class or weights entry that does not exist.
+
+    Parameters
+    ----------
+    kind
+        What was looked for, as a noun: ``"network"``, ``"layer"``.
+    name
+        The name that was given.
+    known
+        The names that there are; the closest of them are put into the message.
+
+    Examples
+    --------
+    >>> from transferkit.errors import UnknownNameError
+    >>> print(UnknownNameError("network", "mobilenetv2", ["mobilenet_v2", "vgg16"]))
+    unknown network 'mobilenetv2'; did you mean 'mobilenet_v2'?
+    """
+
+    def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
+        known = list(known)
+        close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.6)
+        message = f"unknown {kind} {name!r}"
+        if close:
+            message += f"; did you mean {' or '.join(map(repr, close))}?"
+        elif known:
+            shown = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
+            message += f"; there is: {shown}"
+        super().__init__(message)
+        self.kind = kind
+        self.name = name
+        self.close_matches = close
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_restore_unknown_name, (str(self), self.kind, self.name, self.close_matches))
+
+
+def _restore_unknown_name(
+    message: str, kind: str, name: object, close_matches: list[str]
+) -> UnknownNameError:
+    """Rebuild the error in another process, where the known names are no longer at hand."""
+    error = UnknownNameError(kind, name, close_matches)
+    error.args = (message,)
+    return error
+
+
+class BackendNotInstalledError(TransferkitError, ImportError):
+    """A backend was asked for whose framework is not installed; the message has the remedy."""
+
+
+class PluginError(TransferkitError, RuntimeError):
+    """A backend plugin is broken, or made for another version of the plugin interface."""
+
+
+class UnsupportedError(TransferkitError, RuntimeError):
+    """A backend was asked for something that it cannot do, such as gradients."""
+
+
+class ShapeError(TransferkitError, ValueError):
+    """An array or a picture has a shape that the network or the call cannot take."""
+
+
+class ImageError(TransferkitError, ValueError):
+    """One picture cannot be used.
+
+    Parameters
+    ----------
+    source
+        Where the picture came from: its path, or its place in the input (``"images[3]"``).
+    reason
+        What is wrong with it, as a clause.
+
+    Examples
+    --------
+    >>> from transferkit.errors import ImageError
+    >>> print(ImageError("cat.jpg", "the file is empty"))
+    cat.jpg: the file is empty
+    """
+
+    def __init__(self, source: str, reason: str) -> None:
+        super().__init__(source, reason)
+        self.source = source
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.reason}"
+
+
+class DatasetError(TransferkitError, ValueError):
+    """Pictures or labels that cannot be learnt from: none, one class, unequal lengths."""
+
+
+class FileFormatError(TransferkitError, ValueError):
+    """A weights or classifier file that is damaged, of another kind, or too new."""
+
+
+class OutputError(TransferkitError, OSError):
+    """A result could not be written where it was asked for; nothing was left there."""
