@@ -1,0 +1,31 @@
+"""Networks as data, and passes over them. No framework is known here."""
+
+from transferkit.networks.catalogue import NETWORKS, NetworkEntry, build_network, find_network
+from transferkit.networks.graph import INPUT, Network, NetworkBuilder, Node, Weights
+from transferkit.networks.initialization import random_weights
+from transferkit.networks.passes import (
+    add_probabilities,
+    fold_batch_norm,
+    keep_needed,
+    replace_head,
+)
+from transferkit.networks.serialization import network_from_json, network_to_json
+
+__all__ = [
+    "INPUT",
+    "NETWORKS",
+    "Network",
+    "NetworkBuilder",
+    "NetworkEntry",
+    "Node",
+    "Weights",
+    "add_probabilities",
+    "build_network",
+    "find_network",
+    "fold_batch_norm",
+    "keep_needed",
+    "network_from_json",
+    "network_to_json",
+    "random_weights",
+    "replace_head",
+]

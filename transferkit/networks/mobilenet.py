@@ -1,0 +1,123 @@
+"""The MobileNet family (Howard et al., 2017; Sandler et al., 2018)."""
+
+from __future__ import annotations
+
+from transferkit.networks.graph import INPUT, Network, NetworkBuilder
+
+__all__ = ["mobilenet_v2"]
+
+# Sandler et al., 2018, "MobileNetV2: Inverted Residuals and Linear Bottlenecks", table 2:
+# expansion factor, output channels, number of blocks, stride of the first of them.
+_INVERTED_RESIDUALS = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+_EPSILON = 1e-5
+
+
+def mobilenet_v2(
+    *, mean: tuple[float, float, float], std: tuple[float, float, float], classes: int = 1000
+) -> Network:
+    """MobileNetV2 at width 1, with the names that torchvision gives its modules.
+
+    Parameters
+    ----------
+    mean, std
+        Of the pixels the weights were trained on, per channel; the first node applies them.
+    classes
+        Number of outputs of the classifier.
+
+    Returns
+    -------
+    Network
+        3.5 million parameters; an embedding of 1,280 numbers.
+    """
+    net = NetworkBuilder("mobilenet_v2", input_size=224)
+    x = net.add_node("normalize", "normalize", INPUT, mean=mean, std=std)
+    x = _conv_batch_norm_relu6(net, "features.0", x, 3, 32, size=3, stride=2)
+    channels = 32
+    block = 0
+    for expansion, channels_out, repeats, first_stride in _INVERTED_RESIDUALS:
+        for repeat in range(repeats):
+            block += 1
+            x = _inverted_residual(
+                net,
+                f"features.{block}",
+                x,
+                channels,
+                channels_out,
+                expansion=expansion,
+                stride=first_stride if repeat == 0 else 1,
+            )
+            channels = channels_out
+    x = _conv_batch_norm_relu6(net, f"features.{block + 1}", x, channels, 1280, size=1)
+    net.alias("features", x)
+    x = net.add_node("embedding", "mean", x, axes=(1, 2))
+    # Dropout does nothing at inference, but people ask for it by name.
+    net.alias("classifier.0", x)
+    x = net.linear("classifier.1", x, 1280, classes)
+    net.alias("classifier", x)
+    net.alias("logits", x)
+    return net.build()
+
+
+def _conv_batch_norm_relu6(
+    net: NetworkBuilder,
+    name: str,
+    x: str,
+    channels_in: int,
+    channels_out: int,
+    *,
+    size: int,
+    stride: int = 1,
+    groups: int = 1,
+) -> str:
+    x = net.conv2d(
+        f"{name}.0",
+        x,
+        channels_in,
+        channels_out,
+        size=size,
+        stride=stride,
+        padding=size // 2,
+        groups=groups,
+        bias=False,
+    )
+    x = net.batch_norm(f"{name}.1", x, channels_out, epsilon=_EPSILON)
+    x = net.add_node(f"{name}.2", "clip", x, low=0.0, high=6.0)
+    net.alias(name, x)
+    return x
+
+
+def _inverted_residual(
+    net: NetworkBuilder,
+    name: str,
+    x: str,
+    channels_in: int,
+    channels_out: int,
+    *,
+    expansion: int,
+    stride: int,
+) -> str:
+    """Expand, filter each channel by itself, project; add the input where the shapes agree."""
+    shortcut = x
+    hidden = channels_in * expansion
+    part = 0
+    if expansion != 1:
+        x = _conv_batch_norm_relu6(net, f"{name}.conv.{part}", x, channels_in, hidden, size=1)
+        part += 1
+    x = _conv_batch_norm_relu6(
+        net, f"{name}.conv.{part}", x, hidden, hidden, size=3, stride=stride, groups=hidden
+    )
+    x = net.conv2d(f"{name}.conv.{part + 1}", x, hidden, channels_out, size=1, bias=False)
+    x = net.batch_norm(f"{name}.conv.{part + 2}", x, channels_out, epsilon=_EPSILON)
+    net.alias(f"{name}.conv", x)
+    if stride == 1 and channels_in == channels_out:
+        return net.add_node(name, "add", shortcut, x)
+    net.alias(name, x)
+    return x
