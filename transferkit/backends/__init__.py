@@ -1,0 +1,19 @@
+"""Backends: what runs a network. Only their registry and their interface are imported here."""
+
+from transferkit.backends.base import Backend, Program, Table
+from transferkit.backends.registry import (
+    BackendInfo,
+    backend_names,
+    describe_backend,
+    get_backend,
+)
+
+__all__ = [
+    "Backend",
+    "BackendInfo",
+    "Program",
+    "Table",
+    "backend_names",
+    "describe_backend",
+    "get_backend",
+]

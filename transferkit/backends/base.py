@@ -1,0 +1,387 @@
+"""What a backend is: a table of primitives, and the little that a framework adds to it.
+
+A plugin's author subclasses `Table` and `Backend`. Everything else (walking a network,
+keeping the layers asked for, folding batch norm) is written once, over these two.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from transferkit.backends.interpreter import load_parameters, run_network
+from transferkit.errors import UnsupportedError
+from transferkit.networks.graph import Network, Padding, Weights
+from transferkit.networks.passes import fold_batch_norm, keep_needed
+
+__all__ = ["API_VERSION", "OPERATIONS", "Backend", "Program", "Table"]
+
+API_VERSION = 1
+"""The version of the plugin interface that this transferkit speaks."""
+
+GRADIENTS = "gradients"
+"""The capability of a backend whose `Backend.value_and_grad` works."""
+
+INFERENCE = "inference"
+"""The capability of a backend that runs networks: all of them."""
+
+Tensor = TypeVar("Tensor")
+Function: TypeAlias = Callable[..., Any]
+
+
+class Table(ABC, Generic[Tensor]):
+    """The primitives, with one exact meaning on every backend.
+
+    Pictures and feature maps are N x H x W x C. A backend is free to lay them out in memory
+    as its framework likes best, as long as axes are counted this way. Padding is explicit,
+    per side; numbers are float32 unless the table says otherwise. Methods that have a body
+    here are written over the others; a backend may replace them by something faster.
+    """
+
+    @abstractmethod
+    def asarray(self, array: npt.ArrayLike) -> Tensor:
+        """A tensor of the table's number type with the values of ``array``."""
+
+    @abstractmethod
+    def to_numpy(self, tensor: Tensor) -> npt.NDArray[Any]:
+        """The values of ``tensor``."""
+
+    @abstractmethod
+    def kernel(self, array: npt.ArrayLike, groups: int) -> Tensor:
+        """Convolution weights (out, in / groups, height, width), as `conv2d` wants them."""
+
+    @abstractmethod
+    def conv2d(
+        self,
+        x: Tensor,
+        kernel: Tensor,
+        bias: Tensor | None = None,
+        *,
+        stride: tuple[int, int],
+        padding: Padding,
+        groups: int = 1,
+    ) -> Tensor:
+        """Cross-correlation of ``x`` (n, h, w, c), padded with zeros, with a `kernel`.
+
+        The output is (n, floor((h + top + bottom - kernel height) / stride) + 1, ..., out).
+        """
+
+    @abstractmethod
+    def batch_norm(
+        self,
+        x: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        mean: Tensor,
+        variance: Tensor,
+        *,
+        epsilon: float,
+    ) -> Tensor:
+        """``(x - mean) / sqrt(variance + epsilon) * scale + shift``, per channel."""
+
+    @abstractmethod
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """``x @ weight.T + bias`` for ``x`` (n, in), ``weight`` (out, in), ``bias`` (out)."""
+
+    @abstractmethod
+    def matmul(self, x: Tensor, y: Tensor) -> Tensor:
+        """The matrix product over the last two axes, the leading ones broadcast."""
+
+    @abstractmethod
+    def max_pool2d(
+        self, x: Tensor, *, size: tuple[int, int], stride: tuple[int, int], padding: Padding
+    ) -> Tensor:
+        """The largest value in each window; what is padded never wins.
+
+        ``padding`` is smaller than ``size`` on every side.
+        """
+
+    @abstractmethod
+    def average_pool2d(
+        self, x: Tensor, *, size: tuple[int, int], stride: tuple[int, int]
+    ) -> Tensor:
+        """The mean of each window that lies wholly inside the picture."""
+
+    @abstractmethod
+    def relu(self, x: Tensor) -> Tensor:
+        """``max(x, 0)``; its derivative at 0 is 0."""
+
+    @abstractmethod
+    def clip(self, x: Tensor, *, low: float, high: float) -> Tensor:
+        """``min(max(x, low), high)``; its derivative is 1 between the two and 0 at both."""
+
+    @abstractmethod
+    def sigmoid(self, x: Tensor) -> Tensor:
+        """``1 / (1 + exp(-x))``."""
+
+    @abstractmethod
+    def tanh(self, x: Tensor) -> Tensor:
+        """The hyperbolic tangent."""
+
+    @abstractmethod
+    def exp(self, x: Tensor) -> Tensor:
+        """The exponential."""
+
+    @abstractmethod
+    def log(self, x: Tensor) -> Tensor:
+        """The natural logarithm."""
+
+    @abstractmethod
+    def sqrt(self, x: Tensor) -> Tensor:
+        """The square root."""
+
+    @abstractmethod
+    def absolute(self, x: Tensor) -> Tensor:
+        """The absolute value; its derivative at 0 is 0."""
+
+    @abstractmethod
+    def sign(self, x: Tensor) -> Tensor:
+        """-1, 0 or 1; its derivative is 0."""
+
+    @abstractmethod
+    def softmax(self, x: Tensor) -> Tensor:
+        """``exp(x) / sum(exp(x))`` over the last axis."""
+
+    @abstractmethod
+    def log_softmax(self, x: Tensor) -> Tensor:
+        """``x - log(sum(exp(x)))`` over the last axis."""
+
+    @abstractmethod
+    def add(self, x: Tensor, y: Tensor) -> Tensor:
+        """``x + y``, shapes broadcast."""
+
+    @abstractmethod
+    def subtract(self, x: Tensor, y: Tensor) -> Tensor:
+        """``x - y``, shapes broadcast."""
+
+    @abstractmethod
+    def multiply(self, x: Tensor, y: Tensor) -> Tensor:
+        """``x * y``, shapes broadcast."""
+
+    @abstractmethod
+    def divide(self, x: Tensor, y: Tensor) -> Tensor:
+        """``x / y``, shapes broadcast."""
+
+    @abstractmethod
+    def concat(self, *tensors: Tensor, axis: int) -> Tensor:
+        """The tensors one after the other along ``axis``, which counts from 0."""
+
+    @abstractmethod
+    def flatten(self, x: Tensor) -> Tensor:
+        """(n, ...) to (n, everything else), in row-major order."""
+
+    @abstractmethod
+    def sum(self, x: Tensor, *, axes: tuple[int, ...], keepdims: bool = False) -> Tensor:
+        """The sum over ``axes``, which count from 0."""
+
+    @abstractmethod
+    def mean(self, x: Tensor, *, axes: tuple[int, ...], keepdims: bool = False) -> Tensor:
+        """The mean over ``axes``, which count from 0."""
+
+    @abstractmethod
+    def max(self, x: Tensor, *, axes: tuple[int, ...], keepdims: bool = False) -> Tensor:
+        """The largest value over ``axes``, which count from 0."""
+
+    @abstractmethod
+    def pad(self, x: Tensor, *, padding: Padding, value: float = 0.0) -> Tensor:
+        """``x`` (n, h, w, c) with rows and columns of ``value`` around it."""
+
+    @abstractmethod
+    def crop(self, x: Tensor, *, top: int, left: int, height: int, width: int) -> Tensor:
+        """The window of ``x`` (n, h, w, c) whose first pixel is (top, left)."""
+
+    @abstractmethod
+    def resize(self, x: Tensor, *, height: int, width: int) -> Tensor:
+        """``x`` (n, h, w, c) in another size: bilinear, half-pixel centres, edges repeated.
+
+        No smoothing is done before shrinking: each output pixel is made of the four input
+        pixels around its centre.
+        """
+
+    def normalize(self, x: Tensor, *, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+        """``(x - mean) / std``, per channel: pixels as the weights were trained on them."""
+        return self.divide(self.subtract(x, self.asarray(mean)), self.asarray(std))
+
+    def l2_normalize(self, x: Tensor) -> Tensor:
+        """``x`` (n, d) with each row divided by its length, ``sqrt(sum(x ** 2) + 1e-12)``."""
+        squares = self.sum(self.multiply(x, x), axes=(1,), keepdims=True)
+        return self.divide(x, self.sqrt(self.add(squares, self.asarray(1e-12))))
+
+
+OPERATIONS: frozenset[str] = frozenset(
+    name
+    for name, member in vars(Table).items()
+    if callable(member)
+    and not name.startswith("_")
+    and name not in {"asarray", "to_numpy", "kernel"}
+)
+"""The names that a node's operation may have."""
+
+
+class Backend(ABC):
+    """One framework, as a plugin offers it.
+
+    A plugin's entry point, in the group ``transferkit.backends``, names a subclass of this.
+    Importing the module that holds it may import the framework.
+
+    Attributes
+    ----------
+    name
+        What the backend is called: the entry point's name.
+    api_version
+        The version of this interface it was written for; see `API_VERSION`.
+    capabilities
+        What it can do: ``"inference"``, and ``"gradients"`` if `value_and_grad` works.
+    table
+        The primitives. Functions given to `compile` are written over it.
+    pictures_at_once
+        How many pictures a network runs on fastest, where that is fewer than it may be
+        given: what a few of them need stays in a processor's cache. None: all.
+    """
+
+    name: ClassVar[str]
+    api_version: ClassVar[int]
+    capabilities: ClassVar[frozenset[str]] = frozenset({INFERENCE})
+    table: Table[Any]
+    pictures_at_once: int | None = None
+
+    @classmethod
+    @abstractmethod
+    def version(cls) -> str:
+        """The version of the framework."""
+
+    @classmethod
+    @abstractmethod
+    def devices(cls) -> tuple[str, ...]:
+        """What it can compute on here, in the framework's own names; the first is used."""
+
+    @abstractmethod
+    def compile(self, function: Function) -> Function:
+        """``function``, over arrays, as fast as the framework can.
+
+        Parameters
+        ----------
+        function
+            Takes tensors and gives a tensor, or a mapping from name to tensor; written over
+            `table`.
+
+        Returns
+        -------
+        callable
+            Takes float32 NumPy arrays instead, and gives NumPy arrays. Compiled at most once
+            for each combination of shapes; safe to call from several threads.
+        """
+
+    def value_and_grad(self, function: Function) -> Function:
+        """``function`` together with its derivative with respect to its first argument.
+
+        Parameters
+        ----------
+        function
+            Takes tensors and gives a tensor of shape ().
+
+        Returns
+        -------
+        callable
+            Takes the same tensors and gives a mapping: ``value``, and ``gradient`` of the
+            first argument's shape. It may stand inside a function given to `compile`.
+
+        Raises
+        ------
+        UnsupportedError
+            If the framework has no gradients.
+        """
+        raise UnsupportedError(
+            f"backend {self.name!r} runs networks but has no gradients; 'torch' and "
+            "'tensorflow' have: pip install \"transferkit[torch]\""
+        )
+
+    def load(
+        self, network: Network, weights: Weights, layers: Sequence[str]
+    ) -> Callable[[Any], dict[str, Any]]:
+        """A function over tensors, from pixels to the outputs of ``layers``.
+
+        Only what ``layers`` need is kept, and batch norm is folded into the convolution
+        before it wherever that convolution's own output was not asked for.
+
+        Parameters
+        ----------
+        network, weights
+            What to compute.
+        layers
+            Nodes' names or aliases.
+
+        Returns
+        -------
+        callable
+            Pixels (n, h, w, 3) to a mapping from each of ``layers`` to its output. It can be
+            differentiated if the backend can, and be given to `compile`.
+        """
+        targets = tuple(network.resolve(layer) for layer in layers)
+        network, weights = fold_batch_norm(keep_needed(network, targets), weights, keep=targets)
+        parameters = load_parameters(self.table, network, weights)
+
+        def function(pixels: Any) -> dict[str, Any]:
+            outputs = run_network(self.table, network, parameters, pixels, targets)
+            return {layer: outputs[target] for layer, target in zip(layers, targets, strict=True)}
+
+        return function
+
+
+class Program:
+    """A network with its weights on a backend, ready to run; compiled when first asked.
+
+    Parameters
+    ----------
+    backend
+        Where to run.
+    network, weights
+        What to run.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from transferkit.backends import get_backend
+    >>> from transferkit.backends.base import Program
+    >>> from transferkit.networks import build_network, random_weights
+    >>> network = build_network("mobilenet_v2")
+    >>> program = Program(get_backend("onnxruntime"), network, random_weights(network, seed=0))
+    >>> found = program.run(np.zeros((1, 64, 64, 3), np.float32), ["embedding"])
+    >>> found["embedding"].shape
+    (1, 1280)
+    """
+
+    def __init__(self, backend: Backend, network: Network, weights: Weights) -> None:
+        self.backend = backend
+        self.network = network
+        self.weights = weights
+        self._compiled: dict[tuple[str, ...], Function] = {}
+        self._lock = threading.Lock()
+
+    def run(
+        self, pixels: npt.NDArray[np.float32], layers: Sequence[str]
+    ) -> Mapping[str, npt.NDArray[np.float32]]:
+        """The outputs of ``layers`` for ``pixels`` (n, h, w, 3), RGB, float32 in [0, 1].
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such layer.
+        """
+        key = tuple(layers)
+        with self._lock:
+            if key not in self._compiled:
+                function = self.backend.load(self.network, self.weights, key)
+                self._compiled[key] = self.backend.compile(function)
+            compiled = self._compiled[key]
+        step = self.backend.pictures_at_once or len(pixels)
+        if len(pixels) <= step:
+            found: Mapping[str, npt.NDArray[np.float32]] = compiled(pixels)
+            return found
+        parts = [compiled(pixels[start : start + step]) for start in range(0, len(pixels), step)]
+        return {layer: np.concatenate([part[layer] for part in parts]) for layer in key}

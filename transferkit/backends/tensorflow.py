@@ -1,0 +1,263 @@
+"""The TensorFlow backend: functions traced once by ``tf.function``, for any size of input."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from transferkit.backends.base import API_VERSION, GRADIENTS, INFERENCE, Backend, Table
+from transferkit.errors import UnknownNameError
+from transferkit.networks.graph import Padding
+
+__all__ = ["TensorFlowBackend", "TensorFlowTable"]
+
+
+class TensorFlowTable(Table[Any]):
+    """The primitives over TensorFlow's tensors, in its own layout, N x H x W x C.
+
+    Parameters
+    ----------
+    dtype
+        The number type of the tensors.
+    """
+
+    def __init__(self, dtype: Any = tf.float32) -> None:
+        self.dtype = dtype
+
+    def asarray(self, array: npt.ArrayLike) -> Any:
+        return tf.convert_to_tensor(np.asarray(array, self.dtype.as_numpy_dtype))
+
+    def to_numpy(self, tensor: Any) -> npt.NDArray[Any]:
+        # What has no axes comes as a NumPy scalar.
+        return np.asarray(tensor.numpy())
+
+    def kernel(self, array: npt.ArrayLike, groups: int) -> Any:
+        array = np.asarray(array)
+        channels_out, per_group = array.shape[:2]
+        if groups > 1 and per_group == 1:
+            # TensorFlow has depthwise convolution apart: (h, w, groups, out per group).
+            kernel = array.reshape(groups, channels_out // groups, *array.shape[2:])
+            return self.asarray(kernel.transpose(2, 3, 0, 1))
+        return self.asarray(array.transpose(2, 3, 1, 0))
+
+    def conv2d(
+        self,
+        x: Any,
+        kernel: Any,
+        bias: Any = None,
+        *,
+        stride: tuple[int, int],
+        padding: Padding,
+        groups: int = 1,
+    ) -> Any:
+        is_depthwise = groups > 1 and x.shape[3] == groups
+        if is_depthwise and stride[0] == stride[1]:
+            y = self._depthwise_conv2d(x, kernel, stride, padding)
+        elif groups == 1:
+            explicit = [[0, 0], *map(list, padding), [0, 0]]
+            y = tf.nn.conv2d(x, kernel, list(stride), explicit)
+        else:
+            y = self._grouped_conv2d(x, kernel, is_depthwise, stride, padding, groups)
+        return y if bias is None else tf.nn.bias_add(y, bias)
+
+    def _depthwise_conv2d(
+        self, x: Any, kernel: Any, stride: tuple[int, int], padding: Padding
+    ) -> Any:
+        # TensorFlow 2.21 ends the process when it optimises a graph in which a bias follows a
+        # depthwise convolution with explicit padding, so the padding is said in other words.
+        margins = tuple((length - 1) // 2 for length in kernel.shape[:2])
+        keeps_size = all(length % 2 for length in kernel.shape[:2]) and stride == (1, 1)
+        if keeps_size and padding == tuple((margin, margin) for margin in margins):
+            return tf.nn.depthwise_conv2d(x, kernel, [1, 1, 1, 1], "SAME")
+        x = self.pad(x, padding=padding)
+        return tf.nn.depthwise_conv2d(x, kernel, [1, *stride, 1], "VALID")
+
+    def _grouped_conv2d(
+        self,
+        x: Any,
+        kernel: Any,
+        is_depthwise: bool,
+        stride: tuple[int, int],
+        padding: Padding,
+        groups: int,
+    ) -> Any:
+        """Group by group: TensorFlow has no gradient of grouped convolution on a processor."""
+        kernels = tf.split(kernel, groups, axis=2 if is_depthwise else 3)
+        parts = [
+            self.conv2d(part, kernel, stride=stride, padding=padding)
+            for part, kernel in zip(tf.split(x, groups, axis=3), kernels, strict=True)
+        ]
+        return tf.concat(parts, 3)
+
+    def batch_norm(
+        self, x: Any, scale: Any, shift: Any, mean: Any, variance: Any, *, epsilon: float
+    ) -> Any:
+        return tf.nn.batch_normalization(x, mean, variance, shift, scale, epsilon)
+
+    def linear(self, x: Any, weight: Any, bias: Any) -> Any:
+        return tf.nn.bias_add(tf.matmul(x, weight, transpose_b=True), bias)
+
+    def matmul(self, x: Any, y: Any) -> Any:
+        return tf.matmul(x, y)
+
+    def max_pool2d(
+        self, x: Any, *, size: tuple[int, int], stride: tuple[int, int], padding: Padding
+    ) -> Any:
+        x = self.pad(x, padding=padding, value=x.dtype.min)
+        return tf.nn.max_pool2d(x, list(size), list(stride), "VALID")
+
+    def average_pool2d(self, x: Any, *, size: tuple[int, int], stride: tuple[int, int]) -> Any:
+        return tf.nn.avg_pool2d(x, list(size), list(stride), "VALID")
+
+    def relu(self, x: Any) -> Any:
+        return tf.nn.relu(x)
+
+    def clip(self, x: Any, *, low: float, high: float) -> Any:
+        # relu6 is one kernel, and is fused with the convolution before it; clipping is not.
+        if (low, high) == (0, 6):
+            return tf.nn.relu6(x)
+        # TensorFlow's own derivative of clipping is 1 at the bounds.
+        clipped = tf.stop_gradient(tf.clip_by_value(x, low, high))
+        return tf.where((low < x) & (x < high), x, clipped)
+
+    def sigmoid(self, x: Any) -> Any:
+        return tf.sigmoid(x)
+
+    def tanh(self, x: Any) -> Any:
+        return tf.tanh(x)
+
+    def exp(self, x: Any) -> Any:
+        return tf.exp(x)
+
+    def log(self, x: Any) -> Any:
+        return tf.math.log(x)
+
+    def sqrt(self, x: Any) -> Any:
+        return tf.sqrt(x)
+
+    def absolute(self, x: Any) -> Any:
+        return tf.abs(x)
+
+    def sign(self, x: Any) -> Any:
+        return tf.sign(x)
+
+    def softmax(self, x: Any) -> Any:
+        return tf.nn.softmax(x)
+
+    def log_softmax(self, x: Any) -> Any:
+        return tf.nn.log_softmax(x)
+
+    def add(self, x: Any, y: Any) -> Any:
+        return tf.add(x, y)
+
+    def subtract(self, x: Any, y: Any) -> Any:
+        return tf.subtract(x, y)
+
+    def multiply(self, x: Any, y: Any) -> Any:
+        return tf.multiply(x, y)
+
+    def divide(self, x: Any, y: Any) -> Any:
+        return tf.divide(x, y)
+
+    def concat(self, *tensors: Any, axis: int) -> Any:
+        return tf.concat(tensors, axis)
+
+    def flatten(self, x: Any) -> Any:
+        shape = tf.shape(x)
+        return tf.reshape(x, [shape[0], tf.reduce_prod(shape[1:])])
+
+    def sum(self, x: Any, *, axes: tuple[int, ...], keepdims: bool = False) -> Any:
+        return tf.reduce_sum(x, axes, keepdims)
+
+    def mean(self, x: Any, *, axes: tuple[int, ...], keepdims: bool = False) -> Any:
+        return tf.reduce_mean(x, axes, keepdims)
+
+    def max(self, x: Any, *, axes: tuple[int, ...], keepdims: bool = False) -> Any:
+        return tf.reduce_max(x, axes, keepdims)
+
+    def pad(self, x: Any, *, padding: Padding, value: float = 0.0) -> Any:
+        if not any(map(any, padding)):
+            return x
+        return tf.pad(x, [[0, 0], *map(list, padding), [0, 0]], constant_values=value)
+
+    def crop(self, x: Any, *, top: int, left: int, height: int, width: int) -> Any:
+        return x[:, top : top + height, left : left + width, :]
+
+    def resize(self, x: Any, *, height: int, width: int) -> Any:
+        return tf.image.resize(x, [height, width])
+
+
+class TensorFlowBackend(Backend):
+    """TensorFlow.
+
+    Parameters
+    ----------
+    device
+        One of `devices`; None means the processor.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such device here.
+    """
+
+    name: ClassVar[str] = "tensorflow"
+    api_version: ClassVar[int] = API_VERSION
+    capabilities: ClassVar[frozenset[str]] = frozenset({INFERENCE, GRADIENTS})
+
+    def __init__(self, device: str | None = None) -> None:
+        if device is not None and device not in self.devices():
+            raise UnknownNameError("TensorFlow device", device, self.devices())
+        self.device = device or "CPU:0"
+        self.table: TensorFlowTable = TensorFlowTable()
+
+    @classmethod
+    def version(cls) -> str:
+        return str(tf.__version__)
+
+    @classmethod
+    def devices(cls) -> tuple[str, ...]:
+        names = [
+            device.name.removeprefix("/device:") for device in tf.config.list_logical_devices()
+        ]
+        return tuple(sorted(names))
+
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        traced: dict[tuple[Any, ...], Callable[..., Any]] = {}
+        lock = threading.Lock()
+
+        def run(*arrays: npt.NDArray[np.float32]) -> Any:
+            # One trace serves every batch and picture size: it is as fast as one of its own,
+            # and a last, smaller batch does not wait for another.
+            key = tuple((np.ndim(array), np.shape(array)[-1:]) for array in arrays)
+            with lock, tf.device(self.device):
+                if key not in traced:
+                    traced[key] = self._trace(function, key)
+            with tf.device(self.device):
+                found = traced[key](*map(self.table.asarray, arrays))
+            return tf.nest.map_structure(self.table.to_numpy, found)
+
+        return run
+
+    def _trace(self, function: Callable[..., Any], key: tuple[Any, ...]) -> Callable[..., Any]:
+        """``function`` traced for inputs of these ranks and last axes, of any size otherwise."""
+        signature = [
+            tf.TensorSpec([*[None] * (rank - 1), *last], self.table.dtype) for rank, last in key
+        ]
+        traced = tf.function(function, input_signature=signature, autograph=False)
+        concrete: Callable[..., Any] = traced.get_concrete_function()
+        return concrete
+
+    def value_and_grad(self, function: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
+        def run(*tensors: Any) -> dict[str, Any]:
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(tensors[0])
+                value = function(*tensors)
+            return {"value": value, "gradient": tape.gradient(value, tensors[0])}
+
+        return run

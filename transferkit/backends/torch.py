@@ -1,0 +1,241 @@
+"""The PyTorch backend: eager, in channels-last memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from transferkit.backends.base import API_VERSION, GRADIENTS, INFERENCE, Backend, Table
+from transferkit.errors import UnknownNameError
+from transferkit.networks.graph import Padding
+
+__all__ = ["TorchBackend", "TorchTable"]
+
+
+# Measured with MobileNetV2 on two cores: 4 at a time run at more than twice the speed of 32.
+_PICTURES_AT_ONCE = 4
+
+
+class TorchTable(Table[Tensor]):
+    """The primitives over tensors whose axes are N x H x W x C.
+
+    Seen as torch's own N x C x H x W such a tensor is in channels-last memory, the layout
+    that its convolutions are fastest in; the change of view costs nothing.
+
+    Parameters
+    ----------
+    device
+        Where tensors are made.
+    dtype
+        Their number type.
+    """
+
+    def __init__(self, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        self.device = device
+        self.dtype = dtype
+
+    def asarray(self, array: npt.ArrayLike) -> Tensor:
+        # torch warns of memory that it must not write to, so such arrays are copied.
+        array = np.require(array, requirements=["C", "W"])
+        return torch.as_tensor(array, dtype=self.dtype, device=self.device)
+
+    def to_numpy(self, tensor: Tensor) -> npt.NDArray[Any]:
+        # A copy, since a primitive may give a view of its argument, and that be the caller's.
+        return np.array(tensor.detach().cpu().numpy(), order="C")
+
+    def kernel(self, array: npt.ArrayLike, groups: int) -> Tensor:
+        return self.asarray(array).contiguous(memory_format=torch.channels_last)
+
+    def conv2d(
+        self,
+        x: Tensor,
+        kernel: Tensor,
+        bias: Tensor | None = None,
+        *,
+        stride: tuple[int, int],
+        padding: Padding,
+        groups: int = 1,
+    ) -> Tensor:
+        (top, bottom), (left, right) = padding
+        if top != bottom or left != right:
+            x = self.pad(x, padding=padding)
+            top = left = 0
+        y = F.conv2d(_channels_first(x), kernel, bias, stride, (top, left), groups=groups)
+        return _channels_last(y)
+
+    def batch_norm(
+        self,
+        x: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        mean: Tensor,
+        variance: Tensor,
+        *,
+        epsilon: float,
+    ) -> Tensor:
+        y = F.batch_norm(_channels_first(x), mean, variance, scale, shift, eps=epsilon)
+        return _channels_last(y)
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.linear(x, weight, bias)
+
+    def matmul(self, x: Tensor, y: Tensor) -> Tensor:
+        return x @ y
+
+    def max_pool2d(
+        self, x: Tensor, *, size: tuple[int, int], stride: tuple[int, int], padding: Padding
+    ) -> Tensor:
+        x = self.pad(x, padding=padding, value=-float("inf"))
+        return _channels_last(F.max_pool2d(_channels_first(x), size, stride))
+
+    def average_pool2d(
+        self, x: Tensor, *, size: tuple[int, int], stride: tuple[int, int]
+    ) -> Tensor:
+        return _channels_last(F.avg_pool2d(_channels_first(x), size, stride))
+
+    def relu(self, x: Tensor) -> Tensor:
+        return F.relu(x)
+
+    def clip(self, x: Tensor, *, low: float, high: float) -> Tensor:
+        return F.hardtanh(x, low, high)
+
+    def sigmoid(self, x: Tensor) -> Tensor:
+        return torch.sigmoid(x)
+
+    def tanh(self, x: Tensor) -> Tensor:
+        return torch.tanh(x)
+
+    def exp(self, x: Tensor) -> Tensor:
+        return torch.exp(x)
+
+    def log(self, x: Tensor) -> Tensor:
+        return torch.log(x)
+
+    def sqrt(self, x: Tensor) -> Tensor:
+        return torch.sqrt(x)
+
+    def absolute(self, x: Tensor) -> Tensor:
+        return torch.abs(x)
+
+    def sign(self, x: Tensor) -> Tensor:
+        return torch.sign(x)
+
+    def softmax(self, x: Tensor) -> Tensor:
+        return torch.softmax(x, -1)
+
+    def log_softmax(self, x: Tensor) -> Tensor:
+        return torch.log_softmax(x, -1)
+
+    def add(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+    def subtract(self, x: Tensor, y: Tensor) -> Tensor:
+        return x - y
+
+    def multiply(self, x: Tensor, y: Tensor) -> Tensor:
+        return x * y
+
+    def divide(self, x: Tensor, y: Tensor) -> Tensor:
+        return x / y
+
+    def concat(self, *tensors: Tensor, axis: int) -> Tensor:
+        return torch.cat(tensors, axis)
+
+    def flatten(self, x: Tensor) -> Tensor:
+        return x.reshape(x.shape[0], -1)
+
+    def sum(self, x: Tensor, *, axes: tuple[int, ...], keepdims: bool = False) -> Tensor:
+        return torch.sum(x, axes, keepdim=keepdims)
+
+    def mean(self, x: Tensor, *, axes: tuple[int, ...], keepdims: bool = False) -> Tensor:
+        return torch.mean(x, axes, keepdim=keepdims)
+
+    def max(self, x: Tensor, *, axes: tuple[int, ...], keepdims: bool = False) -> Tensor:
+        return torch.amax(x, axes, keepdim=keepdims)
+
+    def pad(self, x: Tensor, *, padding: Padding, value: float = 0.0) -> Tensor:
+        (top, bottom), (left, right) = padding
+        if not any((top, bottom, left, right)):
+            return x
+        return F.pad(x, (0, 0, left, right, top, bottom), value=value)
+
+    def crop(self, x: Tensor, *, top: int, left: int, height: int, width: int) -> Tensor:
+        return x[:, top : top + height, left : left + width, :]
+
+    def resize(self, x: Tensor, *, height: int, width: int) -> Tensor:
+        y = F.interpolate(_channels_first(x), (height, width), mode="bilinear", align_corners=False)
+        return _channels_last(y)
+
+
+class TorchBackend(Backend):
+    """PyTorch.
+
+    Parameters
+    ----------
+    device
+        One of `devices`; None means the processor.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such device here.
+    """
+
+    name: ClassVar[str] = "torch"
+    api_version: ClassVar[int] = API_VERSION
+    capabilities: ClassVar[frozenset[str]] = frozenset({INFERENCE, GRADIENTS})
+
+    def __init__(self, device: str | None = None) -> None:
+        if device is not None and device not in self.devices():
+            raise UnknownNameError("torch device", device, self.devices())
+        self.table = TorchTable(torch.device(device or "cpu"))
+        self.pictures_at_once = _PICTURES_AT_ONCE if self.table.device.type == "cpu" else None
+
+    @classmethod
+    def version(cls) -> str:
+        return str(torch.__version__)
+
+    @classmethod
+    def devices(cls) -> tuple[str, ...]:
+        accelerators = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+        if torch.backends.mps.is_available():
+            accelerators.append("mps")
+        return ("cpu", *accelerators)
+
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        table = self.table
+
+        def run(*arrays: npt.NDArray[np.float32]) -> Any:
+            # Not inference mode: a function that stands in this one and is differentiated could
+            # not close over tensors that were made in it, and it is no faster.
+            with torch.no_grad():
+                found = function(*map(table.asarray, arrays))
+                if isinstance(found, Tensor):
+                    return table.to_numpy(found)
+                return {name: table.to_numpy(tensor) for name, tensor in found.items()}
+
+        return run
+
+    def value_and_grad(self, function: Callable[..., Any]) -> Callable[..., dict[str, Tensor]]:
+        def run(*tensors: Tensor) -> dict[str, Tensor]:
+            with torch.enable_grad():
+                first = tensors[0].detach().requires_grad_()
+                value = function(first, *tensors[1:])
+                (gradient,) = torch.autograd.grad(value, first)
+            return {"value": value.detach(), "gradient": gradient}
+
+        return run
+
+
+def _channels_first(x: Tensor) -> Tensor:
+    return x.permute(0, 3, 1, 2)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1)
