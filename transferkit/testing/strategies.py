@@ -1,0 +1,586 @@
+"""Hypothesis strategies: calls of primitives, small networks, pictures.
+
+Shapes and settings are drawn by Hypothesis, which makes failing ones smaller. The numbers
+that fill the arrays come from a drawn seed, since how they look is of no help.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from hypothesis import strategies as st
+
+from transferkit.backends.base import Table
+from transferkit.networks.graph import INPUT, Network, NetworkBuilder, Padding
+from transferkit.networks.initialization import random_weights
+
+__all__ = [
+    "PRIMITIVE_CALLS",
+    "PrimitiveCall",
+    "RandomNetwork",
+    "networks",
+    "pictures",
+    "random_statistics",
+]
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+Shape: TypeAlias = tuple[int, ...]
+Draw: TypeAlias = st.DrawFn
+
+_SEEDS = st.integers(0, 2**32 - 1)
+_SIDES = st.integers(1, 9)
+_CHANNELS = st.integers(1, 6)
+_BATCHES = st.integers(1, 5)
+_NETWORK_SIDES = st.integers(8, 24)
+
+
+@dataclass(frozen=True)
+class PrimitiveCall:
+    """A primitive with arguments: what to ask of two tables and compare.
+
+    Parameters
+    ----------
+    operation
+        The primitive's name.
+    arrays
+        Its tensors that are the inputs of the function to be compiled, float32.
+    constants
+        The tensors that follow them, known when the function is written.
+    attributes
+        Its keyword arguments.
+    through_pool
+        For each of ``arrays`` that has four axes, whether it goes through a pool of one
+        pixel first. That changes no number, but a table that keeps the outputs of pools and
+        convolutions in another layout than its inputs must then keep count of its axes.
+    """
+
+    operation: str
+    arrays: tuple[Floats, ...]
+    constants: tuple[Floats, ...]
+    attributes: Mapping[str, Any]
+    through_pool: tuple[bool, ...]
+
+    def run(self, table: Table[Any], *tensors: Any) -> Any:
+        """Call the primitive of ``table`` on ``tensors``, made of `arrays`."""
+        inputs = [
+            table.max_pool2d(x, size=(1, 1), stride=(1, 1), padding=((0, 0), (0, 0))) if via else x
+            for x, via in zip(tensors, self.through_pool, strict=True)
+        ]
+        constants = [table.asarray(array) for array in self.constants]
+        if self.operation == "conv2d":
+            groups = self.attributes["groups"]
+            constants[0] = table.kernel(self.constants[0], groups=groups)
+        return getattr(table, self.operation)(*inputs, *constants, **self.attributes)
+
+
+class RandomNetwork(NamedTuple):
+    """A network with weights for it, and the sides of the pictures that it is for."""
+
+    network: Network
+    weights: dict[str, Floats]
+    height: int
+    width: int
+
+
+@st.composite
+def pictures(
+    draw: Draw,
+    heights: st.SearchStrategy[int],
+    widths: st.SearchStrategy[int],
+    batches: st.SearchStrategy[int] = _BATCHES,
+) -> Floats:
+    """Pixels (n, h, w, 3), float32 in [0, 1], mostly neither square nor even.
+
+    Parameters
+    ----------
+    draw
+        Given by Hypothesis.
+    heights, widths
+        Where the sides are drawn from.
+    batches
+        Where the number of pictures is drawn from: 1 to 5.
+
+    Examples
+    --------
+    >>> from hypothesis import strategies
+    >>> from transferkit.testing.strategies import pictures
+    >>> sides = strategies.integers(32, 300)
+    >>> many = pictures(heights=sides, widths=sides)
+    """
+    shape = (draw(batches), draw(heights), draw(widths), 3)
+    return np.random.default_rng(draw(_SEEDS)).random(shape, np.float32)
+
+
+def random_statistics(network: Network, seed: int) -> dict[str, Floats]:
+    """Random weights in which batch norm has work to do, unlike in fresh ones.
+
+    Parameters
+    ----------
+    network
+        Whose weights to draw.
+    seed
+        The same seed gives the same weights.
+
+    Returns
+    -------
+    dict of str to array
+        As `transferkit.networks.random_weights`, but every bias and mean is drawn too, and
+        scales and variances are positive numbers around 1.
+
+    Examples
+    --------
+    >>> from transferkit.networks import build_network
+    >>> from transferkit.testing.strategies import random_statistics
+    >>> weights = random_statistics(build_network("mobilenet_v2"), seed=0)
+    >>> bool((weights["features.0.1.running_var"] == 1).any())
+    False
+    """
+    generator = np.random.default_rng(seed)
+    weights = random_weights(network, generator)
+    for name, array in weights.items():
+        if name.endswith(".running_var"):
+            weights[name] = generator.uniform(0.5, 2.0, array.shape).astype(np.float32)
+        elif name.endswith((".running_mean", ".bias")):
+            weights[name] = generator.normal(0.0, 0.3, array.shape).astype(np.float32)
+        elif array.ndim == 1:
+            weights[name] = generator.uniform(0.5, 1.5, array.shape).astype(np.float32)
+    return weights
+
+
+@st.composite
+def _numbers(draw: Draw, shape: Shape, *, low: float = -3.0, high: float = 3.0) -> Floats:
+    values = np.random.default_rng(draw(_SEEDS)).uniform(low, high, shape)
+    return np.asarray(values, np.float32)
+
+
+@st.composite
+def _feature_maps(draw: Draw, channels: int | None = None) -> Floats:
+    channels = draw(_CHANNELS) if channels is None else channels
+    return draw(_numbers((draw(_BATCHES), draw(_SIDES), draw(_SIDES), channels)))
+
+
+@st.composite
+def _shapes(draw: Draw, min_rank: int = 0, max_rank: int = 4) -> Shape:
+    rank = draw(st.integers(min_rank, max_rank))
+    return tuple(draw(st.lists(st.integers(1, 5), min_size=rank, max_size=rank)))
+
+
+@st.composite
+def _call(
+    draw: Draw,
+    /,
+    operation: str,
+    arrays: tuple[Floats, ...],
+    constants: tuple[Floats, ...] = (),
+    **attributes: Any,
+) -> PrimitiveCall:
+    through_pool = tuple(array.ndim == 4 and draw(st.booleans()) for array in arrays)
+    return PrimitiveCall(operation, arrays, constants, attributes, through_pool)
+
+
+@st.composite
+def _paddings(draw: Draw, most: Shape) -> Padding:
+    (top, bottom), (left, right) = (
+        (draw(st.integers(0, limit)), draw(st.integers(0, limit))) for limit in most
+    )
+    return ((top, bottom), (left, right))
+
+
+@st.composite
+def _window_calls(draw: Draw, operation: str) -> PrimitiveCall:
+    """A pool."""
+    size = (draw(st.integers(1, 4)), draw(st.integers(1, 4)))
+    stride = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
+    sides = [draw(st.integers(extent, 9)) for extent in size]
+    x = draw(_numbers((draw(_BATCHES), *sides, draw(_CHANNELS))))
+    if operation == "average_pool2d":
+        return draw(_call(operation, (x,), size=size, stride=stride))
+    padding = draw(_paddings(tuple(extent - 1 for extent in size)))
+    return draw(_call(operation, (x,), size=size, stride=stride, padding=padding))
+
+
+@st.composite
+def _conv2d_calls(draw: Draw) -> PrimitiveCall:
+    """Plain, grouped, depthwise (also with a multiplier), strided, padded unevenly."""
+    groups = draw(st.integers(1, 4))
+    per_group = draw(st.integers(1, 3))
+    channels_out = groups * draw(st.integers(1, 3))
+    size = (draw(st.integers(1, 5)), draw(st.integers(1, 5)))
+    strides = [(1, 1), (2, 2), (3, 3)]
+    # oneDNN, which torch 2.13 and TensorFlow 2.21 compute with, leaves some results unwritten
+    # for a picture of one channel, an output one pixel wide, and a stride of (1, 2).
+    if groups * per_group > 1:
+        strides += [(1, 2), (2, 1)]
+    stride = draw(st.sampled_from(strides))
+    padding = draw(
+        st.one_of(
+            # What networks have: nothing, and as much as keeps the size.
+            st.just(((0, 0), (0, 0))),
+            st.just(((size[0] // 2, size[0] // 2), (size[1] // 2, size[1] // 2))),
+            _paddings((3, 3)),
+        )
+    )
+    sides = [
+        draw(st.integers(max(1, extent - sum(pads)), 9))
+        for extent, pads in zip(size, padding, strict=True)
+    ]
+    x = draw(_numbers((draw(_BATCHES), *sides, groups * per_group)))
+    kernel = draw(_numbers((channels_out, per_group, *size), low=-1.0, high=1.0))
+    bias = (draw(_numbers((channels_out,))),) if draw(st.booleans()) else ()
+    constants = (kernel, *bias)
+    return draw(_call("conv2d", (x,), constants, stride=stride, padding=padding, groups=groups))
+
+
+@st.composite
+def _batch_norm_calls(draw: Draw) -> PrimitiveCall:
+    channels = draw(_CHANNELS)
+    bounds = ((0.2, 2.0), (-1.0, 1.0), (-1.0, 1.0), (1e-3, 2.0))
+    statistics = tuple(draw(_numbers((channels,), low=low, high=high)) for low, high in bounds)
+    epsilon = draw(st.sampled_from([1e-5, 1e-3]))
+    return draw(_call("batch_norm", (draw(_feature_maps(channels)),), statistics, epsilon=epsilon))
+
+
+@st.composite
+def _linear_calls(draw: Draw) -> PrimitiveCall:
+    features_in, features_out = draw(st.integers(1, 20)), draw(st.integers(1, 20))
+    x = draw(_numbers((draw(_BATCHES), features_in)))
+    weight = draw(_numbers((features_out, features_in)))
+    return draw(_call("linear", (x,), (weight, draw(_numbers((features_out,))))))
+
+
+@st.composite
+def _broadcast_shapes(draw: Draw, max_rank: int = 4) -> tuple[Shape, Shape]:
+    """Two shapes that go together: axes of either may be 1, or the leading ones missing."""
+    shape = draw(_shapes(0, max_rank))
+    ones = [
+        tuple(1 if draw(st.integers(0, 3)) == 0 else length for length in shape) for _ in range(2)
+    ]
+    missing = draw(st.sampled_from([(0, 0), (0, draw(st.integers(0, len(shape))))]))
+    first, second = (one[skip:] for one, skip in zip(ones, missing, strict=True))
+    return (first, second) if draw(st.booleans()) else (second, first)
+
+
+@st.composite
+def _matmul_calls(draw: Draw) -> PrimitiveCall:
+    leading_x, leading_y = draw(_broadcast_shapes(2))
+    rows, shared, columns = (draw(st.integers(1, 5)) for _ in range(3))
+    x = draw(_numbers((*leading_x, rows, shared)))
+    y = draw(_numbers((*leading_y, shared, columns)))
+    return draw(_call("matmul", (x, y)))
+
+
+@st.composite
+def _binary_calls(draw: Draw, operation: str) -> PrimitiveCall:
+    shape_x, shape_y = draw(_broadcast_shapes())
+    # A quotient by numbers near 0 can be as large as one likes, and says nothing.
+    bounds = {"low": 0.5, "high": 2.0} if operation == "divide" else {}
+    x, y = draw(_numbers(shape_x)), draw(_numbers(shape_y, **bounds))
+    if draw(st.booleans()):
+        return draw(_call(operation, (x,), (y,)))
+    return draw(_call(operation, (x, y)))
+
+
+@st.composite
+def _elementwise_calls(
+    draw: Draw, operation: str, low: float = -3.0, high: float = 3.0
+) -> PrimitiveCall:
+    return draw(_call(operation, (draw(_numbers(draw(_shapes()), low=low, high=high)),)))
+
+
+@st.composite
+def _sign_calls(draw: Draw) -> PrimitiveCall:
+    values = np.random.default_rng(draw(_SEEDS)).choice(
+        [-2.5, -1e-30, 0, 1e-30, 7], draw(_shapes())
+    )
+    return draw(_call("sign", (np.asarray(values, np.float32),)))
+
+
+@st.composite
+def _clip_calls(draw: Draw) -> PrimitiveCall:
+    low, high = draw(st.sampled_from([(0.0, 6.0), (0.0, 1.0), (-1.5, 2.5)]))
+    x = draw(_numbers(draw(_shapes()), low=-8.0, high=8.0))
+    return draw(_call("clip", (x,), low=low, high=high))
+
+
+@st.composite
+def _softmax_calls(draw: Draw, operation: str) -> PrimitiveCall:
+    # Logits of a thousand overflow a careless exponential.
+    size = draw(st.sampled_from([1.0, 10.0, 1000.0]))
+    return draw(_call(operation, (draw(_numbers(draw(_shapes(1)), low=-size, high=size)),)))
+
+
+@st.composite
+def _concat_calls(draw: Draw) -> PrimitiveCall:
+    shape = draw(_shapes(1))
+    axis = draw(st.integers(0, len(shape) - 1))
+    lengths = draw(st.lists(st.integers(1, 5), min_size=1, max_size=3))
+    arrays = tuple(
+        draw(_numbers((*shape[:axis], length, *shape[axis + 1 :]))) for length in lengths
+    )
+    return draw(_call("concat", arrays, axis=axis))
+
+
+@st.composite
+def _flatten_calls(draw: Draw) -> PrimitiveCall:
+    return draw(_call("flatten", (draw(_numbers(draw(_shapes(2)))),)))
+
+
+@st.composite
+def _reduction_calls(draw: Draw, operation: str) -> PrimitiveCall:
+    shape = draw(_shapes(1))
+    every = list(range(len(shape)))
+    axes = tuple(draw(st.lists(st.sampled_from(every), min_size=1, unique=True)))
+    # All of one sign: a sum that cancels to nearly 0 keeps few of its digits in float32.
+    x = draw(_numbers(shape, low=0.1 if operation != "max" else -3.0))
+    return draw(_call(operation, (x,), axes=axes, keepdims=draw(st.booleans())))
+
+
+@st.composite
+def _pad_calls(draw: Draw) -> PrimitiveCall:
+    value = draw(st.sampled_from([0.0, 1.0, -2.5]))
+    x = draw(_feature_maps())
+    return draw(_call("pad", (x,), padding=draw(_paddings((3, 3))), value=value))
+
+
+@st.composite
+def _crop_calls(draw: Draw) -> PrimitiveCall:
+    x = draw(_feature_maps())
+    height, width = (draw(st.integers(1, length)) for length in x.shape[1:3])
+    top = draw(st.integers(0, x.shape[1] - height))
+    left = draw(st.integers(0, x.shape[2] - width))
+    return draw(_call("crop", (x,), top=top, left=left, height=height, width=width))
+
+
+@st.composite
+def _resize_calls(draw: Draw) -> PrimitiveCall:
+    height, width = draw(st.integers(1, 20)), draw(st.integers(1, 20))
+    return draw(_call("resize", (draw(_feature_maps()),), height=height, width=width))
+
+
+@st.composite
+def _normalize_calls(draw: Draw) -> PrimitiveCall:
+    channels = draw(_CHANNELS)
+    mean, std = (tuple(draw(_numbers((channels,), low=0.2, high=0.6)).tolist()) for _ in range(2))
+    return draw(_call("normalize", (draw(_feature_maps(channels)),), mean=mean, std=std))
+
+
+@st.composite
+def _l2_normalize_calls(draw: Draw) -> PrimitiveCall:
+    # A row of one number becomes its sign, whose derivative is nothing but rounding.
+    shape = (draw(_BATCHES), draw(st.integers(2, 20)))
+    return draw(_call("l2_normalize", (draw(_numbers(shape)),)))
+
+
+PRIMITIVE_CALLS: Mapping[str, st.SearchStrategy[PrimitiveCall]] = MappingProxyType(
+    {
+        "conv2d": _conv2d_calls(),
+        "batch_norm": _batch_norm_calls(),
+        "linear": _linear_calls(),
+        "matmul": _matmul_calls(),
+        "max_pool2d": _window_calls("max_pool2d"),
+        "average_pool2d": _window_calls("average_pool2d"),
+        "relu": _elementwise_calls("relu"),
+        "clip": _clip_calls(),
+        # Further down some frameworks end at about 1e-8 and not at 0: all of 1 - sigmoid(x)
+        # that float32 can tell, but not as a part of the largest value where that is no more.
+        "sigmoid": _elementwise_calls("sigmoid", -12.0, 100.0),
+        "tanh": _elementwise_calls("tanh"),
+        "exp": _elementwise_calls("exp", -20.0, 20.0),
+        # Below 0 there is no logarithm, and at 0 neither it nor the root has a derivative.
+        "log": _elementwise_calls("log", 0.1, 50.0),
+        "sqrt": _elementwise_calls("sqrt", 0.1, 50.0),
+        "absolute": _elementwise_calls("absolute"),
+        "sign": _sign_calls(),
+        "softmax": _softmax_calls("softmax"),
+        "log_softmax": _softmax_calls("log_softmax"),
+        "add": _binary_calls("add"),
+        "subtract": _binary_calls("subtract"),
+        "multiply": _binary_calls("multiply"),
+        "divide": _binary_calls("divide"),
+        "concat": _concat_calls(),
+        "flatten": _flatten_calls(),
+        "sum": _reduction_calls("sum"),
+        "mean": _reduction_calls("mean"),
+        "max": _reduction_calls("max"),
+        "pad": _pad_calls(),
+        "crop": _crop_calls(),
+        "resize": _resize_calls(),
+        "normalize": _normalize_calls(),
+        "l2_normalize": _l2_normalize_calls(),
+    }
+)
+"""Every primitive's name to a strategy of calls of it."""
+
+
+class _Drawing:
+    """A network being drawn: each step adds a few nodes after the newest, of known shape."""
+
+    def __init__(self, draw: Draw, sides: st.SearchStrategy[int]) -> None:
+        self.draw = draw
+        self.builder = NetworkBuilder("random", input_size=24)
+        self.height = draw(sides)
+        self.width = draw(sides)
+        self.newest = self.builder.add_node(
+            "normalize", "normalize", INPUT, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25)
+        )
+        self.shape = (self.height, self.width, 3)
+        self.earlier = [(self.newest, self.shape)]
+        self.count = 0
+
+    def add(self, operation: str, *inputs: str, **attributes: Any) -> str:
+        self.count += 1
+        return self.builder.add_node(f"{operation}.{self.count}", operation, *inputs, **attributes)
+
+    def became(self, name: str, shape: tuple[int, int, int]) -> None:
+        self.newest = name
+        self.shape = shape
+        self.earlier.append((name, shape))
+
+    def convolution(self) -> None:
+        """With batch norm or without, any kind of groups, then perhaps an activation."""
+        draw, (h, w, channels) = self.draw, self.shape
+        size = draw(st.sampled_from([1, 3, 5]))
+        stride = draw(st.sampled_from([1, 1, 2]))
+        divisors = [groups for groups in range(1, channels + 1) if channels % groups == 0]
+        groups = draw(st.sampled_from(divisors))
+        channels_out = groups * draw(st.integers(1, max(1, 8 // groups)))
+        self.count += 1
+        name = f"conv.{self.count}"
+        has_batch_norm = draw(st.booleans())
+        x = self.builder.conv2d(
+            name,
+            self.newest,
+            channels,
+            channels_out,
+            size=size,
+            stride=stride,
+            padding=size // 2,
+            groups=groups,
+            bias=draw(st.booleans()),
+        )
+        if has_batch_norm:
+            epsilon = draw(st.sampled_from([1e-5, 1e-3]))
+            x = self.builder.batch_norm(f"{name}.norm", x, channels_out, epsilon=epsilon)
+        self.became(x, ((h - 1) // stride + 1, (w - 1) // stride + 1, channels_out))
+
+    def batch_norm(self) -> None:
+        """After whatever there is, a convolution that something else also uses included."""
+        self.count += 1
+        name = f"norm.{self.count}"
+        x = self.builder.batch_norm(name, self.newest, self.shape[2], epsilon=1e-5)
+        self.became(x, self.shape)
+
+    def activation(self) -> None:
+        operation = self.draw(st.sampled_from(["relu", "clip", "sigmoid", "tanh"]))
+        attributes = {"low": 0.0, "high": 6.0} if operation == "clip" else {}
+        self.became(self.add(operation, self.newest, **attributes), self.shape)
+
+    def residual(self) -> None:
+        alike = [name for name, shape in self.earlier if shape == self.shape]
+        other = self.draw(st.sampled_from(alike))
+        self.became(self.add("add", self.newest, other), self.shape)
+
+    def concatenation(self) -> None:
+        alike = [(name, shape) for name, shape in self.earlier if shape[:2] == self.shape[:2]]
+        other, shape = self.draw(st.sampled_from(alike))
+        channels = self.shape[2] + shape[2]
+        # More channels would only take longer.
+        if channels <= 16:
+            x = self.add("concat", self.newest, other, axis=3)
+            self.became(x, (*self.shape[:2], channels))
+
+    def squeeze_and_excite(self) -> None:
+        channels = self.shape[2]
+        x = self.add("mean", self.newest, axes=(1, 2), keepdims=True)
+        self.count += 1
+        x = self.builder.conv2d(f"squeeze.{self.count}", x, channels, channels, size=1)
+        x = self.add("sigmoid", x)
+        self.became(self.add("multiply", self.newest, x), self.shape)
+
+    def max_pool(self) -> None:
+        h, w, channels = self.shape
+        if min(h, w) >= 2:
+            padding = ((0, 1), (1, 1))
+            x = self.add("max_pool2d", self.newest, size=(3, 3), stride=(2, 2), padding=padding)
+            self.became(x, ((h - 2) // 2 + 1, (w - 1) // 2 + 1, channels))
+
+    def average_pool(self) -> None:
+        h, w, channels = self.shape
+        if min(h, w) >= 2:
+            x = self.add("average_pool2d", self.newest, size=(2, 2), stride=(1, 2))
+            self.became(x, (h - 1, (w - 2) // 2 + 1, channels))
+
+    def pad(self) -> None:
+        h, w, channels = self.shape
+        x = self.add("pad", self.newest, padding=((1, 0), (0, 2)), value=0.5)
+        self.became(x, (h + 1, w + 2, channels))
+
+    def resize(self) -> None:
+        height, width = self.draw(st.integers(3, 12)), self.draw(st.integers(3, 12))
+        x = self.add("resize", self.newest, height=height, width=width)
+        self.became(x, (height, width, self.shape[2]))
+
+
+_STEPS: tuple[Callable[[_Drawing], None], ...] = (
+    # Convolutions are what networks are made of, so they are drawn more often.
+    _Drawing.convolution,
+    _Drawing.convolution,
+    _Drawing.convolution,
+    _Drawing.activation,
+    _Drawing.activation,
+    _Drawing.batch_norm,
+    _Drawing.residual,
+    _Drawing.concatenation,
+    _Drawing.squeeze_and_excite,
+    _Drawing.max_pool,
+    _Drawing.average_pool,
+    _Drawing.pad,
+    _Drawing.resize,
+)
+
+
+@st.composite
+def networks(draw: Draw, sides: st.SearchStrategy[int] = _NETWORK_SIDES) -> RandomNetwork:
+    """Small networks with branches, residuals, batch norm and random weights.
+
+    Each ends in ``embedding`` and ``logits``, and takes pictures of its ``height`` x
+    ``width``: its branches may not fit together at other sizes.
+
+    Parameters
+    ----------
+    draw
+        Given by Hypothesis.
+    sides
+        Where height and width are drawn from, 8 or more: 8 to 24.
+
+    Examples
+    --------
+    >>> from hypothesis import find
+    >>> from transferkit.testing.strategies import networks
+    >>> found = find(networks(), lambda drawn: "conv.1" in drawn.network.layers)
+    >>> found.network.layers[0]
+    'normalize'
+    """
+    drawing = _Drawing(draw, sides)
+    for step in draw(st.lists(st.sampled_from(_STEPS), min_size=1, max_size=8)):
+        step(drawing)
+    builder = drawing.builder
+    channels = drawing.shape[2]
+    if draw(st.booleans()):
+        x = builder.add_node("embedding", "mean", drawing.newest, axes=(1, 2))
+    else:
+        x = builder.add_node("resized", "resize", drawing.newest, height=2, width=3)
+        x = builder.add_node("embedding", "flatten", x)
+        channels *= 6
+    classes = draw(st.integers(2, 5))
+    x = builder.linear("classifier", x, channels, classes)
+    builder.alias("logits", x)
+    builder.add_node("probabilities", "softmax", x)
+    network = builder.build()
+    weights = random_statistics(network, draw(_SEEDS))
+    return RandomNetwork(network, weights, drawing.height, drawing.width)
