@@ -1,0 +1,94 @@
+"""Listing pictures."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from transferkit.errors import DatasetError
+from transferkit.images import list_images, list_labelled_images
+
+
+def make(root, *names):
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_recursive_sorted_by_posix_path_case_insensitive_suffix_hidden_skipped(tmp_path):
+    make(tmp_path, "b.JPG", "a/z.png", "a-b/1.webp", "a.gif", ".hidden.png", ".git/x.png")
+    make(tmp_path, "B.tiff", "notes.txt", "a/deep/er/y.Jpeg", "c.bmp", "no_suffix")
+    names = [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)]
+    expected = ["B.tiff", "a-b/1.webp", "a.gif", "a/deep/er/y.Jpeg", "a/z.png", "b.JPG", "c.bmp"]
+    assert names == expected
+    assert list_images(str(tmp_path)) == list_images(tmp_path)
+
+
+def test_a_file_is_listed_whatever_its_name(tmp_path):
+    make(tmp_path, "photo.data")
+    assert list_images(tmp_path / "photo.data") == [tmp_path / "photo.data"]
+
+
+def test_loops_of_links_end(tmp_path):
+    make(tmp_path, "a/1.png", "b/2.png")
+    for number in range(8):
+        (tmp_path / "a" / f"up{number}").symlink_to(tmp_path)
+        (tmp_path / "b" / f"across{number}").symlink_to(tmp_path / "a")
+    (tmp_path / "itself").symlink_to("itself")
+    (tmp_path / "gone.png").symlink_to("nowhere")
+    names = [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)]
+    assert names == ["a/1.png", "b/2.png", "gone.png"]
+
+
+def test_what_is_not_there():
+    with pytest.raises(DatasetError, match=r"^no/such: there is no such file or folder$"):
+        list_images("no/such")
+    with pytest.raises(DatasetError, match=r"^no/such: there is no such file or folder$"):
+        list_labelled_images("no/such")
+    with pytest.raises(DatasetError, match="no path"):
+        list_images("a\0b")
+
+
+def test_a_folder_without_images(tmp_path):
+    make(tmp_path, "notes.txt", ".hidden/1.png")
+    with pytest.raises(DatasetError, match="no images"):
+        list_images(tmp_path)
+
+
+def test_labels_are_the_first_level(tmp_path):
+    make(tmp_path, "dog/1.png", "cat/old/2.png", "cat/3.png", ".cache/4.png", "loose.png")
+    paths, labels = list_labelled_images(tmp_path)
+    names = [path.relative_to(tmp_path).as_posix() for path in paths]
+    assert names == ["cat/3.png", "cat/old/2.png", "dog/1.png"]
+    assert labels == ["cat", "cat", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (["1.png", "2.png"], "pictures but no folders in it; a folder of labelled folders"),
+        (["notes.txt"], "no folders and no pictures"),
+        (["cat/1.png"], "only one class folder in it, 'cat'"),
+        (["cat/1.png", "dog/notes.txt"], "dog: there are no images in this class folder"),
+    ],
+)
+def test_layouts_that_are_not_labelled_folders(tmp_path, files, words):
+    make(tmp_path, *files)
+    with pytest.raises(DatasetError, match=words):
+        list_labelled_images(tmp_path)
+    with pytest.raises(DatasetError, match="is a file"):
+        list_labelled_images(tmp_path / files[0])
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_read(tmp_path):
+    make(tmp_path, "in/1.png")
+    Path(tmp_path / "in").chmod(0)
+    try:
+        with pytest.raises(DatasetError, match="cannot be read"):
+            list_images(tmp_path)
+    finally:
+        Path(tmp_path / "in").chmod(0o755)

@@ -1,0 +1,160 @@
+"""Resizing and cropping, against torchvision's formulas stated anew."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from transferkit.errors import ImageError
+from transferkit.images import MAX_PIXELS, Preprocessing, read_picture
+
+FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+def photo_like(height, width, seed=0):
+    """Smooth shapes with edges and noise, as uint8."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    waves = [np.sin(x / random.uniform(2, 30) + y / random.uniform(2, 30)) for _ in range(3)]
+    picture = 127 + 90 * np.stack(waves, axis=-1) + random.normal(0, 15, (height, width, 3))
+    picture[height // 3 : height // 2] = random.integers(0, 256, 3)
+    return np.clip(picture, 0, 255).astype(np.uint8)
+
+
+def as_torchvision(image, resize, size, interpolation):
+    """``CenterCrop(size)(Resize(resize)(image))`` of torchvision 0.2x, in its own steps."""
+    width, height = image.size
+    short, long = (width, height) if width <= height else (height, width)
+    new_short, new_long = resize, int(resize * long / short)
+    new_width, new_height = (new_short, new_long) if width <= height else (new_long, new_short)
+    if (new_width, new_height) != (width, height):
+        image = image.resize((new_width, new_height), FILTERS[interpolation])
+    top = round((new_height - size) / 2.0)
+    left = round((new_width - size) / 2.0)
+    return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    height=st.integers(1, 150),
+    width=st.integers(1, 150),
+    size=st.integers(1, 60),
+    margin=st.integers(0, 30),
+    interpolation=st.sampled_from(sorted(FILTERS)),
+)
+def test_equals_torchvision(height, width, size, margin, interpolation):
+    image = Image.fromarray(photo_like(height, width))
+    preprocessing = Preprocessing(size, size + margin, interpolation)
+    expected = as_torchvision(image, size + margin, size, interpolation)
+    got = preprocessing.apply(image)
+    assert got.dtype == np.uint8
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.skipif("TRANSFERKIT_TEST_DATA" not in os.environ, reason="needs real photos")
+def test_equals_torchvision_on_photos():
+    paths = sorted(Path(os.environ["TRANSFERKIT_TEST_DATA"]).rglob("*.jpg"))[::20][:60]
+    assert paths
+    for path in paths:
+        with Image.open(path) as opened:
+            if opened.getexif().get(0x112, 1) != 1:
+                continue
+            expected = as_torchvision(opened.convert("RGB"), 232, 224, "bilinear")
+        got = Preprocessing(224, 232).apply(read_picture(path, str(path)))
+        np.testing.assert_array_equal(got, expected, err_msg=str(path))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    height=st.integers(1, 90),
+    width=st.integers(1, 90),
+    size=st.integers(1, 40),
+    interpolation=st.sampled_from(sorted(FILTERS)),
+)
+def test_floats_take_the_same_way_as_bytes(height, width, size, interpolation):
+    pixels = photo_like(height, width)
+    preprocessing = Preprocessing(size, size + 3, interpolation)
+    floats = preprocessing.apply((pixels / 255).astype(np.float32))
+    assert floats.dtype == np.float32
+    assert floats.min() >= 0
+    assert floats.max() <= 1
+    # Bytes are rounded, and clipped, after each of the two passes, floats are not: at edges,
+    # where bicubic interpolation overshoots, that shows.
+    np.testing.assert_allclose(
+        floats,
+        preprocessing.apply(Image.fromarray(pixels)) / 255,
+        atol=(2 if interpolation == "bilinear" else 20) / 255,
+    )
+
+
+def test_overshoot_of_floats_is_clipped():
+    edge = np.zeros((8, 8, 3), np.float32)
+    edge[:, 4:] = 1
+    got = Preprocessing(32, interpolation="bicubic").apply(edge)
+    assert got.min() == 0.0
+    assert got.max() == 1.0
+
+
+def test_resize_defaults_to_size_and_size_none_leaves_the_picture():
+    image = Image.fromarray(photo_like(40, 60))
+    np.testing.assert_array_equal(
+        Preprocessing(24).apply(image), Preprocessing(24, 24).apply(image)
+    )
+    np.testing.assert_array_equal(Preprocessing(None).apply(image), np.asarray(image))
+
+
+@pytest.mark.parametrize("shape", [(1, 20_000), (20_000, 1)])
+def test_a_line_is_refused_before_it_fills_the_memory(shape):
+    image = Image.new("RGB", shape)
+    with pytest.raises(ImageError, match=r"line\.png: is .* too long and narrow") as caught:
+        Preprocessing(224).apply(image, "line.png")
+    assert f"{MAX_PIXELS:,}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings_", "words"),
+    [
+        ({"size": 224, "resize": 200}, "resize is 200, less than size 224"),
+        ({"size": 0}, "size is 0"),
+        ({"size": True}, "size is True"),
+        ({"size": 2.5}, r"size is 2\.5"),
+        ({"size": None, "resize": 256}, "size is None"),
+        ({"interpolation": "nearest"}, "'nearest'; there is: bilinear, bicubic"),
+        ({"std": (1, 0, 1)}, "std"),
+        ({"mean": (1, 2)}, "mean"),
+        ({"mean": (0, 0, math.nan)}, "mean"),
+        ({"mean": "abc"}, "mean"),
+    ],
+)
+def test_wrong_settings_are_named(settings_, words):
+    with pytest.raises(ValueError, match=words):
+        Preprocessing(**settings_)
+
+
+def test_goes_through_json():
+    preprocessing = Preprocessing(224, 232, "bicubic", (0.485, 0.456, 0.406), (0.2, 0.3, 0.4))
+    assert Preprocessing.from_dict(json.loads(json.dumps(preprocessing.to_dict()))) == preprocessing
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"extra": 1}, "unknown: extra"),
+        ({"size": "224"}, "size is '224'"),
+        ({"std": [1, 1]}, "std"),
+        ({"interpolation": 3}, "interpolation"),
+    ],
+)
+def test_wrong_data_is_named(change, words):
+    with pytest.raises(ValueError, match=words):
+        Preprocessing.from_dict(Preprocessing().to_dict() | change)
+    with pytest.raises(ValueError, match="missing entries: mean"):
+        Preprocessing.from_dict({k: v for k, v in Preprocessing().to_dict().items() if k != "mean"})

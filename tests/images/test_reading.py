@@ -1,0 +1,512 @@
+"""One picture: modes, formats, orientations, arrays, and everything that can be wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import struct
+import subprocess
+import sys
+import threading
+import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from transferkit.errors import ImageError
+from transferkit.images import MAX_PIXELS, ImageTypeError, read_picture
+
+COLOURS = np.random.default_rng(1).integers(0, 256, (12, 17, 3)).astype(np.uint8)
+RGB = Image.fromarray(COLOURS)
+GREY = RGB.convert("L")
+
+
+def pixels(picture):
+    got = read_picture(picture, "picture")
+    assert isinstance(got, Image.Image)
+    assert got.mode == "RGB"
+    return np.asarray(got)
+
+
+def grey_pixels(values):
+    return np.repeat(np.asarray(values, np.uint8)[:, :, None], 3, axis=2)
+
+
+def over_white(colours, alpha):
+    alpha = alpha[..., None] / 255
+    return colours * alpha + 255 * (1 - alpha)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"])
+def test_opaque_modes_are_read_as_pillow_converts_them(mode):
+    image = RGB.convert("RGB").convert(mode)
+    np.testing.assert_array_equal(pixels(image), np.asarray(image.convert("RGB")))
+
+
+def test_transparency_is_shown_over_white():
+    alpha = np.tile(np.linspace(0, 255, 17).astype(np.uint8), (12, 1))
+    rgba = np.dstack([COLOURS, alpha])
+    expected = over_white(COLOURS, alpha)
+    np.testing.assert_allclose(pixels(Image.fromarray(rgba)), expected, atol=1)
+    np.testing.assert_allclose(pixels(rgba), expected, atol=1)
+    premultiplied = Image.fromarray(rgba).convert("RGBa")
+    strong = alpha > 60  # where few bits of colour are left, they are rounded
+    np.testing.assert_allclose(pixels(premultiplied)[strong], expected[strong], atol=4)
+
+    expected = over_white(grey_pixels(GREY), alpha)
+    la = Image.merge("LA", [GREY, Image.fromarray(alpha)])
+    np.testing.assert_allclose(pixels(la), expected, atol=1)
+    np.testing.assert_allclose(pixels(la.convert("La"))[strong], expected[strong], atol=4)
+    # Made from RGBA: Pillow loses the alpha of LA on the way to PA.
+    one_colour = Image.new("RGBA", (1, 1), (9, 8, 7, 51)).convert("PA")
+    np.testing.assert_allclose(pixels(one_colour)[0, 0], [206, 206, 205], atol=1)
+
+
+def test_a_transparent_colour_of_a_palette_or_a_png_is_white(tmp_path):
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([10, 20, 30, 40, 50, 60])
+    palette.putpixel((1, 0), 1)
+    assert pixels(palette).tolist() == [[[10, 20, 30], [40, 50, 60]]]
+    for image, transparency in ((palette, 1), (palette, b"\xff\x00")):
+        image.save(tmp_path / "p.png", transparency=transparency)
+        got = pixels(tmp_path / "p.png")
+        assert got.tolist() == [[[10, 20, 30], [255, 255, 255]]]
+    key = Image.fromarray(np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8))
+    key.save(tmp_path / "key.png", transparency=(4, 5, 6))
+    assert pixels(tmp_path / "key.png").tolist() == [[[1, 2, 3], [255, 255, 255]]]
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16L", "I;16B", "I"])
+def test_16_bits_are_scaled_not_clipped(mode):
+    values = np.array([[0, 128, 129, 257, 256 * 100, 65535]])
+    image = Image.new(mode, (6, 1))
+    for column, value in enumerate(values[0]):
+        image.putpixel((column, 0), int(value))
+    np.testing.assert_array_equal(pixels(image), grey_pixels(np.round(values / 257)))
+
+
+def test_16_bit_files(tmp_path):
+    values = np.arange(0, 65536, 700, np.uint16).reshape(2, -1)
+    for name in ("a.png", "a.tif"):
+        Image.fromarray(values).save(tmp_path / name)
+        np.testing.assert_array_equal(pixels(tmp_path / name), grey_pixels(np.round(values / 257)))
+
+
+def test_whole_numbers_beyond_16_bits_are_refused():
+    with pytest.raises(ImageError, match="from 0 to 70000"):
+        read_picture(Image.fromarray(np.array([[0, 70000]], np.int32)), "x")
+
+
+def test_mode_f_is_floats():
+    got = read_picture(Image.fromarray(np.array([[0.0, 0.3]], np.float32)), "x")
+    np.testing.assert_array_equal(got, np.array([[[0.0] * 3, [0.3] * 3]], np.float32))
+    with pytest.raises(ImageError, match=r"200.*divide them by 255"):
+        read_picture(Image.fromarray(np.array([[0.0, 200]], np.float32)), "x")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "exact"),
+    [("png", True), ("bmp", True), ("tiff", True), ("jpg", False), ("gif", False), ("webp", False)],
+)
+def test_formats_and_their_first_frame(tmp_path, suffix, exact):
+    path = tmp_path / f"a.{suffix}"
+    others = {} if suffix in ("bmp", "jpg") else {"save_all": True, "append_images": [GREY]}
+    RGB.save(path, **others)
+    with Image.open(path) as opened:
+        expected = np.asarray(opened.convert("RGB"))
+    np.testing.assert_array_equal(pixels(path), expected)
+    np.testing.assert_array_equal(pixels(str(path)), expected)
+    if exact:
+        np.testing.assert_array_equal(expected, COLOURS)
+
+
+def test_cmyk_jpeg_and_mpo_and_compressed_tiff(tmp_path):
+    for name, image, options in (
+        ("cmyk.jpg", RGB.convert("CMYK"), {}),
+        ("a.mpo", RGB, {"save_all": True, "append_images": [GREY.convert("RGB")]}),
+        ("a.tif", RGB, {"compression": "tiff_lzw"}),
+        ("j.tif", RGB, {"compression": "jpeg"}),
+    ):
+        image.save(tmp_path / name, **options)
+        with Image.open(tmp_path / name) as opened:
+            np.testing.assert_array_equal(pixels(tmp_path / name), opened.convert("RGB"))
+
+
+# What has to be done to the stored pixels, as the EXIF standard describes the stored sides.
+UPRIGHT = {
+    1: lambda x: x,
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: x.swapaxes(0, 1)[:, ::-1],
+    7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
+    8: lambda x: x.swapaxes(0, 1)[::-1],
+}
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff", "jpg", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(tmp_path, orientation, suffix):
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    blocks = RGB.resize((64, 48), Image.Resampling.NEAREST)
+    path = tmp_path / f"a.{suffix}"
+    plain = tmp_path / f"plain.{suffix}"
+    lossless = {"lossless": True} if suffix == "webp" else {}
+    blocks.save(plain, **lossless)
+    blocks.save(path, exif=exif, **lossless)
+    with Image.open(plain) as opened:
+        expected = UPRIGHT[orientation](np.asarray(opened.convert("RGB")))
+    np.testing.assert_array_equal(pixels(path), expected)
+    with Image.open(path) as opened:
+        np.testing.assert_array_equal(pixels(opened), expected)
+    with Image.open(path) as opened, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert opened.getexif().get(0x112, orientation) in (orientation, 1)
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"Exif\0\0garbage",
+        b"Exif\0\0II*\0\xff\xff\xff\xff",
+        b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\xff\xff\xff\xff\0\0\0\0",
+        b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x63\0\0\0\0\0\0\0",
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_broken_exif_is_ignored(tmp_path, exif):
+    RGB.save(tmp_path / "a.jpg", exif=exif)
+    RGB.save(tmp_path / "b.jpg")
+    np.testing.assert_array_equal(pixels(tmp_path / "a.jpg"), pixels(tmp_path / "b.jpg"))
+
+
+def test_exif_that_pillow_stumbles_over_is_ignored(tmp_path):
+    info = PngInfo()
+    info.add_text("Raw profile type exif", "\nexif\n 8\nno digits")
+    RGB.save(tmp_path / "a.png", pnginfo=info)
+    with Image.open(tmp_path / "a.png") as opened:
+        opened.load()
+        with pytest.raises(ValueError, match="hexadecimal"):
+            opened.getexif()
+    np.testing.assert_array_equal(pixels(tmp_path / "a.png"), COLOURS)
+
+
+def test_what_is_given_is_not_changed():
+    image = RGB.convert("RGBA")
+    image.info["transparency"] = 0
+    before = (image.tobytes(), dict(image.info), image.mode)
+    read_picture(image, "x")
+    assert (image.tobytes(), dict(image.info), image.mode) == before
+    array = COLOURS.copy()
+    floats = (COLOURS / 255).astype(np.float32)
+    floats_before = floats.copy()
+    read_picture(array, "x")
+    read_picture(floats, "x")
+    np.testing.assert_array_equal(array, COLOURS)
+    np.testing.assert_array_equal(floats, floats_before)
+
+
+def test_arrays():
+    grey = np.asarray(GREY)
+    np.testing.assert_array_equal(pixels(COLOURS), COLOURS)
+    np.testing.assert_array_equal(pixels(COLOURS[::-1, ::2]), COLOURS[::-1, ::2])
+    np.testing.assert_array_equal(pixels(grey), grey_pixels(grey))
+    np.testing.assert_array_equal(pixels(grey[:, :, None]), grey_pixels(grey))
+    for dtype in (np.float16, np.float32, np.float64):
+        floats = (COLOURS / 255).astype(dtype)
+        got = read_picture(floats, "x")
+        assert got.dtype == np.float32
+        np.testing.assert_array_equal(got, floats.astype(np.float32))
+        np.testing.assert_array_equal(read_picture(floats[..., :1], "x")[..., 2], got[..., 0])
+    rgba = np.dstack([COLOURS / 255, np.full((12, 17), 0.25)])
+    np.testing.assert_allclose(
+        read_picture(rgba, "x"), 0.75 + 0.25 * COLOURS / 255, rtol=0, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.zeros((4, 4, 2), np.uint8), "shape 4 x 4 x 2"),
+        (np.zeros((1, 4, 4, 3), np.uint8), "shape 1 x 4 x 4 x 3"),
+        (np.zeros(4, np.uint8), "shape 4;"),
+        (np.zeros((0, 4, 3), np.uint8), "shape 0 x 4 x 3: there is nothing in it"),
+        (np.array(3.0), "a single number"),
+        (np.zeros((4, 4), bool), "type bool"),
+        (np.zeros((4, 4), np.uint16), "type uint16.*65535"),
+        (np.zeros((4, 4), np.int64), "type int64.*uint8"),
+        (np.zeros((4, 4), complex), "type complex128"),
+        (np.full((4, 4), np.nan), "value nan"),
+        (np.array([[0.5, np.inf]]), "value inf"),
+        (np.array([[0.5, -np.inf]]), "value -inf"),
+        (np.array([[0.5, 1.5]]), "value 1.5.*divide them by 255"),
+        (np.array([[0.5, 254.0]]), "value 254.*divide them by 255"),
+        (np.array([[0.5, -1.0]]), "value -1.*the network itself normalises"),
+    ],
+)
+def test_wrong_arrays_are_named(array, words):
+    with pytest.raises(ImageError, match=rf"images\[3\]: .*{words}"):
+        read_picture(array, "images[3]")
+
+
+@pytest.mark.parametrize("thing", [None, 7, {"a": 1}, [1], b"a.jpg", object(), float("nan")])
+def test_what_is_no_picture_at_all(thing):
+    with pytest.raises(ImageTypeError, match=r"images\[0\]: is ") as caught:
+        read_picture(thing, "images[0]")
+    assert isinstance(caught.value, TypeError)
+
+
+def chunk(kind, data=b""):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width, height, *chunks, data=None):
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    rows = zlib.compress(b"\0" * 52) if data is None else data
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + chunk(b"IDAT", rows) + chunk(b"IEND")
+
+
+def gif(screen, frame, before=b""):
+    image = b"," + struct.pack("<HHHHB", *frame, 0) + b"\x02\x02\x4c\x01\0;"
+    return b"GIF89a" + struct.pack("<HHBBB", *screen, 0, 0, 0) + before + image
+
+
+def bmp(width, height, bits=24, compression=0, data=b""):
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, compression, 0, 0, 0, 0, 0)
+    return b"BM" + struct.pack("<IHHI", 54 + len(data), 0, 0, 54) + header + data
+
+
+def webp(kind, data):
+    body = b"WEBP" + kind + struct.pack("<I", len(data)) + data + b"\0" * 500
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def tiff(width, height, compression=1, following=0, **tags):
+    tags = (
+        {256: width, 257: height, 258: 8, 259: compression, 262: 1, 273: 300, 277: 1}
+        | {278: height, 279: 100}
+        | {int(tag[1:]): value for tag, value in tags.items()}
+    )
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, tags[tag]) for tag in sorted(tags))
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", following)
+    return head.ljust(300, b"\0") + b"\0" * 100
+
+
+def saved(suffix, **options):
+    file = io.BytesIO()
+    RGB.resize((200, 150)).save(file, suffix, **options)
+    return file.getvalue()
+
+
+def jpeg_of_many_scans():
+    file = io.BytesIO()
+    Image.new("L", (2000, 2000)).save(file, "JPEG", progressive=True)
+    data = file.getvalue()
+    scan = data[data.rindex(b"\xff\xc4", 0, data.rindex(b"\xff\xda")) : -2]
+    return data[:-2] + scan * 3000 + b"\xff\xd9"
+
+
+SIDE_24 = struct.pack("<I", 0xFFFFFF)[:3]
+BROKEN = {
+    "empty": (b"", "the file is empty"),
+    "text": (b"Dear diary,", "is no image in a format that transferkit reads (JPEG, PNG, "),
+    "half a magic": (b"\xff\xd8", "is no image in a format"),
+    "jpeg header only": (saved("JPEG")[:40], ""),
+    "png claims": (png(65000, 65000), "claims 65,000 x 65,000 pixels; the most that is read is"),
+    "png iccp": (png(4, 4, chunk(b"iCCP", b"x\0\0" + zlib.compress(b"\0" * 99_000_000))), ""),
+    "png ztxt": (
+        png(4, 4, *[chunk(b"zTXt", b"x\0\0" + zlib.compress(b"\0" * 1_000_000))] * 200),
+        "",
+    ),
+    "png chunks": (png(4, 4, chunk(b"abCd", b"x" * 1000) * 10_000), "more data besides"),
+    "gif screen": (gif((65000, 65000), (0, 0, 1, 1)), "claims 65,000 x 65,000"),
+    "gif frame": (gif((1, 1), (60000, 60000, 60000, 60000)), "claims more pixels"),
+    "gif comment": (
+        gif((1, 1), (0, 0, 1, 1), b"!\xfe" + (b"\xff" + b"a" * 255) * 40_000 + b"\0"),
+        "more data besides",
+    ),
+    "bmp huge": (bmp(2**31 - 1, 2**31 - 1), "claims 2,147,483,647 x"),
+    "bmp negative": (bmp(-5, -5), "claims 4,294,967,291 x 5"),
+    "bmp large and short": (bmp(11000, 11000), "is cut short"),
+    "bmp rle": (bmp(65000, 1900, 8, 1, b"\x01\x07\0\0" * 2000), "run-length"),
+    "webp lossless": (webp(b"VP8L", b"\x2f" + b"\xff" * 4), "claims 16,384 x 16,384"),
+    "webp lossy": (webp(b"VP8 ", b"\0\0\0\x9d\x01\x2a" + b"\xff\x3f" * 2), "claims 16,383 x"),
+    "webp extended": (webp(b"VP8X", b"\0" * 4 + SIDE_24 * 2), "claims 16,777,216 x"),
+    "webp cut in header": (saved("WEBP")[:25], "is cut short"),
+    "tiff huge": (tiff(65000, 65000), "claims 65,000 x 65,000"),
+    "tiff wraps": (tiff(2**32 - 1, 2**32 - 1), "claims 4,294,967,295 x"),
+    "tiff large and short": (tiff(9000, 9000), "is cut short"),
+    "tiff strip": (tiff(9000, 9000, 8), "damaged"),
+    "tiff tile": (tiff(10, 10, 8, t322=30000, t323=30000, t324=300, t325=99), "claims 30,000"),
+    "tiff samples": (tiff(10, 10, 8, t277=65535), ""),
+    "jpeg app": (
+        saved("JPEG")[:2] + (b"\xff\xe1\xff\xff" + b"Exif\0\0" + b"\0" * 65527) * 200,
+        "more data besides",
+    ),
+    "jpeg scans": (jpeg_of_many_scans(), "goes over its pixels 3,006 times"),
+}
+for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"):
+    whole = saved(kind)
+    BROKEN[f"half a {kind}"] = (whole[: len(whole) // 2], "is cut short")
+for magic in (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\xff\0\0\0WEBPVP8 ", b"BM", b"GIF89a"):
+    noise = np.random.default_rng(0).bytes(3000)
+    BROKEN[f"noise after {magic[:4]!r}"] = (magic + noise, "")
+
+PROGRAM = """
+import json, resource, sys, time, warnings
+warnings.simplefilter("ignore", UserWarning)
+warnings.simplefilter("error", RuntimeWarning)  # what the warning of a decompression bomb is
+from transferkit.errors import ImageError
+from transferkit.images import read_picture
+def peak():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+report = {}
+for path in sys.argv[1:]:
+    before, start = peak(), time.perf_counter()
+    try:
+        read_picture(path, "F")
+        reason = None
+    except ImageError as error:
+        reason = error.reason
+    report[path] = reason, (peak() - before) // 1024, time.perf_counter() - start
+print(json.dumps(report))
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="measures as Linux does")
+def test_broken_files_are_refused_with_little_time_and_memory(tmp_path):
+    paths = {}
+    for number, (name, (data, _)) in enumerate(BROKEN.items()):
+        paths[name] = tmp_path / f"{number}.bin"
+        paths[name].write_bytes(data)
+    # Those named large, and the strip, may take what a picture of their claimed size takes.
+    program = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *map(str, paths.values())],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    report = json.loads(program.stdout)
+    for name, (_, words) in BROKEN.items():
+        reason, megabytes, seconds = report[str(paths[name])]
+        assert reason is not None, name
+        assert words in reason, (name, reason)
+        assert seconds < 5, (name, seconds)
+        assert megabytes < (600 if "large" in name or "strip" in name else 100), (name, megabytes)
+
+
+def test_bombs_that_decode_to_little_are_read(tmp_path):
+    """More compressed data than pixels, a directory that leads to itself: no harm, so no error."""
+    (tmp_path / "a.png").write_bytes(png(4, 4, data=zlib.compress(b"\0" * 50_000_000)))
+    assert pixels(tmp_path / "a.png").shape == (4, 4, 3)
+    (tmp_path / "b.tif").write_bytes(tiff(10, 10, following=8))
+    assert pixels(tmp_path / "b.tif").shape == (10, 10, 3)
+
+
+def test_a_film_after_the_picture_is_no_scan(tmp_path):
+    """Phones append a film, in which the bytes of a marker occur by chance."""
+    data = saved("JPEG", progressive=True) + b"\xff\xda\0\x02" * 200_000
+    (tmp_path / "a.jpg").write_bytes(data)
+    assert pixels(tmp_path / "a.jpg").shape == (150, 200, 3)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (Path.exists, "there is no such file"),
+        (Path.mkdir, "is a folder"),
+        (os.mkfifo, "no ordinary file"),
+        (lambda path: path.symlink_to("/dev/zero"), "no ordinary file"),
+        (lambda path: path.symlink_to(path), "cannot be opened"),
+    ],
+)
+def test_paths_that_are_no_files(tmp_path, make, words):
+    path = tmp_path / "a.jpg"
+    make(path)
+    got = []
+    thread = threading.Thread(target=lambda: got.append(error_of(path)), daemon=True)
+    thread.start()
+    thread.join(timeout=10)
+    assert got, "it hangs"
+    assert words in got[0].reason
+
+
+def error_of(path):
+    with pytest.raises(ImageError) as caught:
+        read_picture(path, "F")
+    return caught.value
+
+
+def test_paths_that_the_system_rejects():
+    assert "no path" in error_of("a\0b").reason
+    assert "cannot be opened" in error_of("a" * 5000).reason
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read all")
+def test_permission_denied(tmp_path):
+    RGB.save(tmp_path / "a.png")
+    (tmp_path / "a.png").chmod(0)
+    assert error_of(tmp_path / "a.png").reason == "permission denied"
+
+
+def test_no_memory_is_an_error_of_the_picture(tmp_path, monkeypatch):
+    RGB.save(tmp_path / "a.png")
+
+    def load(_):
+        raise MemoryError
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load)
+    assert "not enough memory" in error_of(tmp_path / "a.png").reason
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    kind=st.sampled_from(["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]),
+    places=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=6),
+    length=st.floats(0.02, 1),
+)
+def test_flipped_and_missing_bytes_give_a_picture_or_an_image_error(tmp_path, kind, places, length):
+    data = bytearray(saved(kind))
+    for place, value in places:
+        data[int(place**3 * (len(data) - 1))] = value
+    path = tmp_path / "a.bin"
+    path.write_bytes(data[: max(1, int(length * len(data)))])
+    # Any other error than this fails the test.
+    with contextlib.suppress(ImageError):
+        read_picture(path, "F")
+
+
+def test_large_pictures_are_read_without_a_warning_and_nothing_global_changes(tmp_path):
+    limit = Image.MAX_IMAGE_PIXELS
+    filters = list(warnings.filters)
+    Image.new("L", (10_000, 9_500)).save(tmp_path / "a.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_picture(tmp_path / "a.png", "F").size == (10_000, 9_500)
+    assert (limit, filters) == (Image.MAX_IMAGE_PIXELS, list(warnings.filters))
+    assert limit < 10_000 * 9_500 < MAX_PIXELS
+
+
+def test_ten_threads_may_load_one_opened_picture(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    for _ in range(5):
+        with Image.open(tmp_path / "a.png") as opened, ThreadPoolExecutor(10) as threads:
+            for got in threads.map(pixels, [opened] * 10):
+                np.testing.assert_array_equal(got, noise)

@@ -1,0 +1,331 @@
+"""The pipeline: order, bounds, errors, and that nothing is left running."""
+
+from __future__ import annotations
+
+import gc
+import io
+import os
+import random
+import threading
+import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from transferkit.errors import DatasetError, ImageError, ShapeError
+from transferkit.images import (
+    ImageTypeError,
+    Preprocessing,
+    Skipped,
+    count_images,
+    read_picture,
+    stream_batches,
+)
+
+SMALL = Preprocessing(8)
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def number(index, side=8):
+    """A picture that can be told from others."""
+    return np.full((side, side, 3), index % 256, np.uint8)
+
+
+def numbers_of(batches):
+    return [round(float(row[0, 0, 0]) * 255) for batch in batches for row in batch.pixels]
+
+
+def threads():
+    return [t for t in threading.enumerate() if t.name.startswith("transferkit-images")]
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left():
+    yield
+    gc.collect()
+    assert threads() == []
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for index in range(5):
+        Image.fromarray(number(index)).save(tmp_path / f"{index}.png")
+    return tmp_path
+
+
+@settings(max_examples=30, deadline=None)
+@given(count=st.integers(1, 30), batch_size=st.integers(1, 12), bad=st.sets(st.integers(0, 29)))
+def test_rows_are_in_input_order_with_their_sources(count, batch_size, bad):
+    pictures = [None if index in bad else number(index) for index in range(count)]
+    skipped = []
+    batches = list(
+        stream_batches(pictures, SMALL, batch_size=batch_size, on_error="skip", skipped=skipped)
+    )
+    good = [index for index in range(count) if index not in bad]
+    assert numbers_of(batches) == good
+    assert [i for batch in batches for i in batch.indices] == good
+    assert [s for batch in batches for s in batch.sources] == [f"images[{i}]" for i in good]
+    assert [skip.source for skip in skipped] == [f"images[{i}]" for i in sorted(bad) if i < count]
+    sizes = [len(batch.pixels) for batch in batches]
+    assert all(size == batch_size for size in sizes[:-1])
+    assert all(batch.pixels.dtype == np.float32 for batch in batches)
+
+
+def test_order_is_kept_whatever_thread_is_first(monkeypatch):
+    def slow(picture, source):
+        time.sleep(random.Random(source).random() / 50)
+        return read_picture(picture, source)
+
+    monkeypatch.setattr("transferkit.images.stream.read_picture", slow)
+    pictures = (number(index) for index in range(60))
+    assert numbers_of(stream_batches(pictures, SMALL, batch_size=7)) == list(range(60))
+
+
+def test_bytes_become_floats_by_exact_division():
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    (batch,) = stream_batches(ramp, Preprocessing(None), batch_size=1)
+    # As torchvision's ToTensor: float32(byte) / float32(255).
+    expected = ramp.astype(np.float32) / np.float32(255)
+    np.testing.assert_array_equal(batch.pixels[0, :, :, 1], expected)
+
+
+def test_floats_and_bytes_mix():
+    pictures = [number(51), (number(102) / 255).astype(np.float32)]
+    (batch,) = stream_batches(pictures, SMALL, batch_size=2)
+    np.testing.assert_allclose(batch.pixels[:, 0, 0, 0], [0.2, 0.4], rtol=1e-6)
+
+
+def test_what_images_may_be(folder):
+    paths = [str(folder / f"{index}.png") for index in range(5)]
+    opened = [Image.open(path) for path in paths]
+    nhwc = np.stack([number(index) for index in range(5)])
+    for images in (
+        folder,
+        str(folder),
+        paths,
+        tuple(map(Path, paths)),
+        np.array(paths),
+        np.array(paths, dtype=object),
+        opened,
+        nhwc,
+        nhwc[..., :1],
+        nhwc[..., 0],
+        list(nhwc),
+        [paths[0], opened[1], nhwc[2], Path(paths[3]), (nhwc[4] / 255)],
+    ):
+        assert count_images(images) == 5
+        assert numbers_of(stream_batches(images, SMALL, batch_size=2)) == [0, 1, 2, 3, 4]
+    for image in opened:
+        image.close()
+    for one in (paths[1], Path(paths[1]), Image.fromarray(number(1)), nhwc[1], nhwc[1, ..., 0]):
+        assert count_images(one) == 1
+        assert numbers_of(stream_batches(one, SMALL, batch_size=2)) == [1]
+    for lazily in (iter(paths), map(Path, paths), (row for row in nhwc)):
+        assert count_images(lazily) is None
+        assert numbers_of(stream_batches(lazily, SMALL, batch_size=2)) == [0, 1, 2, 3, 4]
+    (batch,) = stream_batches(folder, SMALL, batch_size=5)
+    assert batch.sources == paths
+
+
+@pytest.mark.parametrize(
+    "images", [None, 7, b"a.jpg", {"a": 1}, {1, 2}, io.BytesIO(b"x"), memoryview(b"x")]
+)
+def test_what_images_may_not_be(images):
+    with pytest.raises(ImageTypeError, match=r"images: is .*pictures are given as"):
+        count_images(images)
+    with pytest.raises(ImageTypeError, match="images: is "):
+        stream_batches(images, SMALL, batch_size=1)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (1, 2, 3, 4, 5)])
+def test_arrays_of_other_shapes(shape):
+    with pytest.raises(ShapeError, match="images is an array"):
+        stream_batches(np.zeros(shape, np.uint8), SMALL, batch_size=1)
+
+
+def test_no_images(tmp_path):
+    for images in ([], np.zeros((0, 8, 8, 3), np.uint8), np.array([], dtype=object)):
+        with pytest.raises(DatasetError, match=r"^no images were given$"):
+            stream_batches(images, SMALL, batch_size=1)
+    with pytest.raises(DatasetError, match=r"^no images were given$"):
+        next(stream_batches(iter([]), SMALL, batch_size=1))
+    with pytest.raises(DatasetError, match="there is no such file or folder"):
+        stream_batches(tmp_path / "none", SMALL, batch_size=1)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 1.5, True, None])
+def test_wrong_settings(batch_size):
+    with pytest.raises(ValueError, match="batch_size"):
+        stream_batches([number(0)], SMALL, batch_size=batch_size)
+    with pytest.raises(ValueError, match="'ignore'; it must be 'raise' or 'skip'"):
+        stream_batches([number(0)], SMALL, batch_size=1, on_error="ignore")
+
+
+def test_the_first_bad_picture_in_order_is_raised(folder, monkeypatch):
+    def slow_at_first(picture, source):
+        time.sleep(0.1 if source.endswith("1.png") else 0)
+        return read_picture(picture, source)
+
+    monkeypatch.setattr("transferkit.images.stream.read_picture", slow_at_first)
+    (folder / "1.png").write_bytes(b"")
+    (folder / "2.png").write_bytes(b"")
+    with pytest.raises(ImageError, match=r"1\.png: the file is empty"):
+        list(stream_batches(folder, SMALL, batch_size=5))
+    skipped = []
+    assert numbers_of(
+        stream_batches(folder, SMALL, batch_size=2, on_error="skip", skipped=skipped)
+    ) == [0, 3, 4]
+    assert skipped == [
+        Skipped(str(folder / "1.png"), "the file is empty"),
+        Skipped(str(folder / "2.png"), "the file is empty"),
+    ]
+
+
+def test_nothing_is_given_out_if_all_are_bad():
+    assert list(stream_batches([None, 7], SMALL, batch_size=2, on_error="skip")) == []
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_an_error_of_the_generator_is_the_callers(on_error):
+    def failing():
+        yield from (number(index) for index in range(5))
+        raise ImageError("theirs", "broke")
+
+    stream = stream_batches(failing(), SMALL, batch_size=2, on_error=on_error)
+    assert numbers_of([next(stream), next(stream)]) == [0, 1, 2, 3]
+    with pytest.raises(ImageError, match="theirs: broke"):
+        next(stream)
+
+
+def test_an_earlier_bad_picture_comes_before_an_error_of_the_generator():
+    def failing():
+        yield number(0)
+        yield None
+        raise RuntimeError
+
+    with pytest.raises(ImageTypeError, match=r"images\[1\]"):
+        list(stream_batches(failing(), SMALL, batch_size=4))
+
+
+def test_pictures_that_are_not_resized_must_have_one_size():
+    pictures = [np.zeros((8, 9, 3), np.uint8), np.zeros((9, 8, 3), np.uint8)]
+    with pytest.raises(ShapeError, match=r"images\[0\] is 9 x 8 pixels and images\[1\] is 8 x 9"):
+        list(stream_batches(pictures, Preprocessing(None), batch_size=1))
+    (batch,) = stream_batches(pictures[:1], Preprocessing(None), batch_size=3)
+    assert batch.pixels.shape == (1, 8, 9, 3)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 16])
+def test_the_input_is_consumed_two_batches_ahead_and_few_pictures_live(batch_size):
+    alive = weakref.WeakSet()
+    consumed = 0
+
+    class Counted(Image.Image):
+        __hash__ = object.__hash__
+
+    def endless():
+        nonlocal consumed
+        while True:
+            image = Counted()
+            image.im, image._size, image._mode = Image.new("RGB", (8, 8)).im, (8, 8), "RGB"
+            alive.add(image)
+            consumed += 1
+            yield image
+            del image
+
+    ahead = max(2 * batch_size, CORES)
+    stream = stream_batches(endless(), SMALL, batch_size=batch_size)
+    assert consumed == 0
+    for given_out, _ in zip(range(1, 20), stream, strict=False):
+        assert consumed <= given_out * batch_size + ahead
+        assert len(alive) <= ahead
+    stream.close()
+
+
+def test_the_batch_given_out_is_not_held_on_to():
+    stream = stream_batches((number(i) for i in range(100)), SMALL, batch_size=4)
+    batch = next(stream)
+    pixels = weakref.ref(batch.pixels)
+    del batch
+    assert pixels() is None
+    stream.close()
+
+
+def test_a_generator_may_use_its_memory_again():
+    def reusing():
+        frame = number(0)
+        for index in range(20):
+            frame[...] = index
+            yield frame
+
+    assert numbers_of(stream_batches(reusing(), SMALL, batch_size=3)) == list(range(20))
+
+
+def consume_and_fail(stream):
+    for _ in stream:
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("how", ["break", "close", "raise", "interrupt"])
+def test_an_early_end_leaves_nothing_running(how, monkeypatch):
+    seen = []
+
+    def slow(picture, source):
+        seen.append(source)
+        time.sleep(0.005)
+        return read_picture(picture, source)
+
+    monkeypatch.setattr("transferkit.images.stream.read_picture", slow)
+    stream = stream_batches([number(0)] * 10_000, SMALL, batch_size=50)
+    if how == "interrupt":
+
+        def interrupted():
+            yield from [number(0)] * 90
+            raise KeyboardInterrupt
+
+        stream = stream_batches(interrupted(), SMALL, batch_size=50)
+        with pytest.raises(KeyboardInterrupt):
+            next(stream)
+    elif how == "raise":
+        with pytest.raises(ZeroDivisionError):
+            consume_and_fail(stream)
+        stream.close()
+    elif how == "close":
+        next(stream)
+        stream.close()
+    else:
+        for _ in stream:
+            break
+        del stream
+    gc.collect()
+    assert threads() == []
+    # The hundred pictures that were ahead are given up, but for those begun by then.
+    assert len(seen) < 80 + CORES
+
+
+def test_ten_threads_get_what_one_gets(folder):
+    paths = sorted(folder.glob("*.png")) * 10
+    (expected,) = stream_batches(paths, SMALL, batch_size=50)
+    with ThreadPoolExecutor(10) as executor:
+        runs = [
+            executor.submit(lambda: list(stream_batches(paths, SMALL, batch_size=8)))
+            for _ in range(10)
+        ]
+        for run in runs:
+            got = np.concatenate([batch.pixels for batch in run.result()])
+            np.testing.assert_array_equal(got, expected.pixels)
+
+
+def test_a_failure_of_another_kind_is_not_swallowed(monkeypatch):
+    def broken(_, __):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("transferkit.images.stream.read_picture", broken)
+    with pytest.raises(ZeroDivisionError):
+        list(stream_batches([number(0)], SMALL, batch_size=1, on_error="skip"))
