@@ -1,0 +1,16 @@
+"""Weights as NumPy arrays, whatever file they came from, and what is known about them."""
+
+from transferkit.weights.catalogue import WEIGHTS, WeightsEntry, find_weights, load_weights
+from transferkit.weights.classes import ImageClass, imagenet_classes
+from transferkit.weights.files import read_safetensors, write_safetensors
+
+__all__ = [
+    "WEIGHTS",
+    "ImageClass",
+    "WeightsEntry",
+    "find_weights",
+    "imagenet_classes",
+    "load_weights",
+    "read_safetensors",
+    "write_safetensors",
+]

@@ -1,0 +1,157 @@
+"""Tensors in safetensors files: read with what they claim checked, written all or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import safetensors.numpy
+
+from transferkit.errors import FileFormatError
+from transferkit.networks.graph import Network
+from transferkit.output import write_atomically
+
+__all__ = ["check_weights", "digest", "read_safetensors", "serialize", "write_safetensors"]
+
+
+def read_safetensors(
+    path: str | os.PathLike[str],
+) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, str]]:
+    """The tensors and the metadata of a safetensors file.
+
+    Parameters
+    ----------
+    path
+        A file. Nothing in it is ever run.
+
+    Returns
+    -------
+    tensors
+        Name to float32 array.
+    metadata
+        Text to text, from the file's header.
+
+    Raises
+    ------
+    FileFormatError
+        If there is no such file, it cannot be read, is no safetensors file, is cut short, or
+        holds numbers of another type than float32.
+    """
+    # A pipe would wait for a writer for ever, so it is never opened.
+    if os.path.exists(path) and not os.path.isfile(path):
+        kind = "a folder" if os.path.isdir(path) else "no ordinary file"
+        raise FileFormatError(f"{os.fspath(path)}: is {kind}")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise FileFormatError(f"{os.fspath(path)}: there is no such file") from None
+    except OSError as error:
+        raise FileFormatError(f"{os.fspath(path)}: {error.strerror or error}") from error
+    except (safetensors.SafetensorError, ValueError, TypeError, AttributeError) as error:
+        # Of types that NumPy does not have, safetensors tells in the last two ways.
+        raise FileFormatError(
+            f"{os.fspath(path)}: no safetensors file, damaged or cut short ({error})"
+        ) from error
+    for name, tensor in tensors.items():
+        if tensor.dtype != np.float32:
+            raise FileFormatError(
+                f"{os.fspath(path)}: tensor {name!r} is {tensor.dtype}; expected float32"
+            )
+    return tensors, metadata
+
+
+def write_safetensors(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, npt.NDArray[np.float32]],
+    metadata: Mapping[str, str],
+) -> None:
+    """Write tensors and metadata to a file, which appears whole or not at all.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written there.
+    """
+    data = serialize(tensors, metadata)
+    with write_atomically(Path(path)) as file:
+        file.write(data)
+
+
+def serialize(weights: Mapping[str, npt.NDArray[np.float32]], metadata: Mapping[str, str]) -> bytes:
+    """The bytes of a safetensors file, the same for the same contents.
+
+    Parameters
+    ----------
+    weights
+        Name to array.
+    metadata
+        What is written into the header.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from transferkit.weights.files import serialize
+    >>> data = serialize({"bias": np.zeros(2, np.float32)}, {"licence": "CC0-1.0"})
+    >>> data[8:47]
+    b'{"__metadata__":{"licence":"CC0-1.0"},"b'
+    """
+    data: bytes = safetensors.numpy.save(
+        {name: np.ascontiguousarray(weight) for name, weight in weights.items()}, dict(metadata)
+    )
+    # The library lays the arrays out in a fixed order, but writes the metadata in another one
+    # each time. The header is JSON after eight bytes that tell its length, filled up with spaces
+    # to a multiple of eight.
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    ordered = {"__metadata__": header.pop("__metadata__"), **header}
+    text = json.dumps(ordered, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[start:]
+
+
+def digest(tensors: Mapping[str, npt.NDArray[np.float32]], metadata: Mapping[str, str]) -> str:
+    """SHA-256, in hexadecimal, of the metadata and the tensors, each in the order of the names."""
+    found = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
+    for name in sorted(tensors):
+        found.update(name.encode())
+        found.update(np.ascontiguousarray(tensors[name], "<f4").tobytes())
+    return found.hexdigest()
+
+
+def check_weights(
+    source: str, tensors: Mapping[str, npt.NDArray[np.float32]], network: Network
+) -> None:
+    """See that ``tensors`` are just the weights that ``network`` needs.
+
+    Parameters
+    ----------
+    source
+        Where they come from, for the message.
+    tensors, network
+        What is held against what.
+
+    Raises
+    ------
+    FileFormatError
+        Lists every tensor that is missing, unexpected or of another shape.
+    """
+    problems = [f"missing: {name}" for name in network.parameters.keys() - tensors.keys()]
+    problems += [f"unexpected: {name}" for name in tensors.keys() - network.parameters.keys()]
+    problems += [
+        f"{name} has shape {tensors[name].shape}, not {tuple(shape)}"
+        for name, shape in network.parameters.items()
+        if name in tensors and tensors[name].shape != tuple(shape)
+    ]
+    if problems:
+        raise FileFormatError(
+            f"{source}: these are not the weights of {network.name}: {'; '.join(sorted(problems))}"
+        )
