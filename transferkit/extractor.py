@@ -1,0 +1,193 @@
+"""`FeatureExtractor`: what a trained network makes of pictures, as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator, TransformerMixin
+
+from transferkit.backends import Backend, Program
+from transferkit.backends.shapes import infer_shapes
+from transferkit.features import Features, compute_features
+from transferkit.images import Images, Preprocessing
+from transferkit.model import LazyProgram, Model, load_model
+from transferkit.networks import Network
+
+__all__ = ["FeatureExtractor"]
+
+
+class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Turns pictures into the activations of a network's layers.
+
+    A scikit-learn transformer that needs no fitting: it stands in a ``Pipeline`` before any
+    classifier. It can be shared between threads, pickled and cloned.
+
+    Parameters
+    ----------
+    network
+        A name (``transferkit networks`` lists them), or a `transferkit.networks.Network`.
+    weights
+        The name of published weights, None for the network's usual ones; for a network of
+        one's own, a mapping from parameter name to float32 array.
+    backend
+        ``"onnxruntime"``, ``"torch"``, ``"tensorflow"``, the name of another plugin, or a
+        `transferkit.backends.Backend`. None: the environment variable
+        ``TRANSFERKIT_BACKEND``, or else the first of these that is installed.
+    device
+        One of the backend's devices; None means the processor.
+    layer
+        What `transform` gives: a layer's name. `layers` lists them.
+    preprocessing
+        How pictures are resized and cropped; None means as the weights expect it.
+    batch_size
+        How many pictures the network gets at once.
+    progress
+        Whether a progress bar is shown on standard error; None: only on a terminal.
+
+    Raises
+    ------
+    UnknownNameError
+        When first used: if there is no such network, weights, layer, backend or device.
+    BackendNotInstalledError
+        When first used: if the backend's framework is not installed.
+
+    Notes
+    -----
+    Images are given as a path, a folder, a PIL image, an array, or a sequence or generator of
+    paths, PIL images and arrays; `transferkit.images.stream_batches` says how each is read.
+    Rows come in the order of the input; a folder's pictures are ordered by their path.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from transferkit import FeatureExtractor
+    >>> fx = FeatureExtractor("mobilenet_v2", backend="onnxruntime")
+    >>> picture = np.zeros((300, 400, 3), np.uint8)
+    >>> fx.transform([picture]).shape
+    (1, 1280)
+    >>> found = fx.extract(picture, layers=["features.6", "logits"])
+    >>> found["features.6"].shape, found["logits"].shape, found.sources
+    ((1, 28, 28, 32), (1, 1000), ['images[0]'])
+    """
+
+    def __init__(
+        self,
+        network: str | Network = "mobilenet_v2",
+        *,
+        weights: str | Mapping[str, npt.NDArray[np.float32]] | None = None,
+        backend: str | Backend | None = None,
+        device: str | None = None,
+        layer: str = "embedding",
+        preprocessing: Preprocessing | None = None,
+        batch_size: int = 32,
+        progress: bool | None = None,
+    ) -> None:
+        self.network = network
+        self.weights = weights
+        self.backend = backend
+        self.device = device
+        self.layer = layer
+        self.preprocessing = preprocessing
+        self.batch_size = batch_size
+        self.progress = progress
+        self._program = LazyProgram()
+
+    @property
+    def layers(self) -> Mapping[str, tuple[int, ...]]:
+        """Every layer that can be asked for, with its shape for one picture, (h, w, c) or (d,)."""
+        _, model = self._load()
+        side = model.preprocessing.size or model.network.input_size
+        return infer_shapes(model.network, side, side)
+
+    def fit(self, images: object = None, labels: object = None) -> Self:  # noqa: ARG002
+        """Do nothing: the network is trained already. For scikit-learn's sake."""
+        return self
+
+    def transform(self, images: Images) -> npt.NDArray[np.float32]:
+        """The output of `layer` for each picture.
+
+        Parameters
+        ----------
+        images
+            See the notes of the class.
+
+        Returns
+        -------
+        array
+            (n, d), float32: row i belongs to picture i. A layer of shape (h, w, c) is laid
+            out as d = h * w * c numbers, row by row.
+
+        Raises
+        ------
+        ImageError
+            If a picture cannot be read; so that rows always match the input.
+        DatasetError
+            If there are no pictures.
+        """
+        found = self.extract(images, [self.layer])[self.layer]
+        return found.reshape(len(found), -1)
+
+    def extract(
+        self,
+        images: Images,
+        layers: Sequence[str] | None = None,
+        *,
+        on_error: str = "raise",
+    ) -> Features:
+        """The outputs of several layers, in one pass.
+
+        Parameters
+        ----------
+        images
+            See the notes of the class.
+        layers
+            Names from `layers`; None means just `layer`.
+        on_error
+            ``"raise"``, or ``"skip"`` to leave out pictures that cannot be read.
+
+        Returns
+        -------
+        Features
+            A mapping from layer to array, (n, h, w, c) or (n, d), float32, that also has
+            ``sources`` and ``skipped``.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such layer; close matches are named.
+        ImageError
+            If a picture cannot be read and ``on_error`` is ``"raise"``.
+        DatasetError
+            If there are no pictures, or all were left out.
+        """
+        program, model = self._load()
+        if isinstance(layers, str):
+            raise TypeError(f"layers is {layers!r}; expected a list of names: [{layers!r}]")
+        return compute_features(
+            program,
+            model.preprocessing,
+            images,
+            [self.layer] if layers is None else list(layers),
+            batch_size=self.batch_size,
+            on_error=on_error,
+            progress=self.progress,
+        )
+
+    def get_feature_names_out(self, input_features: object = None) -> npt.NDArray[np.object_]:  # noqa: ARG002
+        """The names of `transform`'s columns: ``"embedding_0"`` and so on."""
+        number = int(np.prod(self.layers[self.layer]))
+        return np.asarray([f"{self.layer}_{index}" for index in range(number)], dtype=object)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def _load(self) -> tuple[Program, Model]:
+        return self._program.get(
+            (self.network, self.weights, self.preprocessing),
+            lambda: load_model(self.network, self.weights, self.preprocessing),
+            self.backend,
+            self.device,
+        )
