@@ -1,0 +1,5 @@
+"""``python -m transferkit``: the command line."""
+
+from transferkit.cli import main
+
+main()

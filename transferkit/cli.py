@@ -1,0 +1,402 @@
+"""The command line: a thin layer over the classes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from typer.core import TyperGroup
+
+from transferkit import __version__
+from transferkit.errors import DatasetError, TransferkitError
+
+if TYPE_CHECKING:
+    from transferkit.classifier import Classifier
+    from transferkit.features import Features
+    from transferkit.images import Skipped
+
+__all__ = ["main"]
+
+_INTERRUPTED = 130
+
+
+class _Commands(TyperGroup):
+    """The commands, with the library's errors told in a line instead of a traceback."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        try:
+            found = super().invoke(ctx)
+            # What waits to be written may fail yet, if its reader has gone.
+            sys.stdout.flush()
+            return found
+        except BrokenPipeError:
+            raise
+        except (TransferkitError, ValueError, OSError) as error:
+            _warn(f"error: {error}")
+            raise typer.Exit(1) from error
+        except KeyboardInterrupt as interruption:
+            _warn("interrupted")
+            raise typer.Exit(_INTERRUPTED) from interruption
+
+
+app = typer.Typer(
+    cls=_Commands,
+    help="Transfer learning for images: the same numbers on PyTorch, TensorFlow and ONNX Runtime.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Network = Annotated[str, typer.Option(help="The network; 'transferkit networks' lists them.")]
+Backend = Annotated[
+    str | None,
+    typer.Option(help="What computes; 'transferkit backends' lists them. By default: chosen."),
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="How many images the network gets at once.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and end the process with its exit code.
+
+    Parameters
+    ----------
+    arguments
+        What follows the program's name; None: what it was called with.
+
+    Notes
+    -----
+    Exit codes: 0, done; 1, an error, told on standard error; 2, wrong usage; 130, interrupted.
+    """
+    # TensorFlow tells of its compilation on standard error; nothing of that is an error.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    app(arguments, prog_name="transferkit")
+
+
+@app.command()
+def demo(backend: Backend = None, quiet: Quiet = False) -> None:
+    """Train on pictures that come with the package, and say what to do next."""
+    from transferkit.demo import run_demo
+    from transferkit.demo_data import CAT, TRAIN
+
+    found = run_demo(backend=backend, progress=False if quiet else None)
+    number = int(found.evaluation.confusion_matrix.sum())
+    _say(f"Textures (brick, grass, gravel): trained on {TRAIN}")
+    _say(f"  accuracy on {number} tiles not seen before: {found.evaluation.accuracy:.3f}")
+    _say(f"The cat in {CAT}, by ImageNet's 1,000 classes:")
+    for label, probability in found.breeds:
+        _say(f"  {label}: {probability:.3f}")
+    _say("Next, with a folder that has one subfolder of photos for each class:")
+    _say("  transferkit fit FOLDER -o model.safetensors")
+    _say("  transferkit predict model.safetensors PHOTO ...")
+
+
+@app.command()
+def fit(
+    images: Annotated[Path, typer.Argument(help="A folder with one subfolder of images a class.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to save to.")],
+    test: Annotated[Path | None, typer.Option(help="Such a folder to judge on.")] = None,
+    network: Network = "mobilenet_v2",
+    backend: Backend = None,
+    strength: Annotated[
+        float | None,
+        typer.Option("--C", help="Inverse regularisation strength. By default: chosen."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="For drawing the folds of cross-validation.")] = 0,
+    batch_size: BatchSize = 32,
+    quiet: Quiet = False,
+) -> None:
+    """Make a classifier of a folder of labelled folders."""
+    from transferkit.classifier import Classifier
+    from transferkit.images import list_labelled_images
+    from transferkit.output import check_writable
+
+    # Found out now rather than after the work.
+    check_writable(output)
+    if test is not None:
+        list_labelled_images(test)
+    classifier = Classifier(
+        network,
+        C=strength,
+        backend=backend,
+        seed=seed,
+        batch_size=batch_size,
+        progress=False if quiet else None,
+    )
+    classifier.fit(images, on_error="skip")
+    classifier.save(output)
+    _tell_skipped(classifier.skipped_)
+    _say(f"saved {output}: {len(classifier.classes_)} classes, C = {classifier.C_:g}")
+    if test is not None:
+        evaluation = classifier.evaluate(test, on_error="skip")
+        number = int(evaluation.confusion_matrix.sum())
+        _say(f"accuracy on {number} images of {test}: {evaluation.accuracy:.4f}")
+        pairs = evaluation.worst_pairs()
+        if pairs:
+            _say("most often confused:")
+            rows = [
+                (_printable(str(pair.label)), _printable(str(pair.predicted)), pair.images)
+                for pair in pairs
+            ]
+            _show_table(("is", "taken for", "images"), rows)
+        _tell_skipped(evaluation.skipped)
+
+
+@app.command()
+def predict(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            help="A file saved by 'fit' (.safetensors), then images or folders of them. Without "
+            "such a file: ImageNet's classes."
+        ),
+    ],
+    top: Annotated[int, typer.Option(min=1, help="How many classes to give for each image.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    network: Network = "mobilenet_v2",
+    backend: Backend = None,
+    batch_size: BatchSize = 32,
+    quiet: Quiet = False,
+) -> None:
+    """Classify images."""
+    from transferkit.classifier import Classifier, top_predictions
+
+    if as_json and as_csv:
+        raise typer.BadParameter("--json and --csv exclude each other")
+    progress = False if quiet else None
+    if paths[0].suffix == ".safetensors":
+        classifier = Classifier.load(paths[0], backend=backend)
+        paths = paths[1:]
+    else:
+        classifier = Classifier.pretrained(network, backend=backend)
+    if top > len(classifier.classes_):
+        raise typer.BadParameter(f"--top {top}: there are {len(classifier.classes_)} classes")
+    found = _probabilities(classifier, paths, batch_size, progress)
+    rows = [
+        (source, top_predictions(classifier.classes_, probabilities, top))
+        for source, probabilities in zip(found.sources, found["probabilities"], strict=True)
+    ]
+    if as_json:
+        images = [
+            {"source": source, "predictions": [best._asdict() for best in predictions]}
+            for source, predictions in rows
+        ]
+        skipped = [{"source": left.source, "reason": left.reason} for left in found.skipped]
+        json.dump({"images": images, "skipped": skipped}, sys.stdout, indent=2)
+        sys.stdout.write("\n")
+    elif as_csv:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # A file name need not be text; a program gets the bytes that it is made of.
+            sys.stdout.reconfigure(errors="surrogateescape")
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(("source", "rank", "label", "probability"))
+        for source, predictions in rows:
+            for rank, (label, probability) in enumerate(predictions, start=1):
+                writer.writerow((source, rank, label, f"{probability:.6f}"))
+    else:
+        _show_table(
+            ("image", "class", "probability"),
+            [
+                (
+                    _printable(source) if rank == 0 else "",
+                    _printable(str(label)),
+                    f"{probability:.3f}",
+                )
+                for source, predictions in rows
+                for rank, (label, probability) in enumerate(predictions)
+            ],
+        )
+    _tell_skipped(found.skipped)
+
+
+@app.command()
+def extract(
+    paths: Annotated[list[Path], typer.Argument(help="Images, or folders of them.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .npz file to write.")],
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(help="A layer to extract; may be given several times. [default: embedding]"),
+    ] = None,
+    network: Network = "mobilenet_v2",
+    backend: Backend = None,
+    batch_size: BatchSize = 32,
+    quiet: Quiet = False,
+) -> None:
+    """Write layers' activations to a NumPy file: one array a layer, and 'sources'.
+
+    Interrupted, it keeps what is done; called again with the same output, it goes on there.
+    """
+    from transferkit.extraction_file import extract_to_file
+    from transferkit.extractor import FeatureExtractor
+
+    extractor = FeatureExtractor(
+        network, backend=backend, batch_size=batch_size, progress=False if quiet else None
+    )
+    layers = layer or ["embedding"]
+    found = extract_to_file(extractor, _files(paths), layers, output)
+    shapes = ", ".join(f"{name} {found[name].shape}" for name in layers)
+    _say(f"saved {output}: {shapes}")
+    _tell_skipped(found.skipped)
+
+
+@app.command()
+def networks() -> None:
+    """List the networks and their weights."""
+    from transferkit.networks import NETWORKS, build_network
+    from transferkit.weights import WEIGHTS
+
+    rows = []
+    for entry in NETWORKS.values():
+        network = build_network(entry.name)
+        weights = [row for row in WEIGHTS if row.network == entry.name]
+        rows.append(
+            (
+                entry.name,
+                entry.family,
+                entry.year,
+                f"{network.number_of_parameters:,}",
+                f"{network.input_size} x {network.input_size}",
+                "\n".join(f"{row.name} ({row.publisher.split(',')[0]})" for row in weights),
+                "\n".join(f"{row.top1:.3f}" for row in weights),
+            )
+        )
+    _show_table(("network", "family", "year", "parameters", "input", "weights", "top-1"), rows)
+
+
+@app.command()
+def layers(
+    network: Annotated[str, typer.Argument(help="The network.")] = "mobilenet_v2",
+) -> None:
+    """List a network's layers and their shapes."""
+    from transferkit.backends.shapes import infer_shapes
+    from transferkit.networks import build_network
+
+    built = build_network(network)
+    rows = []
+    for name, shape in infer_shapes(built, built.input_size, built.input_size).items():
+        target = built.resolve(name)
+        operation = built.node(name).operation if target == name else f"= {target}"
+        rows.append((name, " x ".join(map(str, shape)), operation))
+    _show_table(("layer", "shape", "operation"), rows)
+
+
+@app.command()
+def backends() -> None:
+    """List the backends: installed or not, version, capabilities, devices."""
+    from transferkit.backends import backend_names, describe_backend
+
+    found = [describe_backend(name) for name in backend_names()]
+    _show_table(
+        ("backend", "installed", "version", "can do", "devices", "from"),
+        [
+            (
+                info.name,
+                "yes" if info.problem is None else "no",
+                info.version or "",
+                ", ".join(info.capabilities),
+                ", ".join(info.devices),
+                info.distribution,
+            )
+            for info in found
+        ],
+    )
+    for info in found:
+        if info.problem is not None:
+            _say(info.problem)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        _say(f"transferkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Transfer learning for images: the same numbers on PyTorch, TensorFlow, ONNX Runtime."""
+
+
+def _probabilities(
+    classifier: Classifier, paths: Sequence[Path], batch_size: int, progress: bool | None
+) -> Features:
+    """The classifier's probabilities, with what cannot be read left out."""
+    from transferkit.extractor import FeatureExtractor
+
+    extractor = FeatureExtractor(
+        classifier.network_,
+        weights=classifier.weights_,
+        backend=classifier.backend,
+        preprocessing=classifier.preprocessing_,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    return extractor.extract(_files(paths), ["probabilities"], on_error="skip")
+
+
+def _files(paths: Sequence[Path]) -> list[Path]:
+    """The files that the arguments name, with folders replaced by the images in them."""
+    from transferkit.images import list_images
+
+    if not paths:
+        raise DatasetError("no images were given")
+    files: list[Path] = []
+    for path in paths:
+        files += list_images(path) if path.is_dir() else [path]
+    return files
+
+
+def _tell_skipped(skipped: Sequence[Skipped]) -> None:
+    if skipped:
+        images = "1 image" if len(skipped) == 1 else f"{len(skipped)} images"
+        _warn(f"skipped {images} that cannot be read:")
+    for left_out in skipped:
+        _warn(f"  {left_out.source}: {left_out.reason}")
+
+
+def _say(text: str) -> None:
+    """A line on standard output, as it is: neither wrapped nor read as markup."""
+    Console().print(_printable(text), markup=False, highlight=False, soft_wrap=True)
+
+
+def _warn(text: str) -> None:
+    """A line on standard error."""
+    style = "red" if text.startswith("error") else "yellow"
+    Console(stderr=True).print(
+        _printable(text), style=style, markup=False, highlight=False, soft_wrap=True
+    )
+
+
+def _printable(text: str) -> str:
+    r"""The text in one line, with what no terminal should be sent written as in ``\x1b``.
+
+    The name of a file may hold line breaks, a terminal's commands, and bytes that are no text.
+    """
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
+
+
+def _show_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    # Into a file or a pipe, lines are as long as they are; no name is cut in two.
+    Console(width=None if sys.stdout.isatty() else 10_000).print(table)
