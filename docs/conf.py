@@ -1,0 +1,63 @@
+"""How the documentation is built: ``sphinx-build -W docs docs/_build``."""
+
+import re
+
+import numpy.typing as npt
+from sphinx.application import Sphinx
+from sphinx.util.typing import stringify_annotation
+
+import transferkit
+
+project = "transferkit"
+author = "The transferkit developers"
+project_copyright = author
+version = release = transferkit.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.doctest",
+    "sphinx.ext.napoleon",
+]
+myst_enable_extensions = ["deflist"]
+myst_heading_anchors = 3
+exclude_patterns = ["_build"]
+# Single backticks in docstrings name Python objects, and arguments, which have no page to link to.
+default_role = "py:obj"
+
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+autodoc_type_aliases = {
+    name: name for name in ("Attribute", "Images", "Padding", "Picture", "Weights")
+}
+python_maximum_signature_line_length = 100
+napoleon_attr_annotations = False
+napoleon_google_docstring = False
+napoleon_use_rtype = False
+
+# The examples in docstrings are run by pytest.
+doctest_test_doctest_blocks = ""
+
+html_theme = "furo"
+html_title = f"transferkit {version}"
+
+_ARRAY_LIKE = stringify_annotation(npt.ArrayLike, "smart")
+_ARRAY = re.compile(
+    r"~numpy\.ndarray\[~?tuple\[~typing\.Any, \.\.\.\], ~numpy\.dtype\[([^][]+)\]\]"
+)
+
+
+def shorten_types(text: str | None) -> str | None:
+    """NumPy's types by the names they are written by, which autodoc spells out."""
+    return text and _ARRAY.sub(r"NDArray[\1]", text.replace(_ARRAY_LIKE, "ArrayLike"))
+
+
+def setup(app: Sphinx) -> None:
+    """Tell Sphinx of what is done here and not by an extension."""
+    app.connect(
+        "autodoc-process-signature",
+        lambda _app, _what, _name, _object, _options, arguments, returned: (
+            shorten_types(arguments),
+            shorten_types(returned),
+        ),
+    )
