@@ -6,7 +6,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from transferkit.errors import UnknownNameError
 from transferkit.testing import ReferenceBackend
 
 
@@ -22,6 +21,4 @@ class NumpyBackend(ReferenceBackend):
     name: ClassVar[str] = "numpy"
 
     def __init__(self, device: str | None = None) -> None:
-        if device is not None and device not in self.devices():
-            raise UnknownNameError("NumPy device", device, self.devices())
-        super().__init__(np.float32)
+        super().__init__(device, np.float32)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from transferkit.backends.interpreter import load_parameters, run_network
-from transferkit.errors import UnsupportedError
+from transferkit.errors import UnknownNameError, UnsupportedError
 from transferkit.networks.graph import Network, Padding, Weights
 from transferkit.networks.passes import fold_batch_norm, keep_needed
 
@@ -229,8 +229,20 @@ class Backend(ABC):
     A plugin's entry point, in the group ``transferkit.backends``, names a subclass of this.
     Importing the module that holds it may import the framework.
 
+    Parameters
+    ----------
+    device
+        One of `devices`; None means the first, the processor.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such device here.
+
     Attributes
     ----------
+    device
+        What it computes on.
     name
         What the backend is called: the entry point's name.
     api_version
@@ -250,6 +262,12 @@ class Backend(ABC):
     table: Table[Any]
     pictures_at_once: int | None = None
 
+    def __init__(self, device: str | None = None) -> None:
+        devices = self.devices()
+        if device is not None and device not in devices:
+            raise UnknownNameError(f"{self.name} device", device, devices)
+        self.device = devices[0] if device is None else device
+
     @classmethod
     @abstractmethod
     def version(cls) -> str:
@@ -258,7 +276,7 @@ class Backend(ABC):
     @classmethod
     @abstractmethod
     def devices(cls) -> tuple[str, ...]:
-        """What it can compute on here, in the framework's own names; the first is used."""
+        """What it can compute on here, in the framework's own names, the processor first."""
 
     @abstractmethod
     def compile(self, function: Function) -> Function:

@@ -12,7 +12,6 @@ import onnxruntime
 
 from transferkit.backends.base import API_VERSION, Backend
 from transferkit.backends.onnx_graph import OnnxTable, Recorded, placeholder, write_model
-from transferkit.errors import UnknownNameError
 
 __all__ = ["OnnxRuntimeBackend"]
 
@@ -22,26 +21,13 @@ _PICTURES_AT_ONCE = 4
 
 
 class OnnxRuntimeBackend(Backend):
-    """ONNX Runtime, which comes with transferkit. It has no gradients.
-
-    Parameters
-    ----------
-    device
-        One of `devices`; None means the processor.
-
-    Raises
-    ------
-    UnknownNameError
-        If there is no such device here.
-    """
+    """ONNX Runtime, which comes with transferkit. It has no gradients."""
 
     name: ClassVar[str] = "onnxruntime"
     api_version: ClassVar[int] = API_VERSION
 
     def __init__(self, device: str | None = None) -> None:
-        if device is not None and device not in self.devices():
-            raise UnknownNameError("ONNX Runtime device", device, self.devices())
-        self.device = device or "CPUExecutionProvider"
+        super().__init__(device)
         self.table = OnnxTable()
         self.pictures_at_once = _PICTURES_AT_ONCE if self.device == "CPUExecutionProvider" else None
 

@@ -153,19 +153,15 @@ def get_backend(
     if name is not None:
         chosen = _load(name)
         _check_capability(chosen, needs)
-        return _create(chosen, device)
+        return chosen(device)
     for candidate in _entry_points():
         try:
             chosen = _load(candidate)
         except (BackendNotInstalledError, PluginError):
             continue
         if needs in chosen.capabilities:
-            return _create(chosen, device)
+            return chosen(device)
     raise UnsupportedError(f"no installed backend can do {needs}; {_REMEDIES['torch']} adds one")
-
-
-def _create(backend: type[Backend], device: str | None) -> Backend:
-    return backend() if device is None else backend(device)  # type: ignore[call-arg]
 
 
 def _check_capability(backend: type[Backend], needs: str) -> None:

@@ -11,7 +11,6 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from transferkit.backends.base import API_VERSION, GRADIENTS, INFERENCE, Backend, Table
-from transferkit.errors import UnknownNameError
 from transferkit.networks.graph import Padding
 
 __all__ = ["TensorFlowBackend", "TensorFlowTable"]
@@ -193,27 +192,14 @@ class TensorFlowTable(Table[Any]):
 
 
 class TensorFlowBackend(Backend):
-    """TensorFlow.
-
-    Parameters
-    ----------
-    device
-        One of `devices`; None means the processor.
-
-    Raises
-    ------
-    UnknownNameError
-        If there is no such device here.
-    """
+    """TensorFlow."""
 
     name: ClassVar[str] = "tensorflow"
     api_version: ClassVar[int] = API_VERSION
     capabilities: ClassVar[frozenset[str]] = frozenset({INFERENCE, GRADIENTS})
 
     def __init__(self, device: str | None = None) -> None:
-        if device is not None and device not in self.devices():
-            raise UnknownNameError("TensorFlow device", device, self.devices())
-        self.device = device or "CPU:0"
+        super().__init__(device)
         self.table: TensorFlowTable = TensorFlowTable()
 
     @classmethod

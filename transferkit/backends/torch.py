@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from transferkit.backends.base import API_VERSION, GRADIENTS, INFERENCE, Backend, Table
-from transferkit.errors import UnknownNameError
 from transferkit.networks.graph import Padding
 
 __all__ = ["TorchBackend", "TorchTable"]
@@ -174,28 +173,16 @@ class TorchTable(Table[Tensor]):
 
 
 class TorchBackend(Backend):
-    """PyTorch.
-
-    Parameters
-    ----------
-    device
-        One of `devices`; None means the processor.
-
-    Raises
-    ------
-    UnknownNameError
-        If there is no such device here.
-    """
+    """PyTorch."""
 
     name: ClassVar[str] = "torch"
     api_version: ClassVar[int] = API_VERSION
     capabilities: ClassVar[frozenset[str]] = frozenset({INFERENCE, GRADIENTS})
 
     def __init__(self, device: str | None = None) -> None:
-        if device is not None and device not in self.devices():
-            raise UnknownNameError("torch device", device, self.devices())
-        self.table = TorchTable(torch.device(device or "cpu"))
-        self.pictures_at_once = _PICTURES_AT_ONCE if self.table.device.type == "cpu" else None
+        super().__init__(device)
+        self.table = TorchTable(torch.device(self.device))
+        self.pictures_at_once = _PICTURES_AT_ONCE if self.device == "cpu" else None
 
     @classmethod
     def version(cls) -> str:

@@ -145,7 +145,7 @@ class BackendConformance:
 
     @pytest.mark.parametrize("operation", sorted(PRIMITIVE_CALLS))
     def test_primitive(self, backend: Backend, operation: str) -> None:
-        @_examples(25)
+        @_examples(40)
         @given(PRIMITIVE_CALLS[operation])
         def agrees_with_reference(call: PrimitiveCall) -> None:
             found = backend.compile(_over(backend.table, call))(*call.arrays)

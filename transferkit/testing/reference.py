@@ -207,6 +207,8 @@ class ReferenceBackend(Backend):
 
     Parameters
     ----------
+    device
+        As for every backend.
     dtype
         The number type to compute in, and of the arrays that compiled functions give.
 
@@ -224,7 +226,8 @@ class ReferenceBackend(Backend):
     api_version: ClassVar[int] = API_VERSION
     capabilities: ClassVar[frozenset[str]] = frozenset({INFERENCE})
 
-    def __init__(self, dtype: npt.DTypeLike = np.float64) -> None:
+    def __init__(self, device: str | None = None, dtype: npt.DTypeLike = np.float64) -> None:
+        super().__init__(device)
         self.table = ReferenceTable(dtype)
 
     @classmethod

@@ -166,7 +166,9 @@ def _feature_maps(draw: Draw, channels: int | None = None) -> Floats:
 
 @st.composite
 def _shapes(draw: Draw, min_rank: int = 0, max_rank: int = 4) -> Shape:
-    rank = draw(st.integers(min_rank, max_rank))
+    # Mostly feature maps, the one kind of tensor that a backend may keep in another layout.
+    ranks = [*range(min_rank, max_rank), *[max_rank] * 4]
+    rank = draw(st.sampled_from(ranks))
     return tuple(draw(st.lists(st.integers(1, 5), min_size=rank, max_size=rank)))
 
 
@@ -179,7 +181,10 @@ def _call(
     constants: tuple[Floats, ...] = (),
     **attributes: Any,
 ) -> PrimitiveCall:
-    through_pool = tuple(array.ndim == 4 and draw(st.booleans()) for array in arrays)
+    everywhere = draw(st.booleans())
+    through_pool = tuple(
+        array.ndim == 4 and (everywhere or draw(st.booleans())) for array in arrays
+    )
     return PrimitiveCall(operation, arrays, constants, attributes, through_pool)
 
 
