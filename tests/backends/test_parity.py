@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from transferkit.backends import Backend
-from transferkit.backends.base import GRADIENTS, Program
+from transferkit.backends import Backend, Program
+from transferkit.backends.base import GRADIENTS
 from transferkit.networks import Network, Weights, build_network
 from transferkit.testing import ReferenceTable
 from transferkit.testing.conformance import (

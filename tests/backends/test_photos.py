@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from transferkit.backends import Backend
-from transferkit.backends.base import Program
+from transferkit.backends import Backend, Program
 from transferkit.testing import reference_activations
 from transferkit.testing.conformance import ACTIVATION_TOLERANCE, assert_close
 from transferkit.weights import find_weights, load_weights

@@ -18,7 +18,7 @@ _USE = """
 import json
 import numpy
 from transferkit.backends import backend_names, describe_backend, get_backend
-from transferkit.backends.base import Program
+from transferkit.backends import Program
 from transferkit.networks import build_network, random_weights
 
 info = describe_backend("numpy")

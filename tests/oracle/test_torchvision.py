@@ -16,8 +16,7 @@ import torchvision
 from PIL import Image, ImageOps
 from torchvision import transforms
 
-from transferkit.backends import Backend
-from transferkit.backends.base import Program
+from transferkit.backends import Backend, Program
 from transferkit.images import Preprocessing, list_images, read_picture
 from transferkit.networks import Network, Weights, build_network
 from transferkit.networks.catalogue import IMAGENET_MEAN, IMAGENET_STD

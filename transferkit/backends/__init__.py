@@ -1,6 +1,7 @@
 """Backends: what runs a network. Only their registry and their interface are imported here."""
 
-from transferkit.backends.base import Backend, Program, Table
+from transferkit.backends.base import Backend, Table
+from transferkit.backends.program import Program
 from transferkit.backends.registry import (
     BackendInfo,
     backend_names,

@@ -6,12 +6,10 @@ keeping the layers asked for, folding batch norm) is written once, over these tw
 
 from __future__ import annotations
 
-import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
-import numpy as np
 import numpy.typing as npt
 
 from transferkit.backends.interpreter import load_parameters, run_network
@@ -19,7 +17,7 @@ from transferkit.errors import UnknownNameError, UnsupportedError
 from transferkit.networks.graph import Network, Padding, Weights
 from transferkit.networks.passes import fold_batch_norm, keep_needed
 
-__all__ = ["API_VERSION", "OPERATIONS", "Backend", "Program", "Table"]
+__all__ = ["API_VERSION", "OPERATIONS", "Backend", "Table"]
 
 API_VERSION = 1
 """The version of the plugin interface that this transferkit speaks."""
@@ -349,57 +347,3 @@ class Backend(ABC):
             return {layer: outputs[target] for layer, target in zip(layers, targets, strict=True)}
 
         return function
-
-
-class Program:
-    """A network with its weights on a backend, ready to run; compiled when first asked.
-
-    Parameters
-    ----------
-    backend
-        Where to run.
-    network, weights
-        What to run.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from transferkit.backends import get_backend
-    >>> from transferkit.backends.base import Program
-    >>> from transferkit.networks import build_network, random_weights
-    >>> network = build_network("mobilenet_v2")
-    >>> program = Program(get_backend("onnxruntime"), network, random_weights(network, seed=0))
-    >>> found = program.run(np.zeros((1, 64, 64, 3), np.float32), ["embedding"])
-    >>> found["embedding"].shape
-    (1, 1280)
-    """
-
-    def __init__(self, backend: Backend, network: Network, weights: Weights) -> None:
-        self.backend = backend
-        self.network = network
-        self.weights = weights
-        self._compiled: dict[tuple[str, ...], Function] = {}
-        self._lock = threading.Lock()
-
-    def run(
-        self, pixels: npt.NDArray[np.float32], layers: Sequence[str]
-    ) -> Mapping[str, npt.NDArray[np.float32]]:
-        """The outputs of ``layers`` for ``pixels`` (n, h, w, 3), RGB, float32 in [0, 1].
-
-        Raises
-        ------
-        UnknownNameError
-            If there is no such layer.
-        """
-        key = tuple(layers)
-        with self._lock:
-            if key not in self._compiled:
-                function = self.backend.load(self.network, self.weights, key)
-                self._compiled[key] = self.backend.compile(function)
-            compiled = self._compiled[key]
-        step = self.backend.pictures_at_once or len(pixels)
-        if len(pixels) <= step:
-            found: Mapping[str, npt.NDArray[np.float32]] = compiled(pixels)
-            return found
-        parts = [compiled(pixels[start : start + step]) for start in range(0, len(pixels), step)]
-        return {layer: np.concatenate([part[layer] for part in parts]) for layer in key}

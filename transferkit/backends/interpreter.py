@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
+
 from transferkit.errors import ShapeError
 from transferkit.networks.graph import INPUT, Network, Weights
 
@@ -34,14 +36,15 @@ def load_parameters(table: Table[Tensor], network: Network, weights: Weights) ->
         Parameter name to array; may hold more than is needed.
     """
     parameters: dict[str, Tensor] = {}
+    # Copied, since a table may otherwise share memory with the caller's arrays.
     for node in network.nodes:
         names = list(node.parameters)
         if node.operation == "conv2d":
             kernel = names.pop(0)
             groups = node.attributes.get("groups", 1)
-            parameters[kernel] = table.kernel(weights[kernel], groups=int(groups))  # type: ignore[arg-type]
+            parameters[kernel] = table.kernel(np.array(weights[kernel]), groups=int(groups))  # type: ignore[arg-type]
         for name in names:
-            parameters[name] = table.asarray(weights[name])
+            parameters[name] = table.asarray(np.array(weights[name]))
     return parameters
 
 

@@ -108,8 +108,12 @@ def describe_backend(name: str) -> BackendInfo:
             backend.devices(),
             None,
         )
-    except (BackendNotInstalledError, PluginError) as error:
-        return BackendInfo(name, distribution, None, (), (), str(error))
+    except TransferkitError as error:
+        problem = str(error)
+    except Exception as error:
+        # A plugin may fail in any way; the others are still to be listed.
+        problem = f"backend {name!r} of {distribution} fails: {error!r}"
+    return BackendInfo(name, distribution, None, (), (), problem)
 
 
 def get_backend(
@@ -137,6 +141,8 @@ def get_backend(
         If its framework is not installed; the message names the command that installs it.
     PluginError
         If the plugin is broken or made for another version of the interface.
+    ValueError
+        If a backend is given together with another device than its own.
     UnsupportedError
         If it cannot do what is needed, or none can.
 
@@ -148,6 +154,11 @@ def get_backend(
     """
     if isinstance(backend, Backend):
         _check_capability(type(backend), needs)
+        if device not in (None, backend.device):
+            raise ValueError(
+                f"device is {device!r}, but the backend that was given computes on "
+                f"{backend.device!r}"
+            )
         return backend
     name = backend or os.environ.get(ENVIRONMENT_VARIABLE) or None
     if name is not None:

@@ -27,10 +27,18 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from transferkit.backends.base import API_VERSION, GRADIENTS, INFERENCE, Backend, Program, Table
+from transferkit.backends.base import API_VERSION, GRADIENTS, INFERENCE, Backend, Table
 from transferkit.backends.interpreter import load_parameters, run_network
-from transferkit.errors import UnknownNameError, UnsupportedError
-from transferkit.networks import Network, Weights, build_network
+from transferkit.backends.program import Program
+from transferkit.errors import ShapeError, UnknownNameError, UnsupportedError
+from transferkit.networks import (
+    INPUT,
+    Network,
+    NetworkBuilder,
+    Weights,
+    build_network,
+    random_weights,
+)
 from transferkit.networks.graph import Padding
 from transferkit.testing.reference import (
     ReferenceTable,
@@ -341,6 +349,36 @@ class BackendConformance:
         with pytest.raises(UnknownNameError, match="embedding") as caught:
             program.run(_pixels((1, 32, 32)), ["embeding"])
         assert "embedding" in caught.value.close_matches
+
+    def test_a_picture_too_small(self, backend: Backend) -> None:
+        builder = NetworkBuilder("small", input_size=8)
+        x = builder.conv2d("conv", INPUT, 3, 4, size=5)
+        builder.add_node("embedding", "mean", x, axes=(1, 2))
+        network = builder.build()
+        program = Program(backend, network, random_weights(network, seed=0))
+        # Left to themselves, some frameworks raise, and some give zeros.
+        with pytest.raises(ShapeError, match="small cannot take 4 x 9 pixels: layer 'conv'"):
+            program.run(_pixels((1, 4, 9)), ["embedding"])
+        assert program.run(_pixels((1, 5, 9)), ["embedding"])["embedding"].shape == (1, 4)
+
+    def test_pixels_of_another_shape(
+        self, backend: Backend, mobilenet: tuple[Network, Weights]
+    ) -> None:
+        program = Program(backend, *mobilenet)
+        for shape in ((32, 32, 3), (1, 32, 32, 1), (0, 32, 32, 3)):
+            with pytest.raises(ShapeError, match="expected"):
+                program.run(np.zeros(shape, np.float32), ["embedding"])
+
+    def test_weights_are_not_shared(self, backend: Backend) -> None:
+        builder = NetworkBuilder("small", input_size=8)
+        builder.conv2d("conv", INPUT, 3, 4, size=1)
+        network = builder.build()
+        weights = random_weights(network, seed=0)
+        program = Program(backend, network, weights)
+        before = program.run(_pixels((1, 4, 4)), ["conv"])["conv"].copy()
+        for array in weights.values():
+            array[...] = 0
+        np.testing.assert_array_equal(program.run(_pixels((1, 4, 4)), ["conv"])["conv"], before)
 
     # ---- threads ----------------------------------------------------------------------
 

@@ -1,0 +1,118 @@
+"""A network with its weights on a backend, compiled for the layers that are asked for."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from transferkit.backends.base import Backend
+from transferkit.backends.shapes import infer_shapes
+from transferkit.errors import ShapeError
+from transferkit.networks.graph import Network, Weights
+from transferkit.networks.passes import keep_needed
+
+__all__ = ["Program"]
+
+# Each set of layers that is compiled has weights of its own.
+_COMPILED_AT_MOST = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    """A network pruned to some layers and compiled, and the picture sizes known to fit it."""
+
+    network: Network
+    function: Callable[[npt.NDArray[np.float32]], Mapping[str, npt.NDArray[np.float32]]]
+    sizes: set[tuple[int, int]] = field(default_factory=set)
+
+
+class Program:
+    """A network with its weights on a backend, ready to run; compiled when first asked.
+
+    Parameters
+    ----------
+    backend
+        Where to run.
+    network, weights
+        What to run.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from transferkit.backends import Program, get_backend
+    >>> from transferkit.networks import build_network, random_weights
+    >>> network = build_network("mobilenet_v2")
+    >>> program = Program(get_backend("onnxruntime"), network, random_weights(network, seed=0))
+    >>> found = program.run(np.zeros((1, 64, 64, 3), np.float32), ["embedding"])
+    >>> found["embedding"].shape
+    (1, 1280)
+    """
+
+    def __init__(self, backend: Backend, network: Network, weights: Weights) -> None:
+        self.backend = backend
+        self.network = network
+        self.weights = weights
+        self._compiled: OrderedDict[frozenset[str], _Compiled] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def run(
+        self, pixels: npt.NDArray[np.float32], layers: Sequence[str]
+    ) -> Mapping[str, npt.NDArray[np.float32]]:
+        """The outputs of layers.
+
+        Parameters
+        ----------
+        pixels
+            (n, h, w, 3), RGB, float32 in [0, 1].
+        layers
+            Nodes' names or aliases. The last few sets of layers stay compiled.
+
+        Returns
+        -------
+        mapping of str to array
+            Each of ``layers`` to (n, h, w, c) or (n, d), float32.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such layer.
+        ShapeError
+            If ``pixels`` has another shape, or the network cannot take pictures of that size.
+        """
+        if pixels.ndim != 4 or pixels.shape[3] != 3 or len(pixels) == 0:
+            raise ShapeError(f"pixels have shape {pixels.shape}; expected (n, h, w, 3), n >= 1")
+        targets = {layer: self.network.resolve(layer) for layer in layers}
+        compiled = self._get(frozenset(targets.values()), (pixels.shape[1], pixels.shape[2]))
+        step = self.backend.pictures_at_once or len(pixels)
+        parts = [
+            compiled.function(pixels[start : start + step]) for start in range(0, len(pixels), step)
+        ]
+        if len(parts) == 1:
+            return {layer: parts[0][target] for layer, target in targets.items()}
+        return {
+            layer: np.concatenate([part[target] for part in parts])
+            for layer, target in targets.items()
+        }
+
+    def _get(self, targets: frozenset[str], size: tuple[int, int]) -> _Compiled:
+        with self._lock:
+            if targets not in self._compiled:
+                names = sorted(targets)
+                function = self.backend.load(self.network, self.weights, names)
+                self._compiled[targets] = _Compiled(
+                    keep_needed(self.network, names), self.backend.compile(function)
+                )
+                if len(self._compiled) > _COMPILED_AT_MOST:
+                    self._compiled.popitem(last=False)
+            self._compiled.move_to_end(targets)
+            compiled = self._compiled[targets]
+        # Frameworks differ in what they make of a window that does not fit; one gives zeros.
+        if size not in compiled.sizes:
+            infer_shapes(compiled.network, *size)
+            compiled.sizes.add(size)
+        return compiled
