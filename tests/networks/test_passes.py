@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from transferkit.backends.shapes import infer_shapes
 from transferkit.errors import UnknownNameError
 from transferkit.networks import (
     INPUT,
@@ -132,7 +133,8 @@ def test_batch_norm_that_cannot_be_folded_is_left() -> None:
 def test_replace_head(drawn: RandomNetwork, classes: int) -> None:
     network = drawn.network
     before = copy.deepcopy(network)
-    replaced = replace_head(network, classes, name="mine")
+    size = infer_shapes(network, network.input_size, network.input_size)["embedding"][0]
+    replaced = replace_head(network, classes, embedding_size=size, name="mine")
     assert network == before
     assert replaced.name == "mine"
     weights = random_statistics(replaced, seed=0)

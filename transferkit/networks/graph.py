@@ -90,6 +90,12 @@ class Network:
     input_size
         The side in pixels of the square picture that the network was designed for.
 
+    Raises
+    ------
+    ValueError
+        If a node takes an input that is not before it or a weight that has no shape, or a
+        name occurs twice or means nothing.
+
     Examples
     --------
     >>> from transferkit.networks import build_network
@@ -107,6 +113,20 @@ class Network:
     def __post_init__(self) -> None:
         object.__setattr__(self, "parameters", MappingProxyType(dict(self.parameters)))
         object.__setattr__(self, "aliases", MappingProxyType(dict(self.aliases)))
+        known = {INPUT}
+        for node in self.nodes:
+            for name in node.inputs:
+                if name not in known:
+                    raise ValueError(f"layer {node.name!r} takes {name!r}, which is not before it")
+            for name in node.parameters:
+                if name not in self.parameters:
+                    raise ValueError(f"layer {node.name!r} needs {name!r}, which has no shape")
+            if node.name in known:
+                raise ValueError(f"two layers are called {node.name!r}")
+            known.add(node.name)
+        for alias, target in self.aliases.items():
+            if target not in known or alias in known:
+                raise ValueError(f"alias {alias!r} of {target!r} means nothing")
 
     def __reduce__(self) -> tuple[object, ...]:
         return (

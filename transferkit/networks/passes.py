@@ -105,7 +105,9 @@ def fold_batch_norm(
     return network, {name: new_weights[name] for name in network.parameters}
 
 
-def replace_head(network: Network, number_of_classes: int, *, name: str) -> Network:
+def replace_head(
+    network: Network, number_of_classes: int, *, embedding_size: int, name: str
+) -> Network:
     """The network up to ``embedding``, and a new linear classifier on its direction.
 
     The embedding is scaled to length 1 first: how long it is tells how much there is to see
@@ -117,6 +119,8 @@ def replace_head(network: Network, number_of_classes: int, *, name: str) -> Netw
         Whose classifier to replace.
     number_of_classes
         How many outputs the new one has.
+    embedding_size
+        How many numbers ``embedding`` has.
     name
         What the new network is called.
 
@@ -125,18 +129,23 @@ def replace_head(network: Network, number_of_classes: int, *, name: str) -> Netw
     Network
         With ``unit_embedding``, ``logits`` (weights ``head.weight`` (classes, d) and
         ``head.bias`` (classes,)) and ``probabilities``, their softmax.
+
+    Raises
+    ------
+    ValueError
+        If what comes before the embedding has layers or weights of these names.
     """
-    width = next(
-        network.parameters[node.parameters[0]][1]
-        for node in network.nodes
-        if node.operation == "linear" and network.resolve("embedding") in node.inputs
-    )
     body = keep_needed(network, ["embedding"])
+    shapes = {
+        "head.weight": (number_of_classes, embedding_size),
+        "head.bias": (number_of_classes,),
+    }
+    if taken := shapes.keys() & body.parameters.keys():
+        raise ValueError(f"{network.name} has weights named {', '.join(sorted(taken))} already")
     head = (
         Node("unit_embedding", "l2_normalize", (network.resolve("embedding"),)),
-        Node("logits", "linear", ("unit_embedding",), {}, ("head.weight", "head.bias")),
+        Node("logits", "linear", ("unit_embedding",), {}, tuple(shapes)),
     )
-    shapes = {"head.weight": (number_of_classes, width), "head.bias": (number_of_classes,)}
     return add_probabilities(
         Network(
             name,
