@@ -250,7 +250,7 @@ def test_arrays():
         (np.full((4, 4), np.nan), "value nan"),
         (np.array([[0.5, np.inf]]), "value inf"),
         (np.array([[0.5, -np.inf]]), "value -inf"),
-        (np.array([[0.5, 1.5]]), "value 1.5.*divide them by 255"),
+        (np.array([[0.5, 2.5]]), "value 2.5.*divide them by 255"),
         (np.array([[0.5, 254.0]]), "value 254.*divide them by 255"),
         (np.array([[0.5, -1.0]]), "value -1.*the network itself normalises"),
     ],

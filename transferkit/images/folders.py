@@ -14,6 +14,11 @@ SUFFIXES = frozenset(
 )
 """File name endings, in lower case, that make a file in a folder count as a picture."""
 
+# Pictures too, of formats that are not read: each is told of, not passed over in silence.
+_UNREAD_SUFFIXES = frozenset(
+    (".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".nef", ".arw", ".psd", ".svg")
+)
+
 _LAYOUT = (
     "a folder of labelled folders is expected, one folder of pictures for each class: "
     "cat/1.jpg, cat/2.jpg, dog/1.jpg"
@@ -33,7 +38,8 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     list of Path
         Each begins with ``folder``. Sorted by the path below ``folder``, written with forward
         slashes and compared character by character, so that the order does not depend on the
-        machine. Only files with an ending in `SUFFIXES`, in upper or lower case; files and
+        machine. Only files with an ending in `SUFFIXES`, in upper or lower case, and those of
+        other formats of pictures, such as HEIC, which then cannot be read; files and
         folders whose name begins with a dot are left out. Links to folders are followed; a
         folder that can be reached in several ways is listed once.
 
@@ -109,11 +115,6 @@ def list_labelled_images(folder: str | os.PathLike[str]) -> tuple[list[Path], li
     if not classes:
         found = "pictures but no folders" if _images_below(root) else "no folders and no pictures"
         raise DatasetError(f"{root}: there are {found} in it; {_LAYOUT}")
-    if len(classes) == 1:
-        raise DatasetError(
-            f"{root}: there is only one class folder in it, {classes[0]!r}; at least two are "
-            f"needed; {_LAYOUT}"
-        )
     paths: list[Path] = []
     labels: list[str] = []
     for label in classes:
@@ -182,7 +183,7 @@ def _images_below(root: Path) -> list[Path]:
         for name, is_folder in _entries(folder):
             if is_folder:
                 below.append(f"{prefix}{name}/")
-            elif os.path.splitext(name)[1].lower() in SUFFIXES:
+            elif os.path.splitext(name)[1].lower() in SUFFIXES | _UNREAD_SUFFIXES:
                 found.append(prefix + name)
         to_visit += sorted(below, reverse=True)
     return [root / name for name in sorted(found)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 import numpy.typing as npt
@@ -71,9 +72,9 @@ class Preprocessing:
                     "are; give size too, or leave out resize"
                 )
         else:
-            _check_side("size", self.size)
+            object.__setattr__(self, "size", _check_side("size", self.size))
         if self.resize is not None:
-            _check_side("resize", self.resize)
+            object.__setattr__(self, "resize", _check_side("resize", self.resize))
             if self.size is not None and self.resize < self.size:
                 raise ValueError(
                     f"resize is {self.resize}, less than size {self.size}: a crop cannot be larger "
@@ -200,9 +201,9 @@ class Preprocessing:
 
 
 def _check_side(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10_000:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not 1 <= int(value) <= 10_000:
         raise ValueError(f"{name} is {value!r}; it must be a whole number from 1 to 10,000")
-    return value
+    return int(value)
 
 
 def _side_or_none(name: str, value: object) -> int | None:

@@ -431,20 +431,24 @@ def _from_array(array: Array, source: str) -> Image.Image | npt.NDArray[np.float
     return _from_floats(array, source)
 
 
+# By how much floats may leave [0, 1]: what interpolating or averaging them leaves behind.
+_ROUNDING = 1e-6
+
+
 def _from_floats(array: Array, source: str) -> npt.NDArray[np.float32]:
     lowest, highest = float(array.min()), float(array.max())
     # Not `lowest < 0 or highest > 1`, which is false for NaN.
-    if not (lowest >= 0.0 and highest <= 1.0):
+    if not (lowest >= -_ROUNDING and highest <= 1.0 + _ROUNDING):
         if np.isnan(lowest):
             raise ImageError(source, "has the value nan; floats must be in [0, 1]")
         value = lowest if lowest < 0.0 else highest
         hint = ""
-        if lowest >= 0.0 and 1.0 < highest <= 255.0:
+        if lowest >= 0.0 and 2.0 < highest <= 255.0:
             hint = "; these look like 0 to 255: divide them by 255, or give them as uint8"
         elif lowest < 0.0 and np.isfinite(lowest):
             hint = "; pictures are given as they are, the network itself normalises them"
-        raise ImageError(source, f"has the value {value:g}; floats must be in [0, 1]{hint}")
-    floats = array.astype(np.float32)
+        raise ImageError(source, f"has the value {value!r}; floats must be in [0, 1]{hint}")
+    floats = np.clip(array.astype(np.float32), 0.0, 1.0)
     if floats.ndim == 2:
         return np.repeat(floats[:, :, None], 3, axis=2)
     if floats.shape[2] == 4:
