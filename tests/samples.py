@@ -62,7 +62,9 @@ def coloured(
 ) -> list[npt.NDArray[np.uint8]]:
     """A picture of noise around one of five colours for each of ``numbers``, 0 to 4."""
     generator = np.random.default_rng(seed)
-    colours = np.array([[200, 60, 60], [60, 200, 60], [60, 60, 200], [180, 180, 60], [60, 180, 180]])
+    colours = np.array(
+        [[200, 60, 60], [60, 200, 60], [60, 60, 200], [180, 180, 60], [60, 180, 180]]
+    )
     return [
         np.clip(
             colours[number] + generator.integers(-spread, spread + 1, (SIDE, SIDE, 3)), 0, 255

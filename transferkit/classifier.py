@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Mapping, Sequence
+from numbers import Integral
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import confusion_matrix
+from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from transferkit.backends import Backend
-from transferkit.classifier_file import ClassifierFile, read_classifier, write_classifier
+from transferkit.backends import Backend, get_backend
+from transferkit.classifier_file import (
+    ClassifierFile,
+    FittedWith,
+    read_classifier,
+    write_classifier,
+)
 from transferkit.errors import DatasetError
 from transferkit.evaluation import Evaluation, Mistake
 from transferkit.features import Features, compute_features
@@ -166,6 +173,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             add_probabilities(model.network), model.weights, model.preprocessing, model.labels
         )
         classifier._set_fitted(model, np.asarray(model.labels, dtype=object), None, [])
+        classifier._fitted_with = classifier._parameters()
         return classifier
 
     def fit(
@@ -207,6 +215,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         if self.C is not None and not (np.isfinite(self.C) and self.C > 0):
             raise ValueError(f"C is {self.C!r}; it must be a number greater than 0, or None")
+        strength = None if self.C is None else float(self.C)
         images, labels = _with_labels(images, labels)
         _check_classes(labels)
         program, model = self._body_program.get(
@@ -229,13 +238,18 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         classes, numbers = np.unique(labels, return_inverse=True)
         seed = int(np.random.default_rng(self.seed).integers(2**31))
         embeddings = _unit_length(found["embedding"])
-        weight, bias, strength = fit_head(embeddings, numbers, strength=self.C, seed=seed)
-        name = f"{model.network.name} for {len(classes)} classes"
-        network = replace_head(model.network, len(classes), name=name)
+        weight, bias, strength = fit_head(embeddings, numbers, strength=strength, seed=seed)
+        network = replace_head(
+            model.network,
+            len(classes),
+            embedding_size=embeddings.shape[1],
+            name=f"{model.network.name} for {len(classes)} classes",
+        )
         arrays = {**model.weights, "head.weight": weight, "head.bias": bias}
         arrays = {name: arrays[name] for name in network.parameters}
         fitted = Model(network, arrays, model.preprocessing, tuple(map(str, classes)))
         self._set_fitted(fitted, classes, strength, found.skipped)
+        self._fitted_with = self._parameters()
         return self
 
     def predict_proba(self, images: Images) -> npt.NDArray[np.float32]:
@@ -306,8 +320,8 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             If there are not that many classes.
         """
         check_is_fitted(self, "classes_")
-        if not 1 <= k <= len(self.classes_):
-            raise ValueError(f"k is {k!r}; there are {len(self.classes_)} classes")
+        if not isinstance(k, Integral) or not 1 <= k <= len(self.classes_):
+            raise ValueError(f"k is {k!r}; expected a whole number, 1 to {len(self.classes_)}")
         return [top_predictions(self.classes_, row, k) for row in self.predict_proba(images)]
 
     def score(
@@ -328,9 +342,21 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         float
-            In [0, 1].
+            In [0, 1]. A label that is none of `classes_` counts as a mistake.
+
+        Raises
+        ------
+        DatasetError
+            If there are no pictures, labels of another number, or none of the labels is one
+            of `classes_`.
+        ImageError
+            If a picture cannot be read.
         """
+        check_is_fitted(self, "classes_")
         images, labels = _with_labels(images, labels)
+        known = set(self.classes_.tolist())
+        if known.isdisjoint(labels.tolist()):
+            raise self._unknown_labels(set(labels.tolist()))
         found = self._probabilities(images, on_error="raise")
         expected = _labels_of_rows(labels, found)
         predicted = self.classes_[found["probabilities"].argmax(axis=1)]
@@ -370,12 +396,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         row_of = {label: row for row, label in enumerate(self.classes_.tolist())}
         unknown = set(labels.tolist()) - row_of.keys()
         if unknown:
-            raise DatasetError(
-                f"these labels are none of the classifier's classes: "
-                f"{', '.join(sorted(map(repr, unknown))[:5])}; it has "
-                f"{', '.join(map(repr, self.classes_[:5].tolist()))}"
-                f"{', ...' if len(self.classes_) > 5 else ''}"
-            )
+            raise self._unknown_labels(unknown)
         found = self._probabilities(images, on_error=on_error)
         expected = _labels_of_rows(labels, found)
         probabilities = found["probabilities"]
@@ -411,7 +432,6 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             If it cannot be written there.
         """
         check_is_fitted(self, "classes_")
-        body = self.network if isinstance(self.network, str) else None
         write_classifier(
             path,
             ClassifierFile(
@@ -420,7 +440,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 preprocessing=self.preprocessing_,
                 classes=self.classes_,
                 strength=self.C_,
-                body=body,
+                parameters=self._fitted_with,
             ),
         )
 
@@ -450,20 +470,47 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             or was written by a newer transferkit.
         """
         file = read_classifier(path)
-        is_known = file.body in NETWORKS
+        if backend is not None:
+            # A backend that is not there is told of now, not at the first picture.
+            backend = get_backend(backend, device=device)
+        given = file.parameters
+        is_known = given.network in NETWORKS
         classifier = cls(
-            file.body if is_known and file.body is not None else file.network,
-            C=file.strength,
-            weights=None if is_known else file.weights,
+            given.network if given.network is not None and is_known else file.network,
+            C=given.C,
+            weights=given.weights if is_known else file.weights,
             backend=backend,
             device=device,
             preprocessing=file.preprocessing,
             batch_size=batch_size,
+            seed=given.seed,
             progress=progress,
         )
         model = Model(file.network, file.weights, file.preprocessing, None)
         classifier._set_fitted(model, file.classes, file.strength, [])
+        classifier._fitted_with = given
         return classifier
+
+    def _parameters(self) -> FittedWith:
+        """The parameters that are worth keeping with what was fitted."""
+        return FittedWith(
+            network=self.network if isinstance(self.network, str) else None,
+            weights=self.weights if isinstance(self.weights, str) else None,
+            C=None if self.C is None else float(self.C),
+            seed=self.seed if isinstance(self.seed, int) else 0,
+        )
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        return tags
+
+    def _unknown_labels(self, unknown: set[Hashable]) -> DatasetError:
+        return DatasetError(
+            f"labels that are none of the classifier's classes: {_listed(sorted(unknown, key=str))}"
+            f"; it has {_listed(self.classes_.tolist())}"
+        )
 
     def _set_fitted(
         self,
@@ -509,6 +556,12 @@ def top_predictions(
     ]
 
 
+def _listed(labels: Sequence[Hashable]) -> str:
+    """The first few labels, and how many more there are."""
+    more = f" and {len(labels) - 5} more" if len(labels) > 5 else ""
+    return ", ".join(map(repr, labels[:5])) + more
+
+
 def _with_labels(
     images: Images, labels: Sequence[Hashable] | npt.NDArray[Any] | None
 ) -> tuple[Images, npt.NDArray[Any]]:
@@ -550,6 +603,8 @@ def _label_array(labels: Sequence[Hashable] | npt.NDArray[Any]) -> npt.NDArray[A
             )
         if array.dtype == object and kinds != {str}:
             array = np.asarray(array.tolist())
+            if array.dtype == object:
+                raise DatasetError("labels are numbers of more than 64 bits")
     if array.dtype.kind not in "OUbiuf":
         raise DatasetError(f"labels are {array.dtype}; expected text, numbers or truth values")
     return array
@@ -573,10 +628,9 @@ def _check_classes(labels: npt.NDArray[Any]) -> None:
             "are needed"
         )
     if counts.min() == 1:
-        alone = classes[counts == 1][:5].tolist()
-        raise DatasetError(
-            f"only one image of class {', '.join(map(repr, alone))}; each class needs at least two"
-        )
+        alone = classes[counts == 1].tolist()
+        each = "class" if len(alone) == 1 else "each of the classes"
+        raise DatasetError(f"only one image of {each} {_listed(alone)}; a class needs at least two")
 
 
 def _unit_length(embeddings: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -5,13 +5,14 @@ Version 1 of the format. The tensors are the network's weights. The metadata, te
 - ``format``: ``transferkit.classifier``; ``format_version``: ``1``;
 - ``network``: the network as JSON; ``preprocessing`` and ``classes``: likewise;
 - ``classes_dtype``: NumPy's name for the type of the classes, such as ``<U12``;
-- ``strength``: the regularisation that was used, as JSON; ``body``: the name of the network
-  in the catalogue that it was made from, as JSON;
+- ``strength``: the regularisation that was used, as JSON; ``parameters``: what the classifier
+  was fitted with, as JSON, see `FittedWith`;
 - ``sha256``: of all of the above and of the tensors' names and bytes.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -29,7 +30,7 @@ from transferkit.images import Preprocessing
 from transferkit.networks import Network, network_from_json, network_to_json
 from transferkit.weights.files import check_weights, digest, read_safetensors, write_safetensors
 
-__all__ = ["ClassifierFile", "read_classifier", "write_classifier"]
+__all__ = ["ClassifierFile", "FittedWith", "read_classifier", "write_classifier"]
 
 _FORMAT = "transferkit.classifier"
 _VERSION = 1
@@ -40,6 +41,26 @@ _MAX_CLASSES_BYTES = 64 << 20
 
 # What reading metadata that lie may raise.
 _LIES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+
+@dataclass(frozen=True, slots=True)
+class FittedWith:
+    """The parameters of a classifier that a later fit would need again.
+
+    Attributes
+    ----------
+    network, weights
+        Their names in the catalogues; None for a network of one's own, or its usual weights.
+    C
+        As it was given: None where it was to be chosen.
+    seed
+        Of the cross-validation.
+    """
+
+    network: str | None
+    weights: str | None
+    C: float | None
+    seed: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,8 +79,8 @@ class ClassifierFile:
         (c,) what its outputs stand for.
     strength
         The regularisation it was fitted with; None if it was not fitted here.
-    body
-        The network of the catalogue that it was made from; None if from another.
+    parameters
+        What the classifier was fitted with.
     """
 
     network: Network
@@ -67,7 +88,7 @@ class ClassifierFile:
     preprocessing: Preprocessing
     classes: npt.NDArray[Any]
     strength: float | None
-    body: str | None
+    parameters: FittedWith
 
 
 def write_classifier(path: str | os.PathLike[str], content: ClassifierFile) -> None:
@@ -86,7 +107,7 @@ def write_classifier(path: str | os.PathLike[str], content: ClassifierFile) -> N
         "classes": json.dumps(content.classes.tolist()),
         "classes_dtype": content.classes.dtype.str,
         "strength": json.dumps(content.strength),
-        "body": json.dumps(content.body),
+        "parameters": json.dumps(dataclasses.asdict(content.parameters)),
     }
     metadata["sha256"] = digest(content.weights, metadata)
     write_safetensors(path, content.weights, metadata)
@@ -124,12 +145,12 @@ def read_classifier(path: str | os.PathLike[str]) -> ClassifierFile:
         preprocessing = Preprocessing.from_dict(json.loads(metadata["preprocessing"]))
         classes = _classes(json.loads(metadata["classes"]), metadata["classes_dtype"])
         strength = _strength(json.loads(metadata["strength"]))
-        body = _body(json.loads(metadata["body"]))
+        parameters = _parameters(json.loads(metadata["parameters"]))
     except _LIES as error:
         raise FileFormatError(f"{where}: damaged: {error!r}") from error
     check_weights(where, tensors, network)
     _check_outputs(where, network, preprocessing, len(classes))
-    return ClassifierFile(network, tensors, preprocessing, classes, strength, body)
+    return ClassifierFile(network, tensors, preprocessing, classes, strength, parameters)
 
 
 def _classes(values: object, name: str) -> npt.NDArray[Any]:
@@ -145,7 +166,10 @@ def _classes(values: object, name: str) -> npt.NDArray[Any]:
     # A type of texts says how long they may be, and memory is taken accordingly.
     if dtype.itemsize * len(values) > _MAX_CLASSES_BYTES:
         raise ValueError(f"the classes are said to be of type {name}")
-    return np.asarray(values, dtype=dtype)
+    classes = np.asarray(values, dtype=dtype)
+    if dtype.kind == "f" and not np.isfinite(classes).all():
+        raise ValueError("the classes are not all finite")
+    return classes
 
 
 def _strength(value: object) -> float | None:
@@ -154,10 +178,15 @@ def _strength(value: object) -> float | None:
     raise ValueError(f"the strength is {value!r}")
 
 
-def _body(value: object) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    raise ValueError(f"the network that it was made from is {value!r}")
+def _parameters(values: Mapping[str, object]) -> FittedWith:
+    network, weights, seed = values["network"], values["weights"], values["seed"]
+    if (
+        not (network is None or isinstance(network, str))
+        or not (weights is None or isinstance(weights, str))
+        or not isinstance(seed, int)
+    ):
+        raise ValueError(f"the parameters are {values!r}")
+    return FittedWith(network, weights, _strength(values["C"]), seed)
 
 
 def _check_outputs(

@@ -8,9 +8,11 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils import Tags
 
 from transferkit.backends import Backend, Program
 from transferkit.backends.shapes import infer_shapes
+from transferkit.errors import ShapeError
 from transferkit.features import Features, compute_features
 from transferkit.images import Images, Preprocessing
 from transferkit.model import LazyProgram, Model, load_model
@@ -102,6 +104,10 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         side = model.preprocessing.size or model.network.input_size
         return infer_shapes(model.network, side, side)
 
+    def model(self) -> Model:
+        """The network, its weights and its preprocessing, as the parameters ask for them."""
+        return self._load()[1]
+
     def fit(self, images: object = None, labels: object = None) -> Self:  # noqa: ARG002
         """Do nothing: the network is trained already. For scikit-learn's sake."""
         return self
@@ -178,11 +184,25 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def get_feature_names_out(self, input_features: object = None) -> npt.NDArray[np.object_]:  # noqa: ARG002
         """The names of `transform`'s columns: ``"embedding_0"`` and so on."""
-        number = int(np.prod(self.layers[self.layer]))
+        _, model = self._load()
+        shape = self.layers[self.layer]
+        if model.preprocessing.size is None and len(shape) > 1:
+            raise ShapeError(
+                f"how many columns layer {self.layer!r} has depends on the pictures, which "
+                "Preprocessing(size=None) leaves as they are"
+            )
+        number = int(np.prod(shape))
         return np.asarray([f"{self.layer}_{index}" for index in range(number)], dtype=object)
 
     def __sklearn_is_fitted__(self) -> bool:
         return True
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        return tags
 
     def _load(self) -> tuple[Program, Model]:
         return self._program.get(

@@ -85,8 +85,17 @@ def load_model(
         raise TypeError(f"network is a {type(network).__name__}; expected a name or a Network")
     if not isinstance(weights, Mapping):
         raise TypeError(f"a network of one's own needs its weights as a mapping, not {weights!r}")
-    check_weights("weights", weights, network)
-    return Model(network, weights, preprocessing or Preprocessing(network.input_size), None)
+    arrays = {name: _float32(name, array) for name, array in weights.items()}
+    check_weights("weights", arrays, network)
+    return Model(network, arrays, preprocessing or Preprocessing(network.input_size), None)
+
+
+def _float32(name: str, array: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """An array of one's own weights, in the type that all weights have."""
+    found = np.asarray(array)
+    if found.dtype.kind not in "fiu":
+        raise TypeError(f"weights[{name!r}] is of type {found.dtype}; expected float32")
+    return found.astype(np.float32, copy=False)
 
 
 def _with_normalization(given: Preprocessing | None, entry: WeightsEntry) -> Preprocessing:

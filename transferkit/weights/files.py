@@ -103,16 +103,15 @@ def serialize(weights: Mapping[str, npt.NDArray[np.float32]], metadata: Mapping[
     >>> data[8:47]
     b'{"__metadata__":{"licence":"CC0-1.0"},"b'
     """
-    data: bytes = safetensors.numpy.save(
-        {name: np.ascontiguousarray(weight) for name, weight in weights.items()}, dict(metadata)
-    )
+    contiguous = {name: np.ascontiguousarray(weight) for name, weight in weights.items()}
+    data: bytes = safetensors.numpy.save(contiguous, dict(metadata) or None)
     # The library lays the arrays out in a fixed order, but writes the metadata in another one
     # each time. The header is JSON after eight bytes that tell its length, filled up with spaces
     # to a multiple of eight.
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:start])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    ordered = {"__metadata__": header.pop("__metadata__"), **header}
+    header.pop("__metadata__", None)
+    ordered = {"__metadata__": dict(sorted(metadata.items())), **header}
     text = json.dumps(ordered, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + data[start:]

@@ -1,0 +1,586 @@
+"""`Classifier`: logistic regression on embeddings, and a network that is just that."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from samples import (
+    DEMO,
+    NETWORK,
+    SIDE,
+    WEIGHTS,
+    coloured,
+    labelled_folder,
+    noise,
+    tiny_classifier,
+    tiny_extractor,
+    tiny_network,
+)
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
+from sklearn.model_selection import GridSearchCV, cross_val_score
+
+from transferkit import Classifier, Preprocessing, list_labelled_images
+from transferkit.backends import Backend, Program
+from transferkit.errors import DatasetError, ImageError, UnknownNameError
+from transferkit.images import read_picture
+from transferkit.networks import INPUT, NetworkBuilder, random_weights
+from transferkit.testing.strategies import random_statistics
+
+NUMBERS = [0, 1, 2] * 5
+
+
+class Series:
+    """Like one of pandas: a column that is no sequence and gives itself as an array."""
+
+    def __init__(self, values: Sequence[object], dtype: object) -> None:
+        self._array = np.asarray(values, dtype=dtype)
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._array)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        return np.array(self._array, dtype=dtype, copy=copy)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Classifier:
+    """A classifier of three colours that is wrong at times."""
+    pictures = coloured(NUMBERS, spread=200)
+    return tiny_classifier().fit(pictures, [("red", "green", "blue")[n] for n in NUMBERS])
+
+
+# ------------------------------------------------------------------- what goes in as a label
+
+
+def test_a_folder_is_its_paths_and_labels(tmp_path: Path) -> None:
+    folder = labelled_folder(tmp_path / "colours", classes=3)
+    paths, labels = list_labelled_images(folder)
+    from_folder = tiny_classifier().fit(folder)
+    from_lists = tiny_classifier().fit(paths, labels)
+    assert from_folder.classes_.tolist() == ["blood", "grass", "sky"]
+    np.testing.assert_array_equal(from_folder.predict_proba(paths), from_lists.predict_proba(paths))
+    assert from_folder.score(folder) == from_lists.score(paths, labels) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (["b", "a", "c"], np.array(["a", "b", "c"])),
+        ((2, 1, 3), np.array([1, 2, 3])),
+        ([True, False, True], np.array([False, True])),
+        (np.array([2, 1, 3], np.int16), np.array([1, 2, 3], np.int16)),
+        (np.array([0.5, 0.25, 7.0], np.float32), np.array([0.25, 0.5, 7.0], np.float32)),
+        (np.array(["b", "a", "c"], object), np.array(["a", "b", "c"], object)),
+        (Series(["b", "a", "c"], object), np.array(["a", "b", "c"], object)),
+        (Series([2, 1, 3], object), np.array([1, 2, 3])),
+        ([np.str_("b"), "a", "ü"], np.array(["a", "b", "ü"])),
+        ([1, 2.5, np.int8(3)], np.array([1.0, 2.5, 3.0])),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_labels_keep_their_type(labels: Any, classes: npt.NDArray[Any], tmp_path: Path) -> None:
+    numbers = [0, 1, 2] * 4
+    many = np.asarray(labels)[numbers]
+    if isinstance(labels, Series):
+        many = Series(many.tolist(), many.dtype)
+    elif not isinstance(labels, np.ndarray):
+        many = [labels[number] for number in numbers]
+    classifier = tiny_classifier(C=100).fit(coloured(numbers), many)
+    np.testing.assert_array_equal(classifier.classes_, classes)
+    assert classifier.classes_.dtype == classes.dtype
+    predicted = classifier.predict(coloured(numbers))
+    assert predicted.dtype == classes.dtype
+    assert classifier.evaluate(coloured(numbers), many).accuracy == classifier.score(
+        coloured(numbers), many
+    )
+    classifier.save(tmp_path / "saved.safetensors")
+    loaded = Classifier.load(tmp_path / "saved.safetensors")
+    np.testing.assert_array_equal(loaded.classes_, classes)
+    assert loaded.classes_.dtype == classes.dtype
+
+
+# -------------------------------------------------------------------------- what is computed
+
+
+def test_probabilities_are_the_softmax_of_the_networks_logits(
+    backend: Backend, fitted: Classifier
+) -> None:
+    pictures = coloured(NUMBERS, seed=1)
+    pixels = np.stack(pictures).astype(np.float32) / np.float32(255)
+    program = Program(backend, fitted.network_, fitted.weights_)
+    logits = program.run(pixels, ["logits"])["logits"].astype(np.float64)
+    softmax = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    found = clone(fitted).set_params(backend=backend).fit(
+        coloured(NUMBERS, spread=200), NUMBERS
+    ).predict_proba(pictures)  # fmt: skip
+    assert found.shape == (15, 3)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-6)
+    # Features of another backend differ in their last digits, so its classifier may too. Here
+    # the order of the classes is that of the numbers, there that of the colours' names.
+    np.testing.assert_allclose(found[:, [2, 1, 0]], softmax, atol=1e-3)
+    np.testing.assert_allclose(fitted.predict_proba(pictures), softmax, atol=1e-5)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_it_is_the_logistic_regression_of_scikit_learn(classes: int) -> None:
+    numbers = list(range(classes)) * 6
+    train, test = coloured(numbers, spread=200), coloured(numbers, seed=1, spread=200)
+    classifier = tiny_classifier(C=20.0).fit(train, numbers)
+
+    def unit(pictures: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float64]:
+        found = tiny_extractor().transform(pictures).astype(np.float64)
+        return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True))
+
+    regression = LogisticRegression(C=20.0, tol=1e-9, max_iter=10_000).fit(unit(train), numbers)
+    expected = regression.predict_proba(unit(test))
+    np.testing.assert_allclose(classifier.predict_proba(test), expected, atol=1e-3)
+    assert np.ptp(expected) > 0.5
+
+
+def test_parity_of_classifiers(backend_pair: tuple[Backend, Backend]) -> None:
+    pictures, test = coloured(NUMBERS, spread=200), coloured(NUMBERS, seed=1, spread=200)
+    found = [
+        tiny_classifier(backend=backend, C=10.0).fit(pictures, NUMBERS).predict_proba(test)
+        for backend in backend_pair
+    ]
+    np.testing.assert_allclose(found[0], found[1], atol=1e-4)
+
+
+def test_the_demo_is_learnt(backend: Backend) -> None:
+    classifier = Classifier(backend=backend).fit(DEMO / "train")
+    evaluation = classifier.evaluate(DEMO / "test")
+    assert evaluation.accuracy == classifier.score(DEMO / "test") >= 0.95
+    best = Classifier.pretrained(backend=backend).predict_top(DEMO / "cat.jpg", k=3)[0]
+    assert best[0].label == "Egyptian cat"
+    assert best[0].probability > best[1].probability > best[2].probability
+
+
+def test_strength_is_chosen_again_alike() -> None:
+    pictures, labels = coloured(NUMBERS, spread=250), NUMBERS
+    for seed in (0, 3):
+        first, second = (tiny_classifier(seed=seed).fit(pictures, labels) for _ in range(2))
+        assert first.C_ == second.C_
+        assert first.C_ in (3.0, 10.0, 30.0, 100.0)
+        np.testing.assert_array_equal(first.predict_proba(pictures), second.predict_proba(pictures))
+    assert tiny_classifier(C=7).fit(pictures, labels).C_ == 7
+
+
+def test_a_generator_is_drawn_from() -> None:
+    pictures = coloured(NUMBERS)
+    generator = np.random.default_rng(5)
+    before = generator.bit_generator.state
+    first = tiny_classifier(seed=generator).fit(pictures, NUMBERS)
+    assert generator.bit_generator.state != before
+    again = tiny_classifier(seed=np.random.default_rng(5)).fit(pictures, NUMBERS)
+    assert first.C_ == again.C_
+
+
+def test_the_network_runs_over_each_picture_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    run = Program.run
+    read: list[str] = []
+
+    def counting(
+        self: Program, pixels: npt.NDArray[np.float32], layers: Sequence[str]
+    ) -> Mapping[str, npt.NDArray[np.float32]]:
+        rows.append(len(pixels))
+        return run(self, pixels, layers)
+
+    def reading(picture: Any, source: str) -> Any:
+        read.append(source)
+        return read_picture(picture, source)
+
+    monkeypatch.setattr(Program, "run", counting)
+    monkeypatch.setattr("transferkit.images.stream.read_picture", reading)
+    pictures = coloured(NUMBERS)
+    tiny_classifier().fit((picture for picture in pictures), NUMBERS)
+    assert sum(rows) == 15
+    assert sorted(read) == sorted(f"images[{index}]" for index in range(15))
+
+
+def test_arguments_are_not_changed() -> None:
+    pictures = coloured(NUMBERS)
+    labels = np.array(NUMBERS)
+    weights = {name: array.copy() for name, array in WEIGHTS.items()}
+    classifier = tiny_classifier(weights=weights).fit(pictures, labels)
+    classifier.evaluate(pictures, labels)
+    assert labels.tolist() == NUMBERS
+    assert weights.keys() == WEIGHTS.keys()
+    for name, array in WEIGHTS.items():
+        np.testing.assert_array_equal(weights[name], array)
+    for picture, was in zip(pictures, coloured(NUMBERS), strict=True):
+        np.testing.assert_array_equal(picture, was)
+
+
+def test_identical_pictures_of_two_classes() -> None:
+    pictures = np.zeros((8, 16, 16, 3), np.uint8)
+    classifier = tiny_classifier().fit(pictures, [0, 1] * 4)
+    np.testing.assert_allclose(classifier.predict_proba(pictures), 0.5, atol=1e-3)
+
+
+# ------------------------------------------------------------------------------ scikit-learn
+
+
+def test_cross_validation() -> None:
+    pictures = np.stack(coloured(NUMBERS))
+    assert cross_val_score(tiny_classifier(C=100.0), pictures, NUMBERS, cv=3).tolist() == [1.0] * 3
+    as_list = cross_val_score(tiny_classifier(C=100.0), list(pictures), NUMBERS, cv=3, n_jobs=2)
+    assert as_list.tolist() == [1.0] * 3
+
+
+def test_grid_search_over_strength_and_network() -> None:
+    pictures = coloured(NUMBERS, spread=200)
+    search = GridSearchCV(tiny_classifier(), {"C": [1e-4, 100.0]}, cv=3).fit(pictures, NUMBERS)
+    assert search.best_params_ == {"C": 100.0}
+    assert search.best_estimator_.C_ == 100.0
+    assert search.predict(pictures).shape == (15,)
+    narrow = tiny_network(width=2)
+    grid = [
+        {"network": [NETWORK], "weights": [WEIGHTS]},
+        {"network": [narrow], "weights": [random_statistics(narrow, seed=0)]},
+    ]
+    search = GridSearchCV(tiny_classifier(C=100.0), grid, cv=3).fit(pictures, NUMBERS)
+    assert len(search.cv_results_["params"]) == 2
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    search = GridSearchCV(
+        Classifier(backend="onnxruntime"), {"network": ["mobilenet_v2"], "C": [1.0, 30.0]}, cv=2
+    ).fit(*list_labelled_images(DEMO / "train"))
+    assert search.best_score_ > 0.9
+
+
+def test_what_a_search_found_can_be_saved(tmp_path: Path) -> None:
+    search = GridSearchCV(tiny_classifier(), {"C": np.array([1, 10])}, cv=2)
+    best = search.fit(coloured([0, 1] * 4), [0, 1] * 4).best_estimator_
+    best.save(tmp_path / "saved.safetensors")
+    assert Classifier.load(tmp_path / "saved.safetensors").C_ == best.C_
+
+
+def test_a_loaded_classifier_has_the_parameters_it_was_fitted_with(tmp_path: Path) -> None:
+    fitted = tiny_classifier(seed=7).fit(coloured([0, 1] * 4), [0, 1] * 4)
+    # What is set after the fit is not what was fitted.
+    fitted.set_params(network="mobilenet_v2", weights=None, C=3.0)
+    fitted.save(tmp_path / "saved.safetensors")
+    loaded = Classifier.load(tmp_path / "saved.safetensors")
+    assert (loaded.C, loaded.seed, loaded.network) == (None, 7, fitted.network_)
+
+
+def test_a_backend_that_is_not_there_is_told_of_when_loading(
+    fitted: Classifier, tmp_path: Path
+) -> None:
+    fitted.save(tmp_path / "saved.safetensors")
+    with pytest.raises(UnknownNameError, match="onnxruntime"):
+        Classifier.load(tmp_path / "saved.safetensors", backend="onnxruntim")
+
+
+def test_labels_none_of_which_is_a_class_get_no_score(fitted: Classifier) -> None:
+    with pytest.raises(DatasetError, match="none of the classifier's classes"):
+        fitted.score(noise(2), [0, 1])
+
+
+def test_evaluation_of_a_folder_of_one_class(tmp_path: Path) -> None:
+    classifier = tiny_classifier(C=1.0).fit(labelled_folder(tmp_path / "both", classes=2))
+    found = classifier.evaluate(labelled_folder(tmp_path / "one", classes=1))
+    assert found.confusion_matrix.shape == (2, 2)
+
+
+def test_a_body_with_the_names_of_the_head_is_refused() -> None:
+    builder = NetworkBuilder("headed", input_size=SIDE)
+    x = builder.conv2d("head", INPUT, 3, 4, size=3)
+    builder.add_node("embedding", "mean", x, axes=(1, 2))
+    network = builder.build()
+    classifier = Classifier(network, weights=random_weights(network, seed=0))
+    with pytest.raises(ValueError, match=r"has weights named head\.bias, head\.weight already"):
+        classifier.fit(coloured([0, 1] * 2), [0, 1] * 2)
+
+
+def test_a_clone_is_not_fitted(fitted: Classifier) -> None:
+    unfitted = clone(fitted)
+    for call in (
+        lambda: unfitted.predict(noise(1)),
+        lambda: unfitted.predict_proba(noise(1)),
+        lambda: unfitted.predict_top(noise(1)),
+        lambda: unfitted.score(noise(2), [0, 1]),
+        lambda: unfitted.evaluate(noise(2), [0, 1]),
+        lambda: unfitted.save("nowhere.safetensors"),
+    ):
+        with pytest.raises(NotFittedError):
+            call()
+    assert not Path("nowhere.safetensors").exists()
+
+
+def test_parameters_set_after_use_take_effect(fitted: Classifier) -> None:
+    pictures = coloured(NUMBERS, spread=200)
+    classifier = tiny_classifier(C=10.0).fit(pictures, NUMBERS)
+    before = classifier.predict_proba(pictures)
+    classifier.set_params(C=0.01).fit(pictures, NUMBERS)
+    assert classifier.C_ == 0.01
+    assert np.abs(classifier.predict_proba(pictures) - before).max() > 0.05
+    classifier.fit(pictures, [number % 2 for number in NUMBERS])
+    assert classifier.classes_.tolist() == [0, 1]
+    assert classifier.predict_proba(pictures).shape == (15, 2)
+    assert fitted.classes_.tolist() == ["blue", "green", "red"]
+
+
+# ------------------------------------------------------------------------------- evaluation
+
+
+def test_evaluation_agrees_with_scikit_learn(fitted: Classifier) -> None:
+    numbers = [0, 1, 2, 1] * 8
+    pictures = coloured(numbers, seed=2, spread=250)
+    labels = np.array(["red", "green", "blue"])[numbers]
+    predicted = fitted.predict(pictures)
+    probabilities = fitted.predict_proba(pictures)
+    found = fitted.evaluate(pictures, labels)
+    assert found.accuracy == pytest.approx(accuracy_score(labels, predicted))
+    assert fitted.score(pictures, labels) == pytest.approx(found.accuracy)
+    weight = np.arange(32.0)
+    assert fitted.score(pictures, labels, sample_weight=weight) == pytest.approx(
+        accuracy_score(labels, predicted, sample_weight=weight)
+    )
+    np.testing.assert_array_equal(found.confusion_matrix, confusion_matrix(labels, predicted))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        precision, recall, _, support = precision_recall_fscore_support(labels, predicted)
+    for index, name in enumerate(fitted.classes_):
+        assert found.per_class[name] == pytest.approx(
+            (precision[index], recall[index], support[index])
+        )
+    wrong = np.flatnonzero(predicted != labels)
+    assert 0 < len(wrong) < 32
+    assert {mistake.source for mistake in found.mistakes} == {f"images[{i}]" for i in wrong}
+    for mistake in found.mistakes:
+        row = int(mistake.source[len("images[") : -1])
+        assert (mistake.label, mistake.predicted) == (labels[row], predicted[row])
+        assert mistake.probability == pytest.approx(probabilities[row].max(), abs=1e-6)
+    sure = [mistake.probability for mistake in found.mistakes]
+    assert sure == sorted(sure, reverse=True)
+    assert found.skipped == []
+
+
+def test_evaluation_of_some_of_the_classes(fitted: Classifier) -> None:
+    found = fitted.evaluate(coloured([0, 0, 1]), ["red", "red", "green"])
+    assert found.confusion_matrix.shape == (3, 3)
+    assert np.isnan(found.per_class["blue"].recall)
+    assert found.per_class["red"].support == 2
+
+
+def test_evaluation_skips_and_says_so(fitted: Classifier) -> None:
+    pictures: list[Any] = [*coloured([0, 1]), "nowhere.png", *coloured([2])]
+    labels = ["red", "green", "red", "blue"]
+    found = fitted.evaluate(pictures, labels, on_error="skip")
+    assert found.confusion_matrix.sum() == 3
+    assert [left.source for left in found.skipped] == ["nowhere.png"]
+    assert found.per_class["blue"].support == 1
+    with pytest.raises(ImageError, match=r"nowhere\.png"):
+        fitted.evaluate(pictures, labels)
+
+
+def test_labels_that_are_none_of_the_classes(fitted: Classifier) -> None:
+    with pytest.raises(DatasetError, match=r"'puce'.*'blue', 'green', 'red'"):
+        fitted.evaluate(noise(2), ["puce", "red"])
+
+
+# --------------------------------------------------------------------------- its own classes
+
+
+def test_top_predictions(fitted: Classifier) -> None:
+    pictures = coloured(NUMBERS, seed=3)
+    probabilities = fitted.predict_proba(pictures)
+    for k in (1, 3):
+        for row, best in zip(probabilities, fitted.predict_top(pictures, k=k), strict=True):
+            assert len(best) == k
+            order = np.argsort(-row, kind="stable")[:k]
+            assert [item.label for item in best] == fitted.classes_[order].tolist()
+            assert [item.probability for item in best] == pytest.approx(row[order], abs=1e-6)
+    for k in (0, 4, -1):
+        with pytest.raises(ValueError, match=f"k is {k}; expected a whole number, 1 to 3"):
+            fitted.predict_top(pictures, k=k)
+
+
+def test_the_pretrained_network_names_its_classes() -> None:
+    pretrained = Classifier.pretrained("mobilenet_v2", backend="onnxruntime")
+    assert pretrained.classes_.shape == (1000,)
+    assert len(set(pretrained.classes_)) == 1000
+    assert pretrained.C_ is None
+    np.testing.assert_allclose(pretrained.predict_proba(DEMO / "cat.jpg").sum(), 1, atol=1e-5)
+    cat = pretrained.predict(DEMO / "cat.jpg")
+    assert pretrained.evaluate([DEMO / "cat.jpg"], cat).accuracy == 1.0
+    with pytest.raises(UnknownNameError, match="mobilenet_v2"):
+        Classifier.pretrained("mobilenet")
+
+
+# -------------------------------------------------------------------------- saved and loaded
+
+
+def test_a_saved_classifier_is_the_same_anywhere(
+    backend: Backend, fitted: Classifier, tmp_path: Path
+) -> None:
+    path = tmp_path / "saved.safetensors"
+    fitted.save(path)
+    loaded = Classifier.load(path, backend=backend)
+    pictures = coloured(NUMBERS, seed=1)
+    np.testing.assert_allclose(
+        loaded.predict_proba(pictures), fitted.predict_proba(pictures), atol=1e-5
+    )
+    assert loaded.network_ == fitted.network_
+    assert loaded.preprocessing_ == fitted.preprocessing_
+    assert loaded.C_ == fitted.C_
+    assert loaded.classes_.dtype == fitted.classes_.dtype
+    for name, array in fitted.weights_.items():
+        np.testing.assert_array_equal(loaded.weights_[name], array)
+
+
+def test_a_saved_classifier_of_the_real_network(tmp_path: Path) -> None:
+    preprocessing = Preprocessing(96, resize=100, interpolation="bicubic")
+    classifier = Classifier(preprocessing=preprocessing, backend="onnxruntime", C=10.0)
+    classifier.fit(DEMO / "train")
+    classifier.save(tmp_path / "saved.safetensors")
+    loaded = Classifier.load(tmp_path / "saved.safetensors", backend="onnxruntime")
+    assert loaded.network == "mobilenet_v2"
+    assert loaded.weights is None
+    assert loaded.preprocessing_ == classifier.preprocessing_
+    expected = classifier.predict_proba(DEMO / "test")
+    np.testing.assert_allclose(loaded.predict_proba(DEMO / "test"), expected, atol=1e-5)
+    # It can be fitted again, to other classes too.
+    again = clone(loaded).fit(DEMO / "train")
+    np.testing.assert_allclose(again.predict_proba(DEMO / "test"), expected, atol=1e-5)
+
+
+def test_a_pretrained_classifier_is_saved(tmp_path: Path) -> None:
+    pretrained = Classifier.pretrained(backend="onnxruntime")
+    pretrained.save(tmp_path / "saved.safetensors")
+    loaded = Classifier.load(tmp_path / "saved.safetensors", backend="onnxruntime")
+    assert loaded.C_ is None
+    assert loaded.predict_top(DEMO / "cat.jpg") == pretrained.predict_top(DEMO / "cat.jpg")
+
+
+def test_what_is_saved_twice_is_the_same_to_the_byte(fitted: Classifier, tmp_path: Path) -> None:
+    digests = set()
+    for index in range(8):
+        path = tmp_path / f"{index}.safetensors"
+        fitted.save(path)
+        digests.add(hashlib.sha256(path.read_bytes()).hexdigest())
+    Classifier.load(path).save(tmp_path / "again.safetensors")
+    digests.add(hashlib.sha256((tmp_path / "again.safetensors").read_bytes()).hexdigest())
+    assert len(digests) == 1
+
+
+def test_a_loaded_classifier_of_ones_own_network_can_be_fitted_again(
+    fitted: Classifier, tmp_path: Path
+) -> None:
+    fitted.save(tmp_path / "saved.safetensors")
+    loaded = Classifier.load(tmp_path / "saved.safetensors")
+    pictures = coloured(NUMBERS)
+    loaded.fit(pictures, NUMBERS)
+    assert loaded.classes_.tolist() == [0, 1, 2]
+    again = tiny_classifier(C=loaded.C_).fit(pictures, NUMBERS)
+    np.testing.assert_allclose(
+        loaded.predict_proba(pictures), again.predict_proba(pictures), atol=1e-5
+    )
+
+
+# --------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 1], "4 images but 2 labels"),
+        ([0, 1] * 3, "4 images but 6 labels"),
+        ([], "no images were given|4 images but 0 labels"),
+        ([1, 1, 1, 1], "all 4 images are of one class, 1"),
+        (["a", "a", "a", "b"], "only one image of class 'b'"),
+        ([0.0, 1.0, np.nan, 1.0], r"labels\[2\] is nan"),
+        ([0.0, np.inf, 0.0, 1.0], r"labels\[1\] is inf"),
+        ([None, "a", "a", None], "NoneType, str"),
+        ([None] * 4, "NoneType"),
+        ([1, "a", 1, "a"], "int, str"),
+        ([True, 0, True, 0], "bool, int"),
+        (np.array([1, "a", 1, "a"], object), "int, str"),
+        ([b"a", b"b", b"a", b"b"], "bytes"),
+        (np.array(["2020", "2021"] * 2, "M8[Y]"), "datetime64"),
+        ([[0], [1], [0], [1]], r"shape \(4, 1\)"),
+        ([[0], [1, 2], [0], [1]], "one label for each image"),
+        (np.eye(4), r"shape \(4, 4\)"),
+        ("abab", r"shape \(\)"),
+        (7, r"shape \(\)"),
+        ([2**70, 2**71] * 2, "64 bits"),
+    ],
+)
+def test_bad_labels(labels: Any, message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        tiny_classifier().fit(noise(4), labels)
+
+
+@pytest.mark.parametrize("number", [2, 4])
+def test_another_number_of_labels_than_a_generator_gives(number: int) -> None:
+    with pytest.raises(DatasetError, match=f"6 images but {2 * number} labels"):
+        tiny_classifier().fit((picture for picture in noise(6)), [0, 1] * number)
+
+
+def test_missing_labels() -> None:
+    with pytest.raises(DatasetError, match="labels are missing"):
+        tiny_classifier().fit(noise(4))
+
+
+@pytest.mark.parametrize("strength", [0, 0.0, -1.0, np.nan, np.inf])
+def test_bad_strengths(strength: float) -> None:
+    with pytest.raises(ValueError, match="C is"):
+        tiny_classifier(C=strength).fit(noise(4), [0, 1, 0, 1])
+
+
+def test_bad_on_error() -> None:
+    with pytest.raises(ValueError, match="on_error is 'pass'"):
+        tiny_classifier().fit(noise(4), [0, 1, 0, 1], on_error="pass")
+
+
+def test_pictures_left_out_of_the_training() -> None:
+    pictures: list[Any] = [*coloured([0, 1, 0, 1]), "nowhere.png", "neither.png"]
+    labels = ["a", "b", "a", "b", "a", "b"]
+    classifier = tiny_classifier(C=100.0).fit(pictures, labels, on_error="skip")
+    assert [left.source for left in classifier.skipped_] == ["nowhere.png", "neither.png"]
+    assert classifier.score(coloured([0, 1]), ["a", "b"]) == 1.0
+    with pytest.raises(ImageError, match=r"nowhere\.png"):
+        tiny_classifier().fit(pictures, labels)
+    with pytest.raises(DatasetError, match="only one image of class 'b'"):
+        tiny_classifier().fit(
+            pictures[:3] + pictures[4:], ["a", "b", "a", "a", "b"], on_error="skip"
+        )
+    with pytest.raises(DatasetError, match="none of the 4 images"):
+        tiny_classifier().fit(pictures[4:] * 2, ["a", "b"] * 2, on_error="skip")
+
+
+def test_predictions_always_raise(fitted: Classifier) -> None:
+    images = [*coloured([0]), "nowhere.png"]
+    for call in (
+        fitted.predict,
+        fitted.predict_proba,
+        lambda images: fitted.predict_top(images, 1),
+    ):
+        with pytest.raises(ImageError, match=r"nowhere\.png"):
+            call(images)
+
+
+def test_bad_folders(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="no such"):
+        tiny_classifier().fit(tmp_path / "missing")
+    with pytest.raises(DatasetError, match="no folders and no pictures"):
+        tiny_classifier().fit(tmp_path)
+    with pytest.raises(DatasetError, match="are of one class"):
+        tiny_classifier().fit(labelled_folder(tmp_path / "one", classes=1))
+    with pytest.raises(DatasetError, match="each of the classes 'blood', 'grass'"):
+        tiny_classifier().fit(labelled_folder(tmp_path / "alone", number=1))

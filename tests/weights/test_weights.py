@@ -1,0 +1,187 @@
+"""The weights that come with the package are what its table says, and whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as from_numpy
+
+from transferkit.errors import FileFormatError, OutputError, UnknownNameError
+from transferkit.networks import NETWORKS
+from transferkit.weights import (
+    WEIGHTS,
+    find_weights,
+    imagenet_classes,
+    load_weights,
+    read_safetensors,
+    write_safetensors,
+)
+from transferkit.weights.convert import main, read_published
+from transferkit.weights.files import check_weights, digest, serialize
+
+DATA = Path(str(resources.files("transferkit.weights") / "data"))
+
+TENSORS = st.dictionaries(
+    st.text(min_size=1, max_size=8).filter(lambda name: name != "__metadata__"),
+    from_numpy.arrays(np.float32, from_numpy.array_shapes(min_dims=1, max_dims=4, max_side=3)),
+    max_size=4,
+)
+METADATA = st.dictionaries(st.text(max_size=8), st.text(max_size=20), max_size=4)
+
+
+# ----------------------------------------------------------------------------- the catalogue
+
+
+@pytest.mark.parametrize("entry", WEIGHTS, ids=lambda entry: f"{entry.network}-{entry.name}")
+def test_a_row_of_the_table_tells_the_truth(entry: object) -> None:
+    assert dataclasses.is_dataclass(entry)
+    row = find_weights(entry.network, entry.name)  # type: ignore[attr-defined]
+    assert row is entry
+    assert hashlib.sha256((DATA / row.file).read_bytes()).hexdigest() == row.sha256
+    _, metadata = read_safetensors(DATA / row.file)
+    assert metadata["network"] == row.network
+    assert metadata["licence"] == row.licence
+    assert metadata["source_sha256"] == row.published_sha256
+    assert row.publisher.split(",")[0] in (DATA / "NOTICE.md").read_text()
+    network, weights = load_weights(row)
+    assert weights.keys() == network.parameters.keys()
+    assert all(np.isfinite(array).all() for array in weights.values())
+    assert 0 < row.top1 < 1
+
+
+def test_every_network_has_weights() -> None:
+    for name in NETWORKS:
+        assert find_weights(name).network == name
+    with pytest.raises(UnknownNameError, match="'mobilenet_v2'"):
+        find_weights("mobilenet_v3")
+    with pytest.raises(UnknownNameError, match="'imagenet1k_v1'"):
+        find_weights("mobilenet_v2", "imagenet1k")
+
+
+def test_weights_that_were_tampered_with_are_refused() -> None:
+    row = dataclasses.replace(WEIGHTS[0], sha256="0" * 64)
+    with pytest.raises(FileFormatError, match="install transferkit again"):
+        load_weights(row)
+
+
+def test_class_names() -> None:
+    classes = imagenet_classes()
+    assert [found.index for found in classes] == list(range(1000))
+    assert len({found.name for found in classes}) == 1000
+    assert len({found.wordnet_id for found in classes}) == 1000
+    assert all(found.name.strip() == found.name != "" for found in classes)
+    assert [classes[index].name for index in (0, 207, 284, 999)] == [
+        "tench", "golden retriever", "Siamese cat", "toilet tissue",
+    ]  # fmt: skip
+
+
+# --------------------------------------------------------------------------------- the files
+
+
+@given(tensors=TENSORS, metadata=METADATA)
+def test_what_is_written_is_read(
+    tmp_path_factory: pytest.TempPathFactory,
+    tensors: dict[str, np.ndarray],
+    metadata: dict[str, str],
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "round-trip.safetensors"
+    write_safetensors(path, tensors, metadata)
+    found, found_metadata = read_safetensors(path)
+    assert found_metadata == metadata
+    assert found.keys() == tensors.keys()
+    for name, array in tensors.items():
+        np.testing.assert_array_equal(found[name], array)
+    assert digest(found, found_metadata) == digest(tensors, metadata)
+
+
+@given(tensors=TENSORS, metadata=METADATA)
+def test_the_same_contents_are_the_same_bytes(
+    tensors: dict[str, np.ndarray], metadata: dict[str, str]
+) -> None:
+    turned = dict(reversed(tensors.items())), dict(reversed(metadata.items()))
+    assert serialize(tensors, metadata) == serialize(*turned)
+    # A view that is not laid out row by row is written by its values.
+    strided = {name: np.repeat(array, 2, axis=0)[::2] for name, array in tensors.items()}
+    assert serialize(strided, metadata) == serialize(tensors, metadata)
+
+
+def test_the_digest_tells_apart() -> None:
+    one, two = np.zeros(2, np.float32), np.ones(2, np.float32)
+    found = {
+        digest({"a": one}, {}),
+        digest({"a": two}, {}),
+        digest({"b": one}, {}),
+        digest({"a": one, "b": two}, {}),
+        digest({"a": two, "b": one}, {}),
+        digest({"a": one}, {"name": "x"}),
+        digest({"a": one}, {"name": "y"}),
+    }
+    assert len(found) == 7
+
+
+def test_weights_of_another_network_are_listed() -> None:
+    network, weights = load_weights(WEIGHTS[0])
+    wrong = dict(weights)
+    del wrong["classifier.1.bias"]
+    wrong["ghost"] = np.zeros(1, np.float32)
+    wrong["classifier.1.weight"] = np.zeros((10, 1280), np.float32)
+    with pytest.raises(FileFormatError) as caught:
+        check_weights("here", wrong, network)
+    assert str(caught.value).startswith("here: these are not the weights of mobilenet_v2: ")
+    for problem in (
+        "missing: classifier.1.bias",
+        "unexpected: ghost",
+        "classifier.1.weight has shape (10, 1280), not (1000, 1280)",
+    ):
+        assert problem in str(caught.value)
+
+
+def test_an_unwritable_place(tmp_path: Path) -> None:
+    with pytest.raises(OutputError):
+        write_safetensors(tmp_path / "missing" / "file", {}, {})
+
+
+# ----------------------------------------------------------------------------- the conversion
+
+
+def test_only_published_files_are_converted(tmp_path: Path) -> None:
+    for name, message in {
+        "weights.pth": "first digits of its SHA-256",
+        "mobilenet_v2-b0353104.pth": "does not begin with b0353104",
+    }.items():
+        (tmp_path / name).write_bytes(b"no weights")
+        with pytest.raises(FileFormatError, match=message):
+            read_published(tmp_path / name)
+
+
+def test_a_published_file_is_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch = pytest.importorskip("torch")
+    state = {
+        "conv.weight": torch.arange(6.0).reshape(1, 2, 3, 1),
+        "norm.num_batches_tracked": torch.tensor(7),
+    }
+    torch.save(state, tmp_path / "raw")
+    found = hashlib.sha256((tmp_path / "raw").read_bytes()).hexdigest()
+    source = (tmp_path / "raw").rename(tmp_path / f"tiny-{found[:8]}.pth")
+    main([str(source), str(tmp_path / "tiny.safetensors")])
+    tensors, metadata = read_safetensors(tmp_path / "tiny.safetensors")
+    assert list(tensors) == ["conv.weight"]
+    np.testing.assert_array_equal(tensors["conv.weight"].ravel(), np.arange(6))
+    assert metadata["source_sha256"] == found
+    written = hashlib.sha256((tmp_path / "tiny.safetensors").read_bytes()).hexdigest()
+    assert capsys.readouterr().out.split()[0] == written
+
+
+def test_the_shipped_file_is_as_the_conversion_writes_it() -> None:
+    for row in WEIGHTS:
+        tensors, metadata = read_safetensors(DATA / row.file)
+        assert serialize(tensors, metadata) == (DATA / row.file).read_bytes()
+        assert json.loads(json.dumps(metadata)) == metadata
