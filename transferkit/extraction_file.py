@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +16,9 @@ import numpy.typing as npt
 from transferkit.errors import OutputError
 from transferkit.extractor import FeatureExtractor
 from transferkit.features import ExtractionInterrupted, Features, NoneReadableError
+from transferkit.networks import network_to_json
 from transferkit.output import check_writable, write_atomically
+from transferkit.weights.files import digest
 
 __all__ = ["extract_to_file"]
 
@@ -73,10 +77,11 @@ def extract_to_file(
         new = dataclasses.replace(done, skipped=error.skipped)
     except ExtractionInterrupted as interruption:
         if interruption.found is not None:
-            _write(partial, extractor, _joined(files, layers, done, interruption.found))
+            kept = _joined(files, layers, done, interruption.found)
+            _write(partial, {**_arrays(kept), **_origin(extractor, kept.sources)})
         raise
     found = _joined(files, layers, done, new or done)
-    _write(output, extractor, found)
+    _write(output, _arrays(found))
     partial.unlink(missing_ok=True)
     return found
 
@@ -97,10 +102,32 @@ def _joined(
     return Features(arrays, ordered, np.asarray(indices, np.intp), new.skipped)
 
 
-def _write(path: Path, extractor: FeatureExtractor, found: Features) -> None:
-    arrays: dict[str, npt.NDArray[np.generic]] = {**found}
-    arrays["sources"] = np.asarray(found.sources)
-    arrays["network"] = np.asarray(str(extractor.network))
+def _arrays(found: Features) -> dict[str, npt.NDArray[Any]]:
+    return {**found, "sources": np.asarray(found.sources)}
+
+
+def _origin(extractor: FeatureExtractor, sources: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+    """All that the numbers depend on: what they must still agree with to be gone on from."""
+    model = extractor.model()
+    description = {
+        "network": network_to_json(model.network),
+        "preprocessing": json.dumps(model.preprocessing.to_dict()),
+    }
+    return {
+        "made_by": np.asarray(digest(model.weights, description)),
+        "modified": np.asarray([_modified(source) for source in sources], np.int64),
+    }
+
+
+def _modified(source: str) -> int:
+    """When a file was last changed, in nanoseconds; 0 if it is gone."""
+    try:
+        return os.stat(source).st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _write(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     with write_atomically(path) as file, zipfile.ZipFile(file, "w") as archive:
         # np.savez takes names as keyword arguments, of which "file" would be its own.
         for name, array in arrays.items():
@@ -115,18 +142,22 @@ def _read(
     nothing = Features({}, [], np.empty(0, np.intp), [])
     try:
         with np.load(path, allow_pickle=False) as archive:
-            arrays: Mapping[str, npt.NDArray[np.float32]] = dict(archive)
+            arrays: Mapping[str, npt.NDArray[Any]] = dict(archive)
     except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile):
         # Not written by `_write`: no archive of arrays at all.
         return nothing
-    expected = {*layers, "sources", "network"}
-    if set(arrays) != expected or str(arrays["network"]) != str(extractor.network):
+    if set(arrays) != {*layers, "sources", "made_by", "modified"}:
         return nothing
     sources = arrays["sources"].tolist()
-    if any(len(arrays[layer]) != len(sources) for layer in layers):
+    if any(len(arrays[name]) != len(sources) for name in (*layers, "modified")):
         return nothing
+    origin = _origin(extractor, sources)
+    if arrays["made_by"] != origin["made_by"]:
+        return nothing
+    # A picture that was changed since is done again.
+    unchanged = arrays["modified"] == origin["modified"]
     names = set(map(os.fspath, files))
-    rows = [row for row, source in enumerate(sources) if source in names]
+    rows = [row for row, source in enumerate(sources) if source in names and bool(unchanged[row])]
     return Features(
         {layer: arrays[layer][rows] for layer in layers},
         [sources[row] for row in rows],

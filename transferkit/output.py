@@ -38,7 +38,7 @@ def write_atomically(path: Path) -> Iterator[IO[bytes]]:
     b'kept'
     """
     check_writable(path)
-    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
+    temporary = path.with_name(f".{path.name[:20]}.{secrets.token_hex(4)}.part")
     try:
         with temporary.open("xb") as file:
             yield file
@@ -60,12 +60,18 @@ def check_writable(path: Path) -> None:
         writable.
     """
     folder = path.parent
-    if path.is_dir():
-        raise OutputError(f"{path}: is a folder; give the name of a file")
-    if path.exists() and not path.is_file():
-        # A rename would put a file in the place of a device such as /dev/null.
-        raise OutputError(f"{path}: is no ordinary file")
-    if not folder.is_dir():
-        raise OutputError(f"{path}: there is no folder {str(folder)!r}")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"{path}: the folder {str(folder)!r} may not be written to")
+    try:
+        if path.is_dir():
+            raise OutputError(f"{path}: is a folder; give the name of a file")
+        if path.exists() and not path.is_file():
+            # A rename would put a file in the place of a device such as /dev/null.
+            raise OutputError(f"{path}: is no ordinary file")
+        if not folder.is_dir():
+            raise OutputError(f"{path}: there is no folder {str(folder)!r}")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise OutputError(f"{path}: the folder {str(folder)!r} may not be written to")
+    except OutputError:
+        raise
+    except OSError as error:
+        # A name too long, say, or a folder that may not be looked into.
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error

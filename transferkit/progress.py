@@ -48,13 +48,15 @@ def show_progress(
     )
 
     # A console of its own: two at work in two threads do not get in each other's way.
+    console = Console(stderr=True)
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
+        console=console,
+        # Where lines cannot be taken back, the last state is all that is shown.
+        transient=console.is_terminal,
     ) as progress:
         task = progress.add_task(what, total=total)
         yield lambda steps: progress.advance(task, steps)
