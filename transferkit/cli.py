@@ -18,7 +18,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from transferkit import __version__
-from transferkit.errors import DatasetError, TransferkitError
+from transferkit.errors import DatasetError, OutputError, TransferkitError
 
 if TYPE_CHECKING:
     from transferkit.classifier import Classifier
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _INTERRUPTED = 130
+_MODEL_SUFFIX = ".safetensors"
 
 
 class _Commands(TyperGroup):
@@ -45,7 +46,9 @@ class _Commands(TyperGroup):
             _warn(f"error: {error}")
             raise typer.Exit(1) from error
         except KeyboardInterrupt as interruption:
-            _warn("interrupted")
+            keeps_what_is_done = ctx.invoked_subcommand == "extract"
+            again = "; call it again to go on from there" if keeps_what_is_done else ""
+            _warn(f"interrupted{again}")
             raise typer.Exit(_INTERRUPTED) from interruption
 
 
@@ -61,7 +64,9 @@ app = typer.Typer(
 Network = Annotated[str, typer.Option(help="The network; 'transferkit networks' lists them.")]
 Backend = Annotated[
     str | None,
-    typer.Option(help="What computes; 'transferkit backends' lists them. By default: chosen."),
+    typer.Option(
+        help="What computes; 'transferkit backends' lists them. By default: the one in TRANSFERKIT_BACKEND, or the first installed."
+    ),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="How many images the network gets at once.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
@@ -111,7 +116,9 @@ def fit(
     backend: Backend = None,
     strength: Annotated[
         float | None,
-        typer.Option("--C", help="Inverse regularisation strength. By default: chosen."),
+        typer.Option(
+            "--C", help="Inverse regularisation strength. By default: chosen by cross-validation."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="For drawing the folds of cross-validation.")] = 0,
     batch_size: BatchSize = 32,
@@ -123,9 +130,15 @@ def fit(
     from transferkit.output import check_writable
 
     # Found out now rather than after the work.
+    if output.suffix != _MODEL_SUFFIX:
+        raise OutputError(f"{output}: end the name of a classifier's file in {_MODEL_SUFFIX}")
     check_writable(output)
-    if test is not None:
-        list_labelled_images(test)
+    labels = set(list_labelled_images(images)[1])
+    if test is not None and (unknown := set(list_labelled_images(test)[1]) - labels):
+        names = ", ".join(sorted(unknown)[:5])
+        raise DatasetError(
+            f"{test}: {len(unknown)} class folders that {images} does not have: {names}"
+        )
     classifier = Classifier(
         network,
         C=strength,
@@ -137,7 +150,9 @@ def fit(
     classifier.fit(images, on_error="skip")
     classifier.save(output)
     _tell_skipped(classifier.skipped_)
-    _say(f"saved {output}: {len(classifier.classes_)} classes, C = {classifier.C_:g}")
+    number = len(classifier.classes_)
+    names = ", ".join(classifier.classes_[:8].tolist()) + (", ..." if number > 8 else "")
+    _say(f"saved {output}: {number} classes ({names}), C = {classifier.C_:g}")
     if test is not None:
         evaluation = classifier.evaluate(test, on_error="skip")
         number = int(evaluation.confusion_matrix.sum())
@@ -176,13 +191,15 @@ def predict(
     if as_json and as_csv:
         raise typer.BadParameter("--json and --csv exclude each other")
     progress = False if quiet else None
-    if paths[0].suffix == ".safetensors":
+    misplaced = [path for path in paths[1:] if path.suffix == _MODEL_SUFFIX]
+    if misplaced:
+        raise typer.BadParameter(f"{misplaced[0]}: give the classifier's file first")
+    if paths[0].suffix == _MODEL_SUFFIX:
         classifier = Classifier.load(paths[0], backend=backend)
         paths = paths[1:]
     else:
         classifier = Classifier.pretrained(network, backend=backend)
-    if top > len(classifier.classes_):
-        raise typer.BadParameter(f"--top {top}: there are {len(classifier.classes_)} classes")
+    top = min(top, len(classifier.classes_))
     found = _probabilities(classifier, paths, batch_size, progress)
     rows = [
         (source, top_predictions(classifier.classes_, probabilities, top))
@@ -234,7 +251,7 @@ def extract(
     batch_size: BatchSize = 32,
     quiet: Quiet = False,
 ) -> None:
-    """Write layers' activations to a NumPy file: one array a layer, and 'sources'.
+    """Write layers' activations to a NumPy file: an array for each, and 'sources'.
 
     Interrupted, it keeps what is done; called again with the same output, it goes on there.
     """
