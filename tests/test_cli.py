@@ -335,7 +335,7 @@ def test_an_interrupted_extraction_is_gone_on_with(tmp_path: Path) -> None:
     result = run_process(*arguments, code=INTERRUPTING)
     assert result.returncode == 130
     assert result.stdout == b""
-    assert result.stderr == b"interrupted\n"
+    assert result.stderr == b"interrupted; call it again to go on from there\n"
     assert os.listdir(tmp_path) == ["features.npz.partial"]
     with np.load(tmp_path / "features.npz.partial") as archive:
         assert archive["embedding"].shape == (8, 1280)

@@ -65,7 +65,8 @@ Network = Annotated[str, typer.Option(help="The network; 'transferkit networks' 
 Backend = Annotated[
     str | None,
     typer.Option(
-        help="What computes; 'transferkit backends' lists them. By default: the one in TRANSFERKIT_BACKEND, or the first installed."
+        help="What computes; 'transferkit backends' lists them. By default: the one in "
+        "TRANSFERKIT_BACKEND, or the first installed."
     ),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="How many images the network gets at once.")]

@@ -100,7 +100,7 @@ def serialize(weights: Mapping[str, npt.NDArray[np.float32]], metadata: Mapping[
     >>> import numpy as np
     >>> from transferkit.weights.files import serialize
     >>> data = serialize({"bias": np.zeros(2, np.float32)}, {"licence": "CC0-1.0"})
-    >>> data[8:47]
+    >>> data[8:48]
     b'{"__metadata__":{"licence":"CC0-1.0"},"b'
     """
     contiguous = {name: np.ascontiguousarray(weight) for name, weight in weights.items()}
