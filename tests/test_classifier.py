@@ -406,8 +406,10 @@ def test_top_predictions(fitted: Classifier) -> None:
             order = np.argsort(-row, kind="stable")[:k]
             assert [item.label for item in best] == fitted.classes_[order].tolist()
             assert [item.probability for item in best] == pytest.approx(row[order], abs=1e-6)
-    for k in (0, 4, -1):
-        with pytest.raises(ValueError, match=f"k is {k}; expected a whole number, 1 to 3"):
+    # The default is more than the three classes that there are.
+    assert [len(best) for best in fitted.predict_top(pictures[:2])] == [3, 3]
+    for k in (0, -1, 2.0):
+        with pytest.raises(ValueError, match=f"k is {k}; expected a whole number, at least 1"):
             fitted.predict_top(pictures, k=k)
 
 

@@ -305,7 +305,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         images
             As for `transferkit.FeatureExtractor`.
         k
-            From 1 to the number of classes.
+            At least 1. Where there are fewer classes, all are given.
 
         Returns
         -------
@@ -317,11 +317,11 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ImageError
             If a picture cannot be read.
         ValueError
-            If there are not that many classes.
+            If ``k`` is less than 1.
         """
         check_is_fitted(self, "classes_")
-        if not isinstance(k, Integral) or not 1 <= k <= len(self.classes_):
-            raise ValueError(f"k is {k!r}; expected a whole number, 1 to {len(self.classes_)}")
+        if not isinstance(k, Integral) or k < 1:
+            raise ValueError(f"k is {k!r}; expected a whole number, at least 1")
         return [top_predictions(self.classes_, row, k) for row in self.predict_proba(images)]
 
     def score(

@@ -200,7 +200,6 @@ def predict(
         paths = paths[1:]
     else:
         classifier = Classifier.pretrained(network, backend=backend)
-    top = min(top, len(classifier.classes_))
     found = _probabilities(classifier, paths, batch_size, progress)
     rows = [
         (source, top_predictions(classifier.classes_, probabilities, top))
