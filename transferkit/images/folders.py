@@ -14,8 +14,8 @@ SUFFIXES = frozenset(
 )
 """File name endings, in lower case, that make a file in a folder count as a picture."""
 
-# Pictures too, of formats that are not read: each is told of, not passed over in silence.
-_UNREAD_SUFFIXES = frozenset(
+# Pictures of formats that are not read are listed too: told of, not passed over in silence.
+_LISTED_SUFFIXES = SUFFIXES.union(
     (".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".nef", ".arw", ".psd", ".svg")
 )
 
@@ -183,7 +183,7 @@ def _images_below(root: Path) -> list[Path]:
         for name, is_folder in _entries(folder):
             if is_folder:
                 below.append(f"{prefix}{name}/")
-            elif os.path.splitext(name)[1].lower() in SUFFIXES | _UNREAD_SUFFIXES:
+            elif os.path.splitext(name)[1].lower() in _LISTED_SUFFIXES:
                 found.append(prefix + name)
         to_visit += sorted(below, reverse=True)
     return [root / name for name in sorted(found)]
