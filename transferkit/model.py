@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from transferkit.backends import Backend, Program, get_backend
+from transferkit.backends import Backend, Program, WrappedModel, get_backend
 from transferkit.images import Preprocessing
 from transferkit.networks import Network
 from transferkit.weights import WeightsEntry, find_weights, imagenet_classes, load_weights
@@ -33,12 +33,15 @@ class Model:
         From pictures read how.
     labels
         What each of its logits stands for; None where that is not known.
+    wrapped
+        What computes the nodes of the network that are a framework's own model, if any.
     """
 
     network: Network
     weights: Mapping[str, npt.NDArray[np.float32]]
     preprocessing: Preprocessing
     labels: tuple[str, ...] | None
+    wrapped: WrappedModel | None = None
 
 
 def load_model(
@@ -150,7 +153,8 @@ class LazyProgram:
                 or any(new is not old for new, old in zip(key, self._made[0], strict=True))
             ):
                 model = make_model()
-                program = Program(get_backend(backend, device=device), model.network, model.weights)
+                chosen = get_backend(backend, device=device)
+                program = Program(chosen, model.network, model.weights, model.wrapped)
                 self._made = (key, program, model)
             return self._made[1], self._made[2]
 

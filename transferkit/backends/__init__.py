@@ -1,6 +1,6 @@
 """Backends: what runs a network. Only their registry and their interface are imported here."""
 
-from transferkit.backends.base import Backend, Table
+from transferkit.backends.base import Backend, Table, WrappedModel
 from transferkit.backends.program import Program
 from transferkit.backends.registry import (
     BackendInfo,
@@ -14,6 +14,7 @@ __all__ = [
     "BackendInfo",
     "Program",
     "Table",
+    "WrappedModel",
     "backend_names",
     "describe_backend",
     "get_backend",

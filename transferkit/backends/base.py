@@ -7,17 +7,17 @@ keeping the layers asked for, folding batch norm) is written once, over these tw
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 import numpy.typing as npt
 
 from transferkit.backends.interpreter import load_parameters, run_network
 from transferkit.errors import UnknownNameError, UnsupportedError
-from transferkit.networks.graph import Network, Padding, Weights
+from transferkit.networks.graph import WRAPPED, Network, Padding, Weights
 from transferkit.networks.passes import fold_batch_norm, keep_needed
 
-__all__ = ["API_VERSION", "OPERATIONS", "Backend", "Table"]
+__all__ = ["API_VERSION", "OPERATIONS", "Backend", "Table", "WrappedModel"]
 
 API_VERSION = 1
 """The version of the plugin interface that this transferkit speaks."""
@@ -221,6 +221,38 @@ OPERATIONS: frozenset[str] = frozenset(
 """The names that a node's operation may have."""
 
 
+class WrappedModel(ABC):
+    """A model that is a framework's own object, as a backend wraps it.
+
+    Attributes
+    ----------
+    network
+        Its layers as nodes whose operation is `WRAPPED`, in the order in which the model
+        computes them, and what `embedding` and `logits` mean, where that can be told.
+        Further nodes may be put after them: a new head, probabilities.
+    """
+
+    network: Network
+
+    @abstractmethod
+    def load(self, layers: Sequence[str]) -> Callable[[Any], dict[str, Any]]:
+        """A function over tensors, from pixels (n, h, w, 3) to the outputs of ``layers``.
+
+        Whatever the model's own order of axes, feature maps come out as N x H x W x C. The
+        model's weights, mode and gradients are as they were after each call.
+        """
+
+    @abstractmethod
+    def shapes(self, height: int, width: int) -> Mapping[str, tuple[int, ...]]:
+        """The shape of each layer's output for one picture, without the batch axis.
+
+        Raises
+        ------
+        ShapeError
+            If the model cannot take pictures of that size.
+        """
+
+
 class Backend(ABC):
     """One framework, as a plugin offers it.
 
@@ -293,6 +325,30 @@ class Backend(ABC):
             for each combination of shapes; safe to call from several threads.
         """
 
+    def compile_tensors(self, function: Function) -> Function:
+        """``function``, over tensors, as fast as the framework can.
+
+        What it gives stays where it was computed, to be given to it again: so the steps of an
+        optimisation need not come back as arrays.
+
+        Parameters
+        ----------
+        function
+            Takes tensors and gives a tensor, or a mapping from name to tensor; written over
+            `table`. It may hold functions from `value_and_grad`.
+
+        Returns
+        -------
+        callable
+            Takes and gives the same; compiled at most once for each combination of shapes.
+
+        Raises
+        ------
+        UnsupportedError
+            If the framework has no gradients, and so nothing to optimise.
+        """
+        raise self._without_gradients()
+
     def value_and_grad(self, function: Function) -> Function:
         """``function`` together with its derivative with respect to its first argument.
 
@@ -312,13 +368,56 @@ class Backend(ABC):
         UnsupportedError
             If the framework has no gradients.
         """
-        raise UnsupportedError(
+        raise self._without_gradients()
+
+    def _without_gradients(self) -> UnsupportedError:
+        return UnsupportedError(
             f"backend {self.name!r} runs networks but has no gradients; 'torch' and "
             "'tensorflow' have: pip install \"transferkit[torch]\""
         )
 
+    def wrap(self, model: object, *, input_size: int | None = None) -> WrappedModel:
+        """A model that is an object of the framework, to be run like any network.
+
+        Parameters
+        ----------
+        model
+            The object. It is used where it is, not copied, and not changed.
+        input_size
+            The side in pixels of the square pictures that it is run on to learn its layers;
+            None: what the model says of itself.
+
+        Raises
+        ------
+        UnsupportedError
+            If the framework has no models of its own, or this is none of them.
+        ShapeError
+            If the model cannot take pictures of that size.
+        """
+        raise UnsupportedError(
+            f"backend {self.name!r} cannot run a {type(model).__name__}; 'torch' takes a "
+            "torch.nn.Module, 'tensorflow' a keras.Model"
+        )
+
+    def native(self, network: Network, weights: Weights) -> object:
+        """``network`` as an object of the framework, to go on with there.
+
+        Raises
+        ------
+        UnsupportedError
+            If the framework has no models of its own.
+        """
+        raise UnsupportedError(
+            f"backend {self.name!r} has no models of its own; 'torch' and 'tensorflow' have: "
+            'pip install "transferkit[torch]"'
+        )
+
     def load(
-        self, network: Network, weights: Weights, layers: Sequence[str]
+        self,
+        network: Network,
+        weights: Weights,
+        layers: Sequence[str],
+        wrapped: WrappedModel | None = None,
     ) -> Callable[[Any], dict[str, Any]]:
         """A function over tensors, from pixels to the outputs of ``layers``.
 
@@ -331,6 +430,8 @@ class Backend(ABC):
             What to compute.
         layers
             Nodes' names or aliases.
+        wrapped
+            What computes the nodes of ``network`` that are not over the table, if any.
 
         Returns
         -------
@@ -342,8 +443,12 @@ class Backend(ABC):
         network, weights = fold_batch_norm(keep_needed(network, targets), weights, keep=targets)
         parameters = load_parameters(self.table, network, weights)
 
+        names = [node.name for node in network.nodes if node.operation == WRAPPED]
+        run_wrapped = wrapped.load(names) if wrapped is not None else None
+
         def function(pixels: Any) -> dict[str, Any]:
-            outputs = run_network(self.table, network, parameters, pixels, targets)
+            given = {} if run_wrapped is None else run_wrapped(pixels)
+            outputs = run_network(self.table, network, parameters, pixels, targets, given)
             return {layer: outputs[target] for layer, target in zip(layers, targets, strict=True)}
 
         return function

@@ -54,6 +54,7 @@ def run_network(
     parameters: Mapping[str, Tensor],
     pixels: Tensor,
     layers: Iterable[str],
+    given: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Run ``network`` on ``pixels`` and give the outputs of ``layers``.
 
@@ -69,6 +70,8 @@ def run_network(
         (n, h, w, 3), RGB, in [0, 1].
     layers
         Names of nodes. Any other output is let go as soon as nothing needs it.
+    given
+        Outputs of nodes that something else has computed: of all whose operation is `WRAPPED`.
 
     Raises
     ------
@@ -77,8 +80,10 @@ def run_network(
     """
     keep = set(layers)
     uses = Counter(name for node in network.nodes for name in node.inputs)
-    values = {INPUT: pixels}
+    values = {INPUT: pixels, **(given or {})}
     for node in network.nodes:
+        if node.name in values:
+            continue
         inputs = [values[name] for name in node.inputs]
         operation = getattr(table, node.operation)
         weights = [parameters[name] for name in node.parameters]

@@ -6,11 +6,12 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from transferkit.backends.base import Backend
+from transferkit.backends.base import Backend, WrappedModel
 from transferkit.backends.shapes import infer_shapes
 from transferkit.errors import ShapeError
 from transferkit.networks.graph import Network, Weights
@@ -40,6 +41,8 @@ class Program:
         Where to run.
     network, weights
         What to run.
+    wrapped
+        What computes the nodes of ``network`` that are not over the table, if any.
 
     Examples
     --------
@@ -53,12 +56,41 @@ class Program:
     (1, 1280)
     """
 
-    def __init__(self, backend: Backend, network: Network, weights: Weights) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        network: Network,
+        weights: Weights,
+        wrapped: WrappedModel | None = None,
+    ) -> None:
         self.backend = backend
+        self.wrapped = wrapped
         self.network = network
         self.weights = weights
         self._compiled: OrderedDict[frozenset[str], _Compiled] = OrderedDict()
         self._lock = threading.Lock()
+
+    def load(self, layers: Sequence[str]) -> Callable[[Any], dict[str, Any]]:
+        """A function over the backend's tensors, from pixels to the outputs of ``layers``.
+
+        It can be given to `Backend.value_and_grad` and `Backend.compile`.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such layer.
+        """
+        return self.backend.load(self.network, self.weights, layers, self.wrapped)
+
+    def shapes(self, height: int, width: int) -> Mapping[str, tuple[int, ...]]:
+        """The shape of each layer's output for one picture, (h, w, c) or (d,).
+
+        Raises
+        ------
+        ShapeError
+            If the network cannot take pictures of that size.
+        """
+        return infer_shapes(self.network, height, width, self.wrapped)
 
     def run(
         self, pixels: npt.NDArray[np.float32], layers: Sequence[str]
@@ -103,9 +135,8 @@ class Program:
         with self._lock:
             if targets not in self._compiled:
                 names = sorted(targets)
-                function = self.backend.load(self.network, self.weights, names)
                 self._compiled[targets] = _Compiled(
-                    keep_needed(self.network, names), self.backend.compile(function)
+                    keep_needed(self.network, names), self.backend.compile(self.load(names))
                 )
                 if len(self._compiled) > _COMPILED_AT_MOST:
                     self._compiled.popitem(last=False)
@@ -113,6 +144,6 @@ class Program:
             compiled = self._compiled[targets]
         # Frameworks differ in what they make of a window that does not fit; one gives zeros.
         if size not in compiled.sizes:
-            infer_shapes(compiled.network, *size)
+            infer_shapes(compiled.network, *size, self.wrapped)
             compiled.sizes.add(size)
         return compiled

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from transferkit.backends.base import Table
+from transferkit.backends.base import Table, WrappedModel
 from transferkit.backends.interpreter import run_network
 from transferkit.errors import ShapeError
 from transferkit.networks.graph import Network, Padding
@@ -19,7 +19,9 @@ __all__ = ["ShapeTable", "infer_shapes"]
 Shape: TypeAlias = tuple[int, ...]
 
 
-def infer_shapes(network: Network, height: int, width: int) -> Mapping[str, Shape]:
+def infer_shapes(
+    network: Network, height: int, width: int, wrapped: WrappedModel | None = None
+) -> Mapping[str, Shape]:
     """The shape of each layer's output for one picture, without the batch axis.
 
     Parameters
@@ -28,6 +30,8 @@ def infer_shapes(network: Network, height: int, width: int) -> Mapping[str, Shap
         What would be run.
     height, width
         Of the picture, in pixels.
+    wrapped
+        What computes the nodes that are not over the table, if any.
 
     Returns
     -------
@@ -48,8 +52,10 @@ def infer_shapes(network: Network, height: int, width: int) -> Mapping[str, Shap
     """
     nodes = [node.name for node in network.nodes]
     try:
+        found = {} if wrapped is None else wrapped.shapes(height, width)
+        given = {name: (1, *shape) for name, shape in found.items()}
         shapes = run_network(
-            ShapeTable(), network, network.parameters, (1, height, width, 3), nodes
+            ShapeTable(), network, network.parameters, (1, height, width, 3), nodes, given
         )
     except ShapeError as error:
         raise ShapeError(

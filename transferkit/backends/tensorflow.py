@@ -239,6 +239,15 @@ class TensorFlowBackend(Backend):
         concrete: Callable[..., Any] = traced.get_concrete_function()
         return concrete
 
+    def compile_tensors(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        traced = tf.function(function, autograph=False)
+
+        def run(*tensors: Any) -> Any:
+            with tf.device(self.device):
+                return traced(*tensors)
+
+        return run
+
     def value_and_grad(self, function: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
         def run(*tensors: Any) -> dict[str, Any]:
             with tf.GradientTape(watch_accessed_variables=False) as tape:

@@ -209,6 +209,13 @@ class TorchBackend(Backend):
 
         return run
 
+    def compile_tensors(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*tensors: Tensor) -> Any:
+            with torch.no_grad():
+                return function(*tensors)
+
+        return run
+
     def value_and_grad(self, function: Callable[..., Any]) -> Callable[..., dict[str, Tensor]]:
         def run(*tensors: Tensor) -> dict[str, Tensor]:
             with torch.enable_grad():

@@ -1,7 +1,7 @@
 """Networks as data, and passes over them. No framework is known here."""
 
 from transferkit.networks.catalogue import NETWORKS, NetworkEntry, build_network, find_network
-from transferkit.networks.graph import INPUT, Network, NetworkBuilder, Node, Weights
+from transferkit.networks.graph import INPUT, WRAPPED, Network, NetworkBuilder, Node, Weights
 from transferkit.networks.initialization import random_weights
 from transferkit.networks.passes import (
     add_probabilities,
@@ -14,6 +14,7 @@ from transferkit.networks.serialization import network_from_json, network_to_jso
 __all__ = [
     "INPUT",
     "NETWORKS",
+    "WRAPPED",
     "Network",
     "NetworkBuilder",
     "NetworkEntry",

@@ -19,10 +19,22 @@ import numpy.typing as npt
 
 from transferkit.errors import UnknownNameError
 
-__all__ = ["INPUT", "Attribute", "Network", "NetworkBuilder", "Node", "Padding", "Weights"]
+__all__ = [
+    "INPUT",
+    "WRAPPED",
+    "Attribute",
+    "Network",
+    "NetworkBuilder",
+    "Node",
+    "Padding",
+    "Weights",
+]
 
 INPUT = "pixels"
 """The name of every network's input: N x H x W x 3, RGB, float32 in [0, 1]."""
+
+WRAPPED = "wrapped"
+"""The operation of a node whose output a framework's own model gives, not the table."""
 
 Attribute: TypeAlias = (
     int | float | str | tuple[int, ...] | tuple[float, ...] | tuple[tuple[int, int], ...]
