@@ -111,6 +111,9 @@ class ShapeTable(Table[Shape]):
     def average_pool2d(self, x: Shape, *, size: tuple[int, int], stride: tuple[int, int]) -> Shape:
         return (x[0], *_windows(x[1:3], size, stride, ((0, 0), (0, 0))), x[3])
 
+    def adaptive_average_pool2d(self, x: Shape, *, height: int, width: int) -> Shape:
+        return (x[0], height, width, x[3])
+
     def relu(self, x: Shape) -> Shape:
         return x
 
@@ -118,6 +121,7 @@ class ShapeTable(Table[Shape]):
         return x
 
     sigmoid = tanh = exp = log = sqrt = absolute = sign = softmax = log_softmax = relu
+    reverse_channels = hard_sigmoid = hard_swish = relu
 
     def add(self, x: Shape, y: Shape) -> Shape:
         try:
@@ -134,7 +138,7 @@ class ShapeTable(Table[Shape]):
                 raise ShapeError("they differ in another axis than the one they are joined along")
         return (*first[:axis], sum(shape[axis] for shape in tensors), *first[axis + 1 :])
 
-    def flatten(self, x: Shape) -> Shape:
+    def flatten(self, x: Shape, *, channels_first: bool = False) -> Shape:
         return (x[0], math.prod(x[1:]))
 
     def sum(self, x: Shape, *, axes: tuple[int, ...], keepdims: bool = False) -> Shape:
