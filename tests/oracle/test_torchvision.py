@@ -18,7 +18,7 @@ from torchvision import transforms
 
 from transferkit.backends import Backend, Program
 from transferkit.images import Preprocessing, list_images, read_picture
-from transferkit.networks import Network, Weights, build_network
+from transferkit.networks import NETWORKS, Network, Weights, build_network
 from transferkit.networks.catalogue import IMAGENET_MEAN, IMAGENET_STD
 from transferkit.testing.conformance import ACTIVATION_TOLERANCE, assert_close
 from transferkit.testing.strategies import random_statistics
@@ -29,18 +29,21 @@ _BATCH_SIZE = 32
 _NUMBER_OF_TRANSFORMED_PHOTOS = 100
 
 
-def _torchvision_model(weights: Weights) -> torch.nn.Module:
+def _torchvision_model(network: Network, weights: Weights) -> torch.nn.Module:
     """The network of torchvision with these weights, under the very same names."""
-    model = torchvision.models.mobilenet_v2(weights=None)
+    # Without its own random weights, which take longer to draw than all the rest.
+    with torch.device("meta"):
+        model: torch.nn.Module = torchvision.models.get_model(network.name, weights=None)
     state = {name: torch.from_numpy(np.array(array)) for name, array in weights.items()}
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    assert not unexpected
-    assert all(name.endswith(".num_batches_tracked") for name in missing)
+    for name in model.state_dict():
+        if name.endswith(".num_batches_tracked"):
+            state[name] = torch.tensor(0)
+    model.load_state_dict(state, strict=True, assign=True)
     return model.eval()
 
 
 def _torchvision_activations(
-    model: torch.nn.Module, pixels: npt.NDArray[np.float32]
+    model: torch.nn.Module, network: Network, pixels: npt.NDArray[np.float32]
 ) -> dict[str, npt.NDArray[np.float32]]:
     """What each module gives, and ``embedding``, from pixels that are not normalised yet."""
     found: dict[str, npt.NDArray[np.float32]] = {}
@@ -55,13 +58,19 @@ def _torchvision_activations(
         for name, module in model.named_modules()
         if name
     ]
+    # What the last linear layer takes and gives.
+    last = network.resolve("logits")
+    hooks.append(
+        model.get_submodule(last).register_forward_pre_hook(
+            lambda _module, inputs: keep("embedding", inputs[0])
+        )
+    )
     normalize = transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)
     with torch.inference_mode():
         model(normalize(torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())))
     for hook in hooks:
         hook.remove()
-    found["embedding"] = found["classifier.0"]
-    found["logits"] = found["classifier.1"]
+    found["logits"] = found[last]
     return found
 
 
@@ -99,14 +108,42 @@ def test_every_layer_with_random_weights(
     backend: Backend, mobilenet: tuple[Network, Weights], shape: tuple[int, ...]
 ) -> None:
     network, weights = mobilenet
+    _check_every_layer(backend, network, weights, shape)
+
+
+def _check_every_layer(
+    backend: Backend, network: Network, weights: Weights, shape: tuple[int, ...]
+) -> None:
     pixels = np.random.default_rng(1).random(shape, np.float32)
-    expected = _torchvision_activations(_torchvision_model(weights), pixels)
-    # The first node normalises, which torchvision leaves to its transforms.
-    layers = [layer for layer in network.layers if layer != "normalize"]
-    assert set(layers) <= set(expected)
-    found = Program(backend, network, weights).run(pixels, layers)
-    for layer in layers:
-        assert_close(found[layer], expected[layer], ACTIVATION_TOLERANCE, layer)
+    model = _torchvision_model(network, weights)
+    expected = _torchvision_activations(model, network, pixels)
+    # Every module that runs gives an output that answers by its name.
+    assert expected.keys() <= set(network.layers)
+    found = Program(backend, network, weights).run(pixels, list(expected))
+    for layer, array in expected.items():
+        assert_close(found[layer], array, ACTIVATION_TOLERANCE, layer)
+
+
+# One of each family: the first with batch norm, as its names are counted on from there.
+@pytest.mark.parametrize("name", ["vgg11", "vgg11_bn", "resnet18", "resnet50", "mobilenet_v3_small"])
+def test_every_layer_of_family(backend: Backend, name: str) -> None:
+    network = build_network(name)
+    weights = random_statistics(network, seed=0)
+    _check_every_layer(backend, network, weights, (1, 64, 97, 3))
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, entry in NETWORKS.items() if "torchvision" in entry.forms]
+)
+def test_output_of_every_network(backend: Backend, name: str) -> None:
+    network = build_network(name, form="torchvision")
+    weights = random_statistics(network, seed=2)
+    pixels = np.random.default_rng(1).random((2, 96, 75, 3), np.float32)
+    model = _torchvision_model(network, weights)
+    expected = _torchvision_activations(model, network, pixels)
+    found = Program(backend, network, weights).run(pixels, ["embedding", "logits"])
+    for layer, array in found.items():
+        assert_close(array, expected[layer], ACTIVATION_TOLERANCE, layer)
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
@@ -144,14 +181,14 @@ def test_published_weights_on_all_test_photos(
 ) -> None:
     network, weights = published
     preprocessing = find_weights("mobilenet_v2").preprocessing
-    model = _torchvision_model(weights)
+    model = _torchvision_model(network, weights)
     program = Program(backend, network, weights)
     layers = ["embedding", "logits"]
     for paths, theirs in _batches(_test_photos(data_folder)):
         # Each goes its own way from the file on.
         pictures = [preprocessing.apply(read_picture(path, str(path)), str(path)) for path in paths]
         ours = np.stack(pictures).astype(np.float32) / 255
-        expected = _torchvision_activations(model, theirs)
+        expected = _torchvision_activations(model, network, theirs)
         found = program.run(ours, layers)
         for layer in layers:
             assert_close(found[layer], expected[layer], ACTIVATION_TOLERANCE, layer)

@@ -69,6 +69,16 @@ Function: TypeAlias = Callable[..., Any]
 # Batch, height and width: the smallest, odd, oblong, large.
 _MOBILENET_SHAPES = ((1, 32, 32), (5, 33, 47), (2, 97, 64), (3, 129, 255), (1, 300, 299))
 _MOBILENET_LAYERS = ("features.6", "features.9.conv.1.0", "features.18", "embedding", "logits")
+# A network of each further family, in each form that differs but for what only takes long.
+_FAMILIES = (
+    ("vgg11", "torchvision"),
+    ("resnet18", "torchvision"),
+    ("resnet50", "keras"),
+    ("mobilenet_v1_025", "keras"),
+    ("mobilenet_v2", "keras"),
+    ("mobilenet_v3_small", "torchvision"),
+    ("mobilenet_v3_small", "keras"),
+)
 _NUMBER_OF_THREADS = 10
 # Smaller than any distance to a kink that the tests allow, larger than float64's noise.
 _STEP = 1e-6
@@ -314,6 +324,17 @@ class BackendConformance:
             expected = reference_activations(network, weights, pixels, _MOBILENET_LAYERS)
             _compare(program.run(pixels, _MOBILENET_LAYERS), expected, f"mobilenet_v2 on {shape}")
 
+    @pytest.mark.parametrize(("name", "form"), _FAMILIES)
+    def test_every_layer_of_family(self, backend: Backend, name: str, form: str) -> None:
+        network = build_network(name, form=form, channel_order="bgr")
+        weights = random_statistics(network, seed=0)
+        pixels = _pixels((1, 32, 47))
+        expected = reference_activations(network, weights, pixels, network.layers)
+        program = Program(backend, network, weights)
+        _compare(program.run(pixels, network.layers), expected, name)
+        few = ("embedding", "logits")
+        _compare(program.run(pixels, few), {layer: expected[layer] for layer in few}, name)
+
     def test_rows_do_not_depend_on_each_other(
         self, backend: Backend, mobilenet: tuple[Network, Weights]
     ) -> None:
@@ -454,6 +475,8 @@ class BackendConformance:
             ("sign", {}, (-1, 0, 1), (0, 0, 0)),
             ("clip", {"low": 0.0, "high": 6.0}, (-1, 0, 1, 6, 7), (0, 0, 1, 0, 0)),
             ("clip", {"low": -1.0, "high": 1.0}, (-2, -1, 0, 1, 2), (0, 0, 1, 0, 0)),
+            ("hard_sigmoid", {}, (-4, -3, 3, 4), (0, 0, 0, 0)),
+            ("hard_swish", {}, (-4, -3, 0, 3, 4), (0, 0, 0.5, 1, 1)),
         ],
     )
     def test_derivative_at_a_kink(
@@ -498,6 +521,17 @@ class BackendConformance:
             pixels
             for seed in range(100)
             if _distance_to_kink(network, weights, pixels := _pixels(shape, seed)) > _MARGIN
+        )
+        _check_network_gradient(backend, network, weights, pixels, ["features.4", "logits"])
+
+    def test_gradient_of_hard_swish_and_attention_to_channels(self, backend: Backend) -> None:
+        _need_gradients(backend)
+        network = build_network("mobilenet_v3_small")
+        weights = random_statistics(network, seed=0)
+        pixels = next(
+            pixels
+            for seed in range(100)
+            if _distance_to_kink(network, weights, pixels := _pixels((1, 33, 32), seed)) > _MARGIN
         )
         _check_network_gradient(backend, network, weights, pixels, ["features.4", "logits"])
 
@@ -567,6 +601,7 @@ _NEIGHBOURS: Mapping[str, Callable[[Table[Any], Any], Any]] = {
     "relu": lambda table, y: table.relu(y),
     "relu6": _relu6,
     "add and relu": lambda table, y: table.relu(_shift(table, y)),
+    "hard_swish": lambda table, y: table.hard_swish(y),
     "residual and relu6": lambda table, y: _relu6(table, table.add(y, table.tanh(y))),
     "sigmoid and multiply": lambda table, y: table.multiply(y, table.sigmoid(y)),
     "pad": _pad,

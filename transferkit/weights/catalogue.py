@@ -94,9 +94,9 @@ def find_weights(network: str, name: str | None = None) -> WeightsEntry:
     """
     find_network(network)
     rows = {row.name: row for row in WEIGHTS if row.network == network}
-    if name is None:
+    if name is None and rows:
         return next(iter(rows.values()))
-    if name not in rows:
+    if name is None or name not in rows:
         raise UnknownNameError(f"weights of {network}", name, rows)
     return rows[name]
 

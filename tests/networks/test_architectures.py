@@ -1,0 +1,223 @@
+"""The networks of the catalogue, against what their publishers state of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from transferkit.backends.multiply_adds import count_multiply_adds
+from transferkit.backends.shapes import infer_shapes
+from transferkit.errors import ShapeError, UnknownNameError
+from transferkit.networks import NETWORKS, build_network, network_from_json, network_to_json
+
+# As torchvision's documentation lists them: parameters, and 10^9 multiply-adds at 224 x 224.
+_TORCHVISION = {
+    "vgg11": (132_863_336, 7.609),
+    "vgg11_bn": (132_868_840, 7.609),
+    "vgg13": (133_047_848, 11.308),
+    "vgg13_bn": (133_053_736, 11.308),
+    "vgg16": (138_357_544, 15.47),
+    "vgg16_bn": (138_365_992, 15.47),
+    "vgg19": (143_667_240, 19.632),
+    "vgg19_bn": (143_678_248, 19.632),
+    "resnet18": (11_689_512, 1.814),
+    "resnet34": (21_797_672, 3.664),
+    "resnet50": (25_557_032, 4.089),
+    "resnet101": (44_549_160, 7.801),
+    "resnet152": (60_192_808, 11.514),
+    "mobilenet_v2": (3_504_872, 0.301),
+    "mobilenet_v3_small": (2_542_856, 0.057),
+    "mobilenet_v3_large": (5_483_032, 0.217),
+}
+# As `keras.Model.count_params` gives them, which counts the statistics of batch norm too.
+_KERAS = {
+    "vgg16": 138_357_544,
+    "vgg19": 143_667_240,
+    "resnet50": 25_636_712,
+    "resnet101": 44_707_176,
+    "resnet152": 60_419_944,
+    "mobilenet_v1_025": 475_544,
+    "mobilenet_v1_050": 1_342_536,
+    "mobilenet_v1_075": 2_601_976,
+    "mobilenet_v1": 4_253_864,
+    "mobilenet_v2": 3_538_984,
+    "mobilenet_v3_small": 2_554_968,
+    "mobilenet_v3_large": 5_507_432,
+}
+_FORMS = [(name, form) for name, entry in NETWORKS.items() for form in entry.forms]
+
+
+def test_what_forms_there_are() -> None:
+    forms = set(_FORMS)
+    assert {name for name, form in forms if form == "torchvision"} == _TORCHVISION.keys()
+    assert {name for name, form in forms if form == "keras"} == _KERAS.keys()
+    assert {form for _, form in forms} == {"torchvision", "keras"}
+    # Where both are, the one that is meant where none is named.
+    assert build_network("resnet50") == build_network("resnet50", form="torchvision")
+    assert build_network("mobilenet_v1") == build_network("mobilenet_v1", form="keras")
+
+
+@pytest.mark.parametrize("name", _TORCHVISION)
+def test_size_and_cost_in_the_form_of_torchvision(name: str) -> None:
+    network = build_network(name, form="torchvision")
+    parameters, billions = _TORCHVISION[name]
+    assert network.number_of_parameters == parameters
+    assert round(count_multiply_adds(network, 224, 224) / 1e9, 3) == billions
+
+
+@pytest.mark.parametrize("name", _KERAS)
+def test_size_in_the_form_of_keras(name: str) -> None:
+    network = build_network(name, form="keras")
+    statistics = sum(
+        shape[0]
+        for parameter, shape in network.parameters.items()
+        if parameter.endswith((".running_mean", ".running_var"))
+    )
+    assert network.number_of_parameters + statistics == _KERAS[name]
+
+
+@pytest.mark.parametrize(("name", "form"), _FORMS)
+def test_what_every_network_has(name: str, form: str) -> None:
+    network = build_network(name, form=form, classes=7)
+    assert network.name == name
+    shapes = infer_shapes(network, 224, 224)
+    assert shapes["logits"] == (7,)
+    # What the last layer takes.
+    last = network.node("logits")
+    assert last.operation == "linear"
+    assert last.inputs == (network.resolve("embedding"),)
+    assert shapes["embedding"] == network.parameters[last.parameters[0]][1:]
+    assert len(set(network.layers)) == len(network.layers)
+    # Every parameter belongs to the layer that it is called after, and is used once.
+    used = Counter(parameter for node in network.nodes for parameter in node.parameters)
+    assert used == Counter(list(network.parameters))
+    for node in network.nodes:
+        assert all(parameter.rpartition(".")[0] == node.name for parameter in node.parameters)
+    assert network_from_json(network_to_json(network)) == network
+
+
+@pytest.mark.parametrize("name", [name for name, entry in NETWORKS.items() if len(entry.forms) > 1])
+def test_both_forms_have_the_same_names(name: str) -> None:
+    torchvision, keras = (build_network(name, form=form) for form in ("torchvision", "keras"))
+    assert torchvision != keras
+    assert set(torchvision.parameters) <= set(keras.parameters)
+    for parameter, shape in torchvision.parameters.items():
+        assert keras.parameters[parameter] == shape
+    added = {parameter.rpartition(".")[2] for parameter in keras.parameters} - {
+        parameter.rpartition(".")[2] for parameter in torchvision.parameters
+    }
+    assert not added
+    assert set(keras.layers) >= set(torchvision.layers) - {"avgpool"}
+    if not name.startswith("resnet"):
+        assert list(torchvision.parameters) == list(keras.parameters)
+
+
+# The names that the lesson and the literature use, and the shapes that the papers' tables give.
+_SHAPES = {
+    "vgg16": {
+        "features.3": (224, 224, 64),
+        "features.30": (7, 7, 512),
+        "avgpool": (7, 7, 512),
+        "classifier.1": (4096,),
+        "embedding": (4096,),
+        "classifier": (1000,),
+    },
+    "resnet50": {
+        "conv1": (112, 112, 64),
+        "layer1": (56, 56, 256),
+        "layer2.0.downsample.1": (28, 28, 512),
+        "layer2": (28, 28, 512),
+        "layer3": (14, 14, 1024),
+        "layer4.2.conv3": (7, 7, 2048),
+        "avgpool": (1, 1, 2048),
+        "embedding": (2048,),
+        "fc": (1000,),
+    },
+    "mobilenet_v1": {
+        "conv1": (112, 112, 32),
+        "conv_dw_2_relu": (56, 56, 64),
+        "conv_pw_5_relu": (28, 28, 256),
+        "conv_pw_11_relu": (14, 14, 512),
+        "conv_pw_13_relu": (7, 7, 1024),
+        "embedding": (1024,),
+    },
+    "mobilenet_v3_large": {
+        "features.0": (112, 112, 16),
+        "features.4.block.2.fc1": (1, 1, 24),
+        "features.6": (28, 28, 40),
+        "features.16": (7, 7, 960),
+        "avgpool": (1, 1, 960),
+        "embedding": (1280,),
+    },
+}
+
+
+@pytest.mark.parametrize(("name", "form"), [row for row in _FORMS if row[0] in _SHAPES])
+def test_shapes_of_the_papers(name: str, form: str) -> None:
+    shapes = infer_shapes(build_network(name, form=form), 224, 224)
+    assert {layer: shapes[layer] for layer in _SHAPES[name]} == _SHAPES[name]
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnet152"])
+def test_where_bottlenecks_halve_the_feature_map(name: str) -> None:
+    for form, halves in (("torchvision", "conv2"), ("keras", "conv1")):
+        network = build_network(name, form=form)
+        strided = {
+            node.name
+            for node in network.nodes
+            if node.operation == "conv2d" and node.attributes["stride"] == (2, 2)
+        }
+        blocks = {f"layer{stage}.0" for stage in (2, 3, 4)}
+        assert strided == (
+            {"conv1"}
+            | {f"{block}.{halves}" for block in blocks}
+            | {f"{block}.downsample.0" for block in blocks}
+        )
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large"])
+def test_where_keras_pads_unevenly(name: str) -> None:
+    for node in build_network(name, form="keras").nodes:
+        if node.operation == "conv2d":
+            (before, after), columns = node.attributes["padding"]  # type: ignore[misc]
+            assert columns == (before, after)
+            assert after - before == node.attributes["stride"][0] - 1  # type: ignore[index]
+
+
+def test_vgg_of_keras_takes_one_size() -> None:
+    network = build_network("vgg16", form="keras")
+    for height, width in ((64, 96), (448, 448), (20, 20)):
+        with pytest.raises(ShapeError, match="vgg16 takes only 224 x 224 pictures, not"):
+            infer_shapes(network, height, width)
+    # Of torchvision any, though none too small.
+    network = build_network("vgg16")
+    assert infer_shapes(network, 64, 96)["logits"] == (1000,)
+    with pytest.raises(ShapeError, match="vgg16 cannot take 20 x 20 pixels"):
+        infer_shapes(network, 20, 20)
+
+
+def test_a_form_that_there_is_not() -> None:
+    with pytest.raises(UnknownNameError, match="form of vgg11 'keras'; there is: torchvision"):
+        build_network("vgg11", form="keras")
+    with pytest.raises(UnknownNameError, match="form of mobilenet_v1 'torchvision'.*keras"):
+        build_network("mobilenet_v1", form="torchvision")
+    with pytest.raises(UnknownNameError, match="did you mean 'keras'"):
+        build_network("resnet50", form="Keras")
+
+
+def test_order_of_channels() -> None:
+    network = build_network("resnet18", mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    assert [node.operation for node in network.nodes[:2]] == ["normalize", "conv2d"]
+    assert dict(network.nodes[0].attributes) == {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
+    network = build_network("resnet18", channel_order="bgr")
+    assert [node.name for node in network.nodes[:3]] == ["normalize", "reverse_channels", "conv1"]
+    with pytest.raises(UnknownNameError, match="order of channels 'brg'; did you mean"):
+        build_network("resnet18", channel_order="brg")
+
+
+def test_counting_is_of_the_size_asked_for() -> None:
+    network = build_network("resnet18")
+    whole, quarter = (count_multiply_adds(network, side, side) for side in (448, 224))
+    last = 512 * 1000
+    assert whole - last == 4 * (quarter - last)
