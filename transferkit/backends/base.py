@@ -106,6 +106,15 @@ class Table(ABC, Generic[Tensor]):
         """The mean of each window that lies wholly inside the picture."""
 
     @abstractmethod
+    def adaptive_average_pool2d(self, x: Tensor, *, height: int, width: int) -> Tensor:
+        """The means of ``height`` x ``width`` windows that cover ``x`` (n, h, w, c) evenly.
+
+        Window i of the rows goes from ``floor(i * h / height)`` up to, and without,
+        ``ceil((i + 1) * h / height)``; so too with the columns. Windows may overlap, and
+        where h is smaller than ``height`` rows are repeated.
+        """
+
+    @abstractmethod
     def relu(self, x: Tensor) -> Tensor:
         """``max(x, 0)``; its derivative at 0 is 0."""
 
@@ -170,8 +179,16 @@ class Table(ABC, Generic[Tensor]):
         """The tensors one after the other along ``axis``, which counts from 0."""
 
     @abstractmethod
-    def flatten(self, x: Tensor) -> Tensor:
-        """(n, ...) to (n, everything else), in row-major order."""
+    def flatten(self, x: Tensor, *, channels_first: bool = False) -> Tensor:
+        """(n, ...) to (n, everything else), in row-major order.
+
+        With ``channels_first``, ``x`` is (n, h, w, c), and its numbers come in the order of
+        n, c, h, w: what a matrix expects that was trained on feature maps of that layout.
+        """
+
+    @abstractmethod
+    def reverse_channels(self, x: Tensor) -> Tensor:
+        """The last axis, of one or more, backwards: RGB to BGR."""
 
     @abstractmethod
     def sum(self, x: Tensor, *, axes: tuple[int, ...], keepdims: bool = False) -> Tensor:
@@ -204,6 +221,15 @@ class Table(ABC, Generic[Tensor]):
     def normalize(self, x: Tensor, *, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
         """``(x - mean) / std``, per channel: pixels as the weights were trained on them."""
         return self.divide(self.subtract(x, self.asarray(mean)), self.asarray(std))
+
+    def hard_sigmoid(self, x: Tensor) -> Tensor:
+        """``clip(x + 3, 0, 6) / 6``; its derivative at -3 and 3 is 0."""
+        clipped = self.clip(self.add(x, self.asarray(3.0)), low=0.0, high=6.0)
+        return self.divide(clipped, self.asarray(6.0))
+
+    def hard_swish(self, x: Tensor) -> Tensor:
+        """``x * hard_sigmoid(x)``; its derivative is 0 at -3, and 1 at 3."""
+        return self.multiply(x, self.hard_sigmoid(x))
 
     def l2_normalize(self, x: Tensor) -> Tensor:
         """``x`` (n, d) with each row divided by its length, ``sqrt(sum(x ** 2) + 1e-12)``."""

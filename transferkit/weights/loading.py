@@ -44,7 +44,11 @@ def load_weights(
     (1000, 1280)
     """
     network = build_network(
-        entry.network, mean=entry.preprocessing.mean, std=entry.preprocessing.std
+        entry.network,
+        form=entry.form,
+        mean=entry.preprocessing.mean,
+        std=entry.preprocessing.std,
+        channel_order=entry.preprocessing.channel_order,
     )
     if entry.packaged is not None:
         return network, _read_packaged(entry.packaged, network)
