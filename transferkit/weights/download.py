@@ -38,7 +38,8 @@ __all__ = ["OFFLINE_VARIABLE", "download", "fetch"]
 OFFLINE_VARIABLE = "TRANSFERKIT_OFFLINE"
 """The environment variable that, set to 1, forbids every connection."""
 
-_CHUNK = 1 << 20
+# Of a chunk that a break cuts short nothing is kept, so chunks are short.
+_CHUNK = 1 << 16
 _TRIES = 5
 # Seconds before a second try; twice as many before each that follows.
 _PAUSE = 1.0
@@ -236,10 +237,9 @@ class _Transfer:
                 if response.status_code not in {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT}:
                     raise DownloadError(f"{self.url}: the server says {_status(response)}")
                 self._store(response, have, validator)
-        except requests.exceptions.InvalidURL as error:
-            raise DownloadError(
-                f"{self.url}: no such address can be asked for ({error})"
-            ) from error
+        except (ValueError, requests.TooManyRedirects) as error:
+            # All that requests has for what is no address is a ValueError.
+            raise DownloadError(f"{self.url}: cannot be asked for ({error})") from error
         except requests.RequestException as error:
             raise _BrokenOffError(_reason(error)) from error
 
