@@ -221,7 +221,7 @@ def test_parameters_are_those_of_scikit_learn() -> None:
     extractor = tiny_extractor(backend="onnxruntime", layer="conv2")
     assert set(extractor.get_params()) == {
         "network", "weights", "backend", "device", "layer", "preprocessing", "batch_size",
-        "progress",
+        "progress", "initialization", "seed",
     }  # fmt: skip
     extractor.transform(noise(1))
     cloned = clone(extractor)

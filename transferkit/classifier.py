@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from numbers import Integral
 from typing import Any, NamedTuple, Self
 
@@ -26,7 +26,7 @@ from transferkit.evaluation import Evaluation, Mistake
 from transferkit.features import Features, compute_features
 from transferkit.head import fit_head
 from transferkit.images import Images, Preprocessing, Skipped, count_images, list_labelled_images
-from transferkit.model import LazyProgram, Model, load_model
+from transferkit.model import AnyWeights, LazyProgram, Model, load_model
 from transferkit.networks import NETWORKS, Network, add_probabilities, replace_head
 
 __all__ = ["Classifier", "Prediction"]
@@ -65,8 +65,8 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Inverse strength of the regularisation, greater than 0, for embeddings scaled to
         length 1; None chooses it by cross-validation.
     weights
-        The name of published weights, None for the network's usual ones; for a network of
-        one's own, a mapping from parameter name to float32 array.
+        The name of published weights, a file, ``"random"``, or an array for each parameter, as
+        for `transferkit.FeatureExtractor`.
     backend, device
         What computes, as for `transferkit.FeatureExtractor`.
     preprocessing
@@ -74,8 +74,8 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     batch_size
         How many pictures the network gets at once.
     seed
-        For drawing the folds of the cross-validation: a number, or a generator, which is
-        drawn from.
+        For drawing the folds of the cross-validation, and random weights: a number, or a
+        generator, which is drawn from.
     progress
         Whether a progress bar is shown on standard error; None: only on a terminal.
 
@@ -112,7 +112,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         network: str | Network = "mobilenet_v2",
         *,
         C: float | None = None,  # noqa: N803 - scikit-learn's name for it
-        weights: str | Mapping[str, npt.NDArray[np.float32]] | None = None,
+        weights: AnyWeights = None,
         backend: str | Backend | None = None,
         device: str | None = None,
         preprocessing: Preprocessing | None = None,
@@ -137,7 +137,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         cls,
         network: str = "mobilenet_v2",
         *,
-        weights: str | None = None,
+        weights: str | os.PathLike[str] | None = None,
         backend: str | Backend | None = None,
         device: str | None = None,
         preprocessing: Preprocessing | None = None,
@@ -219,8 +219,8 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         images, labels = _with_labels(images, labels)
         _check_classes(labels)
         program, model = self._body_program.get(
-            (self.network, self.weights, self.preprocessing),
-            lambda: load_model(self.network, self.weights, self.preprocessing),
+            (self.network, self.weights, self.preprocessing, self.seed),
+            lambda: load_model(self.network, self.weights, self.preprocessing, seed=self.seed),
             self.backend,
             self.device,
         )
@@ -495,7 +495,9 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """The parameters that are worth keeping with what was fitted."""
         return FittedWith(
             network=self.network if isinstance(self.network, str) else None,
-            weights=self.weights if isinstance(self.weights, str) else None,
+            weights=os.fspath(self.weights)
+            if isinstance(self.weights, (str, os.PathLike))
+            else None,
             C=None if self.C is None else float(self.C),
             seed=self.seed if isinstance(self.seed, int) else 0,
         )

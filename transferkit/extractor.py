@@ -15,7 +15,7 @@ from transferkit.backends.shapes import infer_shapes
 from transferkit.errors import ShapeError
 from transferkit.features import Features, compute_features
 from transferkit.images import Images, Preprocessing
-from transferkit.model import LazyProgram, Model, load_model
+from transferkit.model import AnyWeights, LazyProgram, Model, load_model
 from transferkit.networks import Network
 
 __all__ = ["FeatureExtractor"]
@@ -32,8 +32,11 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     network
         A name (``transferkit networks`` lists them), or a `transferkit.networks.Network`.
     weights
-        The name of published weights, None for the network's usual ones; for a network of
-        one's own, a mapping from parameter name to float32 array.
+        The name of published weights or of who published them (``"keras"``), None for the
+        network's usual ones; the path of a file, ``.pth``, ``.h5``, ``.weights.h5``,
+        ``.keras`` or ``.safetensors``; ``"random"``. For a network of one's own: a mapping
+        from parameter name to float32 array, or ``"random"``. What is not on disk is
+        downloaded, once.
     backend
         ``"onnxruntime"``, ``"torch"``, ``"tensorflow"``, the name of another plugin, or a
         `transferkit.backends.Backend`. None: the environment variable
@@ -48,6 +51,10 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         How many pictures the network gets at once.
     progress
         Whether a progress bar is shown on standard error; None: only on a terminal.
+    initialization, seed
+        How random weights are drawn, ``"he"``, ``"glorot"``, ``"uniform"`` or ``"gaussian"``,
+        and from what; see `transferkit.networks.random_weights`. The same seed gives the same
+        weights on every backend. Published weights need neither.
 
     Raises
     ------
@@ -79,13 +86,15 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self,
         network: str | Network = "mobilenet_v2",
         *,
-        weights: str | Mapping[str, npt.NDArray[np.float32]] | None = None,
+        weights: AnyWeights = None,
         backend: str | Backend | None = None,
         device: str | None = None,
         layer: str = "embedding",
         preprocessing: Preprocessing | None = None,
         batch_size: int = 32,
         progress: bool | None = None,
+        initialization: str = "he",
+        seed: int | np.random.Generator | None = None,
     ) -> None:
         self.network = network
         self.weights = weights
@@ -95,6 +104,8 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.preprocessing = preprocessing
         self.batch_size = batch_size
         self.progress = progress
+        self.initialization = initialization
+        self.seed = seed
         self._program = LazyProgram()
 
     @property
@@ -206,8 +217,14 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def _load(self) -> tuple[Program, Model]:
         return self._program.get(
-            (self.network, self.weights, self.preprocessing),
-            lambda: load_model(self.network, self.weights, self.preprocessing),
+            (self.network, self.weights, self.preprocessing, self.initialization, self.seed),
+            lambda: load_model(
+                self.network,
+                self.weights,
+                self.preprocessing,
+                initialization=self.initialization,
+                seed=self.seed,
+            ),
             self.backend,
             self.device,
         )

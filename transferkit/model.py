@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from transferkit.backends import Backend, Program, WrappedModel, get_backend
 from transferkit.images import Preprocessing
-from transferkit.networks import Network
+from transferkit.networks import Network, random_weights
 from transferkit.weights import WeightsEntry, find_weights, imagenet_classes, load_weights
 from transferkit.weights.files import check_weights
+from transferkit.weights.own_file import is_weights_file, load_weights_file
 
-__all__ = ["LazyProgram", "Model", "load_model"]
+__all__ = ["AnyWeights", "LazyProgram", "Model", "load_model"]
+
+AnyWeights: TypeAlias = str | os.PathLike[str] | Mapping[str, npt.NDArray[np.float32]] | None
+"""What may be given as weights: a name, a file, arrays, or nothing."""
+
+_RANDOM = "random"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +54,11 @@ class Model:
 
 def load_model(
     network: str | Network,
-    weights: str | Mapping[str, npt.NDArray[np.float32]] | None = None,
+    weights: AnyWeights = None,
     preprocessing: Preprocessing | None = None,
+    *,
+    initialization: str = "he",
+    seed: int | np.random.Generator | None = None,
 ) -> Model:
     """The model that the parameters of an estimator ask for.
 
@@ -56,12 +67,15 @@ def load_model(
     network
         A name in the catalogue, or a network.
     weights
-        The name of published weights (None: the network's first), or, for a network of one's
-        own, an array for each of its parameters.
+        For a network of the catalogue: the name of published weights (None: the network's
+        first), the path of a file, or ``"random"``. For a network of one's own: an array for
+        each of its parameters, or ``"random"``.
     preprocessing
         How pictures are read; None means as the published weights expect, and for a network
         of one's own: the shorter side resized to its input size, and the centre cut out. Mean
         and deviation belong to published weights and need not be said again.
+    initialization, seed
+        Of random weights, as for `transferkit.networks.random_weights`.
 
     Raises
     ------
@@ -69,28 +83,54 @@ def load_model(
         If there is no such network or no such weights.
     FileFormatError
         If the weights are not those of the network.
+    DownloadError
+        If they have to be downloaded, and cannot be.
     TypeError
         If a network and the weights do not go together.
     ValueError
         If ``preprocessing`` normalises otherwise than the published weights expect.
     """
     if isinstance(network, str):
-        if weights is not None and not isinstance(weights, str):
-            raise TypeError(
-                f"network {network!r} takes the name of published weights, not arrays; to use "
-                "arrays give the network itself: transferkit.networks.build_network"
-            )
-        entry = find_weights(network, weights)
-        built, arrays = load_weights(entry)
-        labels = tuple(image_class.name for image_class in imagenet_classes())
-        return Model(built, arrays, _with_normalization(preprocessing, entry), labels)
+        return _load_catalogued(network, weights, preprocessing, initialization, seed)
     if not isinstance(network, Network):
         raise TypeError(f"network is a {type(network).__name__}; expected a name or a Network")
+    if isinstance(weights, str) and weights == _RANDOM:
+        weights = random_weights(network, seed, initialization)
     if not isinstance(weights, Mapping):
-        raise TypeError(f"a network of one's own needs its weights as a mapping, not {weights!r}")
+        raise TypeError(
+            "a network of one's own needs its weights as a mapping from parameter name to array, "
+            f"or {_RANDOM!r}, not {weights!r}"
+        )
     arrays = {name: _float32(name, array) for name, array in weights.items()}
     check_weights("weights", arrays, network)
     return Model(network, arrays, preprocessing or Preprocessing(network.input_size), None)
+
+
+def _load_catalogued(
+    network: str,
+    weights: AnyWeights,
+    preprocessing: Preprocessing | None,
+    initialization: str,
+    seed: int | np.random.Generator | None,
+) -> Model:
+    labels = tuple(image_class.name for image_class in imagenet_classes())
+    if isinstance(weights, Mapping):
+        raise TypeError(
+            f"network {network!r} takes the name of published weights or a file, not arrays; to "
+            "use arrays give the network itself: transferkit.networks.build_network"
+        )
+    if weights is not None and is_weights_file(weights):
+        built, arrays, entry, is_published = load_weights_file(network, weights)
+        expected = _with_normalization(preprocessing, entry)
+        return Model(built, arrays, expected, labels if is_published else None)
+    if weights == _RANDOM:
+        entry = find_weights(network)
+        built = entry.build()
+        expected = _with_normalization(preprocessing, entry)
+        return Model(built, random_weights(built, seed, initialization), expected, None)
+    entry = find_weights(network, None if weights is None else str(weights))
+    built, arrays = load_weights(entry)
+    return Model(built, arrays, _with_normalization(preprocessing, entry), labels)
 
 
 def _float32(name: str, array: npt.ArrayLike) -> npt.NDArray[np.float32]:

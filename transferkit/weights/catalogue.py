@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from transferkit.errors import UnknownNameError
 from transferkit.images import Preprocessing
-from transferkit.networks import find_network
+from transferkit.networks import Network, build_network, find_network
 from transferkit.networks.catalogue import IMAGENET_MEAN, IMAGENET_STD
 from transferkit.weights.checksum import Checksum
 
@@ -90,6 +90,17 @@ class WeightsEntry:
     def file(self) -> str:
         """The name of the publisher's file, which torch hub and Keras keep it under too."""
         return self.url.rpartition("/")[2]
+
+    def build(self, classes: int = 1000) -> Network:
+        """The network that they are for, which normalises pixels as they expect."""
+        return build_network(
+            self.network,
+            form=self.form,
+            mean=self.preprocessing.mean,
+            std=self.preprocessing.std,
+            channel_order=self.preprocessing.channel_order,
+            classes=classes,
+        )
 
     def __str__(self) -> str:
         return f"the weights {self.name!r} of {self.network}"

@@ -1,0 +1,85 @@
+"""A user's own file of weights for a network of the catalogue."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from transferkit.errors import FileFormatError
+from transferkit.networks import Network, find_network
+from transferkit.weights.catalogue import WEIGHTS, WeightsEntry
+from transferkit.weights.files import check_weights
+from transferkit.weights.reading import classes_of, form_of, read_arrays
+
+__all__ = ["is_weights_file", "load_weights_file"]
+
+_ENDINGS = (".pth", ".pt", ".h5", ".keras", ".safetensors")
+
+
+def is_weights_file(weights: object) -> bool:
+    """Whether what somebody gave as weights is the path of a file, and not a name.
+
+    Examples
+    --------
+    >>> from transferkit.weights.own_file import is_weights_file
+    >>> is_weights_file("~/resnet50-0676ba61.pth"), is_weights_file("keras")
+    (True, False)
+    """
+    if isinstance(weights, str):
+        return weights.endswith(_ENDINGS) or Path(weights).name != weights
+    return isinstance(weights, os.PathLike)
+
+
+def load_weights_file(
+    network: str, path: str | os.PathLike[str]
+) -> tuple[Network, dict[str, npt.NDArray[np.float32]], WeightsEntry, bool]:
+    """A network of the catalogue with the weights of a file.
+
+    Parameters
+    ----------
+    network
+        Its name.
+    path
+        A file of PyTorch, Keras or safetensors; ``~`` means the home folder. Its format tells
+        the form of the network: Keras's files are for Keras's. Its classifier may have any
+        number of classes.
+
+    Returns
+    -------
+    network, weights
+        That go together.
+    entry
+        The row of the catalogue that the file is; where it is none that is known, the first
+        row of the same form, which tells how pictures are prepared.
+    is_published
+        Whether the file is the row's.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such network.
+    FileFormatError
+        If there is no such file, it cannot be read, is for a form that the network does not
+        have, or holds the weights of another network.
+    """
+    path = Path(path).expanduser()
+    forms = find_network(network).forms
+    form = form_of(path) or next(iter(forms))
+    if form not in forms:
+        raise FileFormatError(
+            f"{path}: is a file of the kind that {form} publishes, but {network} is only known as "
+            f"published by {', '.join(forms)}"
+        )
+    rows = [row for row in WEIGHTS if row.network == network and row.form == form]
+    published = [row for row in rows if row.checksum is not None and row.checksum.matches(path)]
+    entry = (published or rows)[0]
+
+    built = entry.build()
+    arrays = read_arrays(path, built, form)
+    if set(arrays) == set(built.parameters):
+        built = entry.build(classes_of(arrays, built))
+    check_weights(str(path), arrays, built)
+    return built, arrays, entry, bool(published)
