@@ -231,5 +231,5 @@ def _array(tensor: h5py.Dataset, data: memoryview, budget: _Budget) -> npt.NDArr
     # In pieces, compressed, or never written, so that it is all zeros.
     if not tensor.id.get_storage_size() and size:
         raise ValueError(f"{tensor.name} has no numbers")
-    content = np.ascontiguousarray(tensor[()])
-    return array_at(memoryview(content).cast("B"), kind, tensor.shape)
+    content: npt.NDArray[Any] = tensor[()]
+    return array_at(memoryview(content.tobytes()), kind, tensor.shape)

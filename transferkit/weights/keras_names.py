@@ -133,8 +133,8 @@ def _turned(array: npt.NDArray[np.float32], node: Node) -> npt.NDArray[np.float3
         # (h, w, in, out), or of a depthwise kernel (h, w, in, 1).
         return array.transpose(2, 3, 0, 1) if _is_depthwise(node) else array.transpose(3, 2, 0, 1)
     if array.ndim == 4 and node.operation == "linear" and array.shape[:2] == (1, 1):
-        return array[0, 0].T
-    return array.T if array.ndim == 2 else array
+        return array.transpose(3, 2, 0, 1)[:, :, 0, 0]
+    return array.transpose(1, 0) if array.ndim == 2 else array
 
 
 # --------------------------------------------------------------------- the rules of the families
@@ -217,11 +217,8 @@ def _inverted_residuals(
         elif node.name.endswith((".fc1", ".fc2")):
             suffix = "squeeze_excite_conv" + ("" if node.name.endswith("1") else "_1")
         else:
-            if _is_depthwise(node):
-                part = "depthwise"
-            else:
-                part = "project" if part else "expand"
-            suffix = part
+            plain = "project" if part else "expand"
+            suffix = part = "depthwise" if _is_depthwise(node) else plain
         prefix = block.format(int(number) - 1) if number != "1" else "expanded_conv"
         yield f"{prefix}_{suffix}", node
     yield from zip(last, nodes[-len(last) :], strict=True)

@@ -31,7 +31,7 @@ _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _PROTOCOL_VERSION = 1001
 _LEGACY_START = b"\x80\x02\x8a\x0a" + _MAGIC_NUMBER.to_bytes(10, "little")
 # A state dictionary of a thousand tensors takes some 40,000; each may make an object.
-_MOST_OPERATIONS = 1_000_000
+_MOST_OPERATIONS = 200_000
 # Under which a checkpoint of a training keeps the weights.
 _WEIGHTS_KEYS = ("state_dict", "model_state_dict", "model")
 _DATA_PARALLEL_PREFIX = "module."

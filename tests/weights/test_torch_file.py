@@ -1,0 +1,322 @@
+"""Files of PyTorch are read without it, and nothing in them is ever run."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import tracemalloc
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as from_numpy
+
+from transferkit.errors import FileFormatError
+from transferkit.weights.torch_file import read_torch
+
+from torch_writer import STORAGES, legacy, literal, mapping, tensor, zipped
+
+NUMBERS = np.arange(24, dtype=np.float32)
+STATE = mapping({"weight": tensor("0", (4, 6)), "bias": tensor("1", (3,))})
+DATA = {"0": NUMBERS.tobytes(), "1": NUMBERS[:3].tobytes()}
+WRITERS = [zipped, legacy]
+
+writers = pytest.mark.parametrize("write", WRITERS)
+Writer = Callable[..., bytes]
+
+
+def _read(folder: Path, content: bytes) -> dict[str, np.ndarray]:
+    path = folder / "file.pth"
+    path.write_bytes(content)
+    return read_torch(path)
+
+
+@st.composite
+def _views(draw: st.DrawFn) -> tuple[np.ndarray, int, tuple[int, ...], tuple[int, ...]]:
+    """Numbers, and a view of them by start, shape and strides, of any order, steps and overlap."""
+    kind = draw(st.sampled_from(sorted(STORAGES)))
+    shape = draw(from_numpy.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4))
+    strides = tuple(draw(st.integers(0, 5)) for _ in shape)
+    start = draw(st.integers(0, 7))
+    last = sum((length - 1) * step for length, step in zip(shape, strides, strict=True) if length)
+    length = start + last + 1 + draw(st.integers(0, 3))
+    values = np.random.default_rng(draw(st.integers(0, 9))).normal(0, 9, length)
+    return values.astype(f"<{kind}"), start, shape, strides
+
+
+@writers
+@given(drawn=_views())
+def test_any_view_of_a_storage_is_read(
+    write: Writer,
+    drawn: tuple[np.ndarray, int, tuple[int, ...], tuple[int, ...]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    values, start, shape, strides = drawn
+    kind = values.dtype.str[1:]
+    described = tensor("0", shape, strides, start=start, length=len(values), storage=STORAGES[kind])
+    sizes = {} if write is zipped else {"size": values.itemsize}
+    content = write(mapping({"a": described}), {"0": values.tobytes()}, **sizes)
+    content += b" " * 4 * math.prod(shape)  # so that it is no smaller than the tensor it holds
+    if write is zipped:
+        content = write(mapping({"a": described, "b": tensor("1", (256,))}),
+                        {"0": values.tobytes(), "1": bytes(1024)})  # fmt: skip
+    found = _read(tmp_path_factory.getbasetemp(), content)
+    if kind == "i8":
+        assert "a" not in found
+        return
+    steps = tuple(step * values.itemsize for step in strides)
+    expected = np.ndarray(shape, values.dtype, values.tobytes(), start * values.itemsize, steps)
+    assert found["a"].dtype == np.float32
+    np.testing.assert_array_equal(found["a"], expected.astype(np.float32))
+
+
+@writers
+def test_what_is_read_lies_in_the_file(write: Writer, tmp_path: Path) -> None:
+    numbers = np.ones(1_000_000, np.float32)
+    (tmp_path / "file").write_bytes(
+        write(mapping({"a": tensor("0", (1_000_000,))}), {"0": numbers.tobytes()})
+    )
+    tracemalloc.start()
+    found = read_torch(tmp_path / "file")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < numbers.nbytes / 4
+    assert not found["a"].flags.writeable
+    np.testing.assert_array_equal(found["a"], numbers)
+
+
+def test_bfloat16(tmp_path: Path) -> None:
+    numbers = np.array([1.0, -2.5, np.inf, 3e38], np.float32)
+    upper = (numbers.view(np.uint32) >> 16).astype("<u2")
+    state = mapping({"a": tensor("0", (4,), storage="BFloat16Storage")})
+    expected = (upper.astype(np.uint32) << 16).view(np.float32)
+    for content in (
+        zipped(state, {"0": upper.tobytes()}),
+        legacy(state, {"0": upper.tobytes()}, 2),
+    ):
+        np.testing.assert_array_equal(_read(tmp_path, content)["a"], expected)
+
+
+@writers
+@pytest.mark.parametrize("key", ["state_dict", "model", "model_state_dict"])
+def test_a_checkpoint(write: Writer, key: str, tmp_path: Path) -> None:
+    state = mapping({f"module.{name}": tensor("0", (4, 6)) for name in ("a", "module.b")})
+    steps = mapping({"step": literal(3), "lr": literal(0.1), "groups": literal([{"b": (1, 2)}])})
+    whole = mapping({"epoch": literal(7), "optimizer": steps, key: state, "best": literal(None)})
+    found = _read(tmp_path, write(whole, {"0": DATA["0"]}))
+    assert list(found) == ["a", "module.b"]
+    np.testing.assert_array_equal(found["a"], NUMBERS.reshape(4, 6))
+
+
+def test_a_prefix_that_not_all_names_have_is_left(tmp_path: Path) -> None:
+    state = mapping({"module.a": tensor("1", (3,)), "b": tensor("1", (3,))})
+    assert list(_read(tmp_path, zipped(state, DATA))) == ["module.a", "b"]
+
+
+def test_parameters_of_every_age(tmp_path: Path) -> None:
+    parameter = b"ctorch.nn.parameter\nParameter\n"
+    old_tensor = (
+        tensor("1", (3,)).replace(b"_v2", b"").replace(b"\x89ccollections\nOrderedDict\n)R", b"")
+    )
+    storage = tensor("1", (3,)).split(b"rebuild_tensor_v2\n(")[1].split(b"tQ")[0] + b"tQ"
+    state = {
+        "rebuilt": b"ctorch._utils\n_rebuild_parameter\n(" + tensor("1", (3,)) + b"\x88Nt" + b"R",
+        "made": parameter + tensor("1", (3,)) + b"\x85R",
+        "state of four": parameter + b")\x81(" + storage + literal(0) + literal((3,)) + literal((1,)) + b"tb",
+        "state of five": parameter + b")\x81(" + tensor("1", (3,)) + b"\x88NNNtb",
+        "old": old_tensor,
+    }  # fmt: skip
+    found = _read(tmp_path, zipped(mapping(state), DATA))
+    assert list(found) == list(state)
+    for array in found.values():
+        np.testing.assert_array_equal(array, NUMBERS[:3])
+
+
+# ------------------------------------------------------------------------------- hostile files
+
+
+class _Runs:
+    """What would write a file, if it were unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return eval, (f"open({str(self.path)!r}, 'w').close()",)
+
+
+@writers
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("place", ["whole", "in the dictionary", "beside the weights", "a key"])
+def test_no_code_is_run(write: Writer, protocol: int, place: str, tmp_path: Path) -> None:
+    proof = tmp_path / "proof"
+    code = pickle.dumps(_Runs(proof), protocol)
+    pickle.loads(code)
+    assert proof.exists()  # so it would
+    proof.unlink()
+    code = code[2:-1]
+    content = {
+        "whole": code,
+        "in the dictionary": mapping({"weight": tensor("0", (4, 6)), "bias": code}),
+        "beside the weights": mapping({"state_dict": STATE, "extra": code}),
+        "a key": b"}(" + code + literal(1) + b"u",
+    }[place]
+    with pytest.raises(FileFormatError, match=r"pickled object \(\w+\.eval\).*state_dict"):
+        _read(tmp_path, write(content, DATA))
+    assert not proof.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"ctorch.nn.modules.linear\nLinear\n)\x81}b",
+        b"cposix\nsystem\n(Vtrue\ntR",
+        b"(Vtrue\niposix\nsystem\n",
+        b"(cposix\nsystem\nVtrue\no",
+        b"cbuiltins\ngetattr\n",
+        b"ctorch\nFloatStorage\n)R",
+        b"ctorch.jit._pickle\nFloatStorage\n)R",
+        b"\x82\x01",
+        literal("torch._utils") + literal("os.system") + b"\x93",
+        literal("os") + literal("system") + b"\x93",
+        b"ctorch._utils _rebuild_tensor\nv2\n",
+    ],
+)
+def test_other_objects_are_refused(content: bytes, tmp_path: Path) -> None:
+    with pytest.raises(FileFormatError, match="pickled object"):
+        _read(tmp_path, zipped(content, DATA))
+
+
+@writers
+@pytest.mark.parametrize(
+    "lie",
+    [
+        tensor("0", (4, 7), length=24),
+        tensor("0", (4, 6), start=1, length=24),
+        tensor("0", (4, 6), start=-1, length=24),
+        tensor("0", (4, 6), (6, 2), length=24),
+        tensor("0", (4, 6), (-6, 1), start=18, length=24),
+        tensor("0", (-4, -6), length=24),
+        tensor("0", (4, 6), (6,), length=24),
+        tensor("0", (25,), length=25),
+        tensor("0", (1,), length=2**40),
+        tensor("0", (1,), length=-1),
+        tensor("0", (1,), start=2**70, length=24),
+        tensor("0", (2**31, 2**31), (0, 0), length=24),
+        tensor("0", (1_000_000,), (0,), length=24),
+        tensor("0", (2**40, 0), length=24),
+        tensor("0", (1,) * 100, length=24),
+        tensor("nowhere", (1,)),
+        tensor("../../data.pkl", (1,)),
+        tensor("0", (3.0,), length=24),  # type: ignore[arg-type]
+        tensor(0, (3,), length=24),  # type: ignore[arg-type]
+        tensor("0", (3,), length=24, storage="ComplexFloatStorage"),
+        literal(7),
+    ],
+)
+def test_lies_are_refused(write: Writer, lie: bytes, tmp_path: Path) -> None:
+    tracemalloc.start()
+    with pytest.raises(FileFormatError):
+        _read(tmp_path, write(mapping({"a": lie}), {"0": DATA["0"]}))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 5_000_000
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"(" * 210_000,  # too many operations
+        b"]" * 90_000 + b"a" * 89_999,  # too deep for anything that recurses
+        b")" + b"\x85" * 180_000,
+        b"]r\xff\xff\xff\x7f",  # a memo of two thousand million places
+        b"X\xff\xff\xff\x7fabc",  # a text of two gigabytes
+        b"\x8b\xff\xff\xff\x7fabc",
+        b"0", b"a", b"u", b"R", b"b", b"\x81", b"\x85", b"Q", b"t", b"h\x09", b"q\x00", b"\x93",
+        b"})R", b"]}b", b"]}s", literal((1, 2)) + b"Q", b")Q", b"",
+        b")" + b"2\x86" * 40 + b"}" + literal(1) + b"s",
+    ],
+)  # fmt: skip
+@writers
+def test_pickles_that_make_no_sense(write: Writer, content: bytes, tmp_path: Path) -> None:
+    with pytest.raises(FileFormatError):
+        _read(tmp_path, write(content, DATA))
+
+
+def test_a_key_that_would_take_for_ever_to_hash(tmp_path: Path) -> None:
+    doubled = b")" + b"".join(
+        b"q" + bytes([place]) + b"h" + bytes([place]) + b"\x86" for place in range(60)
+    )
+    with pytest.raises(FileFormatError, match="a key that is neither"):
+        _read(tmp_path, zipped(b"}" + doubled + literal(1) + b"s", DATA))
+
+
+@writers
+def test_truncated_anywhere(write: Writer, tmp_path: Path) -> None:
+    content = write(STATE, DATA)
+    assert set(_read(tmp_path, content)) == {"weight", "bias"}
+    for end in range(0, len(content), 3):
+        with pytest.raises(FileFormatError):
+            _read(tmp_path, content[:end])
+
+
+@writers
+@given(data=st.data())
+def test_bits_flipped(
+    write: Writer, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    content = bytearray(write(STATE, DATA))
+    for _ in range(20):
+        place = data.draw(st.integers(0, 8 * len(content) - 1))
+        damaged = content.copy()
+        damaged[place // 8] ^= 1 << place % 8
+        try:
+            found = _read(tmp_path_factory.getbasetemp(), bytes(damaged))
+        except FileFormatError:
+            continue
+        assert sum(array.size for array in found.values()) <= len(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (zipped(STATE, DATA, zipfile.ZIP_DEFLATED), "compressed"),
+        (zipped(literal([1, 2]), DATA), "no state dictionary"),
+        (zipped(mapping({"net": STATE, "epoch": literal(3)}), DATA), "'net' has none"),
+        (zipped(STATE, DATA).replace(b"byteorder", b"other-end"), None),
+        (zipped(STATE, DATA).replace(b"data.pkl", b"data.abc"), "without data.pkl"),
+        (zipped(STATE, {**DATA, "2": b""}).replace(b"data/2", b"data/1"), "there twice"),
+        (b"", "empty"),
+        (b"PK\x03\x04", "cut short"),
+        (pickle.dumps(7, 2), "no weights file"),
+        (b"no weights at all", "no weights file"),
+    ],
+)
+def test_files_of_other_kinds(content: bytes, message: str | None, tmp_path: Path) -> None:
+    if message is None:
+        assert len(_read(tmp_path, content)) == 2
+        return
+    with pytest.raises(FileFormatError, match=message):
+        _read(tmp_path, content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        zipped(STATE, DATA).replace(b"little", b"bigend"),
+        legacy(STATE, DATA).replace(literal("little_endian")[:18] + b"q\x02\x88", b"", 1),
+    ],
+)
+def test_a_big_endian_machine(content: bytes, tmp_path: Path) -> None:
+    with pytest.raises(FileFormatError):
+        _read(tmp_path, content)
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    for path, message in ((tmp_path, "is a folder"), (tmp_path / "x", "there is no such file")):
+        with pytest.raises(FileFormatError, match=message):
+            read_torch(path)
