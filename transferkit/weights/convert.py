@@ -3,8 +3,7 @@
 ``python -m transferkit.weights.convert SOURCE.pth DESTINATION.safetensors``
 
 This is how the files in ``transferkit/weights/data`` were made, and how they can be made
-again, byte for byte. It needs PyTorch, which reads the published file; nothing else in
-transferkit calls it.
+again, byte for byte. Nothing else in transferkit calls it.
 """
 
 from __future__ import annotations
@@ -19,16 +18,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from transferkit.errors import BackendNotInstalledError, FileFormatError
+from transferkit.errors import FileFormatError
 from transferkit.output import write_atomically
 from transferkit.weights.files import serialize
+from transferkit.weights.torch_file import read_torch
 
 __all__ = ["convert", "main", "read_published"]
 
 _PUBLISHED_AT = "https://download.pytorch.org/models/"
 _PUBLISHED_NAME = re.compile(r"(?P<network>\w+)-(?P<digest>[0-9a-f]{8,64})\.pth")
-# Counts the batches that were trained on: of no use to anybody who computes with the weights.
-_DROPPED_SUFFIX = ".num_batches_tracked"
 
 
 def convert(source: str | os.PathLike[str], destination: str | os.PathLike[str]) -> str:
@@ -52,9 +50,7 @@ def convert(source: str | os.PathLike[str], destination: str | os.PathLike[str])
     Raises
     ------
     FileFormatError
-        If the source is not what its name says.
-    BackendNotInstalledError
-        If PyTorch is not installed.
+        If the source is not what its name says, or cannot be read.
     OutputError
         If the destination cannot be written.
     """
@@ -86,14 +82,12 @@ def read_published(source: Path) -> tuple[str, str, dict[str, npt.NDArray[np.flo
     digest
         The SHA-256 of the file.
     weights
-        Parameter name to array, the counts of batches left out.
+        Parameter name to array.
 
     Raises
     ------
     FileFormatError
         If the name is not of the published form, or the file is not the one it names.
-    BackendNotInstalledError
-        If PyTorch is not installed.
     """
     name = _PUBLISHED_NAME.fullmatch(source.name)
     if name is None:
@@ -107,19 +101,7 @@ def read_published(source: Path) -> tuple[str, str, dict[str, npt.NDArray[np.flo
             f"{source}: its SHA-256 is {digest}, which does not begin with {name['digest']}: the "
             "file is damaged, or another one; download it again"
         )
-    try:
-        import torch  # not part of the core
-    except ImportError as error:
-        raise BackendNotInstalledError(
-            'reading a published file needs PyTorch: pip install "transferkit[torch]"'
-        ) from error
-    tensors = torch.load(source, map_location="cpu", weights_only=True)
-    weights = {
-        key: np.ascontiguousarray(tensor.numpy(), np.float32)
-        for key, tensor in tensors.items()
-        if not key.endswith(_DROPPED_SUFFIX)
-    }
-    return name["network"], digest, weights
+    return name["network"], digest, read_torch(source)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

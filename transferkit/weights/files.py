@@ -16,8 +16,11 @@ import safetensors.numpy
 from transferkit.errors import FileFormatError
 from transferkit.networks.graph import Network
 from transferkit.output import write_atomically
+from transferkit.weights.mapped import array_at, map_file
 
 __all__ = ["check_weights", "digest", "read_safetensors", "serialize", "write_safetensors"]
+
+_FLOATS = {"F32": "float32", "F64": "float64", "F16": "float16", "BF16": "bfloat16"}
 
 
 def read_safetensors(
@@ -33,7 +36,8 @@ def read_safetensors(
     Returns
     -------
     tensors
-        Name to float32 array.
+        Name to float32 array. Numbers that are float32 in the file stay there, mapped into
+        memory, and are read-only; those of another floating-point type are converted.
     metadata
         Text to text, from the file's header.
 
@@ -41,30 +45,36 @@ def read_safetensors(
     ------
     FileFormatError
         If there is no such file, it cannot be read, is no safetensors file, is cut short, or
-        holds numbers of another type than float32.
+        holds numbers that are no floating-point ones.
     """
-    # A pipe would wait for a writer for ever, so it is never opened.
-    if os.path.exists(path) and not os.path.isfile(path):
-        kind = "a folder" if os.path.isdir(path) else "no ordinary file"
-        raise FileFormatError(f"{os.fspath(path)}: is {kind}")
+    where = os.fspath(path)
+    data = map_file(path)
     try:
+        # The library checks that the header is whole and that the tensors fill the file.
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise FileFormatError(f"{os.fspath(path)}: there is no such file") from None
-    except OSError as error:
-        raise FileFormatError(f"{os.fspath(path)}: {error.strerror or error}") from error
-    except (safetensors.SafetensorError, ValueError, TypeError, AttributeError) as error:
-        # Of types that NumPy does not have, safetensors tells in the last two ways.
-        raise FileFormatError(
-            f"{os.fspath(path)}: no safetensors file, damaged or cut short ({error})"
-        ) from error
-    for name, tensor in tensors.items():
-        if tensor.dtype != np.float32:
-            raise FileFormatError(
-                f"{os.fspath(path)}: tensor {name!r} is {tensor.dtype}; expected float32"
+            names = list(file.keys())
+        # It would copy each tensor, though, and NumPy does not have all the types it knows.
+        start = 8 + int.from_bytes(data[:8], "little")
+        header = json.loads(bytes(data[8:start]))
+        tensors: dict[str, npt.NDArray[np.float32]] = {}
+        for name in names:
+            entry = header[name]
+            if entry["dtype"] not in _FLOATS:
+                raise FileFormatError(
+                    f"{where}: tensor {name!r} is {entry['dtype']}; expected {', '.join(_FLOATS)}"
+                )
+            tensors[name] = array_at(
+                data[start:], _FLOATS[entry["dtype"]], entry["shape"], entry["data_offsets"][0]
             )
+    except FileFormatError:
+        raise
+    except OSError as error:
+        raise FileFormatError(f"{where}: {error.strerror or error}") from error
+    except (safetensors.SafetensorError, ValueError, TypeError, KeyError) as error:
+        raise FileFormatError(
+            f"{where}: no safetensors file, damaged or cut short ({error})"
+        ) from error
     return tensors, metadata
 
 
@@ -141,16 +151,25 @@ def check_weights(
     Raises
     ------
     FileFormatError
-        Lists every tensor that is missing, unexpected or of another shape.
+        Lists every tensor that is missing, unexpected or of another shape, one a line.
     """
-    problems = [f"missing: {name}" for name in network.parameters.keys() - tensors.keys()]
-    problems += [f"unexpected: {name}" for name in tensors.keys() - network.parameters.keys()]
-    problems += [
+    needed = network.parameters
+    missing = [name for name in needed if name not in tensors]
+    unexpected = [name for name in tensors if name not in needed]
+    misshapen = [
         f"{name} has shape {tensors[name].shape}, not {tuple(shape)}"
-        for name, shape in network.parameters.items()
+        for name, shape in needed.items()
         if name in tensors and tensors[name].shape != tuple(shape)
     ]
-    if problems:
-        raise FileFormatError(
-            f"{source}: these are not the weights of {network.name}: {'; '.join(sorted(problems))}"
-        )
+    if not missing and not unexpected and not misshapen:
+        return
+    is_another = len(missing) + len(misshapen) > len(needed) / 2
+    lines = [
+        f"{source}: these are not the weights of {network.name}: {len(missing)} missing, "
+        f"{len(unexpected)} unexpected, {len(misshapen)} of another shape"
+        + ("; they are of another network, or of another form of it" if is_another else ""),
+        *(f"missing: {name}" for name in missing),
+        *(f"unexpected: {name}" for name in unexpected),
+        *misshapen,
+    ]
+    raise FileFormatError("\n  ".join(lines))

@@ -1,0 +1,235 @@
+"""Weights in the files of Keras, read without Keras: legacy ``.h5``, ``.weights.h5``, ``.keras``.
+
+All three are HDF5 inside, the last in a zip archive. Of HDF5 only what Keras writes is read:
+tensors in the file itself. Links to other files, and tensors that are said to lie in other
+files, are refused.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import re
+import zipfile
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeAlias
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from transferkit.errors import FileFormatError
+from transferkit.weights.mapped import (
+    FLOATS,
+    ZIP_START,
+    MappedFile,
+    array_at,
+    map_file,
+    stored_member,
+)
+
+__all__ = ["HDF5_START", "KerasLayers", "is_keras_archive", "read_keras"]
+
+HDF5_START = b"\x89HDF\r\n\x1a\n"
+"""What an HDF5 file begins with."""
+
+KerasLayers: TypeAlias = dict[str, list[npt.NDArray[np.float32]]]
+"""The name of each layer that has weights, to its arrays: a kernel and then a bias, or a batch
+normalisation's gamma, beta, moving mean and moving variance."""
+
+_WEIGHTS_MEMBER = "model.weights.h5"
+_CONFIG_MEMBER = "config.json"
+# What Keras 3, and TensorFlow's Keras 2.12 before it, call the group of the layers.
+_LAYER_GROUPS = ("layers", "_layer_checkpoint_dependencies")
+
+
+def is_keras_archive(data: memoryview) -> bool:
+    """Whether the bytes are those of a ``.keras`` file: a zip archive with a model's weights."""
+    if bytes(data[:4]) != ZIP_START:
+        return False
+    try:
+        with zipfile.ZipFile(io.BufferedReader(MappedFile(data))) as archive:
+            return _WEIGHTS_MEMBER in archive.namelist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError):
+        return False
+
+
+def read_keras(path: str | os.PathLike[str]) -> KerasLayers:
+    """The weights in a file of Keras, layer by layer.
+
+    Parameters
+    ----------
+    path
+        What ``model.save_weights`` or ``model.save`` of Keras wrote, of any version that wrote
+        HDF5. Nothing in it is ever run, and no layer is made from its configuration.
+
+    Returns
+    -------
+    dict of str to list of array
+        In the file's order. The arrays have Keras's shapes. Numbers that are float32 in the
+        file stay there, mapped into memory, and are read-only; others are converted.
+
+    Raises
+    ------
+    FileFormatError
+        If there is no such file, it is damaged or cut short, refers to other files, or does not
+        have Keras's structure.
+    """
+    where = os.fspath(path)
+    data = map_file(path)
+    names: list[tuple[str, str]] | None = None
+    try:
+        if bytes(data[:4]) == ZIP_START:
+            with zipfile.ZipFile(io.BufferedReader(MappedFile(data))) as archive:
+                members = {entry.filename: entry for entry in archive.infolist()}
+            if _WEIGHTS_MEMBER not in members or _CONFIG_MEMBER not in members:
+                raise FileFormatError(
+                    f"{where}: a zip archive without {_WEIGHTS_MEMBER} and {_CONFIG_MEMBER}, so "
+                    "no file of Keras"
+                )
+            names = _configured(bytes(stored_member(data, members[_CONFIG_MEMBER])))
+            data = stored_member(data, members[_WEIGHTS_MEMBER])
+        with h5py.File(io.BufferedReader(MappedFile(data)), "r") as file:
+            return {
+                layer: [_array(tensor, data, budget) for tensor in tensors]
+                for budget in [_Budget(len(data))]
+                for layer, tensors in _layers(where, file, names)
+                if tensors
+            }
+    except FileFormatError:
+        raise
+    except (
+        # What HDF5 and the zip module raise of bytes that make no sense.
+        zipfile.BadZipFile,
+        NotImplementedError,
+        RuntimeError,
+        OSError,
+        ValueError,
+        IndexError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+    ) as error:
+        raise FileFormatError(
+            f"{where}: no weights file of Keras, damaged or cut short ({error})"
+        ) from error
+
+
+def _layers(
+    where: str, file: h5py.File, names: list[tuple[str, str]] | None
+) -> Iterator[tuple[str, list[h5py.Dataset]]]:
+    """Each layer's name and tensors, in either of the two structures that Keras writes."""
+    root = _group(file, "model_weights") if "model_weights" in file else file
+    if "layer_names" in root.attrs or "layer_names0" in root.attrs:
+        for name in _texts(root, "layer_names"):
+            layer = _group(root, name)
+            yield name, [_dataset(layer, tensor) for tensor in _texts(layer, "weight_names")]
+        return
+    groups = [name for name in _LAYER_GROUPS if name in file]
+    if not groups:
+        raise FileFormatError(f"{where}: an HDF5 file that does not have Keras's structure")
+    layers = _group(file, groups[0])
+    known = dict(names or ())
+    for key in sorted(layers, key=_natural):
+        layer = _group(layers, key)
+        if "vars" not in layer:
+            continue
+        variables = _group(layer, "vars")
+        tensors = [_dataset(variables, name) for name in sorted(variables, key=_natural)]
+        yield str(variables.attrs.get("name", known.get(key, key))), tensors
+
+
+def _configured(text: bytes) -> list[tuple[str, str]]:
+    """What each layer's group is called, after its class and its place, and the layer's name."""
+    counts: dict[str, int] = {}
+    found = []
+    for layer in json.loads(text)["config"]["layers"]:
+        words = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", layer["class_name"])
+        kind = re.sub(r"([a-z])([A-Z])", r"\1_\2", words).lower()
+        number = counts[kind] = counts.get(kind, -1) + 1
+        found.append((f"{kind}_{number}" if number else kind, str(layer["config"]["name"])))
+    return found
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Orders ``conv2d_2`` before ``conv2d_10``."""
+    parts = re.split(r"(\d+)", name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+
+
+def _texts(group: h5py.Group, attribute: str) -> Iterator[str]:
+    """A list of names; a long one Keras puts into several attributes, numbered from 0."""
+    if attribute in group.attrs:
+        parts: Iterable[Any] = [group.attrs[attribute]]
+    else:
+        keys = (f"{attribute}{number}" for number in range(len(group.attrs)))
+        parts = [group.attrs[key] for key in keys if key in group.attrs]
+    for part in parts:
+        for text in np.asarray(part).ravel().tolist():
+            yield text.decode() if isinstance(text, bytes) else str(text)
+
+
+def _member(group: h5py.Group, path: str) -> Any:
+    """What lies in this file under a path, in which each link must be a plain one."""
+    found: Any = group
+    for name in path.strip("/").split("/"):
+        if not isinstance(found, h5py.Group):
+            raise ValueError(f"{found.name} is no group")
+        link = found.get(name, getlink=True)
+        if not isinstance(link, h5py.HardLink):
+            raise ValueError(f"{path!r} is a link, which may lead to another file")
+        found = found[name]
+    return found
+
+
+def _group(group: h5py.Group, path: str) -> h5py.Group:
+    found = _member(group, path)
+    if not isinstance(found, h5py.Group):
+        raise ValueError(f"{path!r} is no group")
+    return found
+
+
+def _dataset(group: h5py.Group, path: str) -> h5py.Dataset:
+    found = _member(group, path)
+    if not isinstance(found, h5py.Dataset):
+        raise ValueError(f"{path!r} is no tensor")
+    if found.external or found.is_virtual:
+        raise ValueError(f"{path!r} lies in another file")
+    return found
+
+
+class _Budget:
+    """How many bytes may be read in all: what is compressed could fill any memory."""
+
+    # Floating-point numbers that were learnt hardly compress.
+    _RATIO = 4
+
+    def __init__(self, file_size: int) -> None:
+        self._left = self._RATIO * file_size
+
+    def spend(self, number: int) -> None:
+        self._left -= number
+        if self._left < 0:
+            raise ValueError("its tensors are far larger than the file")
+
+
+def _array(tensor: h5py.Dataset, data: memoryview, budget: _Budget) -> npt.NDArray[np.float32]:
+    """The numbers of a tensor, where they lie in the file if they lie there in one piece."""
+    size = math.prod(tensor.shape) * tensor.dtype.itemsize
+    budget.spend(size)
+    kind = tensor.dtype.name
+    if str(tensor.attrs.get("dtype")) == "bfloat16" and tensor.dtype.itemsize == 2:
+        kind = "bfloat16"
+    if kind not in FLOATS or tensor.dtype.byteorder == ">":
+        raise ValueError(f"{tensor.name} is {tensor.dtype}; expected {', '.join(FLOATS)}")
+    offset = tensor.id.get_offset()
+    if offset is not None and tensor.file.userblock_size == 0:
+        return array_at(data, kind, tensor.shape, offset)
+    # In pieces, compressed, or never written, so that it is all zeros.
+    if not tensor.id.get_storage_size() and size:
+        raise ValueError(f"{tensor.name} has no numbers")
+    content = np.ascontiguousarray(tensor[()])
+    return array_at(memoryview(content).cast("B"), kind, tensor.shape)
