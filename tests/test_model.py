@@ -41,7 +41,7 @@ def test_a_network_of_ones_own() -> None:
 
 def test_what_does_not_go_together() -> None:
     with pytest.raises(UnknownNameError, match="imagenet1k_v1"):
-        load_model("mobilenet_v2", "imagenet1k_v2")
+        load_model("mobilenet_v2", "imagenet1k_v9")
     with pytest.raises(TypeError, match="name of published weights"):
         load_model("mobilenet_v2", WEIGHTS)
     with pytest.raises(TypeError, match="mapping"):

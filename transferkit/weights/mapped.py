@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from transferkit.errors import FileFormatError
 
-__all__ = ["FLOATS", "MappedFile", "ZIP_START", "array_at", "map_file", "stored_member"]
+__all__ = ["FLOATS", "ZIP_START", "MappedFile", "array_at", "map_file", "stored_member"]
 
 FLOATS = {"float32": "<f4", "float64": "<f8", "float16": "<f2", "bfloat16": "<u2"}
 """The types of numbers that weights may have, each with NumPy's name for how it is stored.
