@@ -7,6 +7,8 @@ from sphinx.application import Sphinx
 from sphinx.util.typing import stringify_annotation
 
 import transferkit
+from transferkit.networks import NETWORKS
+from transferkit.weights import WEIGHTS, WeightsEntry
 
 project = "transferkit"
 author = "The transferkit developers"
@@ -52,8 +54,40 @@ def shorten_types(text: str | None) -> str | None:
     return text and _ARRAY.sub(r"NDArray[\1]", text.replace(_ARRAY_LIKE, "ArrayLike"))
 
 
+_TABLE_OF_WEIGHTS = "<!-- the table of weights -->"
+
+
+def weights_table() -> str:
+    """The catalogue of weights as a table in Markdown."""
+    columns = ("network", "weights", "published as", "file", "size", "licence", "top-1")
+    rows = [columns, ("---",) * len(columns)]
+    for name in NETWORKS:
+        entries = [entry for entry in WEIGHTS if entry.network == name]
+        rows += [_weights_row(entry, first=entry is entries[0]) for entry in entries]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _weights_row(entry: WeightsEntry, *, first: bool) -> tuple[str, ...]:
+    return (
+        f"`{entry.network}`" if first else "",
+        f"`{entry.name}`",
+        f"`{entry.published_as}`",
+        "in the package" if entry.packaged else f"[{entry.checksum or 'no digest'}]({entry.url})",
+        "" if entry.size is None else f"{entry.size:,.1f} MiB",
+        f"[{entry.licence}]({entry.licence_stated_at})",
+        f"{entry.top1 * 100:.3f}".rstrip("0").rstrip(".") + " %",
+    )
+
+
+def fill_in(_app: Sphinx, _name: str, source: list[str]) -> None:
+    """Put the table where a page asks for it."""
+    if _TABLE_OF_WEIGHTS in source[0]:
+        source[0] = source[0].replace(_TABLE_OF_WEIGHTS, weights_table())
+
+
 def setup(app: Sphinx) -> None:
     """Tell Sphinx of what is done here and not by an extension."""
+    app.connect("source-read", fill_in)
     app.connect(
         "autodoc-process-signature",
         lambda _app, _what, _name, _object, _options, arguments, returned: (

@@ -103,6 +103,12 @@ def photos(data_folder: Path) -> npt.NDArray[np.float32]:
     return pixels
 
 
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test fetches anything, but for those that bring a server of their own."""
+    monkeypatch.setenv("TRANSFERKIT_OFFLINE", "1")
+
+
 @pytest.fixture
 def no_backend_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment of a user who has chosen no backend."""

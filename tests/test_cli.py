@@ -21,6 +21,7 @@ from typer.testing import CliRunner, Result
 import transferkit
 from transferkit import Classifier, FeatureExtractor
 from transferkit.cli import app, main
+from transferkit.weights import WeightsEntry
 
 CAT = DEMO / "cat.jpg"
 
@@ -157,7 +158,6 @@ def test_extract(tmp_path: Path) -> None:
 
 def test_lists() -> None:
     assert "mobilenet_v2" in done("networks")
-    assert "imagenet1k_v1 (torchvision)" in done("networks")
     layers = done("layers", "mobilenet_v2")
     assert "features.6 " in layers
     assert "28 x 28 x 32" in layers
@@ -166,9 +166,85 @@ def test_lists() -> None:
     for name in ("onnxruntime", "torch", "tensorflow", "inference"):
         assert name in found.stdout
     assert done("--version") == f"transferkit {transferkit.__version__}\n"
-    for command in ("demo", "fit", "predict", "extract", "networks", "layers", "backends"):
+    for command in (
+        "demo", "fit", "predict", "extract", "networks", "download", "cache", "layers", "backends",
+    ):  # fmt: skip
         assert command in done("--help")
         assert done(command, "--help")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of the test's own, and no other."""
+    monkeypatch.setenv("TRANSFERKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    return tmp_path / "cache"
+
+
+def test_networks(cache: Path) -> None:
+    cache.mkdir()
+    (cache / "resnet50-11ad3fa6.pth").touch()
+    rows = [
+        [cell.strip() for cell in line.strip("│\n").split("│")]
+        for line in done("networks").splitlines()
+        if line.startswith("│")
+    ]
+    start = [row[0] for row in rows].index("resnet50")
+    assert rows[start : start + 3] == [
+        ["resnet50", "ResNet", "2015", "25.6 M", "4.09 G", "224 x 224",
+         "imagenet1k_v1 (torchvision)", "0.761", "no"],
+        ["", "", "", "", "", "", "imagenet1k_v2 (torchvision)", "0.809", "yes"],
+        ["", "", "", "", "", "", "keras", "0.749", "no"],
+    ]  # fmt: skip
+    (packaged,) = (row for row in rows if row[0] == "mobilenet_v2")
+    assert packaged[-1] == "in the package"
+
+
+def test_download_and_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert done("download", "mobilenet_v2") == "mobilenet_v2, imagenet1k_v1: in the package\n"
+    assert done("cache", "list") == f"{cache}: 0 files\n"
+    asked = []
+
+    def fetch(entry: WeightsEntry, *, progress: bool | None) -> Path:
+        asked.append((entry.network, entry.name, progress))
+        return cache / entry.file
+
+    monkeypatch.setattr("transferkit.weights.fetch", fetch)
+    text = done("download", "vgg16", "resnet50", "--weights", "keras", "-q")
+    assert asked == [("vgg16", "keras", False), ("resnet50", "keras", False)]
+    assert f"{cache / 'vgg16_weights_tf_dim_ordering_tf_kernels.h5'}\n" in text
+    cache.mkdir()
+    (cache / "vgg16-397923af.pth").write_bytes(b"x" * 1_500_000)
+    text = done("cache", "list")
+    assert "vgg16-397923af.pth │ 1.5 MB" in text
+    assert f"{cache}: 1 file\n" in text
+    # Asked, and answered with no.
+    result = CliRunner().invoke(app, ["cache", "clear"], input="n\n")
+    assert result.exit_code == 1
+    assert os.listdir(cache) == ["vgg16-397923af.pth"]
+    assert done("cache", "clear", "--yes") == f"{cache}: 1 file removed\n"
+    assert os.listdir(cache) == []
+
+
+def test_a_download_that_cannot_be(cache: Path) -> None:
+    # The second name is looked up before the first file would be fetched.
+    assert "unknown network 'vgg99'" in failed("download", "vgg16", "vgg99")
+    assert "there is: imagenet1k_v1" in failed("download", "vgg11", "--weights", "keras")
+    message = failed("download", "vgg16")
+    assert "TRANSFERKIT_OFFLINE is set" in message
+    assert str(cache / "vgg16-397923af.pth") in message
+    assert not cache.exists()
+
+
+def test_a_warning_is_told_in_a_line(cache: Path) -> None:
+    cache.mkdir()
+    (cache / "vgg16-397923af.pth").write_bytes(b"damaged")
+    result = run("download", "vgg16")
+    assert result.exit_code == 1
+    first, second = result.stderr.splitlines()
+    assert first.startswith(f"warning: {cache / 'vgg16-397923af.pth'} is not used: ")
+    assert second.startswith("error: ")
 
 
 # ----------------------------------------------------------------------------------- failing
@@ -379,9 +455,9 @@ def test_main_ends_the_process(
 ) -> None:
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "2")
     with pytest.raises(SystemExit) as caught:
-        main(["layers", "mobilenet"])
+        main(["layers", "mobilenetv2"])
     assert caught.value.code == 1
-    assert "did you mean 'mobilenet_v2'?" in capsys.readouterr().err
+    assert "did you mean 'mobilenet_v2'" in capsys.readouterr().err
     with pytest.raises(SystemExit) as caught:
         main(["--version"])
     assert caught.value.code == 0

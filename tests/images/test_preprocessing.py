@@ -16,7 +16,11 @@ from PIL import Image
 from transferkit.errors import ImageError
 from transferkit.images import MAX_PIXELS, Preprocessing, read_picture
 
-FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
 
 
 def photo_like(height, width, seed=0):
@@ -91,8 +95,27 @@ def test_floats_take_the_same_way_as_bytes(height, width, size, interpolation):
     np.testing.assert_allclose(
         floats,
         preprocessing.apply(Image.fromarray(pixels)) / 255,
-        atol=(2 if interpolation == "bilinear" else 20) / 255,
+        atol={"nearest": 1e-3, "bilinear": 2, "bicubic": 20}[interpolation] / 255,
     )
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    height=st.integers(1, 90),
+    width=st.integers(1, 90),
+    size=st.integers(1, 40),
+    interpolation=st.sampled_from(sorted(FILTERS)),
+)
+def test_without_a_crop_the_whole_picture_is_stretched(height, width, size, interpolation):
+    pixels = photo_like(height, width)
+    preprocessing = Preprocessing(size, interpolation=interpolation, crop=False)
+    got = preprocessing.apply(Image.fromarray(pixels))
+    expected = Image.fromarray(pixels).resize((size, size), FILTERS[interpolation])
+    np.testing.assert_array_equal(got, np.asarray(expected))
+    floats = preprocessing.apply((pixels / 255).astype(np.float32))
+    assert floats.shape == (size, size, 3)
+    if interpolation == "nearest":
+        np.testing.assert_allclose(floats, got / 255, atol=1e-6)
 
 
 def test_overshoot_of_floats_is_clipped():
@@ -127,7 +150,12 @@ def test_a_line_is_refused_before_it_fills_the_memory(shape):
         ({"size": True}, "size is True"),
         ({"size": 2.5}, r"size is 2\.5"),
         ({"size": None, "resize": 256}, "size is None"),
-        ({"interpolation": "nearest"}, "'nearest'; there is: bilinear, bicubic"),
+        ({"interpolation": "box"}, "'box'; there is: nearest, bilinear, bicubic"),
+        ({"interpolation": ["bilinear"]}, "interpolation is"),
+        ({"channel_order": "gbr"}, "channel_order is 'gbr'; there is: rgb, bgr"),
+        ({"crop": 1}, "crop is 1"),
+        ({"crop": False, "resize": 256}, "resize is 256; give size, and leave out resize"),
+        ({"crop": False, "size": None}, "size is None"),
         ({"std": (1, 0, 1)}, "std"),
         ({"mean": (1, 2)}, "mean"),
         ({"mean": (0, 0, math.nan)}, "mean"),
@@ -139,9 +167,26 @@ def test_wrong_settings_are_named(settings_, words):
         Preprocessing(**settings_)
 
 
-def test_goes_through_json():
-    preprocessing = Preprocessing(224, 232, "bicubic", (0.485, 0.456, 0.406), (0.2, 0.3, 0.4))
+@pytest.mark.parametrize(
+    "preprocessing",
+    [
+        Preprocessing(224, 232, "bicubic", (0.485, 0.456, 0.406), (0.2, 0.3, 0.4)),
+        Preprocessing(224, interpolation="nearest", channel_order="bgr", crop=False),
+    ],
+)
+def test_goes_through_json(preprocessing):
     assert Preprocessing.from_dict(json.loads(json.dumps(preprocessing.to_dict()))) == preprocessing
+
+
+def test_what_was_written_before_has_the_defaults():
+    old = {
+        "size": 64,
+        "resize": 80,
+        "interpolation": "bicubic",
+        "mean": [0, 0, 0],
+        "std": [1, 1, 1],
+    }
+    assert Preprocessing.from_dict(old) == Preprocessing(64, 80, "bicubic")
 
 
 @pytest.mark.parametrize(
@@ -151,6 +196,8 @@ def test_goes_through_json():
         ({"size": "224"}, "size is '224'"),
         ({"std": [1, 1]}, "std"),
         ({"interpolation": 3}, "interpolation"),
+        ({"channel_order": 3}, "channel_order"),
+        ({"crop": "yes"}, "crop is 'yes'"),
     ],
 )
 def test_wrong_data_is_named(change, words):

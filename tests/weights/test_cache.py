@@ -104,7 +104,7 @@ def test_one_damaged_file_does_not_hide_a_whole_one(home: Path) -> None:
         assert find_cached(KERAS) == whole
 
 
-def test_a_folder_is_no_file(home: Path) -> None:
+def test_a_folder_is_no_file() -> None:
     (cache_folder() / KERAS.file).mkdir(parents=True)
     assert find_cached(KERAS) is None
     assert cached_files() == []

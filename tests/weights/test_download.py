@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 import requests
@@ -20,10 +21,10 @@ from server import CONTENT, NAME, Behaviour, serving
 
 from transferkit.errors import DownloadError, OutputError
 from transferkit.weights import WEIGHTS, WeightsEntry, fetch, find_weights
-from transferkit.weights import download as _  # noqa: F401 - the module, which is patched below
 from transferkit.weights.cache import part_files
 from transferkit.weights.checksum import Checksum
 
+# What some tests change a constant of.
 module = sys.modules["transferkit.weights.download"]
 download = module.download
 CHUNK = module._CHUNK
@@ -270,9 +271,7 @@ def test_a_corrupt_file_is_refused(told: Behaviour, address: str, tmp_path: Path
     assert left_in(tmp_path) == []
 
 
-def test_a_corrupt_file_does_not_replace_one(
-    told: Behaviour, address: str, tmp_path: Path
-) -> None:
+def test_a_corrupt_file_does_not_replace_one(told: Behaviour, address: str, tmp_path: Path) -> None:
     (tmp_path / NAME).write_bytes(b"damaged")
     told.content = b"worse"
     with pytest.raises(DownloadError):
@@ -313,7 +312,7 @@ def test_no_space_is_found_out_first(
 ) -> None:
     full = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
-    with pytest.raises(DownloadError, match="no space is left .* TRANSFERKIT_CACHE"):
+    with pytest.raises(DownloadError, match=r"no space is left .* TRANSFERKIT_CACHE"):
         download(f"{address}/{NAME}", tmp_path / NAME, check=is_content)
     assert not (tmp_path / NAME).exists()
     assert len(told.requests) == 1
@@ -322,8 +321,8 @@ def test_no_space_is_found_out_first(
 def test_no_space_on_the_way(
     told: Behaviour, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fill(response: object, file: object, advance: object) -> None:
-        file.write(CONTENT[:CHUNK])  # type: ignore[attr-defined]
+    def fill(_response: object, file: IO[bytes], _advance: object) -> None:
+        file.write(CONTENT[:CHUNK])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
@@ -390,9 +389,7 @@ def test_without_a_digest_what_is_no_hdf5_is_refused(
     assert fetch(entry).read_bytes() == whole
 
 
-def test_offline_no_connection_is_made(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_offline_no_connection_is_made(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def connect(*_: object, **__: object) -> None:
         raise AssertionError("the network was touched")
 
@@ -414,7 +411,7 @@ def test_offline_no_connection_is_made(
 
 
 def test_a_cache_folder_that_cannot_be_made(
-    address: str, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("TRANSFERKIT_CACHE", str(tmp_path / "file" / "cache"))

@@ -14,11 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as from_numpy
 
-from transferkit.errors import FileFormatError, OutputError, UnknownNameError
-from transferkit.networks import NETWORKS
+from transferkit.errors import FileFormatError, OutputError
 from transferkit.weights import (
     WEIGHTS,
-    find_weights,
+    Checksum,
     imagenet_classes,
     load_weights,
     read_safetensors,
@@ -29,6 +28,8 @@ from transferkit.weights.files import check_weights, digest, serialize
 
 DATA = Path(str(resources.files("transferkit.weights") / "data"))
 
+PACKAGED = [row for row in WEIGHTS if row.packaged is not None]
+
 TENSORS = st.dictionaries(
     st.text(min_size=1, max_size=8).filter(lambda name: name != "__metadata__"),
     from_numpy.arrays(np.float32, from_numpy.array_shapes(min_dims=1, max_dims=4, max_side=3)),
@@ -37,39 +38,23 @@ TENSORS = st.dictionaries(
 METADATA = st.dictionaries(st.text(max_size=8), st.text(max_size=20), max_size=4)
 
 
-# ----------------------------------------------------------------------------- the catalogue
+# ------------------------------------------------------------------------------- the package
 
 
-@pytest.mark.parametrize("entry", WEIGHTS, ids=lambda entry: f"{entry.network}-{entry.name}")
-def test_a_row_of_the_table_tells_the_truth(entry: object) -> None:
-    assert dataclasses.is_dataclass(entry)
-    row = find_weights(entry.network, entry.name)  # type: ignore[attr-defined]
-    assert row is entry
-    assert hashlib.sha256((DATA / row.file).read_bytes()).hexdigest() == row.sha256
-    _, metadata = read_safetensors(DATA / row.file)
-    assert metadata["network"] == row.network
-    assert metadata["licence"] == row.licence
-    assert metadata["source_sha256"] == row.published_sha256
-    assert row.publisher.split(",")[0] in (DATA / "NOTICE.md").read_text()
-    network, weights = load_weights(row)
-    assert weights.keys() == network.parameters.keys()
-    assert all(np.isfinite(array).all() for array in weights.values())
-    assert 0 < row.top1 < 1
-
-
-def test_every_network_has_weights() -> None:
-    for name in NETWORKS:
-        assert find_weights(name).network == name
-    with pytest.raises(UnknownNameError, match="'mobilenet_v2'"):
-        find_weights("mobilenet_v3")
-    with pytest.raises(UnknownNameError, match="'imagenet1k_v1'"):
-        find_weights("mobilenet_v2", "imagenet1k")
+def test_weights_in_the_package_need_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRANSFERKIT_OFFLINE", "1")
+    for row in PACKAGED:
+        network, weights = load_weights(row)
+        assert weights.keys() == network.parameters.keys()
+        assert all(np.isfinite(array).all() for array in weights.values())
 
 
 def test_weights_that_were_tampered_with_are_refused() -> None:
-    row = dataclasses.replace(WEIGHTS[0], sha256="0" * 64)
+    packaged = PACKAGED[0].packaged
+    assert packaged is not None
+    other = dataclasses.replace(packaged, checksum=Checksum("sha256", "0" * 64))
     with pytest.raises(FileFormatError, match="install transferkit again"):
-        load_weights(row)
+        load_weights(dataclasses.replace(PACKAGED[0], packaged=other))
 
 
 def test_class_names() -> None:
@@ -128,7 +113,7 @@ def test_the_digest_tells_apart() -> None:
 
 
 def test_weights_of_another_network_are_listed() -> None:
-    network, weights = load_weights(WEIGHTS[0])
+    network, weights = load_weights(PACKAGED[0])
     wrong = dict(weights)
     del wrong["classifier.1.bias"]
     wrong["ghost"] = np.zeros(1, np.float32)
@@ -181,7 +166,9 @@ def test_a_published_file_is_converted(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_the_shipped_file_is_as_the_conversion_writes_it() -> None:
-    for row in WEIGHTS:
-        tensors, metadata = read_safetensors(DATA / row.file)
-        assert serialize(tensors, metadata) == (DATA / row.file).read_bytes()
+    for row in PACKAGED:
+        assert row.packaged is not None
+        path = DATA / row.packaged.name
+        tensors, metadata = read_safetensors(path)
+        assert serialize(tensors, metadata) == path.read_bytes()
         assert json.loads(json.dumps(metadata)) == metadata

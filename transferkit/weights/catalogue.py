@@ -109,7 +109,12 @@ class WeightsEntry:
 _TORCHVISION_FILES = "https://download.pytorch.org/models/"
 _KERAS_FILES = "https://storage.googleapis.com/tensorflow/keras-applications/"
 _KERAS_PAGE = "https://keras.io/api/applications/"
-_KERAS_LICENCES = "https://keras.io/applications/"
+# Where Keras's documentation says that its weights come from, by licence.
+_KERAS_LICENCES = {
+    "CC-BY-4.0": "https://www.robots.ox.ac.uk/~vgg/research/very_deep/",
+    "MIT": "https://github.com/KaimingHe/deep-residual-networks/blob/master/LICENSE",
+    "Apache-2.0": "https://github.com/tensorflow/models/blob/master/LICENSE",
+}
 
 _TORCHVISION_NAMES = {
     "vgg": "VGG",
@@ -188,7 +193,7 @@ def _keras(
             channel_order="bgr" if caffe else "rgb",
         ),
         licence=licence,
-        licence_stated_at=_KERAS_LICENCES,
+        licence_stated_at=_KERAS_LICENCES[licence],
         top1=top1,
         top1_stated_at=top1_stated_at,
     )

@@ -12,6 +12,7 @@ from transferkit.networks import Network, build_network
 from transferkit.weights.catalogue import PackagedFile, WeightsEntry
 from transferkit.weights.download import fetch
 from transferkit.weights.files import check_weights, read_safetensors
+from transferkit.weights.reading import read_weights
 
 __all__ = ["load_weights"]
 
@@ -53,7 +54,7 @@ def load_weights(
     if entry.packaged is not None:
         return network, _read_packaged(entry.packaged, network)
     path = fetch(entry, progress=progress)
-    raise NotImplementedError(path)
+    return network, read_weights(path, network, entry.form)
 
 
 def _read_packaged(packaged: PackagedFile, network: Network) -> dict[str, npt.NDArray[np.float32]]:

@@ -113,7 +113,7 @@ def test_what_goes_together_is_named() -> None:
 # --------------------------------------------------------------------------- against Keras
 
 
-class _Asked(Exception):
+class _AskedForError(Exception):
     """Raised instead of a download, with what would have been downloaded."""
 
 
@@ -126,13 +126,13 @@ def _what_keras_asks_for(row: WeightsEntry, monkeypatch: pytest.MonkeyPatch) -> 
 
     def get_file(fname: str, origin: str, **others: Any) -> None:
         asked.update(fname=fname, origin=origin, **others)
-        raise _Asked
+        raise _AskedForError
 
     monkeypatch.setattr(file_utils, "get_file", get_file)
     name, _, alpha = row.published_as.removeprefix("keras.applications.").partition(" ")
     found = re.search(r"[\d.]+", alpha)
     options = {} if found is None else {"alpha": float(found[0])}
-    with pytest.raises(_Asked):
+    with pytest.raises(_AskedForError):
         getattr(keras.applications, name)(weights="imagenet", input_shape=(224, 224, 3), **options)
     return asked
 
