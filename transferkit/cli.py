@@ -67,6 +67,13 @@ app = typer.Typer(
 )
 
 Network = Annotated[str, typer.Option(help="The network; 'transferkit networks' lists them.")]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        help="Its weights: the name of published ones, torchvision, keras, a file, or random. By "
+        "default: the first that 'transferkit networks' lists."
+    ),
+]
 Backend = Annotated[
     str | None,
     typer.Option(
@@ -119,6 +126,7 @@ def fit(
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to save to.")],
     test: Annotated[Path | None, typer.Option(help="Such a folder to judge on.")] = None,
     network: Network = "mobilenet_v2",
+    weights: Weights = None,
     backend: Backend = None,
     strength: Annotated[
         float | None,
@@ -148,6 +156,7 @@ def fit(
     classifier = Classifier(
         network,
         C=strength,
+        weights=weights,
         backend=backend,
         seed=seed,
         batch_size=batch_size,
@@ -187,6 +196,7 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     network: Network = "mobilenet_v2",
+    weights: Weights = None,
     backend: Backend = None,
     batch_size: BatchSize = 32,
     quiet: Quiet = False,
@@ -204,7 +214,7 @@ def predict(
         classifier = Classifier.load(paths[0], backend=backend)
         paths = paths[1:]
     else:
-        classifier = Classifier.pretrained(network, backend=backend)
+        classifier = Classifier.pretrained(network, weights=weights, backend=backend)
     found = _probabilities(classifier, paths, batch_size, progress)
     rows = [
         (source, top_predictions(classifier.classes_, probabilities, top))
@@ -252,6 +262,7 @@ def extract(
         typer.Option(help="A layer to extract; may be given several times. [default: embedding]"),
     ] = None,
     network: Network = "mobilenet_v2",
+    weights: Weights = None,
     backend: Backend = None,
     batch_size: BatchSize = 32,
     quiet: Quiet = False,
@@ -264,7 +275,11 @@ def extract(
     from transferkit.extractor import FeatureExtractor
 
     extractor = FeatureExtractor(
-        network, backend=backend, batch_size=batch_size, progress=False if quiet else None
+        network,
+        weights=weights,
+        backend=backend,
+        batch_size=batch_size,
+        progress=False if quiet else None,
     )
     layers = layer or ["embedding"]
     found = extract_to_file(extractor, _files(paths), layers, output)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from transferkit.errors import FileFormatError
-from transferkit.networks import Network, build_network
+from transferkit.networks import Network
 from transferkit.weights.catalogue import PackagedFile, WeightsEntry
 from transferkit.weights.download import fetch
 from transferkit.weights.files import check_weights, read_safetensors
@@ -44,13 +44,7 @@ def load_weights(
     >>> weights["classifier.1.weight"].shape
     (1000, 1280)
     """
-    network = build_network(
-        entry.network,
-        form=entry.form,
-        mean=entry.preprocessing.mean,
-        std=entry.preprocessing.std,
-        channel_order=entry.preprocessing.channel_order,
-    )
+    network = entry.build()
     if entry.packaged is not None:
         return network, _read_packaged(entry.packaged, network)
     path = fetch(entry, progress=progress)
