@@ -19,7 +19,8 @@ CONTENT = bytes(range(256)) * 4096
 class Behaviour:
     """What the server does; may be changed between requests.
 
-    ``requests`` has the value of the header Range of each, None where there was none.
+    ``requests`` and ``conditions`` have what the headers Range and If-Range of each request said,
+    None where it had none.
     """
 
     content: bytes = CONTENT
@@ -34,6 +35,7 @@ class Behaviour:
     # Seconds between the first half and the second.
     pause: float = 0.0
     requests: list[str | None] = field(default_factory=list)
+    conditions: list[str | None] = field(default_factory=list)
     sent: list[int] = field(default_factory=list)
 
     @property
@@ -47,6 +49,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         told, asked = self.behaviour, self.headers.get("Range")
         told.requests.append(asked)
+        told.conditions.append(self.headers.get("If-Range"))
         if self.path == "/moved":
             self._head(302, {"Location": f"/{NAME}", "Content-Length": "0"})
             return

@@ -115,8 +115,17 @@ def test_only_the_rest_is_fetched_after_a_break(
     told.breaks = [2 * CHUNK, 3 * CHUNK]
     download(f"{address}/{NAME}", tmp_path / NAME, check=is_content)
     assert told.requests == [None, f"bytes={2 * CHUNK}-", f"bytes={5 * CHUNK}-"]
+    assert told.conditions == [None, told.tag, told.tag]
     assert told.sent == [2 * CHUNK, 3 * CHUNK, len(CONTENT) - 5 * CHUNK]
     assert left_in(tmp_path) == [NAME]
+
+
+def test_a_bad_line_that_brings_something_each_time_is_good_enough(
+    told: Behaviour, address: str, tmp_path: Path
+) -> None:
+    told.breaks = [CHUNK] * 8
+    download(f"{address}/{NAME}", tmp_path / NAME, check=is_content)
+    assert len(told.requests) == 9
 
 
 def test_a_later_call_goes_on(told: Behaviour, address: str, tmp_path: Path) -> None:

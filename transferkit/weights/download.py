@@ -220,11 +220,9 @@ class _Transfer:
         import requests
 
         have, validator = self._size(), self._validator()
-        if validator is None:
-            # There is no telling which version of the file the part is of.
-            have = 0
         # Bytes as they are on disk, not packed for the way: else lengths would mean nothing.
         headers = {"Accept-Encoding": "identity"}
+        # Without a validator there is no telling which version of the file the part is of.
         if have and validator is not None:
             headers |= {"Range": f"bytes={have}-", "If-Range": validator}
         try:
