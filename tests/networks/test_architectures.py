@@ -200,7 +200,7 @@ def test_vgg_of_keras_takes_one_size() -> None:
 def test_a_form_that_there_is_not() -> None:
     with pytest.raises(UnknownNameError, match="form of vgg11 'keras'; there is: torchvision"):
         build_network("vgg11", form="keras")
-    with pytest.raises(UnknownNameError, match="form of mobilenet_v1 'torchvision'.*keras"):
+    with pytest.raises(UnknownNameError, match=r"form of mobilenet_v1 'torchvision'.*keras"):
         build_network("mobilenet_v1", form="torchvision")
     with pytest.raises(UnknownNameError, match="did you mean 'keras'"):
         build_network("resnet50", form="Keras")

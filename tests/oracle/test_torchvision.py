@@ -125,7 +125,9 @@ def _check_every_layer(
 
 
 # One of each family: the first with batch norm, as its names are counted on from there.
-@pytest.mark.parametrize("name", ["vgg11", "vgg11_bn", "resnet18", "resnet50", "mobilenet_v3_small"])
+@pytest.mark.parametrize(
+    "name", ["vgg11", "vgg11_bn", "resnet18", "resnet50", "mobilenet_v3_small"]
+)
 def test_every_layer_of_family(backend: Backend, name: str) -> None:
     network = build_network(name)
     weights = random_statistics(network, seed=0)

@@ -105,13 +105,25 @@ NETWORKS: Mapping[str, NetworkEntry] = MappingProxyType(
             NetworkEntry("resnet152", "ResNet", 2015, _RESNET, _both(partial(resnet, 152))),
             NetworkEntry("mobilenet_v1", "MobileNet", 2017, _V1, {"keras": mobilenet_v1}),
             NetworkEntry(
-                "mobilenet_v1_075", "MobileNet", 2017, _V1, {"keras": partial(mobilenet_v1, alpha=0.75)}
+                "mobilenet_v1_075",
+                "MobileNet",
+                2017,
+                _V1,
+                {"keras": partial(mobilenet_v1, alpha=0.75)},
             ),
             NetworkEntry(
-                "mobilenet_v1_050", "MobileNet", 2017, _V1, {"keras": partial(mobilenet_v1, alpha=0.5)}
+                "mobilenet_v1_050",
+                "MobileNet",
+                2017,
+                _V1,
+                {"keras": partial(mobilenet_v1, alpha=0.5)},
             ),
             NetworkEntry(
-                "mobilenet_v1_025", "MobileNet", 2017, _V1, {"keras": partial(mobilenet_v1, alpha=0.25)}
+                "mobilenet_v1_025",
+                "MobileNet",
+                2017,
+                _V1,
+                {"keras": partial(mobilenet_v1, alpha=0.25)},
             ),
             NetworkEntry("mobilenet_v2", "MobileNet", 2018, _V2, _both(partial(mobilenet_v2))),
             NetworkEntry(

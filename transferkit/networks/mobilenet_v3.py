@@ -95,9 +95,7 @@ def mobilenet_v3(
         )
         channels = channels_out
     last, hidden = f"features.{len(blocks) + 1}", 6 * channels
-    x = _conv_batch_norm(
-        net, last, x, channels, hidden, form=form, size=1, activation="hard_swish"
-    )
+    x = _conv_batch_norm(net, last, x, channels, hidden, form=form, size=1, activation="hard_swish")
     net.alias("features", x)
     x = net.add_node("avgpool", "mean", x, axes=(1, 2), keepdims=True)
     x = net.add_node("flatten", "flatten", x)
