@@ -18,6 +18,9 @@ from transferkit.weights import find_weights
 BUILT_IN = ("onnxruntime", "torch", "tensorflow")
 """Each is the name of a backend and of the module of its framework."""
 
+WRITERS = {"test_keras_parity.py": "tensorflow", "test_torch_written.py": "torch"}
+"""Modules that need a framework to write files, and its backend's name."""
+
 DATA_VARIABLE = "TRANSFERKIT_TEST_DATA"
 
 # The same examples at every run: a failure that comes and goes helps nobody.
@@ -52,7 +55,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     # One backend alone can be compared with no other.
     if collection_path.name == "test_parity.py" and len(asked_for(config)) < 2:
         return True
-    return None
+    needed = WRITERS.get(collection_path.name)
+    return True if needed is not None and needed not in asked_for(config) else None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -69,6 +73,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Each backend that was asked for; one that cannot be used is a failure."""
     return get_backend(request.param)
+
+
+@pytest.fixture(scope="session")
+def backends(request: pytest.FixtureRequest) -> list[Backend]:
+    """All backends that were asked for, where it is dear to make what they are tried on."""
+    return [get_backend(name) for name in asked_for(request.config)]
 
 
 @pytest.fixture(scope="session")

@@ -14,11 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as from_numpy
+from torch_writer import STORAGES, legacy, literal, mapping, tensor, zipped
 
 from transferkit.errors import FileFormatError
 from transferkit.weights.torch_file import read_torch
-
-from torch_writer import STORAGES, legacy, literal, mapping, tensor, zipped
 
 NUMBERS = np.arange(24, dtype=np.float32)
 STATE = mapping({"weight": tensor("0", (4, 6)), "bias": tensor("1", (3,))})
@@ -123,10 +122,11 @@ def test_parameters_of_every_age(tmp_path: Path) -> None:
         tensor("1", (3,)).replace(b"_v2", b"").replace(b"\x89ccollections\nOrderedDict\n)R", b"")
     )
     storage = tensor("1", (3,)).split(b"rebuild_tensor_v2\n(")[1].split(b"tQ")[0] + b"tQ"
+    vector = literal((3,)) + literal((1,))
     state = {
         "rebuilt": b"ctorch._utils\n_rebuild_parameter\n(" + tensor("1", (3,)) + b"\x88Nt" + b"R",
         "made": parameter + tensor("1", (3,)) + b"\x85R",
-        "state of four": parameter + b")\x81(" + storage + literal(0) + literal((3,)) + literal((1,)) + b"tb",
+        "state of four": parameter + b")\x81(" + storage + literal(0) + vector + b"tb",
         "state of five": parameter + b")\x81(" + tensor("1", (3,)) + b"\x88NNNtb",
         "old": old_tensor,
     }  # fmt: skip

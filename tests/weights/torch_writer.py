@@ -18,7 +18,7 @@ def literal(value: object) -> bytes:
     return pickle.dumps(value, 2)[2:-1]
 
 
-def tensor(  # noqa: D103 - what each argument is, the format says
+def tensor(
     key: str,
     shape: Sequence[int],
     strides: Sequence[int] | None = None,

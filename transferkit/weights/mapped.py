@@ -32,6 +32,8 @@ ZIP_START = b"PK\x03\x04"
 
 # Of older NumPy, the most axes that an array can have.
 _MOST_AXES = 32
+# Nor can NumPy have an array of no numbers whose other axes multiply to more than it can count.
+_LARGEST_EMPTY = 2**31
 
 
 def map_file(path: str | os.PathLike[str]) -> memoryview:
@@ -114,8 +116,8 @@ def array_at(
     if start < 0 or any(number < 0 for number in (*shape, *strides)):
         raise ValueError("a negative length, offset or stride")
     if 0 in shape:
-        if math.prod(max(1, length) for length in shape) > len(data):
-            raise ValueError("a shape larger than the file")
+        if math.prod(max(1, length) for length in shape) > _LARGEST_EMPTY:
+            raise ValueError("an empty array of enormous axes")
         return np.zeros(tuple(shape), np.float32)
     last = sum((length - 1) * step for length, step in zip(shape, strides, strict=True))
     end = start + (last + 1) * stored.itemsize

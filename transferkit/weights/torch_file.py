@@ -153,23 +153,23 @@ def read_torch(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[np.float32
 
 def _open_zip(where: str, data: memoryview) -> tuple[Any, _Store]:
     """A file of PyTorch 1.6 or later: a zip archive of ``data.pkl`` and a file each storage."""
-    members: dict[str, memoryview] = {}
+    members: dict[str, zipfile.ZipInfo] = {}
     with zipfile.ZipFile(io.BufferedReader(MappedFile(data))) as archive:
         for entry in archive.infolist():
             if entry.filename in members:
                 raise ValueError(f"{entry.filename!r} is there twice")
-            members[entry.filename] = stored_member(data, entry)
+            members[entry.filename] = entry
     pickles = [name for name in members if re.fullmatch(r"[^/]+/data\.pkl", name)]
     if len(pickles) != 1 or any(name.endswith("/constants.pkl") for name in members):
         kind = "a TorchScript program" if pickles else "a zip archive without data.pkl"
         raise FileFormatError(f"{where}: is {kind}, no weights file of PyTorch; {_REMEDY}")
     folder = pickles[0].removesuffix("data.pkl")
-    order = members.get(f"{folder}byteorder", memoryview(b"little"))
-    if bytes(order[:16]) != b"little":
+    order = members.get(f"{folder}byteorder")
+    if order is not None and bytes(stored_member(data, order)[:16]) != b"little":
         raise FileFormatError(f"{where}: was written on a big-endian machine, which is not read")
-    reader = io.BufferedReader(MappedFile(members[pickles[0]]))
+    reader = io.BufferedReader(MappedFile(stored_member(data, members[pickles[0]])))
     content, _ = _interpret(where, reader)
-    return content, lambda key: members[f"{folder}data/{key}"]
+    return content, lambda key: stored_member(data, members[f"{folder}data/{key}"])
 
 
 def _open_legacy(where: str, data: memoryview) -> tuple[Any, _Store]:

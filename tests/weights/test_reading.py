@@ -1,0 +1,109 @@
+"""A file is known by what it begins with, and held against the network."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+from samples import NETWORK, WEIGHTS
+from torch_writer import legacy, mapping, tensor, zipped
+
+from transferkit.errors import FileFormatError
+from transferkit.networks import build_network
+from transferkit.weights import write_safetensors
+from transferkit.weights.files import check_weights, serialize
+from transferkit.weights.reading import classes_of, form_of, read_arrays, read_weights
+
+PACKAGED = Path(str(resources.files("transferkit.weights") / "data")) / (
+    "mobilenet_v2-imagenet1k_v1.safetensors"
+)
+
+
+def _torch_files() -> list[bytes]:
+    state = mapping({name: tensor(name, array.shape) for name, array in WEIGHTS.items()})
+    data = {name: np.ascontiguousarray(array).tobytes() for name, array in WEIGHTS.items()}
+    return [zipped(state, data), legacy(state, data)]
+
+
+@pytest.mark.parametrize("content", [*_torch_files(), serialize(WEIGHTS, {})])
+@pytest.mark.parametrize("ending", ["", ".h5", ".pth", ".safetensors"])
+def test_the_ending_does_not_matter(content: bytes, ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"file{ending}"
+    path.write_bytes(content)
+    assert form_of(path) == (None if content[8:9] == b"{" else "torchvision")
+    found = read_weights(path, NETWORK)
+    assert list(found) == list(NETWORK.parameters)
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, WEIGHTS[name])
+
+
+def test_the_number_of_classes() -> None:
+    network = build_network("mobilenet_v2", classes=3)
+    arrays = read_arrays(PACKAGED, network)
+    assert classes_of(arrays, network) == 1000
+    with pytest.raises(FileFormatError, match=r"classifier.1.weight has shape \(1000, 1280\)"):
+        read_weights(PACKAGED, network)
+    with pytest.raises(FileFormatError, match=r"missing: classifier\.1\.weight"):
+        classes_of({}, network)
+
+
+def test_what_is_of_no_format(tmp_path: Path) -> None:
+    for content, message in ((b"", "empty"), (b"GIF89a and so on", "is no weights file")):
+        (tmp_path / "x").write_bytes(content)
+        with pytest.raises(FileFormatError, match=message):
+            form_of(tmp_path / "x")
+
+
+def test_a_file_of_keras_goes_with_its_form(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"\x89HDF\r\n\x1a\n and so on")
+    with pytest.raises(FileFormatError, match="form='keras'"):
+        read_weights(tmp_path / "x", build_network("vgg16"))
+
+
+def test_the_list_of_what_is_wrong() -> None:
+    with pytest.raises(FileFormatError, match="of another network") as caught:
+        check_weights("here", WEIGHTS, build_network("mobilenet_v2"))
+    lines = str(caught.value).split("\n  ")
+    assert len(lines) == 1 + len(build_network("mobilenet_v2").parameters) + len(WEIGHTS)
+    wrong = {**WEIGHTS, "ghost": np.zeros(1, np.float32)}
+    with pytest.raises(FileFormatError) as caught:
+        check_weights("here", wrong, NETWORK)
+    assert "another network" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("kind", "stored"), [("F16", "<f2"), ("F64", "<f8"), ("BF16", "<u2")])
+def test_safetensors_of_other_types(kind: str, stored: str, tmp_path: Path) -> None:
+    numbers = np.array([1.0, -2.5, 0.5], np.float32)
+    data = (numbers.view(np.uint32) >> 16).astype(stored) if kind == "BF16" else numbers
+    raw = data.astype(stored).tobytes()
+    header = f'{{"a":{{"dtype":"{kind}","shape":[3],"data_offsets":[0,{len(raw)}]}}}}'.encode()
+    path = tmp_path / "x"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + raw)
+    np.testing.assert_array_equal(read_arrays(path, NETWORK)["a"], numbers)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        '"dtype":"F32","shape":[4],"data_offsets":[0,12]',
+        '"dtype":"F32","shape":[3],"data_offsets":[4,16]',
+        '"dtype":"F32","shape":[3],"data_offsets":[0,1200]',
+        '"dtype":"F32","shape":[-3],"data_offsets":[0,12]',
+        '"dtype":"F32","shape":[3],"data_offsets":[12,0]',
+        '"dtype":"I32","shape":[3],"data_offsets":[0,12]',
+        '"dtype":"F33","shape":[3],"data_offsets":[0,12]',
+    ],
+)
+def test_a_header_that_lies(entry: str, tmp_path: Path) -> None:
+    header = f'{{"a":{{{entry}}}}}'.encode()
+    path = tmp_path / "x"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(12))
+    with pytest.raises(FileFormatError):
+        read_arrays(path, NETWORK)
+
+
+def test_what_is_read_of_safetensors_is_mapped(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "x", WEIGHTS, {})
+    assert not any(array.flags.owndata for array in read_arrays(tmp_path / "x", NETWORK).values())
