@@ -7,6 +7,7 @@ import io
 import json
 import os
 import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from transferkit.classifier import Classifier
     from transferkit.features import Features
     from transferkit.images import Skipped
+    from transferkit.weights import WeightsEntry
 
 __all__ = ["main"]
 
@@ -36,7 +38,10 @@ class _Commands(TyperGroup):
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         try:
-            found = super().invoke(ctx)
+            with warnings.catch_warnings():
+                # In a line too, and not with the place in the source that gave it.
+                warnings.showwarning = lambda message, *_: _warn(f"warning: {message}")
+                found = super().invoke(ctx)
             # What waits to be written may fail yet, if its reader has gone.
             sys.stdout.flush()
             return found
@@ -46,7 +51,7 @@ class _Commands(TyperGroup):
             _warn(f"error: {error}")
             raise typer.Exit(1) from error
         except KeyboardInterrupt as interruption:
-            keeps_what_is_done = ctx.invoked_subcommand == "extract"
+            keeps_what_is_done = ctx.invoked_subcommand in {"extract", "download"}
             again = "; call it again to go on from there" if keeps_what_is_done else ""
             _warn(f"interrupted{again}")
             raise typer.Exit(_INTERRUPTED) from interruption
@@ -270,26 +275,103 @@ def extract(
 
 @app.command()
 def networks() -> None:
-    """List the networks and their weights."""
+    """List the networks and their weights.
+
+    Operations are multiplications, each with an addition, for one picture of the input size;
+    top-1 is the accuracy on ImageNet that the weights' publisher states.
+    """
+    from transferkit.backends.multiply_adds import count_multiply_adds
     from transferkit.networks import NETWORKS, build_network
     from transferkit.weights import WEIGHTS
 
     rows = []
     for entry in NETWORKS.values():
         network = build_network(entry.name)
+        side = network.input_size
         weights = [row for row in WEIGHTS if row.network == entry.name]
         rows.append(
             (
                 entry.name,
                 entry.family,
                 entry.year,
-                f"{network.number_of_parameters:,}",
-                f"{network.input_size} x {network.input_size}",
-                "\n".join(f"{row.name} ({row.publisher.split(',')[0]})" for row in weights),
+                f"{network.number_of_parameters / 1e6:.1f} M",
+                f"{count_multiply_adds(network, side, side) / 1e9:.2f} G",
+                f"{side} x {side}",
+                "\n".join(_weights_name(row) for row in weights),
                 "\n".join(f"{row.top1:.3f}" for row in weights),
+                "\n".join(_where(row) for row in weights),
             )
         )
-    _show_table(("network", "family", "year", "parameters", "input", "weights", "top-1"), rows)
+    columns = ("network", "family", "year", "parameters", "operations", "input", "weights", "top-1")
+    _show_table((*columns, "on disk"), rows)
+
+
+def _weights_name(entry: WeightsEntry) -> str:
+    return entry.name if entry.name == entry.source else f"{entry.name} ({entry.source})"
+
+
+def _where(entry: WeightsEntry) -> str:
+    """Whether weights are on disk; what lies there is not read."""
+    from transferkit.weights.cache import on_disk
+
+    if entry.packaged is not None:
+        return "in the package"
+    return "no" if on_disk(entry) is None else "yes"
+
+
+@app.command()
+def download(
+    names: Annotated[list[str], typer.Argument(help="Networks.", metavar="NETWORK...")],
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Which weights, or whose: torchvision or keras. By default: each network's first."
+        ),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Fetch networks' published weights, check them, and keep them in the cache.
+
+    Interrupted, it keeps what has arrived; called again, it goes on there.
+    """
+    from transferkit.weights import fetch, find_weights
+
+    # Every name is looked up before the first file is fetched.
+    for entry in [find_weights(name, weights) for name in names]:
+        if entry.packaged is not None:
+            _say(f"{entry.network}, {entry.name}: in the package")
+        else:
+            path = fetch(entry, progress=False if quiet else None)
+            _say(f"{entry.network}, {entry.name}: {path}")
+
+
+cache = typer.Typer(help="See or clear what was downloaded.", no_args_is_help=True)
+app.add_typer(cache, name="cache")
+
+
+@cache.command("list")
+def list_cache() -> None:
+    """List the weights in the cache folder."""
+    from transferkit.weights import cache_folder, cached_files
+
+    files = cached_files()
+    if files:
+        rows = [(path.name, f"{path.stat().st_size / 1e6:,.1f} MB") for path in files]
+        _show_table(("file", "size"), rows)
+    _say(f"{cache_folder()}: {len(files)} {'file' if len(files) == 1 else 'files'}")
+
+
+@cache.command("clear")
+def empty_cache(
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove all weights from the cache folder; nothing else in it is touched."""
+    from transferkit.weights import cache_folder, cached_files, clear_cache
+
+    if not yes:
+        typer.confirm(f"Remove {len(cached_files())} files from {cache_folder()}?", abort=True)
+    removed = clear_cache()
+    _say(f"{cache_folder()}: {len(removed)} {'file' if len(removed) == 1 else 'files'} removed")
 
 
 @app.command()

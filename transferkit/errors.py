@@ -13,6 +13,7 @@ from collections.abc import Iterable
 __all__ = [
     "BackendNotInstalledError",
     "DatasetError",
+    "DownloadError",
     "FileFormatError",
     "ImageError",
     "OutputError",
@@ -128,6 +129,10 @@ class ImageError(TransferkitError, ValueError):
 
 class DatasetError(TransferkitError, ValueError):
     """Pictures or labels that cannot be learnt from: none, one class, unequal lengths."""
+
+
+class DownloadError(TransferkitError, OSError):
+    """A file could not be fetched; the message says from where, and where it can be put by hand."""
 
 
 class FileFormatError(TransferkitError, ValueError):

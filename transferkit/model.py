@@ -106,14 +106,21 @@ def _with_normalization(given: Preprocessing | None, entry: WeightsEntry) -> Pre
     expected = entry.preprocessing
     if given is None:
         return expected
-    normalization = (given.mean, given.std)
     unsaid = Preprocessing()
-    if normalization not in ((expected.mean, expected.std), (unsaid.mean, unsaid.std)):
+    if _normalization(given) not in (_normalization(expected), _normalization(unsaid)):
         raise ValueError(
             f"the weights {entry.name!r} of {entry.network} were trained on pixels normalised "
-            f"with mean {expected.mean} and std {expected.std}, not {given.mean} and {given.std}"
+            f"with mean {expected.mean} and std {expected.std} in the order "
+            f"{expected.channel_order}, not {given.mean} and {given.std} in {given.channel_order}"
         )
-    return dataclasses.replace(given, mean=expected.mean, std=expected.std)
+    return dataclasses.replace(
+        given, mean=expected.mean, std=expected.std, channel_order=expected.channel_order
+    )
+
+
+def _normalization(preprocessing: Preprocessing) -> tuple[object, ...]:
+    """What a network does with pixels before its first layer."""
+    return preprocessing.mean, preprocessing.std, preprocessing.channel_order
 
 
 class LazyProgram:

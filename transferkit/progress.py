@@ -11,7 +11,7 @@ __all__ = ["show_progress"]
 
 @contextmanager
 def show_progress(
-    what: str, total: int | None, *, shown: bool | None
+    what: str, total: int | None, *, shown: bool | None, in_bytes: bool = False
 ) -> Iterator[Callable[[int], None]]:
     """A progress bar on standard error for the time of a ``with`` block.
 
@@ -23,6 +23,8 @@ def show_progress(
         How many steps there are; None if that is not known.
     shown
         None shows it only where standard error is a terminal.
+    in_bytes
+        The steps are bytes, shown as megabytes and with their speed.
 
     Yields
     ------
@@ -41,10 +43,12 @@ def show_progress(
     from rich.console import Console
     from rich.progress import (
         BarColumn,
+        DownloadColumn,
         MofNCompleteColumn,
         Progress,
         TextColumn,
         TimeRemainingColumn,
+        TransferSpeedColumn,
     )
 
     # A console of its own: two at work in two threads do not get in each other's way.
@@ -52,7 +56,7 @@ def show_progress(
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        *((DownloadColumn(), TransferSpeedColumn()) if in_bytes else (MofNCompleteColumn(),)),
         TimeRemainingColumn(),
         console=console,
         # Where lines cannot be taken back, the last state is all that is shown.

@@ -106,6 +106,15 @@ class Table(ABC, Generic[Tensor]):
         """The mean of each window that lies wholly inside the picture."""
 
     @abstractmethod
+    def adaptive_average_pool2d(self, x: Tensor, *, height: int, width: int) -> Tensor:
+        """The means of ``height`` x ``width`` windows that cover ``x`` (n, h, w, c) evenly.
+
+        Window i of the rows goes from ``floor(i * h / height)`` up to, and without,
+        ``ceil((i + 1) * h / height)``; so too with the columns. Windows may overlap, and
+        where h is smaller than ``height`` rows are repeated.
+        """
+
+    @abstractmethod
     def relu(self, x: Tensor) -> Tensor:
         """``max(x, 0)``; its derivative at 0 is 0."""
 
@@ -170,8 +179,16 @@ class Table(ABC, Generic[Tensor]):
         """The tensors one after the other along ``axis``, which counts from 0."""
 
     @abstractmethod
-    def flatten(self, x: Tensor) -> Tensor:
-        """(n, ...) to (n, everything else), in row-major order."""
+    def flatten(self, x: Tensor, *, channels_first: bool = False) -> Tensor:
+        """(n, ...) to (n, everything else), in row-major order.
+
+        With ``channels_first``, ``x`` is (n, h, w, c), and its numbers come in the order of
+        n, c, h, w: what a matrix expects that was trained on feature maps of that layout.
+        """
+
+    @abstractmethod
+    def reverse_channels(self, x: Tensor) -> Tensor:
+        """The last axis, of one or more, backwards: RGB to BGR."""
 
     @abstractmethod
     def sum(self, x: Tensor, *, axes: tuple[int, ...], keepdims: bool = False) -> Tensor:
@@ -205,6 +222,15 @@ class Table(ABC, Generic[Tensor]):
         """``(x - mean) / std``, per channel: pixels as the weights were trained on them."""
         return self.divide(self.subtract(x, self.asarray(mean)), self.asarray(std))
 
+    def hard_sigmoid(self, x: Tensor) -> Tensor:
+        """``clip(x + 3, 0, 6) / 6``; its derivative at -3 and 3 is 0."""
+        clipped = self.clip(self.add(x, self.asarray(3.0)), low=0.0, high=6.0)
+        return self.divide(clipped, self.asarray(6.0))
+
+    def hard_swish(self, x: Tensor) -> Tensor:
+        """``x * hard_sigmoid(x)``; its derivative is 0 at -3, and 1 at 3."""
+        return self.multiply(x, self.hard_sigmoid(x))
+
     def l2_normalize(self, x: Tensor) -> Tensor:
         """``x`` (n, d) with each row divided by its length, ``sqrt(sum(x ** 2) + 1e-12)``."""
         squares = self.sum(self.multiply(x, x), axes=(1,), keepdims=True)
@@ -226,20 +252,27 @@ class WrappedModel(ABC):
 
     Attributes
     ----------
+    backend
+        What wraps it, and runs it.
+    model
+        The object.
     network
-        Its layers as nodes whose operation is `WRAPPED`, in the order in which the model
-        computes them, and what `embedding` and `logits` mean, where that can be told.
-        Further nodes may be put after them: a new head, probabilities.
+        First the nodes that make of pixels what the model takes. Then its layers, as nodes
+        whose operation is `WRAPPED` and whose input is the last of those, in the order in
+        which the model computes them; and what `embedding` and `logits` mean, where that can
+        be told. Further nodes may be put after them: a new head, probabilities.
     """
 
+    backend: Backend
+    model: object
     network: Network
 
     @abstractmethod
     def load(self, layers: Sequence[str]) -> Callable[[Any], dict[str, Any]]:
-        """A function over tensors, from pixels (n, h, w, 3) to the outputs of ``layers``.
+        """A function over tensors, from what the model takes to the outputs of ``layers``.
 
-        Whatever the model's own order of axes, feature maps come out as N x H x W x C. The
-        model's weights, mode and gradients are as they were after each call.
+        Whatever the model's own order of axes, it takes and feature maps come out as N x H x
+        W x C. The model's weights, mode and gradients are as they were after each call.
         """
 
     @abstractmethod
@@ -376,7 +409,15 @@ class Backend(ABC):
             "'tensorflow' have: pip install \"transferkit[torch]\""
         )
 
-    def wrap(self, model: object, *, input_size: int | None = None) -> WrappedModel:
+    def wrap(
+        self,
+        model: object,
+        *,
+        input_size: int | None = None,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+        channel_order: str = "rgb",
+    ) -> WrappedModel:
         """A model that is an object of the framework, to be run like any network.
 
         Parameters
@@ -386,11 +427,15 @@ class Backend(ABC):
         input_size
             The side in pixels of the square pictures that it is run on to learn its layers;
             None: what the model says of itself.
+        mean, std, channel_order
+            What the model expects of pixels in [0, 1], as `NetworkBuilder.normalize` takes
+            it. None: what the model says of itself.
 
         Raises
         ------
         UnsupportedError
-            If the framework has no models of its own, or this is none of them.
+            If the framework has no models of its own, this is none of them, or it does not
+            give what a network gives: a tensor, for one batch of pictures.
         ShapeError
             If the model cannot take pictures of that size.
         """
@@ -442,13 +487,11 @@ class Backend(ABC):
         targets = tuple(network.resolve(layer) for layer in layers)
         network, weights = fold_batch_norm(keep_needed(network, targets), weights, keep=targets)
         parameters = load_parameters(self.table, network, weights)
-
         names = [node.name for node in network.nodes if node.operation == WRAPPED]
-        run_wrapped = wrapped.load(names) if wrapped is not None else None
+        run_wrapped = wrapped.load(names) if wrapped is not None and names else None
 
         def function(pixels: Any) -> dict[str, Any]:
-            given = {} if run_wrapped is None else run_wrapped(pixels)
-            outputs = run_network(self.table, network, parameters, pixels, targets, given)
+            outputs = run_network(self.table, network, parameters, pixels, targets, run_wrapped)
             return {layer: outputs[target] for layer, target in zip(layers, targets, strict=True)}
 
         return function

@@ -169,6 +169,14 @@ class OnnxTable(Table[Recorded]):
         inputs = [_channels_first(x)]
         return _write("AveragePool", inputs, 4, True, kernel_shape=size, strides=stride)
 
+    def adaptive_average_pool2d(self, x: Recorded, *, height: int, width: int) -> Recorded:
+        # A product with a matrix of means along each side, whose lengths are known only when
+        # the graph runs: ONNX has no such pool.
+        x = _channels_first(x)
+        y = _write("MatMul", [_means(x, 2, height), x], 4, True)
+        columns = _write("Transpose", [_means(x, 3, width)], 2, perm=(1, 0))
+        return _write("MatMul", [y, columns], 4, True)
+
     def relu(self, x: Recorded) -> Recorded:
         return _elementwise("Relu", x)
 
@@ -224,8 +232,21 @@ class OnnxTable(Table[Recorded]):
             axis = _renumber(axis)
         return _write("Concat", tensors, first.rank, channels_first, axis=axis)
 
-    def flatten(self, x: Recorded) -> Recorded:
-        return _write("Flatten", [_plain(x)], 2, axis=1)
+    def flatten(self, x: Recorded, *, channels_first: bool = False) -> Recorded:
+        return _write("Flatten", [_channels_first(x) if channels_first else _plain(x)], 2, axis=1)
+
+    def reverse_channels(self, x: Recorded) -> Recorded:
+        axis = 1 if x.channels_first else x.rank - 1
+        # Backwards from the last to, and with, the first: no number of ends before it.
+        before_first = np.iinfo(np.int64).min
+        bounds = (_integers((value,)) for value in (-1, before_first, axis, -1))
+        return _write("Slice", [x, *bounds], x.rank, x.channels_first)
+
+    def hard_sigmoid(self, x: Recorded) -> Recorded:
+        return _write("HardSigmoid", [x], x.rank, x.channels_first, alpha=1 / 6, beta=0.5)
+
+    def hard_swish(self, x: Recorded) -> Recorded:
+        return _elementwise("HardSwish", x)
 
     def sum(self, x: Recorded, *, axes: tuple[int, ...], keepdims: bool = False) -> Recorded:
         # ReduceSum alone takes its axes as an input since opset 13.
@@ -291,6 +312,25 @@ def _broadcast(operation: str, x: Recorded, y: Recorded) -> Recorded:
     if channels_first:
         x, y = _align(x), _align(y)
     return _write(operation, [x, y], rank, channels_first)
+
+
+def _means(x: Recorded, axis: int, parts: int) -> Recorded:
+    """The matrix (parts, length) that averages the windows of an axis of ``x``."""
+    length = _write("Shape", [x], 1, start=axis, end=axis + 1)
+    index = np.arange(parts)[:, None]
+    divisor = _integers((parts,))
+    start = _write("Mul", [_constant(index), length], 2)
+    start = _write("Div", [start, divisor], 2)
+    # Whole numbers are divided downwards; this rounds upwards.
+    end = _write("Mul", [_constant(index + 1), length], 2)
+    end = _write("Div", [_write("Add", [end, _integers((parts - 1,))], 2), divisor], 2)
+    scalars = [_constant(np.array(0)), _write("Squeeze", [length], 0), _constant(np.array(1))]
+    position = _write("Range", scalars, 1)
+    after_start = _write("GreaterOrEqual", [position, start], 2)
+    inside = _write("And", [after_start, _write("Less", [position, end], 2)], 2)
+    size = _write("Sub", [end, start], 2)
+    numbers = (_write("Cast", [value], 2, to=TensorProto.FLOAT) for value in (inside, size))
+    return _write("Div", list(numbers), 2)
 
 
 def _align(x: Recorded) -> Recorded:

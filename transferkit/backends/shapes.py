@@ -50,18 +50,41 @@ def infer_shapes(
     >>> infer_shapes(build_network("mobilenet_v2"), 224, 224)["features.18"]
     (7, 7, 1280)
     """
-    nodes = [node.name for node in network.nodes]
     try:
-        found = {} if wrapped is None else wrapped.shapes(height, width)
-        given = {name: (1, *shape) for name, shape in found.items()}
-        shapes = run_network(
-            ShapeTable(), network, network.parameters, (1, height, width, 3), nodes, given
-        )
+        shapes = _run(network, height, width, wrapped)
     except ShapeError as error:
-        raise ShapeError(
-            f"{network.name} cannot take {height} x {width} pixels: {error}"
-        ) from error
+        if wrapped is None and _takes_one_size(network):
+            side = network.input_size
+            message = f"takes only {side} x {side} pictures, not {height} x {width}"
+        else:
+            message = f"cannot take {height} x {width} pixels"
+        raise ShapeError(f"{network.name} {message}: {error}") from error
     return {layer: shapes[network.resolve(layer)][1:] for layer in network.layers}
+
+
+def _run(
+    network: Network, height: int, width: int, wrapped: WrappedModel | None = None
+) -> Mapping[str, Shape]:
+    def run_wrapped(_: Shape) -> Mapping[str, Shape]:
+        found = {} if wrapped is None else wrapped.shapes(height, width)
+        return {name: (1, *shape) for name, shape in found.items()}
+
+    nodes = [node.name for node in network.nodes]
+    pixels = (1, height, width, 3)
+    return run_network(ShapeTable(), network, network.parameters, pixels, nodes, run_wrapped)
+
+
+def _takes_one_size(network: Network) -> bool:
+    """Whether a network takes pictures of the size it was designed for, but no larger ones."""
+    try:
+        _run(network, network.input_size, network.input_size)
+    except ShapeError:
+        return False
+    try:
+        _run(network, 2 * network.input_size, 2 * network.input_size)
+    except ShapeError:
+        return True
+    return False
 
 
 class ShapeTable(Table[Shape]):
@@ -101,7 +124,7 @@ class ShapeTable(Table[Shape]):
 
     def linear(self, x: Shape, weight: Shape, bias: Shape) -> Shape:
         if len(x) != 2 or weight[1] != x[1] or bias != weight[:1]:
-            raise ShapeError(f"a matrix {weight} with a bias {bias} does not fit")
+            raise ShapeError(f"a matrix {weight} with a bias {bias} does not fit {x[1:]} numbers")
         return (x[0], weight[0])
 
     def matmul(self, x: Shape, y: Shape) -> Shape:
@@ -117,6 +140,9 @@ class ShapeTable(Table[Shape]):
     def average_pool2d(self, x: Shape, *, size: tuple[int, int], stride: tuple[int, int]) -> Shape:
         return (x[0], *_windows(x[1:3], size, stride, ((0, 0), (0, 0))), x[3])
 
+    def adaptive_average_pool2d(self, x: Shape, *, height: int, width: int) -> Shape:
+        return (x[0], height, width, x[3])
+
     def relu(self, x: Shape) -> Shape:
         return x
 
@@ -124,6 +150,7 @@ class ShapeTable(Table[Shape]):
         return x
 
     sigmoid = tanh = exp = log = sqrt = absolute = sign = softmax = log_softmax = relu
+    reverse_channels = hard_sigmoid = hard_swish = relu
 
     def add(self, x: Shape, y: Shape) -> Shape:
         try:
@@ -140,7 +167,7 @@ class ShapeTable(Table[Shape]):
                 raise ShapeError("they differ in another axis than the one they are joined along")
         return (*first[:axis], sum(shape[axis] for shape in tensors), *first[axis + 1 :])
 
-    def flatten(self, x: Shape) -> Shape:
+    def flatten(self, x: Shape, *, channels_first: bool = False) -> Shape:
         return (x[0], math.prod(x[1:]))
 
     def sum(self, x: Shape, *, axes: tuple[int, ...], keepdims: bool = False) -> Shape:

@@ -113,6 +113,23 @@ class TensorFlowTable(Table[Any]):
     def average_pool2d(self, x: Any, *, size: tuple[int, int], stride: tuple[int, int]) -> Any:
         return tf.nn.avg_pool2d(x, list(size), list(stride), "VALID")
 
+    def adaptive_average_pool2d(self, x: Any, *, height: int, width: int) -> Any:
+        # A product with a matrix of means along each side, whose lengths may be known only
+        # when the function runs.
+        n, h, w, c = tf.unstack(tf.shape(x))
+        rows = tf.reshape(x, [n, h, w * c])
+        y = tf.reshape(tf.matmul(self._means(h, height), rows), [n, height, w, c])
+        return tf.matmul(self._means(w, width), y)
+
+    def _means(self, length: Any, parts: int) -> Any:
+        """The matrix (parts, length) that averages the windows of an axis."""
+        index = tf.range(parts)[:, None]
+        start = index * length // parts
+        end = -(-(index + 1) * length // parts)
+        position = tf.range(length)[None]
+        inside = (start <= position) & (position < end)
+        return tf.cast(inside, self.dtype) / tf.cast(end - start, self.dtype)
+
     def relu(self, x: Any) -> Any:
         return tf.nn.relu(x)
 
@@ -166,9 +183,13 @@ class TensorFlowTable(Table[Any]):
     def concat(self, *tensors: Any, axis: int) -> Any:
         return tf.concat(tensors, axis)
 
-    def flatten(self, x: Any) -> Any:
+    def flatten(self, x: Any, *, channels_first: bool = False) -> Any:
+        x = tf.transpose(x, [0, 3, 1, 2]) if channels_first else x
         shape = tf.shape(x)
         return tf.reshape(x, [shape[0], tf.reduce_prod(shape[1:])])
+
+    def reverse_channels(self, x: Any) -> Any:
+        return tf.reverse(x, [-1])
 
     def sum(self, x: Any, *, axes: tuple[int, ...], keepdims: bool = False) -> Any:
         return tf.reduce_sum(x, axes, keepdims)

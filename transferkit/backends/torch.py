@@ -90,13 +90,20 @@ class TorchTable(Table[Tensor]):
     def max_pool2d(
         self, x: Tensor, *, size: tuple[int, int], stride: tuple[int, int], padding: Padding
     ) -> Tensor:
-        x = self.pad(x, padding=padding, value=-float("inf"))
-        return _channels_last(F.max_pool2d(_channels_first(x), size, stride))
+        (top, bottom), (left, right) = padding
+        # What torch itself can pad is left to it, which saves a copy of the feature map.
+        if top != bottom or left != right or 2 * top > size[0] or 2 * left > size[1]:
+            x = self.pad(x, padding=padding, value=-float("inf"))
+            top = left = 0
+        return _channels_last(F.max_pool2d(_channels_first(x), size, stride, (top, left)))
 
     def average_pool2d(
         self, x: Tensor, *, size: tuple[int, int], stride: tuple[int, int]
     ) -> Tensor:
         return _channels_last(F.avg_pool2d(_channels_first(x), size, stride))
+
+    def adaptive_average_pool2d(self, x: Tensor, *, height: int, width: int) -> Tensor:
+        return _channels_last(F.adaptive_avg_pool2d(_channels_first(x), (height, width)))
 
     def relu(self, x: Tensor) -> Tensor:
         return F.relu(x)
@@ -146,8 +153,12 @@ class TorchTable(Table[Tensor]):
     def concat(self, *tensors: Tensor, axis: int) -> Tensor:
         return torch.cat(tensors, axis)
 
-    def flatten(self, x: Tensor) -> Tensor:
+    def flatten(self, x: Tensor, *, channels_first: bool = False) -> Tensor:
+        x = _channels_first(x) if channels_first else x
         return x.reshape(x.shape[0], -1)
+
+    def reverse_channels(self, x: Tensor) -> Tensor:
+        return torch.flip(x, (-1,))
 
     def sum(self, x: Tensor, *, axes: tuple[int, ...], keepdims: bool = False) -> Tensor:
         return torch.sum(x, axes, keepdim=keepdims)
@@ -170,6 +181,12 @@ class TorchTable(Table[Tensor]):
     def resize(self, x: Tensor, *, height: int, width: int) -> Tensor:
         y = F.interpolate(_channels_first(x), (height, width), mode="bilinear", align_corners=False)
         return _channels_last(y)
+
+    def hard_sigmoid(self, x: Tensor) -> Tensor:
+        return F.hardsigmoid(x)
+
+    def hard_swish(self, x: Tensor) -> Tensor:
+        return F.hardswish(x)
 
 
 class TorchBackend(Backend):

@@ -1,13 +1,13 @@
 """How a network wants its pictures: resized, cropped and normalised how.
 
-The geometry is torchvision's ``Resize`` and ``CenterCrop`` on Pillow pictures, reproduced
-pixel for pixel, because published weights were evaluated with it.
+The geometry is torchvision's ``Resize`` and ``CenterCrop`` on Pillow pictures, or Keras's
+``load_img``, reproduced pixel for pixel, because published weights were evaluated with it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from numbers import Integral
 
@@ -21,9 +21,11 @@ from transferkit.images.reading import MAX_PIXELS
 __all__ = ["Preprocessing"]
 
 _INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
+_CHANNEL_ORDERS = ("rgb", "bgr")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +35,25 @@ class Preprocessing:
     Parameters
     ----------
     size
-        Side in pixels of the square that is cut from the centre. None leaves the picture as
-        it is: neither resized nor cropped.
+        Side in pixels of the square that the network gets. None leaves the picture as it is:
+        neither resized nor cropped.
     resize
         Length in pixels of the shorter side after resizing, at least ``size``; the longer
         side follows, rounded down. None means the same as ``size``.
     interpolation
-        ``"bilinear"`` or ``"bicubic"``, both with antialiasing, as Pillow does them.
+        ``"bilinear"`` or ``"bicubic"``, both with antialiasing, or ``"nearest"``, as Pillow does
+        them.
     mean, std
         Per channel (red, green, blue), in units of pixels in [0, 1]. They are carried here
         and applied by the network's first node, ``(pixels - mean) / std``, not by `apply`.
+    channel_order
+        ``"rgb"`` or ``"bgr"``: the order in which the network's first convolution takes the
+        channels. It too is carried here and applied by the network, after ``mean`` and ``std``,
+        which are red, green, blue whatever it is. Pictures are always given as RGB.
+    crop
+        True cuts the square from the centre of the resized picture. False stretches the whole
+        picture to the square instead, as Keras's ``load_img(target_size=...)`` does; there is
+        no ``resize`` then.
 
     Raises
     ------
@@ -56,6 +67,18 @@ class Preprocessing:
     >>> preprocessing = Preprocessing(size=224, resize=256)
     >>> preprocessing.apply(np.zeros((300, 400, 3), np.float32)).shape
     (224, 224, 3)
+
+    What Keras's documentation does for its VGG and ResNet, ``load_img`` and the "caffe" way of
+    ``preprocess_input``:
+
+    >>> keras = Preprocessing(
+    ...     size=224,
+    ...     interpolation="nearest",
+    ...     crop=False,
+    ...     mean=(123.68 / 255, 116.779 / 255, 103.939 / 255),
+    ...     std=(1 / 255, 1 / 255, 1 / 255),
+    ...     channel_order="bgr",
+    ... )
     """
 
     size: int | None = 224
@@ -63,6 +86,8 @@ class Preprocessing:
     interpolation: str = "bilinear"
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    channel_order: str = "rgb"
+    crop: bool = True
 
     def __post_init__(self) -> None:
         if self.size is None:
@@ -80,10 +105,15 @@ class Preprocessing:
                     f"resize is {self.resize}, less than size {self.size}: a crop cannot be larger "
                     "than the picture that it is cut from"
                 )
-        if self.interpolation not in _INTERPOLATIONS:
+        if not isinstance(self.crop, bool):
+            raise ValueError(f"crop is {self.crop!r}; it must be True or False")
+        if not self.crop and (self.size is None or self.resize is not None):
             raise ValueError(
-                f"interpolation is {self.interpolation!r}; there is: {', '.join(_INTERPOLATIONS)}"
+                f"crop is False, which stretches pictures to size x size, but size is {self.size} "
+                f"and resize is {self.resize}; give size, and leave out resize"
             )
+        _check_choice("interpolation", self.interpolation, _INTERPOLATIONS)
+        _check_choice("channel_order", self.channel_order, _CHANNEL_ORDERS)
         object.__setattr__(self, "mean", _three_numbers("mean", self.mean))
         object.__setattr__(self, "std", _three_numbers("std", self.std))
         if min(self.std) <= 0:
@@ -92,7 +122,7 @@ class Preprocessing:
     def apply(
         self, picture: Image.Image | npt.NDArray[np.float32], source: str = "picture"
     ) -> npt.NDArray[np.uint8] | npt.NDArray[np.float32]:
-        """Resize and crop one picture.
+        """Resize and crop, or stretch, one picture.
 
         Parameters
         ----------
@@ -133,6 +163,10 @@ class Preprocessing:
     def _resize_and_crop(self, picture: Image.Image, source: str) -> Image.Image:
         if self.size is None:
             return picture
+        if not self.crop:
+            if picture.size == (self.size, self.size):
+                return picture
+            return picture.resize((self.size, self.size), _INTERPOLATIONS[self.interpolation])
         width, height = picture.size
         shorter, longer = min(width, height), max(width, height)
         target = self.size if self.resize is None else self.resize
@@ -168,11 +202,15 @@ class Preprocessing:
             "interpolation": self.interpolation,
             "mean": list(self.mean),
             "std": list(self.std),
+            "channel_order": self.channel_order,
+            "crop": self.crop,
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, object]) -> Preprocessing:
         """The settings that `to_dict` wrote down.
+
+        What was written before there were ``channel_order`` and ``crop`` has their defaults.
 
         Raises
         ------
@@ -187,9 +225,10 @@ class Preprocessing:
         True
         """
         expected = {"size", "resize", "interpolation", "mean", "std"}
-        if set(data) != expected:
+        added = {"channel_order", "crop"}
+        if not expected <= set(data) <= expected | added:
             missing = ", ".join(sorted(expected - set(data))) or "none"
-            unknown = ", ".join(sorted(map(str, set(data) - expected))) or "none"
+            unknown = ", ".join(sorted(map(str, set(data) - expected - added))) or "none"
             raise ValueError(f"preprocessing: missing entries: {missing}; unknown: {unknown}")
         return cls(
             size=_side_or_none("size", data["size"]),
@@ -197,7 +236,14 @@ class Preprocessing:
             interpolation=str(data["interpolation"]),
             mean=_three_numbers("mean", data["mean"]),
             std=_three_numbers("std", data["std"]),
+            channel_order=str(data.get("channel_order", "rgb")),
+            crop=data.get("crop", True),  # type: ignore[arg-type]  # checked by the constructor
         )
+
+
+def _check_choice(name: str, value: object, choices: Collection[str]) -> None:
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} is {value!r}; there is: {', '.join(choices)}")
 
 
 def _check_side(name: str, value: object) -> int:

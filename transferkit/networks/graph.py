@@ -36,6 +36,9 @@ INPUT = "pixels"
 WRAPPED = "wrapped"
 """The operation of a node whose output a framework's own model gives, not the table."""
 
+CHANNEL_ORDERS = ("rgb", "bgr")
+"""The orders in which weights may expect the colours."""
+
 Attribute: TypeAlias = (
     int | float | str | tuple[int, ...] | tuple[float, ...] | tuple[tuple[int, int], ...]
 )
@@ -97,8 +100,9 @@ class Network:
         Name of each weight to its shape. Convolution kernels are (out, in / groups, height,
         width), matrices (out, in).
     aliases
-        Further names to the node they mean. Every network has ``embedding`` (the pooled
-        vector before the classifier) and ``logits``, as a node or an alias.
+        Further names to the node they mean. Every network has ``embedding`` (the vector that
+        its last layer, the linear one that gives the logits, takes) and ``logits``, as a node
+        or an alias.
     input_size
         The side in pixels of the square picture that the network was designed for.
 
@@ -237,6 +241,26 @@ class NetworkBuilder:
         """Let ``alias`` mean the node ``target``."""
         self._aliases[alias] = target
 
+    def normalize(
+        self, mean: tuple[float, ...], std: tuple[float, ...], channel_order: str = "rgb"
+    ) -> str:
+        """The first nodes of a network: pixels as its weights were trained on them.
+
+        ``mean`` and ``std`` are those of red, green and blue, for pixels in [0, 1]. Where
+        ``channel_order`` is ``"bgr"`` a second node, ``reverse_channels``, follows.
+
+        Raises
+        ------
+        UnknownNameError
+            If ``channel_order`` is neither ``"rgb"`` nor ``"bgr"``.
+        """
+        if channel_order not in CHANNEL_ORDERS:
+            raise UnknownNameError("order of channels", channel_order, CHANNEL_ORDERS)
+        x = self.add_node("normalize", "normalize", INPUT, mean=mean, std=std)
+        if channel_order == "bgr":
+            x = self.add_node("reverse_channels", "reverse_channels", x)
+        return x
+
     def conv2d(
         self,
         name: str,
@@ -246,11 +270,13 @@ class NetworkBuilder:
         *,
         size: int,
         stride: int = 1,
-        padding: int = 0,
+        padding: int | Padding = 0,
         groups: int = 1,
         bias: bool = True,
     ) -> str:
-        """A square convolution with ``padding`` zeros on every side."""
+        """A square convolution with ``padding`` zeros on every side, or as many as each has."""
+        if isinstance(padding, int):
+            padding = ((padding, padding), (padding, padding))
         shape = (channels_out, channels_in // groups, size, size)
         parameters: dict[str, tuple[int, ...]] = {f"{name}.weight": shape}
         if bias:
@@ -261,7 +287,7 @@ class NetworkBuilder:
             x,
             parameters=parameters,
             stride=(stride, stride),
-            padding=((padding, padding), (padding, padding)),
+            padding=padding,
             groups=groups,
         )
 

@@ -454,6 +454,8 @@ class BackendConformance:
             ("sign", {}, (-1, 0, 1), (0, 0, 0)),
             ("clip", {"low": 0.0, "high": 6.0}, (-1, 0, 1, 6, 7), (0, 0, 1, 0, 0)),
             ("clip", {"low": -1.0, "high": 1.0}, (-2, -1, 0, 1, 2), (0, 0, 1, 0, 0)),
+            ("hard_sigmoid", {}, (-4, -3, 3, 4), (0, 0, 0, 0)),
+            ("hard_swish", {}, (-4, -3, 0, 3, 4), (0, 0, 0.5, 1, 1)),
         ],
     )
     def test_derivative_at_a_kink(
@@ -567,6 +569,7 @@ _NEIGHBOURS: Mapping[str, Callable[[Table[Any], Any], Any]] = {
     "relu": lambda table, y: table.relu(y),
     "relu6": _relu6,
     "add and relu": lambda table, y: table.relu(_shift(table, y)),
+    "hard_swish": lambda table, y: table.hard_swish(y),
     "residual and relu6": lambda table, y: _relu6(table, table.add(y, table.tanh(y))),
     "sigmoid and multiply": lambda table, y: table.multiply(y, table.sigmoid(y)),
     "pad": _pad,

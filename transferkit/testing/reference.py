@@ -98,6 +98,13 @@ class ReferenceTable(Table[Array]):
     def average_pool2d(self, x: Array, *, size: tuple[int, int], stride: tuple[int, int]) -> Array:
         return self.mean(_windows(x, size, stride), axes=(4, 5))
 
+    def adaptive_average_pool2d(self, x: Array, *, height: int, width: int) -> Array:
+        _, h, w, _ = x.shape
+        rows = [x[:, i * h // height : -(-(i + 1) * h // height)] for i in range(height)]
+        y = np.stack([row.mean(axis=1) for row in rows], axis=1)
+        columns = [y[:, :, i * w // width : -(-(i + 1) * w // width)] for i in range(width)]
+        return np.stack([column.mean(axis=2) for column in columns], axis=2)
+
     def relu(self, x: Array) -> Array:
         return np.maximum(x, 0)
 
@@ -152,8 +159,12 @@ class ReferenceTable(Table[Array]):
     def concat(self, *tensors: Array, axis: int) -> Array:
         return np.concatenate(tensors, axis)
 
-    def flatten(self, x: Array) -> Array:
+    def flatten(self, x: Array, *, channels_first: bool = False) -> Array:
+        x = x.transpose(0, 3, 1, 2) if channels_first else x
         return x.reshape(x.shape[0], -1)
+
+    def reverse_channels(self, x: Array) -> Array:
+        return x[..., ::-1]
 
     def sum(self, x: Array, *, axes: tuple[int, ...], keepdims: bool = False) -> Array:
         return np.asarray(x.sum(axis=axes, keepdims=keepdims))
@@ -177,6 +188,12 @@ class ReferenceTable(Table[Array]):
 
     def normalize(self, x: Array, *, mean: tuple[float, ...], std: tuple[float, ...]) -> Array:
         return (x - self.asarray(mean)) / self.asarray(std)
+
+    def hard_sigmoid(self, x: Array) -> Array:
+        return self.clip(x + 3, low=0.0, high=6.0) / 6
+
+    def hard_swish(self, x: Array) -> Array:
+        return x * self.hard_sigmoid(x)
 
     def l2_normalize(self, x: Array) -> Array:
         length: Array = np.sqrt((x**2).sum(axis=1, keepdims=True) + self.asarray(1e-12))

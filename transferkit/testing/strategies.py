@@ -331,8 +331,23 @@ def _concat_calls(draw: Draw) -> PrimitiveCall:
 
 
 @st.composite
+def _adaptive_average_pool2d_calls(draw: Draw) -> PrimitiveCall:
+    """To fewer pixels, to more, and, as the classifiers of VGG do, to as many."""
+    x = draw(_feature_maps())
+    height, width = (draw(st.one_of(st.just(length), _SIDES)) for length in x.shape[1:3])
+    return draw(_call("adaptive_average_pool2d", (x,), height=height, width=width))
+
+
+@st.composite
 def _flatten_calls(draw: Draw) -> PrimitiveCall:
-    return draw(_call("flatten", (draw(_numbers(draw(_shapes(2)))),)))
+    if draw(st.booleans()):
+        return draw(_call("flatten", (draw(_numbers(draw(_shapes(2)))),)))
+    return draw(_call("flatten", (draw(_feature_maps()),), channels_first=draw(st.booleans())))
+
+
+@st.composite
+def _reverse_channels_calls(draw: Draw) -> PrimitiveCall:
+    return draw(_call("reverse_channels", (draw(_numbers(draw(_shapes(1)))),)))
 
 
 @st.composite
@@ -389,6 +404,7 @@ PRIMITIVE_CALLS: Mapping[str, st.SearchStrategy[PrimitiveCall]] = MappingProxyTy
         "matmul": _matmul_calls(),
         "max_pool2d": _window_calls("max_pool2d"),
         "average_pool2d": _window_calls("average_pool2d"),
+        "adaptive_average_pool2d": _adaptive_average_pool2d_calls(),
         "relu": _elementwise_calls("relu"),
         "clip": _clip_calls(),
         # Further down some frameworks end at about 1e-8 and not at 0: all of 1 - sigmoid(x)
@@ -409,6 +425,7 @@ PRIMITIVE_CALLS: Mapping[str, st.SearchStrategy[PrimitiveCall]] = MappingProxyTy
         "divide": _binary_calls("divide"),
         "concat": _concat_calls(),
         "flatten": _flatten_calls(),
+        "reverse_channels": _reverse_channels_calls(),
         "sum": _reduction_calls("sum"),
         "mean": _reduction_calls("mean"),
         "max": _reduction_calls("max"),
@@ -416,6 +433,8 @@ PRIMITIVE_CALLS: Mapping[str, st.SearchStrategy[PrimitiveCall]] = MappingProxyTy
         "crop": _crop_calls(),
         "resize": _resize_calls(),
         "normalize": _normalize_calls(),
+        "hard_sigmoid": _elementwise_calls("hard_sigmoid", -6.0, 6.0),
+        "hard_swish": _elementwise_calls("hard_swish", -6.0, 6.0),
         "l2_normalize": _l2_normalize_calls(),
     }
 )

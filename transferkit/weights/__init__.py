@@ -1,13 +1,24 @@
 """Weights as NumPy arrays, whatever file they came from, and what is known about them."""
 
-from transferkit.weights.catalogue import WEIGHTS, WeightsEntry, find_weights, load_weights
+from transferkit.weights.cache import cache_folder, cached_files, clear_cache, find_cached
+from transferkit.weights.catalogue import WEIGHTS, PackagedFile, WeightsEntry, find_weights
+from transferkit.weights.checksum import Checksum
 from transferkit.weights.classes import ImageClass, imagenet_classes
+from transferkit.weights.download import fetch
 from transferkit.weights.files import read_safetensors, write_safetensors
+from transferkit.weights.loading import load_weights
 
 __all__ = [
     "WEIGHTS",
+    "Checksum",
     "ImageClass",
+    "PackagedFile",
     "WeightsEntry",
+    "cache_folder",
+    "cached_files",
+    "clear_cache",
+    "fetch",
+    "find_cached",
     "find_weights",
     "imagenet_classes",
     "load_weights",

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from importlib import resources
 
-import numpy as np
-import numpy.typing as npt
-
-from transferkit.errors import FileFormatError, UnknownNameError
+from transferkit.errors import UnknownNameError
 from transferkit.images import Preprocessing
-from transferkit.networks import Network, build_network, find_network
+from transferkit.networks import find_network
 from transferkit.networks.catalogue import IMAGENET_MEAN, IMAGENET_STD
-from transferkit.weights.files import check_weights, read_safetensors
+from transferkit.weights.checksum import Checksum
 
-__all__ = ["WEIGHTS", "WeightsEntry", "find_weights", "load_weights"]
+__all__ = ["WEIGHTS", "PackagedFile", "WeightsEntry", "find_weights"]
+
+
+@dataclass(frozen=True, slots=True)
+class PackagedFile:
+    """A conversion of published weights that is part of the package.
+
+    Attributes
+    ----------
+    name
+        Of the file, a safetensors file.
+    checksum
+        Of that file.
+    source_checksum
+        Of the whole of the publisher's file that it was made from.
+    """
+
+    name: str
+    checksum: Checksum
+    source_checksum: Checksum
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,46 +42,209 @@ class WeightsEntry:
         The network that they are for.
     name
         What they are asked for by, among that network's weights.
-    file
-        Their file in the package.
-    sha256
-        Of that file.
+    source
+        Who published them: ``"torchvision"`` or ``"keras"``.
+    form
+        Which form of the network they are for: padding, epsilon and the like are as in the
+        package that is named, ``"torchvision"`` or ``"keras"``.
+    published_as
+        What the publisher's package calls them.
+    url
+        Where the publisher's file is.
+    size
+        Of that file, in units of 1024 x 1024 bytes, as the publisher states it; None where he
+        does not.
+    checksum
+        Of that file, as the publisher states it; None where he does not. Of such a file it is
+        only checked that it is as long as the server says, and whole as HDF5.
     preprocessing
         How they expect pictures.
-    publisher
-        Who published them, and under which name.
-    published_sha256
-        Of the publisher's file, of which the package's is a conversion.
     licence
         SPDX identifier of the licence that they were published under.
+    licence_stated_at
+        Where that is said.
     top1
-        The accuracy on ImageNet's validation set that the publisher states, in [0, 1].
+        The accuracy on ImageNet's validation set that is stated, in [0, 1].
+    top1_stated_at
+        Where.
+    packaged
+        The conversion that comes with the package, if there is one: nothing is downloaded then.
     """
 
     network: str
     name: str
-    file: str
-    sha256: str
+    source: str
+    form: str
+    published_as: str
+    url: str
+    size: float | None
+    checksum: Checksum | None
     preprocessing: Preprocessing
-    publisher: str
-    published_sha256: str
     licence: str
+    licence_stated_at: str
     top1: float
+    top1_stated_at: str
+    packaged: PackagedFile | None = None
+
+    @property
+    def file(self) -> str:
+        """The name of the publisher's file, which torch hub and Keras keep it under too."""
+        return self.url.rpartition("/")[2]
+
+    def __str__(self) -> str:
+        return f"the weights {self.name!r} of {self.network}"
 
 
-WEIGHTS: tuple[WeightsEntry, ...] = (
-    WeightsEntry(
-        network="mobilenet_v2",
-        name="imagenet1k_v1",
-        file="mobilenet_v2-imagenet1k_v1.safetensors",
-        sha256="fe28605a19230e40444475dfe7f9e82e1a71cfdab11cdda0ec48f922ab7cc18c",
-        preprocessing=Preprocessing(size=224, resize=256, mean=IMAGENET_MEAN, std=IMAGENET_STD),
-        publisher="torchvision, MobileNet_V2_Weights.IMAGENET1K_V1",
-        published_sha256="b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
+_TORCHVISION_FILES = "https://download.pytorch.org/models/"
+_KERAS_FILES = "https://storage.googleapis.com/tensorflow/keras-applications/"
+_KERAS_PAGE = "https://keras.io/api/applications/"
+_KERAS_LICENCES = "https://keras.io/applications/"
+
+_TORCHVISION_NAMES = {
+    "vgg": "VGG",
+    "resnet": "ResNet",
+    "mobilenet_v2": "MobileNet_V2",
+    "mobilenet_v3_small": "MobileNet_V3_Small",
+    "mobilenet_v3_large": "MobileNet_V3_Large",
+}
+
+
+def _torchvision(
+    network: str,
+    version: int,
+    digits: str,
+    size: float,
+    top1: float,
+    packaged: PackagedFile | None = None,
+) -> WeightsEntry:
+    """A row of ``torchvision.models``; the first version's pictures are resized to 256."""
+    name = f"imagenet1k_v{version}"
+    stem = network.rstrip("_bn0123456789") if network.startswith(("vgg", "resnet")) else network
+    enumeration = _TORCHVISION_NAMES[stem] + network[len(stem) :].upper() + "_Weights"
+    return WeightsEntry(
+        network=network,
+        name=name,
+        source="torchvision",
+        form="torchvision",
+        published_as=f"torchvision.models.{enumeration}.{name.upper()}",
+        url=f"{_TORCHVISION_FILES}{network}-{digits}.pth",
+        size=size,
+        checksum=Checksum("sha256", digits),
+        preprocessing=Preprocessing(
+            size=224, resize={1: 256, 2: 232}[version], mean=IMAGENET_MEAN, std=IMAGENET_STD
+        ),
         licence="BSD-3-Clause",
-        top1=0.71878,
-    ),
+        licence_stated_at="https://github.com/pytorch/vision/blob/main/LICENSE",
+        top1=top1,
+        top1_stated_at=f"torchvision.models.{enumeration}.{name.upper()}.meta",
+        packaged=packaged,
+    )
+
+
+def _keras(
+    network: str,
+    model: str,
+    path: str,
+    md5: str | None,
+    licence: str,
+    top1: float,
+    *,
+    caffe: bool = False,
+    top1_stated_at: str = _KERAS_PAGE,
+) -> WeightsEntry:
+    """A row of ``keras.applications``, with pictures as its documentation reads them.
+
+    ``caffe`` weights take the channels the other way round, less their means, in [0, 255];
+    the others take pixels scaled to [-1, 1].
+    """
+    mean = (123.68 / 255, 116.779 / 255, 103.939 / 255) if caffe else (0.5, 0.5, 0.5)
+    std = 1 / 255 if caffe else 0.5
+    return WeightsEntry(
+        network=network,
+        name="keras",
+        source="keras",
+        form="keras",
+        published_as=f"keras.applications.{model}",
+        url=_KERAS_FILES + path,
+        size=None,
+        checksum=None if md5 is None else Checksum("md5", md5),
+        preprocessing=Preprocessing(
+            size=224,
+            interpolation="nearest",
+            crop=False,
+            mean=mean,
+            std=(std, std, std),
+            channel_order="bgr" if caffe else "rgb",
+        ),
+        licence=licence,
+        licence_stated_at=_KERAS_LICENCES,
+        top1=top1,
+        top1_stated_at=top1_stated_at,
+    )
+
+
+_MOBILENETS_PAPER = "https://arxiv.org/abs/1704.04861 (table 6)"
+_MOBILENET_V3_DOCS = "keras.applications.mobilenet_v3"
+_TF = "weights_tf_dim_ordering_tf_kernels"
+
+# Sizes in units of 1024 x 1024 bytes and accuracies as the publishers state them.
+# fmt: off
+WEIGHTS: tuple[WeightsEntry, ...] = (
+    _torchvision("vgg11", 1, "8a719046", 506.84, 0.69020),
+    _torchvision("vgg11_bn", 1, "6002323d", 506.881, 0.70370),
+    _torchvision("vgg13", 1, "19584684", 507.545, 0.69928),
+    _torchvision("vgg13_bn", 1, "abd245e5", 507.59, 0.71586),
+    _torchvision("vgg16", 1, "397923af", 527.796, 0.71592),
+    _keras("vgg16", "VGG16", f"vgg16/vgg16_{_TF}.h5", "64373286793e3c8b2b4e3219cbf3544b",
+           "CC-BY-4.0", 0.713, caffe=True),
+    _torchvision("vgg16_bn", 1, "6c64b313", 527.866, 0.73360),
+    _torchvision("vgg19", 1, "dcbb9e9d", 548.051, 0.72376),
+    _keras("vgg19", "VGG19", f"vgg19/vgg19_{_TF}.h5", "cbe5617147190e668d6c5d5026f83318",
+           "CC-BY-4.0", 0.713, caffe=True),
+    _torchvision("vgg19_bn", 1, "c79401a0", 548.143, 0.74218),
+    _torchvision("resnet18", 1, "f37072fd", 44.661, 0.69758),
+    _torchvision("resnet34", 1, "b627a593", 83.275, 0.73314),
+    _torchvision("resnet50", 1, "0676ba61", 97.781, 0.76130),
+    _torchvision("resnet50", 2, "11ad3fa6", 97.79, 0.80858),
+    _keras("resnet50", "ResNet50", f"resnet/resnet50_{_TF}.h5",
+           "2cb95161c43110f7111970584f804107", "MIT", 0.749, caffe=True),
+    _torchvision("resnet101", 1, "63fe2227", 170.511, 0.77374),
+    _torchvision("resnet101", 2, "cd907fc2", 170.53, 0.81886),
+    _keras("resnet101", "ResNet101", f"resnet/resnet101_{_TF}.h5",
+           "f1aeb4b969a6efcfb50fad2f0c20cfc5", "MIT", 0.764, caffe=True),
+    _torchvision("resnet152", 1, "394f9c45", 230.434, 0.78312),
+    _torchvision("resnet152", 2, "f82ba261", 230.474, 0.82284),
+    _keras("resnet152", "ResNet152", f"resnet/resnet152_{_TF}.h5",
+           "100835be76be38e30d865e96f2aaae62", "MIT", 0.766, caffe=True),
+    _keras("mobilenet_v1", "MobileNet", "mobilenet/mobilenet_1_0_224_tf.h5", None,
+           "Apache-2.0", 0.704),
+    _keras("mobilenet_v1_075", "MobileNet (alpha 0.75)", "mobilenet/mobilenet_7_5_224_tf.h5",
+           None, "Apache-2.0", 0.684, top1_stated_at=_MOBILENETS_PAPER),
+    _keras("mobilenet_v1_050", "MobileNet (alpha 0.5)", "mobilenet/mobilenet_5_0_224_tf.h5",
+           None, "Apache-2.0", 0.637, top1_stated_at=_MOBILENETS_PAPER),
+    _keras("mobilenet_v1_025", "MobileNet (alpha 0.25)", "mobilenet/mobilenet_2_5_224_tf.h5",
+           None, "Apache-2.0", 0.506, top1_stated_at=_MOBILENETS_PAPER),
+    _torchvision("mobilenet_v2", 1, "b0353104", 13.555, 0.71878, PackagedFile(
+        "mobilenet_v2-imagenet1k_v1.safetensors",
+        Checksum("sha256", "fe28605a19230e40444475dfe7f9e82e1a71cfdab11cdda0ec48f922ab7cc18c"),
+        Checksum("sha256", "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889"),
+    )),
+    _torchvision("mobilenet_v2", 2, "7ebf99e0", 13.598, 0.72154),
+    _keras("mobilenet_v2", "MobileNetV2", f"mobilenet_v2/mobilenet_v2_{_TF}_1.0_224.h5", None,
+           "Apache-2.0", 0.713),
+    _torchvision("mobilenet_v3_small", 1, "047dcff4", 9.829, 0.67668),
+    _keras("mobilenet_v3_small", "MobileNetV3Small",
+           "mobilenet_v3/weights_mobilenet_v3_small_224_1.0_float.h5",
+           "8768d4c2e7dee89b9d02b2d03d65d862", "Apache-2.0", 0.681,
+           top1_stated_at=_MOBILENET_V3_DOCS),
+    _torchvision("mobilenet_v3_large", 1, "8738ca79", 21.114, 0.74042),
+    _torchvision("mobilenet_v3_large", 2, "5c1a4163", 21.107, 0.75274),
+    _keras("mobilenet_v3_large", "MobileNetV3Large",
+           "mobilenet_v3/weights_mobilenet_v3_large_224_1.0_float.h5",
+           "59e551e166be033d707958cf9e29a6a7", "Apache-2.0", 0.756,
+           top1_stated_at=_MOBILENET_V3_DOCS),
 )
+# fmt: on
 """The first row of a network has the weights that are used where none are named."""
 
 
@@ -79,53 +256,25 @@ def find_weights(network: str, name: str | None = None) -> WeightsEntry:
     network
         One of `transferkit.networks.NETWORKS`.
     name
-        The weights' name; None means the network's first.
+        The weights' name, or the name of a source, ``"torchvision"`` or ``"keras"``, which means
+        the first of that source; None means the network's first.
 
     Raises
     ------
     UnknownNameError
-        If there is no such network, or it has no such weights.
+        If there is no such network, or it has no such weights; those that it has are named.
 
     Examples
     --------
     >>> from transferkit.weights import find_weights
     >>> find_weights("mobilenet_v2").licence
     'BSD-3-Clause'
+    >>> find_weights("mobilenet_v2", "torchvision").name
+    'imagenet1k_v1'
     """
     find_network(network)
-    rows = {row.name: row for row in WEIGHTS if row.network == network}
-    if name is None:
-        return next(iter(rows.values()))
-    if name not in rows:
-        raise UnknownNameError(f"weights of {network}", name, rows)
-    return rows[name]
-
-
-def load_weights(entry: WeightsEntry) -> tuple[Network, dict[str, npt.NDArray[np.float32]]]:
-    """A network and its weights, checked against their SHA-256 and against each other.
-
-    Raises
-    ------
-    FileFormatError
-        If the file is not what the table says.
-
-    Examples
-    --------
-    >>> from transferkit.weights import find_weights, load_weights
-    >>> network, weights = load_weights(find_weights("mobilenet_v2"))
-    >>> weights["classifier.1.weight"].shape
-    (1000, 1280)
-    """
-    network = build_network(
-        entry.network, mean=entry.preprocessing.mean, std=entry.preprocessing.std
-    )
-    with resources.as_file(resources.files("transferkit.weights") / "data" / entry.file) as path:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != entry.sha256:
-            raise FileFormatError(
-                f"{path}: has SHA-256 {found}, expected {entry.sha256}; install transferkit again"
-            )
-        tensors, _ = read_safetensors(path)
-    check_weights(str(path), tensors, network)
-    return network, tensors
+    rows = [row for row in WEIGHTS if row.network == network]
+    for row in rows:
+        if name in (None, row.source, row.name):
+            return row
+    raise UnknownNameError(f"weights of {network}", name, [row.name for row in rows])

@@ -1,8 +1,9 @@
-"""The MobileNet family (Howard et al., 2017; Sandler et al., 2018)."""
+"""MobileNetV2 (Sandler et al., 2018): blocks that widen, filter and narrow."""
 
 from __future__ import annotations
 
-from transferkit.networks.graph import INPUT, Network, NetworkBuilder
+from transferkit.networks.graph import Network, NetworkBuilder
+from transferkit.networks.padding import form_padding
 
 __all__ = ["mobilenet_v2"]
 
@@ -17,18 +18,26 @@ _INVERTED_RESIDUALS = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
-_EPSILON = 1e-5
+_EPSILON = {"torchvision": 1e-5, "keras": 1e-3}
 
 
 def mobilenet_v2(
-    *, mean: tuple[float, float, float], std: tuple[float, float, float], classes: int = 1000
+    *,
+    form: str = "torchvision",
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    channel_order: str = "rgb",
+    classes: int = 1000,
 ) -> Network:
     """MobileNetV2 at width 1, with the names that torchvision gives its modules.
 
     Parameters
     ----------
-    mean, std
-        Of the pixels the weights were trained on, per channel; the first node applies them.
+    form
+        Which weights it is for, ``"torchvision"`` or ``"keras"``: they differ in epsilon and
+        in the padding of what halves the feature map, see `form_padding`.
+    mean, std, channel_order
+        Of the pixels the weights were trained on; see `NetworkBuilder.normalize`.
     classes
         Number of outputs of the classifier.
 
@@ -38,8 +47,8 @@ def mobilenet_v2(
         3.5 million parameters; an embedding of 1,280 numbers.
     """
     net = NetworkBuilder("mobilenet_v2", input_size=224)
-    x = net.add_node("normalize", "normalize", INPUT, mean=mean, std=std)
-    x = _conv_batch_norm_relu6(net, "features.0", x, 3, 32, size=3, stride=2)
+    x = net.normalize(mean, std, channel_order)
+    x = _conv_batch_norm_relu6(net, "features.0", x, 3, 32, form=form, size=3, stride=2)
     channels = 32
     block = 0
     for expansion, channels_out, repeats, first_stride in _INVERTED_RESIDUALS:
@@ -51,11 +60,13 @@ def mobilenet_v2(
                 x,
                 channels,
                 channels_out,
+                form=form,
                 expansion=expansion,
                 stride=first_stride if repeat == 0 else 1,
             )
             channels = channels_out
-    x = _conv_batch_norm_relu6(net, f"features.{block + 1}", x, channels, 1280, size=1)
+    last = f"features.{block + 1}"
+    x = _conv_batch_norm_relu6(net, last, x, channels, 1280, form=form, size=1)
     net.alias("features", x)
     x = net.add_node("embedding", "mean", x, axes=(1, 2))
     # Dropout does nothing at inference, but people ask for it by name.
@@ -73,6 +84,7 @@ def _conv_batch_norm_relu6(
     channels_in: int,
     channels_out: int,
     *,
+    form: str,
     size: int,
     stride: int = 1,
     groups: int = 1,
@@ -84,11 +96,11 @@ def _conv_batch_norm_relu6(
         channels_out,
         size=size,
         stride=stride,
-        padding=size // 2,
+        padding=form_padding(form, size, stride),
         groups=groups,
         bias=False,
     )
-    x = net.batch_norm(f"{name}.1", x, channels_out, epsilon=_EPSILON)
+    x = net.batch_norm(f"{name}.1", x, channels_out, epsilon=_EPSILON[form])
     x = net.add_node(f"{name}.2", "clip", x, low=0.0, high=6.0)
     net.alias(name, x)
     return x
@@ -101,6 +113,7 @@ def _inverted_residual(
     channels_in: int,
     channels_out: int,
     *,
+    form: str,
     expansion: int,
     stride: int,
 ) -> str:
@@ -109,13 +122,15 @@ def _inverted_residual(
     hidden = channels_in * expansion
     part = 0
     if expansion != 1:
-        x = _conv_batch_norm_relu6(net, f"{name}.conv.{part}", x, channels_in, hidden, size=1)
+        expand = f"{name}.conv.{part}"
+        x = _conv_batch_norm_relu6(net, expand, x, channels_in, hidden, form=form, size=1)
         part += 1
+    depthwise = f"{name}.conv.{part}"
     x = _conv_batch_norm_relu6(
-        net, f"{name}.conv.{part}", x, hidden, hidden, size=3, stride=stride, groups=hidden
+        net, depthwise, x, hidden, hidden, form=form, size=3, stride=stride, groups=hidden
     )
     x = net.conv2d(f"{name}.conv.{part + 1}", x, hidden, channels_out, size=1, bias=False)
-    x = net.batch_norm(f"{name}.conv.{part + 2}", x, channels_out, epsilon=_EPSILON)
+    x = net.batch_norm(f"{name}.conv.{part + 2}", x, channels_out, epsilon=_EPSILON[form])
     net.alias(f"{name}.conv", x)
     if stride == 1 and channels_in == channels_out:
         return net.add_node(name, "add", shortcut, x)

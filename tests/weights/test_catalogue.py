@@ -1,0 +1,185 @@
+"""The table of weights: complete in itself, and equal to what Keras's package states.
+
+Against torchvision's it is held in ``tests/oracle``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+from samples import DEMO
+
+from transferkit.errors import UnknownNameError
+from transferkit.images import list_images, read_picture
+from transferkit.networks import NETWORKS, build_network
+from transferkit.weights import WEIGHTS, WeightsEntry, find_weights, read_safetensors
+
+DATA = Path(str(resources.files("transferkit.weights") / "data"))
+KERAS_ROWS = [row for row in WEIGHTS if row.source == "keras"]
+
+# Run with the parity tests and with TensorFlow's, whose environments have Keras, by their names.
+needs_keras = pytest.mark.skipif(
+    importlib.util.find_spec("keras") is None, reason="Keras is not installed"
+)
+
+
+def name_of(row: WeightsEntry) -> str:
+    return f"{row.network}-{row.name}"
+
+
+# ----------------------------------------------------------------------------- in itself
+
+
+def test_rows_are_told_apart() -> None:
+    assert len({(row.network, row.name) for row in WEIGHTS}) == len(WEIGHTS)
+    assert len({row.url for row in WEIGHTS}) == len(WEIGHTS)
+    assert len({row.file for row in WEIGHTS}) == len(WEIGHTS)
+    # A name of a source that is also a row's name means that row either way.
+    assert all(row.source == row.name for row in WEIGHTS if row.name in ("keras", "torchvision"))
+
+
+def test_every_network_has_weights_in_each_of_its_forms() -> None:
+    for name, network in NETWORKS.items():
+        rows = [row for row in WEIGHTS if row.network == name]
+        assert {row.form for row in rows} == set(network.forms)
+        assert rows[0].form == next(iter(network.forms))
+    assert {row.network for row in WEIGHTS} == set(NETWORKS)
+
+
+@pytest.mark.parametrize("row", WEIGHTS, ids=name_of)
+def test_a_row(row: WeightsEntry) -> None:
+    assert row.url.startswith("https://")
+    assert row.url.endswith(f"/{row.file}")
+    assert row.form == row.source in {"torchvision", "keras"}
+    assert row.licence in {"BSD-3-Clause", "CC-BY-4.0", "MIT", "Apache-2.0"}
+    assert row.licence_stated_at.startswith("https://")
+    assert 0.5 < row.top1 < 0.9
+    assert row.top1_stated_at
+    if row.checksum is not None:
+        length = {"sha256": (8, 64), "md5": (32,)}[row.checksum.algorithm]
+        assert re.fullmatch("[0-9a-f]+", row.checksum.digits)
+        assert len(row.checksum.digits) in length
+    network = build_network(row.network, form=row.form)
+    assert row.preprocessing.size == network.input_size
+    if row.size is not None:
+        # Four bytes for each number, and little else.
+        assert row.size * 2**20 == pytest.approx(network.number_of_parameters * 4, rel=0.02)
+    assert find_weights(row.network, row.name) is row
+    first = next(
+        found for found in WEIGHTS if (found.network, found.source) == (row.network, row.source)
+    )
+    assert find_weights(row.network, row.source) is first
+
+
+def test_the_packaged_file_is_what_its_row_says() -> None:
+    rows = [row for row in WEIGHTS if row.packaged is not None]
+    assert [name_of(row) for row in rows] == ["mobilenet_v2-imagenet1k_v1"]
+    for row in rows:
+        assert row.packaged is not None
+        assert row.checksum is not None
+        data = (DATA / row.packaged.name).read_bytes()
+        assert hashlib.sha256(data).hexdigest() == row.packaged.checksum.digits
+        assert row.packaged.source_checksum.digits.startswith(row.checksum.digits)
+        _, metadata = read_safetensors(DATA / row.packaged.name)
+        assert metadata["network"] == row.network
+        assert metadata["licence"] == row.licence
+        assert metadata["source"] == row.url
+        assert metadata["source_sha256"] == row.packaged.source_checksum.digits
+        assert row.source in (DATA / "NOTICE.md").read_text()
+
+
+def test_what_goes_together_is_named() -> None:
+    assert find_weights("vgg16") is find_weights("vgg16", "torchvision")
+    assert find_weights("mobilenet_v1") is find_weights("mobilenet_v1", "keras")
+    with pytest.raises(UnknownNameError, match="weights of vgg11 'keras'; there is: imagenet1k_v1"):
+        find_weights("vgg11", "keras")
+    with pytest.raises(UnknownNameError, match="there is: keras"):
+        find_weights("mobilenet_v1", "torchvision")
+    with pytest.raises(UnknownNameError, match="did you mean 'imagenet1k_v"):
+        find_weights("resnet50", "imagenet1k")
+    with pytest.raises(UnknownNameError, match="'mobilenet_v3_"):
+        find_weights("mobilenet_v3")
+
+
+# --------------------------------------------------------------------------- against Keras
+
+
+class _Asked(Exception):
+    """Raised instead of a download, with what would have been downloaded."""
+
+
+def _what_keras_asks_for(row: WeightsEntry, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The arguments with which Keras's own model would have its weights fetched."""
+    import keras
+    from keras.src.utils import file_utils
+
+    asked: dict[str, Any] = {}
+
+    def get_file(fname: str, origin: str, **others: Any) -> None:
+        asked.update(fname=fname, origin=origin, **others)
+        raise _Asked
+
+    monkeypatch.setattr(file_utils, "get_file", get_file)
+    name, _, alpha = row.published_as.removeprefix("keras.applications.").partition(" ")
+    found = re.search(r"[\d.]+", alpha)
+    options = {} if found is None else {"alpha": float(found[0])}
+    with pytest.raises(_Asked):
+        getattr(keras.applications, name)(weights="imagenet", input_shape=(224, 224, 3), **options)
+    return asked
+
+
+@needs_keras
+@pytest.mark.parametrize("row", KERAS_ROWS, ids=lambda row: row.network)
+def test_parity_with_the_table_of_keras_on_tensorflow(
+    row: WeightsEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = _what_keras_asks_for(row, monkeypatch)
+    assert asked["origin"] == row.url
+    assert asked["fname"] == row.file
+    assert asked["cache_subdir"] == "models"
+    assert asked.get("file_hash") == (None if row.checksum is None else row.checksum.digits)
+
+
+def _first_node(pixels: npt.NDArray[np.float32], row: WeightsEntry) -> npt.NDArray[np.float32]:
+    """What the network's first layers make of pixels in [0, 1], before its first convolution."""
+    preprocessing = row.preprocessing
+    normalized = (pixels - np.float32(preprocessing.mean)) / np.float32(preprocessing.std)
+    return normalized[..., ::-1] if preprocessing.channel_order == "bgr" else normalized
+
+
+@needs_keras
+@pytest.mark.parametrize("row", KERAS_ROWS, ids=lambda row: row.network)
+def test_parity_with_the_preprocessing_of_keras_on_tensorflow(
+    row: WeightsEntry, tmp_path: Path
+) -> None:
+    import keras
+
+    module = {
+        "vgg": keras.applications.vgg16,
+        "resnet": keras.applications.resnet,
+        "mobilenet_v1": keras.applications.mobilenet,
+        "mobilenet_v2": keras.applications.mobilenet_v2,
+        "mobilenet_v3": keras.applications.mobilenet_v3,
+    }[re.match(r"mobilenet_v\d|[a-z]+", row.network)[0]]  # type: ignore[index]
+    photos = [DEMO / "cat.jpg", *list_images(DEMO / "test")[:2]]
+    tall = tmp_path / "tall.png"
+    Image.open(DEMO / "cat.jpg").convert("RGB").resize((101, 333)).save(tall)
+    for path in (*photos, tall):
+        theirs = keras.utils.load_img(path, target_size=(224, 224))
+        ours = row.preprocessing.apply(read_picture(path, str(path)), str(path))
+        np.testing.assert_array_equal(ours, np.asarray(theirs))
+        expected = module.preprocess_input(keras.utils.img_to_array(theirs))
+        if row.network.startswith("mobilenet_v3"):
+            # It does nothing there: the model does it.
+            expected = expected / 127.5 - 1
+        found = _first_node(np.asarray(ours, np.float32) / 255, row)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * np.abs(expected).max())

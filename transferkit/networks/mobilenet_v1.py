@@ -1,0 +1,94 @@
+"""MobileNet (Howard et al., 2017): each channel filtered by itself, then all mixed."""
+
+from __future__ import annotations
+
+from transferkit.networks.graph import Network, NetworkBuilder
+from transferkit.networks.padding import form_padding
+
+__all__ = ["mobilenet_v1"]
+
+# Howard et al., 2017, "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision
+# Applications", table 1: output channels and stride of each depthwise separable convolution.
+_SEPARABLE_CONVOLUTIONS = (
+    (64, 1),
+    (128, 2),
+    (128, 1),
+    (256, 2),
+    (256, 1),
+    (512, 2),
+    (512, 1),
+    (512, 1),
+    (512, 1),
+    (512, 1),
+    (512, 1),
+    (1024, 2),
+    (1024, 1),
+)
+# Keras's default, which its MobileNet leaves as it is.
+_EPSILON = 1e-3
+
+
+def mobilenet_v1(
+    *,
+    alpha: float = 1.0,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    channel_order: str = "rgb",
+    classes: int = 1000,
+) -> Network:
+    """MobileNet, with the names that Keras gives its layers: torchvision has no such network.
+
+    Parameters
+    ----------
+    alpha
+        The width: by what the number of channels of every layer is multiplied.
+    mean, std, channel_order
+        Of the pixels the weights were trained on; see `NetworkBuilder.normalize`.
+    classes
+        Number of outputs of the classifier.
+    """
+    name = "mobilenet_v1" if alpha == 1 else f"mobilenet_v1_{round(100 * alpha):03}"
+    net = NetworkBuilder(name, input_size=224)
+    x = net.normalize(mean, std, channel_order)
+    channels = int(32 * alpha)
+    x = _conv_batch_norm_relu6(net, "conv1", x, 3, channels, size=3, stride=2)
+    for block, (full_width, stride) in enumerate(_SEPARABLE_CONVOLUTIONS, start=1):
+        depthwise, pointwise = f"conv_dw_{block}", f"conv_pw_{block}"
+        channels_out = int(full_width * alpha)
+        x = _conv_batch_norm_relu6(
+            net, depthwise, x, channels, channels, size=3, stride=stride, groups=channels
+        )
+        x = _conv_batch_norm_relu6(net, pointwise, x, channels, channels_out, size=1)
+        channels = channels_out
+    x = net.add_node("embedding", "mean", x, axes=(1, 2))
+    net.alias("dropout", x)
+    # Of Keras a convolution over the one pixel that is left, and so a linear layer.
+    x = net.linear("conv_preds", x, channels, classes)
+    net.alias("logits", x)
+    return net.build()
+
+
+def _conv_batch_norm_relu6(
+    net: NetworkBuilder,
+    name: str,
+    x: str,
+    channels_in: int,
+    channels_out: int,
+    *,
+    size: int,
+    stride: int = 1,
+    groups: int = 1,
+) -> str:
+    x = net.conv2d(
+        name,
+        x,
+        channels_in,
+        channels_out,
+        size=size,
+        stride=stride,
+        padding=form_padding("keras", size, stride),
+        groups=groups,
+        bias=False,
+    )
+    x = net.batch_norm(f"{name}_bn", x, channels_out, epsilon=_EPSILON)
+    return net.add_node(f"{name}_relu", "clip", x, low=0.0, high=6.0)

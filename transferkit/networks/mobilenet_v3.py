@@ -1,0 +1,215 @@
+"""MobileNetV3 (Howard et al., 2019): V2's blocks, with attention to channels and hard swish."""
+
+from __future__ import annotations
+
+from transferkit.networks.graph import Network, NetworkBuilder
+from transferkit.networks.padding import form_padding
+
+__all__ = ["mobilenet_v3"]
+
+# Howard et al., 2019, "Searching for MobileNetV3", tables 1 and 2: kernel size, expanded channels,
+# output channels, whether there is squeeze-and-excite, activation, stride.
+_LARGE = (
+    (3, 16, 16, False, "relu", 1),
+    (3, 64, 24, False, "relu", 2),
+    (3, 72, 24, False, "relu", 1),
+    (5, 72, 40, True, "relu", 2),
+    (5, 120, 40, True, "relu", 1),
+    (5, 120, 40, True, "relu", 1),
+    (3, 240, 80, False, "hard_swish", 2),
+    (3, 200, 80, False, "hard_swish", 1),
+    (3, 184, 80, False, "hard_swish", 1),
+    (3, 184, 80, False, "hard_swish", 1),
+    (3, 480, 112, True, "hard_swish", 1),
+    (3, 672, 112, True, "hard_swish", 1),
+    (5, 672, 160, True, "hard_swish", 2),
+    (5, 960, 160, True, "hard_swish", 1),
+    (5, 960, 160, True, "hard_swish", 1),
+)
+_SMALL = (
+    (3, 16, 16, True, "relu", 2),
+    (3, 72, 24, False, "relu", 2),
+    (3, 88, 24, False, "relu", 1),
+    (5, 96, 40, True, "hard_swish", 2),
+    (5, 240, 40, True, "hard_swish", 1),
+    (5, 240, 40, True, "hard_swish", 1),
+    (5, 120, 48, True, "hard_swish", 1),
+    (5, 144, 48, True, "hard_swish", 1),
+    (5, 288, 96, True, "hard_swish", 2),
+    (5, 576, 96, True, "hard_swish", 1),
+    (5, 576, 96, True, "hard_swish", 1),
+)
+# The blocks, and the width of the layer before the last.
+_SIZES = {"large": (_LARGE, 1280), "small": (_SMALL, 1024)}
+_EPSILON = 1e-3
+
+
+def mobilenet_v3(
+    size: str,
+    *,
+    form: str = "torchvision",
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    channel_order: str = "rgb",
+    classes: int = 1000,
+) -> Network:
+    """MobileNetV3, with the names that torchvision gives its modules.
+
+    Its ``embedding`` is what the last linear layer takes; the pooled vector before the two of
+    them is ``avgpool``.
+
+    Parameters
+    ----------
+    size
+        ``"small"`` or ``"large"``.
+    form
+        Which weights it is for, ``"torchvision"`` or ``"keras"``: they differ in the padding
+        of what halves the feature map, see `form_padding`.
+    mean, std, channel_order
+        Of the pixels the weights were trained on; see `NetworkBuilder.normalize`.
+    classes
+        Number of outputs of the classifier.
+    """
+    blocks, width = _SIZES[size]
+    net = NetworkBuilder(f"mobilenet_v3_{size}", input_size=224)
+    x = net.normalize(mean, std, channel_order)
+    x = _conv_batch_norm(
+        net, "features.0", x, 3, 16, form=form, size=3, stride=2, activation="hard_swish"
+    )
+    channels = 16
+    for index, (kernel, hidden, channels_out, attends, activation, stride) in enumerate(
+        blocks, start=1
+    ):
+        x = _block(
+            net,
+            f"features.{index}",
+            x,
+            channels,
+            hidden,
+            channels_out,
+            form=form,
+            size=kernel,
+            attends=attends,
+            activation=activation,
+            stride=stride,
+        )
+        channels = channels_out
+    last, hidden = f"features.{len(blocks) + 1}", 6 * channels
+    x = _conv_batch_norm(
+        net, last, x, channels, hidden, form=form, size=1, activation="hard_swish"
+    )
+    net.alias("features", x)
+    x = net.add_node("avgpool", "mean", x, axes=(1, 2), keepdims=True)
+    x = net.add_node("flatten", "flatten", x)
+    x = net.linear("classifier.0", x, hidden, width)
+    x = net.add_node("classifier.1", "hard_swish", x)
+    # Dropout does nothing at inference, but people ask for it by name.
+    net.alias("classifier.2", x)
+    net.alias("embedding", x)
+    x = net.linear("classifier.3", x, width, classes)
+    net.alias("classifier", x)
+    net.alias("logits", x)
+    return net.build()
+
+
+def _conv_batch_norm(
+    net: NetworkBuilder,
+    name: str,
+    x: str,
+    channels_in: int,
+    channels_out: int,
+    *,
+    form: str,
+    size: int,
+    stride: int = 1,
+    groups: int = 1,
+    activation: str | None,
+) -> str:
+    x = net.conv2d(
+        f"{name}.0",
+        x,
+        channels_in,
+        channels_out,
+        size=size,
+        stride=stride,
+        padding=form_padding(form, size, stride),
+        groups=groups,
+        bias=False,
+    )
+    x = net.batch_norm(f"{name}.1", x, channels_out, epsilon=_EPSILON)
+    if activation is not None:
+        x = net.add_node(f"{name}.2", activation, x)
+    net.alias(name, x)
+    return x
+
+
+def _block(
+    net: NetworkBuilder,
+    name: str,
+    x: str,
+    channels_in: int,
+    hidden: int,
+    channels_out: int,
+    *,
+    form: str,
+    size: int,
+    attends: bool,
+    activation: str,
+    stride: int,
+) -> str:
+    """Expand, filter each channel by itself, weigh the channels, project; add the input."""
+    shortcut = x
+    part = 0
+    if hidden != channels_in:
+        x = _conv_batch_norm(
+            net,
+            f"{name}.block.{part}",
+            x,
+            channels_in,
+            hidden,
+            form=form,
+            size=1,
+            activation=activation,
+        )
+        part += 1
+    x = _conv_batch_norm(
+        net,
+        f"{name}.block.{part}",
+        x,
+        hidden,
+        hidden,
+        form=form,
+        size=size,
+        stride=stride,
+        groups=hidden,
+        activation=activation,
+    )
+    part += 1
+    if attends:
+        x = _squeeze_and_excite(net, f"{name}.block.{part}", x, hidden)
+        part += 1
+    x = _conv_batch_norm(
+        net, f"{name}.block.{part}", x, hidden, channels_out, form=form, size=1, activation=None
+    )
+    net.alias(f"{name}.block", x)
+    if stride == 1 and channels_in == channels_out:
+        return net.add_node(name, "add", shortcut, x)
+    net.alias(name, x)
+    return x
+
+
+def _squeeze_and_excite(net: NetworkBuilder, name: str, x: str, channels: int) -> str:
+    """Each channel multiplied by a number in [0, 1] that the means of all of them give."""
+    squeezed = _nearest_multiple_of_8(channels // 4)
+    y = net.add_node(f"{name}.avgpool", "mean", x, axes=(1, 2), keepdims=True)
+    y = net.conv2d(f"{name}.fc1", y, channels, squeezed, size=1)
+    y = net.add_node(f"{name}.activation", "relu", y)
+    y = net.conv2d(f"{name}.fc2", y, squeezed, channels, size=1)
+    y = net.add_node(f"{name}.scale_activation", "hard_sigmoid", y)
+    return net.add_node(name, "multiply", x, y)
+
+
+def _nearest_multiple_of_8(number: int) -> int:
+    """Of a number of channels, at least 8, and no less than 9 tenths of it."""
+    nearest = max(8, (number + 4) // 8 * 8)
+    return nearest + 8 if nearest < 0.9 * number else nearest
