@@ -21,7 +21,7 @@ from transferkit.classifier_file import (
     read_classifier,
     write_classifier,
 )
-from transferkit.errors import DatasetError
+from transferkit.errors import DatasetError, UnsupportedError
 from transferkit.evaluation import Evaluation, Mistake
 from transferkit.features import Features, compute_features
 from transferkit.head import fit_head
@@ -60,7 +60,8 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Parameters
     ----------
     network
-        A name (``transferkit networks`` lists them), or a `transferkit.networks.Network`.
+        A name (``transferkit networks`` lists them), a `transferkit.networks.Network`, or a
+        model of your own: a ``torch.nn.Module`` or a ``keras.Model``, used where it is.
     C
         Inverse strength of the regularisation, greater than 0, for embeddings scaled to
         length 1; None chooses it by cross-validation.
@@ -109,7 +110,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def __init__(
         self,
-        network: str | Network = "mobilenet_v2",
+        network: str | Network | object = "mobilenet_v2",
         *,
         C: float | None = None,  # noqa: N803 - scikit-learn's name for it
         weights: AnyWeights = None,
@@ -166,7 +167,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             batch_size=batch_size,
             progress=progress,
         )
-        model = load_model(network, weights, preprocessing)
+        model = load_model(network, weights, preprocessing, progress=progress)
         if model.labels is None:
             raise DatasetError(f"what the classes of {network} are called is not known")
         model = Model(
@@ -220,7 +221,15 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         _check_classes(labels)
         program, model = self._body_program.get(
             (self.network, self.weights, self.preprocessing, self.seed),
-            lambda: load_model(self.network, self.weights, self.preprocessing, seed=self.seed),
+            lambda: load_model(
+                self.network,
+                self.weights,
+                self.preprocessing,
+                self.backend,
+                self.device,
+                seed=self.seed,
+                progress=self.progress,
+            ),
             self.backend,
             self.device,
         )
@@ -247,7 +256,8 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         )
         arrays = {**model.weights, "head.weight": weight, "head.bias": bias}
         arrays = {name: arrays[name] for name in network.parameters}
-        fitted = Model(network, arrays, model.preprocessing, tuple(map(str, classes)))
+        labels = tuple(map(str, classes))
+        fitted = Model(network, arrays, model.preprocessing, labels, model.wrapped)
         self._set_fitted(fitted, classes, strength, found.skipped)
         self._fitted_with = self._parameters()
         return self
@@ -430,8 +440,16 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ------
         OutputError
             If it cannot be written there.
+        UnsupportedError
+            If the network is a model of a framework's own.
         """
         check_is_fitted(self, "classes_")
+        if self._wrapped is not None:
+            raise UnsupportedError(
+                f"{self.network_.name} runs a {type(self._wrapped.model).__name__} of your own, "
+                "which such a file cannot hold: save that model by its framework's means, and fit "
+                "again once it is loaded, or pickle the whole classifier where you trust the file"
+            )
         write_classifier(
             path,
             ClassifierFile(
@@ -523,6 +541,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ) -> None:
         self.network_ = model.network
         self.weights_ = model.weights
+        self._wrapped = model.wrapped
         self.preprocessing_ = model.preprocessing
         self.classes_ = classes
         self.C_ = strength
@@ -532,7 +551,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self, "classes_")
         program, model = self._program.get(
             (self.network_, self.weights_, self.preprocessing_),
-            lambda: Model(self.network_, self.weights_, self.preprocessing_, None),
+            lambda: Model(self.network_, self.weights_, self.preprocessing_, None, self._wrapped),
             self.backend,
             self.device,
         )

@@ -11,7 +11,6 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 
 from transferkit.backends import Backend, Program
-from transferkit.backends.shapes import infer_shapes
 from transferkit.errors import ShapeError
 from transferkit.features import Features, compute_features
 from transferkit.images import Images, Preprocessing
@@ -30,7 +29,8 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     Parameters
     ----------
     network
-        A name (``transferkit networks`` lists them), or a `transferkit.networks.Network`.
+        A name (``transferkit networks`` lists them), a `transferkit.networks.Network`, or a
+        model of your own: a ``torch.nn.Module`` or a ``keras.Model``, used where it is.
     weights
         The name of published weights or of who published them (``"keras"``), None for the
         network's usual ones; the path of a file, ``.pth``, ``.h5``, ``.weights.h5``,
@@ -46,7 +46,8 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     layer
         What `transform` gives: a layer's name. `layers` lists them.
     preprocessing
-        How pictures are resized and cropped; None means as the weights expect it.
+        How pictures are resized and cropped; None means as the weights expect it. With a
+        ``torch.nn.Module``, also how it wants them normalised.
     batch_size
         How many pictures the network gets at once.
     progress
@@ -84,7 +85,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def __init__(
         self,
-        network: str | Network = "mobilenet_v2",
+        network: str | Network | object = "mobilenet_v2",
         *,
         weights: AnyWeights = None,
         backend: str | Backend | None = None,
@@ -111,9 +112,24 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     @property
     def layers(self) -> Mapping[str, tuple[int, ...]]:
         """Every layer that can be asked for, with its shape for one picture, (h, w, c) or (d,)."""
-        _, model = self._load()
+        program, model = self._load()
         side = model.preprocessing.size or model.network.input_size
-        return infer_shapes(model.network, side, side)
+        return program.shapes(side, side)
+
+    @property
+    def native(self) -> object:
+        """The network as the framework's own object, to go on with there.
+
+        A ``torch.nn.Module`` or a ``keras.Model``, with weights of its own, made anew each time
+        this is asked for; where ``network`` is such an object, that object itself. It takes
+        pixels in [0, 1], in the framework's own order of axes, and gives logits.
+
+        Raises
+        ------
+        UnsupportedError
+            If the backend has no models of its own.
+        """
+        return self._load()[0].native()
 
     def model(self) -> Model:
         """The network, its weights and its preprocessing, as the parameters ask for them."""
@@ -222,8 +238,11 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 self.network,
                 self.weights,
                 self.preprocessing,
+                self.backend,
+                self.device,
                 initialization=self.initialization,
                 seed=self.seed,
+                progress=self.progress,
             ),
             self.backend,
             self.device,

@@ -7,12 +7,13 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from transferkit.backends import Backend, Program, WrappedModel, get_backend
+from transferkit.backends import Backend, Program, WrappedModel, backend_of, get_backend
+from transferkit.errors import UnsupportedError
 from transferkit.images import Preprocessing
 from transferkit.networks import Network, random_weights
 from transferkit.weights import WeightsEntry, find_weights, imagenet_classes, load_weights
@@ -53,19 +54,23 @@ class Model:
 
 
 def load_model(
-    network: str | Network,
+    network: str | Network | object,
     weights: AnyWeights = None,
     preprocessing: Preprocessing | None = None,
+    backend: str | Backend | None = None,
+    device: str | None = None,
     *,
     initialization: str = "he",
     seed: int | np.random.Generator | None = None,
+    progress: bool | None = None,
 ) -> Model:
     """The model that the parameters of an estimator ask for.
 
     Parameters
     ----------
     network
-        A name in the catalogue, or a network.
+        A name in the catalogue, a network, or an object of a framework: a
+        ``torch.nn.Module`` or a ``keras.Model``.
     weights
         For a network of the catalogue: the name of published weights (None: the network's
         first), the path of a file, or ``"random"``. For a network of one's own: an array for
@@ -73,9 +78,14 @@ def load_model(
     preprocessing
         How pictures are read; None means as the published weights expect, and for a network
         of one's own: the shorter side resized to its input size, and the centre cut out. Mean
-        and deviation belong to published weights and need not be said again.
+        and deviation belong to published weights and need not be said again. A
+        ``torch.nn.Module`` needs it; a ``keras.Model`` says of itself how large pictures are.
+    backend, device
+        What runs an object of a framework; None: the backend that it belongs to.
     initialization, seed
         Of random weights, as for `transferkit.networks.random_weights`.
+    progress
+        Of a download; None shows it on a terminal only.
 
     Raises
     ------
@@ -87,13 +97,15 @@ def load_model(
         If they have to be downloaded, and cannot be.
     TypeError
         If a network and the weights do not go together.
+    UnsupportedError
+        If an object of a framework cannot be run, or not by this backend.
     ValueError
         If ``preprocessing`` normalises otherwise than the published weights expect.
     """
     if isinstance(network, str):
-        return _load_catalogued(network, weights, preprocessing, initialization, seed)
+        return _load_catalogued(network, weights, preprocessing, initialization, seed, progress)
     if not isinstance(network, Network):
-        raise TypeError(f"network is a {type(network).__name__}; expected a name or a Network")
+        return _wrap(network, weights, preprocessing, backend, device)
     if isinstance(weights, str) and weights == _RANDOM:
         weights = random_weights(network, seed, initialization)
     if not isinstance(weights, Mapping):
@@ -112,6 +124,7 @@ def _load_catalogued(
     preprocessing: Preprocessing | None,
     initialization: str,
     seed: int | np.random.Generator | None,
+    progress: bool | None,
 ) -> Model:
     labels = tuple(image_class.name for image_class in imagenet_classes())
     if isinstance(weights, Mapping):
@@ -129,8 +142,47 @@ def _load_catalogued(
         expected = _with_normalization(preprocessing, entry)
         return Model(built, random_weights(built, seed, initialization), expected, None)
     entry = find_weights(network, None if weights is None else str(weights))
-    built, arrays = load_weights(entry)
+    built, arrays = load_weights(entry, progress=progress)
     return Model(built, arrays, _with_normalization(preprocessing, entry), labels)
+
+
+def _wrap(
+    model: object,
+    weights: object,
+    preprocessing: Preprocessing | None,
+    backend: str | Backend | None,
+    device: str | None,
+) -> Model:
+    """A framework's own object, run by the backend that it belongs to."""
+    try:
+        owner = backend_of(model)
+    except TypeError:
+        raise TypeError(
+            f"network is a {type(model).__name__}; expected a name, a Network, a torch.nn.Module "
+            "or a keras.Model"
+        ) from None
+    if weights is not None:
+        raise TypeError(f"a {type(model).__name__} has its own weights; leave out weights")
+    chosen = get_backend(owner if backend is None else backend, device=device)
+    if chosen.name != owner:
+        raise UnsupportedError(
+            f"a {type(model).__name__} can be run by backend {owner!r} only, not by "
+            f"{chosen.name!r}; leave out backend"
+        )
+    if preprocessing is None:
+        wrapped = chosen.wrap(model)
+    else:
+        wrapped = chosen.wrap(
+            model,
+            input_size=preprocessing.size,
+            mean=preprocessing.mean,
+            std=preprocessing.std,
+            channel_order=preprocessing.channel_order,
+        )
+    expected: Any = wrapped.network.node("normalize").attributes
+    given = preprocessing or Preprocessing(wrapped.network.input_size)
+    given = dataclasses.replace(given, mean=expected["mean"], std=expected["std"])
+    return Model(wrapped.network, {}, given, None, wrapped)
 
 
 def _float32(name: str, array: npt.ArrayLike) -> npt.NDArray[np.float32]:
@@ -200,7 +252,8 @@ class LazyProgram:
                 or any(new is not old for new, old in zip(key, self._made[0], strict=True))
             ):
                 model = make_model()
-                chosen = get_backend(backend, device=device)
+                wrapped = model.wrapped
+                chosen = wrapped.backend if wrapped else get_backend(backend, device=device)
                 program = Program(chosen, model.network, model.weights, model.wrapped)
                 self._made = (key, program, model)
             return self._made[1], self._made[2]

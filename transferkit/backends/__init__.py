@@ -5,6 +5,7 @@ from transferkit.backends.program import Program
 from transferkit.backends.registry import (
     BackendInfo,
     backend_names,
+    backend_of,
     describe_backend,
     get_backend,
 )
@@ -16,6 +17,7 @@ __all__ = [
     "Table",
     "WrappedModel",
     "backend_names",
+    "backend_of",
     "describe_backend",
     "get_backend",
 ]

@@ -252,20 +252,27 @@ class WrappedModel(ABC):
 
     Attributes
     ----------
+    backend
+        What wraps it, and runs it.
+    model
+        The object.
     network
-        Its layers as nodes whose operation is `WRAPPED`, in the order in which the model
-        computes them, and what `embedding` and `logits` mean, where that can be told.
-        Further nodes may be put after them: a new head, probabilities.
+        First the nodes that make of pixels what the model takes. Then its layers, as nodes
+        whose operation is `WRAPPED` and whose input is the last of those, in the order in
+        which the model computes them; and what `embedding` and `logits` mean, where that can
+        be told. Further nodes may be put after them: a new head, probabilities.
     """
 
+    backend: Backend
+    model: object
     network: Network
 
     @abstractmethod
     def load(self, layers: Sequence[str]) -> Callable[[Any], dict[str, Any]]:
-        """A function over tensors, from pixels (n, h, w, 3) to the outputs of ``layers``.
+        """A function over tensors, from what the model takes to the outputs of ``layers``.
 
-        Whatever the model's own order of axes, feature maps come out as N x H x W x C. The
-        model's weights, mode and gradients are as they were after each call.
+        Whatever the model's own order of axes, it takes and feature maps come out as N x H x
+        W x C. The model's weights, mode and gradients are as they were after each call.
         """
 
     @abstractmethod
@@ -402,7 +409,15 @@ class Backend(ABC):
             "'tensorflow' have: pip install \"transferkit[torch]\""
         )
 
-    def wrap(self, model: object, *, input_size: int | None = None) -> WrappedModel:
+    def wrap(
+        self,
+        model: object,
+        *,
+        input_size: int | None = None,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+        channel_order: str = "rgb",
+    ) -> WrappedModel:
         """A model that is an object of the framework, to be run like any network.
 
         Parameters
@@ -412,11 +427,15 @@ class Backend(ABC):
         input_size
             The side in pixels of the square pictures that it is run on to learn its layers;
             None: what the model says of itself.
+        mean, std, channel_order
+            What the model expects of pixels in [0, 1], as `NetworkBuilder.normalize` takes
+            it. None: what the model says of itself.
 
         Raises
         ------
         UnsupportedError
-            If the framework has no models of its own, or this is none of them.
+            If the framework has no models of its own, this is none of them, or it does not
+            give what a network gives: a tensor, for one batch of pictures.
         ShapeError
             If the model cannot take pictures of that size.
         """
@@ -468,13 +487,11 @@ class Backend(ABC):
         targets = tuple(network.resolve(layer) for layer in layers)
         network, weights = fold_batch_norm(keep_needed(network, targets), weights, keep=targets)
         parameters = load_parameters(self.table, network, weights)
-
         names = [node.name for node in network.nodes if node.operation == WRAPPED]
-        run_wrapped = wrapped.load(names) if wrapped is not None else None
+        run_wrapped = wrapped.load(names) if wrapped is not None and names else None
 
         def function(pixels: Any) -> dict[str, Any]:
-            given = {} if run_wrapped is None else run_wrapped(pixels)
-            outputs = run_network(self.table, network, parameters, pixels, targets, given)
+            outputs = run_network(self.table, network, parameters, pixels, targets, run_wrapped)
             return {layer: outputs[target] for layer, target in zip(layers, targets, strict=True)}
 
         return function

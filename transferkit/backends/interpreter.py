@@ -7,13 +7,13 @@ that records ONNX nodes it writes a graph.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from transferkit.errors import ShapeError
-from transferkit.networks.graph import INPUT, Network, Weights
+from transferkit.errors import ShapeError, UnsupportedError
+from transferkit.networks.graph import INPUT, WRAPPED, Network, Weights
 
 if TYPE_CHECKING:
     from transferkit.backends.base import Table
@@ -54,7 +54,7 @@ def run_network(
     parameters: Mapping[str, Tensor],
     pixels: Tensor,
     layers: Iterable[str],
-    given: Mapping[str, Tensor] | None = None,
+    run_wrapped: Callable[[Tensor], Mapping[str, Tensor]] | None = None,
 ) -> dict[str, Tensor]:
     """Run ``network`` on ``pixels`` and give the outputs of ``layers``.
 
@@ -70,8 +70,9 @@ def run_network(
         (n, h, w, 3), RGB, in [0, 1].
     layers
         Names of nodes. Any other output is let go as soon as nothing needs it.
-    given
-        Outputs of nodes that something else has computed: of all whose operation is `WRAPPED`.
+    run_wrapped
+        From what the nodes whose operation is `WRAPPED` take, which is the same for all, to
+        their outputs; called once, and only if there are such nodes.
 
     Raises
     ------
@@ -80,18 +81,24 @@ def run_network(
     """
     keep = set(layers)
     uses = Counter(name for node in network.nodes for name in node.inputs)
-    values = {INPUT: pixels, **(given or {})}
+    values = {INPUT: pixels}
     for node in network.nodes:
-        if node.name in values:
-            continue
-        inputs = [values[name] for name in node.inputs]
-        operation = getattr(table, node.operation)
-        weights = [parameters[name] for name in node.parameters]
-        try:
-            values[node.name] = operation(*inputs, *weights, **node.attributes)
-        except ShapeError as error:
-            raise ShapeError(f"layer {node.name!r} ({node.operation}): {error}") from error
-        del inputs
+        if node.operation != WRAPPED:
+            inputs = [values[name] for name in node.inputs]
+            operation = getattr(table, node.operation)
+            weights = [parameters[name] for name in node.parameters]
+            try:
+                values[node.name] = operation(*inputs, *weights, **node.attributes)
+            except ShapeError as error:
+                raise ShapeError(f"layer {node.name!r} ({node.operation}): {error}") from error
+            del inputs
+        elif node.name not in values:
+            if run_wrapped is None:
+                raise UnsupportedError(
+                    f"layer {node.name!r} of {network.name} is computed by a framework's own "
+                    "model, which was not given"
+                )
+            values.update(run_wrapped(values[node.inputs[0]]))
         for name in node.inputs:
             uses[name] -= 1
             if not uses[name] and name not in keep:

@@ -82,6 +82,18 @@ class Program:
         """
         return self.backend.load(self.network, self.weights, layers, self.wrapped)
 
+    def native(self) -> object:
+        """The network as an object of the framework; where it is one, that object.
+
+        Raises
+        ------
+        UnsupportedError
+            If the backend has no models of its own.
+        """
+        if self.wrapped is not None:
+            return self.wrapped.model
+        return self.backend.native(self.network, self.weights)
+
     def shapes(self, height: int, width: int) -> Mapping[str, tuple[int, ...]]:
         """The shape of each layer's output for one picture, (h, w, c) or (d,).
 

@@ -21,6 +21,7 @@ __all__ = [
     "ENVIRONMENT_VARIABLE",
     "BackendInfo",
     "backend_names",
+    "backend_of",
     "describe_backend",
     "get_backend",
 ]
@@ -38,6 +39,10 @@ _REMEDIES = {
     "torch": 'pip install "transferkit[torch]"',
     "tensorflow": 'pip install "transferkit[tensorflow]"',
 }
+
+# Whose models a framework's are, by the package of one of their classes. Where Keras computes with
+# PyTorch its models are modules of both, and the backend has to say that it cannot run them.
+_FRAMEWORKS = (("keras", "tensorflow"), ("torch.nn", "torch"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +178,38 @@ def get_backend(
         if needs in chosen.capabilities:
             return chosen(device)
     raise UnsupportedError(f"no installed backend can do {needs}; {_REMEDIES['torch']} adds one")
+
+
+def backend_of(model: object) -> str:
+    """The name of the backend that runs a model which is an object of a framework.
+
+    No framework is imported to find out.
+
+    Parameters
+    ----------
+    model
+        A ``torch.nn.Module`` or a ``keras.Model``.
+
+    Raises
+    ------
+    TypeError
+        If it is neither.
+
+    Examples
+    --------
+    >>> from transferkit.backends import backend_of
+    >>> backend_of("mobilenet_v2")
+    Traceback (most recent call last):
+        ...
+    TypeError: a str is no model; expected a torch.nn.Module or a keras.Model
+    """
+    packages = [f"{kind.__module__}." for kind in type(model).__mro__]
+    for package, backend in _FRAMEWORKS:
+        if any(name.startswith(f"{package}.") for name in packages):
+            return backend
+    raise TypeError(
+        f"a {type(model).__name__} is no model; expected a torch.nn.Module or a keras.Model"
+    )
 
 
 def _check_capability(backend: type[Backend], needs: str) -> None:

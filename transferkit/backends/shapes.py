@@ -53,7 +53,7 @@ def infer_shapes(
     try:
         shapes = _run(network, height, width, wrapped)
     except ShapeError as error:
-        if _takes_one_size(network, wrapped):
+        if wrapped is None and _takes_one_size(network):
             side = network.input_size
             message = f"takes only {side} x {side} pictures, not {height} x {width}"
         else:
@@ -63,23 +63,25 @@ def infer_shapes(
 
 
 def _run(
-    network: Network, height: int, width: int, wrapped: WrappedModel | None
+    network: Network, height: int, width: int, wrapped: WrappedModel | None = None
 ) -> Mapping[str, Shape]:
+    def run_wrapped(_: Shape) -> Mapping[str, Shape]:
+        found = {} if wrapped is None else wrapped.shapes(height, width)
+        return {name: (1, *shape) for name, shape in found.items()}
+
     nodes = [node.name for node in network.nodes]
     pixels = (1, height, width, 3)
-    found = {} if wrapped is None else wrapped.shapes(height, width)
-    given = {name: (1, *shape) for name, shape in found.items()}
-    return run_network(ShapeTable(), network, network.parameters, pixels, nodes, given)
+    return run_network(ShapeTable(), network, network.parameters, pixels, nodes, run_wrapped)
 
 
-def _takes_one_size(network: Network, wrapped: WrappedModel | None) -> bool:
+def _takes_one_size(network: Network) -> bool:
     """Whether a network takes pictures of the size it was designed for, but no larger ones."""
     try:
-        _run(network, network.input_size, network.input_size, wrapped)
+        _run(network, network.input_size, network.input_size)
     except ShapeError:
         return False
     try:
-        _run(network, 2 * network.input_size, 2 * network.input_size, wrapped)
+        _run(network, 2 * network.input_size, 2 * network.input_size)
     except ShapeError:
         return True
     return False

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from transferkit.backends.base import API_VERSION, GRADIENTS, INFERENCE, Backend, Table
+from transferkit.backends.tensorflow_wrap import KerasModel
 from transferkit.networks.graph import Padding
 
 __all__ = ["TensorFlowBackend", "TensorFlowTable"]
@@ -233,6 +234,24 @@ class TensorFlowBackend(Backend):
             device.name.removeprefix("/device:") for device in tf.config.list_logical_devices()
         ]
         return tuple(sorted(names))
+
+    def wrap(
+        self,
+        model: object,
+        *,
+        input_size: int | None = None,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+        channel_order: str = "rgb",
+    ) -> KerasModel:
+        return KerasModel(
+            self,
+            model,
+            input_size=input_size,
+            mean=mean,
+            std=std,
+            channel_order=channel_order,
+        )
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         traced: dict[tuple[Any, ...], Callable[..., Any]] = {}

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from transferkit.backends.base import API_VERSION, GRADIENTS, INFERENCE, Backend, Table
+from transferkit.backends.torch_wrap import TorchModel
+from transferkit.errors import UnsupportedError
 from transferkit.networks.graph import Padding
 
 __all__ = ["TorchBackend", "TorchTable"]
@@ -198,7 +200,7 @@ class TorchBackend(Backend):
 
     def __init__(self, device: str | None = None) -> None:
         super().__init__(device)
-        self.table = TorchTable(torch.device(self.device))
+        self.table: TorchTable = TorchTable(torch.device(self.device))
         self.pictures_at_once = _PICTURES_AT_ONCE if self.device == "cpu" else None
 
     @classmethod
@@ -211,6 +213,29 @@ class TorchBackend(Backend):
         if torch.backends.mps.is_available():
             accelerators.append("mps")
         return ("cpu", *accelerators)
+
+    def wrap(
+        self,
+        model: object,
+        *,
+        input_size: int | None = None,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+        channel_order: str = "rgb",
+    ) -> TorchModel:
+        if mean is None or std is None:
+            raise UnsupportedError(
+                "a torch.nn.Module does not say what pictures it was trained on; give that too: "
+                "preprocessing=Preprocessing(size=..., mean=..., std=...)"
+            )
+        return TorchModel(
+            self,
+            model,
+            input_size=input_size or 224,
+            mean=mean,
+            std=std,
+            channel_order=channel_order,
+        )
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         table = self.table
