@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +14,12 @@ from sklearn.utils import Tags
 from transferkit.backends import Backend, Program
 from transferkit.errors import ShapeError
 from transferkit.features import Features, compute_features
-from transferkit.images import Images, Preprocessing
+from transferkit.images import Images, Picture, Preprocessing, read_picture
 from transferkit.model import AnyWeights, LazyProgram, Model, load_model
 from transferkit.networks import Network
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = ["FeatureExtractor"]
 
@@ -208,6 +212,69 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             on_error=on_error,
             progress=self.progress,
         )
+
+    def show_layer(
+        self,
+        image: Picture,
+        layer: str,
+        *,
+        channels: Sequence[int] | None = None,
+        scale: str = "channel",
+    ) -> Image.Image:
+        """A layer's channels for one picture, as one picture: a tile for each.
+
+        Parameters
+        ----------
+        image
+            One picture: a path, a PIL image or an array.
+        layer
+            A layer whose shape in `layers` is (h, w, c).
+        channels
+            Which channels, counted from 0; None: all.
+        scale
+            ``"channel"``: each tile is coloured from its own smallest to its own largest value;
+            ``"layer"``: all alike, so that they can be compared.
+
+        Returns
+        -------
+        PIL image
+            The first tile is the picture as the network saw it.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such layer.
+        ShapeError
+            If the layer gives no maps but a vector; layers that do are named.
+        ImageError
+            If the picture cannot be read.
+        ValueError
+            If there is no such channel or scale.
+
+        Examples
+        --------
+        >>> from transferkit import FeatureExtractor
+        >>> from transferkit.demo_data import CAT
+        >>> fx = FeatureExtractor("mobilenet_v2", backend="onnxruntime")
+        >>> fx.show_layer(CAT, "features.6", channels=[0, 3, 5], scale="layer").mode
+        'RGB'
+        """
+        from transferkit.layer_picture import check_channels, check_is_map, show_layer
+
+        program, model = self._load()
+        model.network.resolve(layer)
+        source = os.fspath(image) if isinstance(image, (str, os.PathLike)) else "image"
+        photo = model.preprocessing.apply(read_picture(image, str(source)), str(source))
+        shapes = program.shapes(*photo.shape[:2])
+        check_is_map(layer, shapes)
+        check_channels(shapes[layer][2], channels, scale)
+        pixels = photo.astype(np.float32)
+        if photo.dtype == np.uint8:
+            pixels /= 255
+        found = program.run(pixels[None], [layer])[layer][0]
+        size = " x ".join(map(str, found.shape))
+        title = f"{model.network.name}, {layer}: {size}"
+        return show_layer(found, channels=channels, scale=scale, photo=photo, title=title)
 
     def get_feature_names_out(self, input_features: object = None) -> npt.NDArray[np.object_]:  # noqa: ARG002
         """The names of `transform`'s columns: ``"embedding_0"`` and so on."""

@@ -36,8 +36,8 @@ def read_safetensors(
     Returns
     -------
     tensors
-        Name to float32 array. Numbers that are float32 in the file stay there, mapped into
-        memory, and are read-only; those of another floating-point type are converted.
+        Name to float32 array, read-only: backends share the memory of such arrays. Numbers that
+        are float32 in the file stay there, mapped into memory; others are converted.
     metadata
         Text to text, from the file's header.
 
@@ -67,6 +67,7 @@ def read_safetensors(
             tensors[name] = array_at(
                 data[start:], _FLOATS[entry["dtype"]], entry["shape"], entry["data_offsets"][0]
             )
+            tensors[name].setflags(write=False)
     except FileFormatError:
         raise
     except OSError as error:
