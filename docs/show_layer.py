@@ -1,3 +1,5 @@
+"""Makes the picture of a layer that the page shows."""
+
 from transferkit import FeatureExtractor
 from transferkit.demo_data import CAT
 
