@@ -60,14 +60,14 @@ def map_file(path: str | os.PathLike[str]) -> memoryview:
         raise FileFormatError(f"{os.fspath(path)}: is {kind}")
     try:
         with Path(path).open("rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                raise FileFormatError(f"{os.fspath(path)}: the file is empty")
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            if os.fstat(file.fileno()).st_size > 0:
+                return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except FileNotFoundError:
         raise FileFormatError(f"{os.fspath(path)}: there is no such file") from None
     except (OSError, ValueError) as error:  # a path with a zero byte in it is a ValueError
         reason = getattr(error, "strerror", None) or error
         raise FileFormatError(f"{os.fspath(path)}: {reason}") from error
+    raise FileFormatError(f"{os.fspath(path)}: the file is empty")
 
 
 def array_at(
