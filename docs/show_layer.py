@@ -1,3 +1,5 @@
+"""The code on the page "Looking inside", which also makes the picture there."""
+
 from transferkit import FeatureExtractor
 from transferkit.demo_data import CAT
 

@@ -100,7 +100,7 @@ def test_bad_input() -> None:
         ([_red(2, 2)], ["a"], {"columns": 0}),
         ([_red(2, 2)], ["a"], {"side": 0}),
     ):
-        with pytest.raises(ValueError, match="tiles and|at least 1"):
+        with pytest.raises(ValueError, match=r"tiles and|at least 1"):
             labelled_grid(tiles, labels, **options)  # type: ignore[arg-type]
     with pytest.raises(ImageError, match=r"tiles\[1\]"):
         labelled_grid([_red(2, 2), np.full((2, 2), np.nan)], ["a", "b"])
