@@ -1,4 +1,4 @@
-"""Makes the picture of a layer that the page shows."""
+"""The code on the page "Looking inside", which also makes the picture there."""
 
 from transferkit import FeatureExtractor
 from transferkit.demo_data import CAT

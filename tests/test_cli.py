@@ -167,7 +167,8 @@ def test_lists() -> None:
         assert name in found.stdout
     assert done("--version") == f"transferkit {transferkit.__version__}\n"
     for command in (
-        "demo", "fit", "predict", "extract", "networks", "download", "cache", "layers", "backends",
+        "demo", "fit", "predict", "extract", "show-layer", "networks", "download", "cache",
+        "layers", "backends",
     ):  # fmt: skip
         assert command in done("--help")
         assert done(command, "--help")

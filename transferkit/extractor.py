@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -12,7 +13,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 
 from transferkit.backends import Backend, Program
-from transferkit.errors import ShapeError
+from transferkit.errors import ShapeError, UnsupportedError
 from transferkit.features import Features, compute_features
 from transferkit.images import Images, Picture, Preprocessing, read_picture
 from transferkit.model import AnyWeights, LazyProgram, Model, load_model
@@ -275,6 +276,66 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         size = " x ".join(map(str, found.shape))
         title = f"{model.network.name}, {layer}: {size}"
         return show_layer(found, channels=channels, scale=scale, photo=photo, title=title)
+
+    def export(self, path: str | os.PathLike[str], layers: Sequence[str] | None = None) -> None:
+        """Write the network to an ONNX file; no backend is loaded for it.
+
+        The file's input is ``pixels``, (batch, height, width, 3), RGB, float32 in [0, 1], of
+        any batch size, and any height and width where the network allows that; its outputs
+        have the layers' names. How pictures are to be read is in its metadata.
+
+        Parameters
+        ----------
+        path
+            The file.
+        layers
+            Names from `layers`; None means just `layer`.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such layer.
+        UnsupportedError
+            If the network is a model of a framework's own, or has more than 2 GB of weights.
+        OutputError
+            If the file cannot be written.
+
+        Examples
+        --------
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> import onnxruntime
+        >>> from transferkit import FeatureExtractor
+        >>> fx = FeatureExtractor("mobilenet_v2")
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder, "mobilenet_v2.onnx")
+        ...     fx.export(path, layers=["embedding", "logits"])
+        ...     session = onnxruntime.InferenceSession(path)
+        >>> [(output.name, output.shape) for output in session.get_outputs()]
+        [('embedding', ['batch', 1280]), ('logits', ['batch', 1000])]
+        """
+        from transferkit.export import export_onnx
+
+        if isinstance(layers, str):
+            raise TypeError(f"layers is {layers!r}; expected a list of names: [{layers!r}]")
+        # Any other network is a framework's own, which that framework has to be asked about.
+        of_ours = isinstance(self.network, (str, Network))
+        model = (
+            load_model(self.network, self.weights, self.preprocessing) if of_ours else self.model()
+        )
+        if model.wrapped is not None:
+            raise UnsupportedError(
+                f"{model.network.name} is a model of a framework's own, which exports itself: "
+                "torch.onnx.export(model, ...) in PyTorch, model.export(path, format='onnx') in "
+                "Keras"
+            )
+        export_onnx(
+            model.network,
+            model.weights,
+            [self.layer] if layers is None else list(layers),
+            Path(path),
+            preprocessing=model.preprocessing,
+        )
 
     def get_feature_names_out(self, input_features: object = None) -> npt.NDArray[np.object_]:  # noqa: ARG002
         """The names of `transform`'s columns: ``"embedding_0"`` and so on."""
