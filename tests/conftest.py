@@ -52,6 +52,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     # One backend alone can be compared with no other.
     if collection_path.name == "test_parity.py" and len(asked_for(config)) < 2:
         return True
+    # What is about one framework's own objects is in a file that ends in its backend's name.
+    if any(
+        collection_path.name.endswith(f"_{name}.py") and name not in asked_for(config)
+        for name in BUILT_IN
+    ):
+        return True
     return None
 
 
