@@ -211,10 +211,10 @@ def test_gradients_with_respect_to_pixels() -> None:
         normalized = (x - torch.tensor(MEAN)) / torch.tensor(STD)
         inner = normalized.permute(0, 3, 1, 2) - 0.1
         y = {
-            "logits": lambda: alone(normalized.permute(0, 3, 1, 2).clone())["logits"],
-            "act": lambda alone=alone, inner=inner: alone.stem(inner).clamp(min=0),
-            "stem.0": lambda alone=alone, inner=inner: alone.stem[0](inner),
-        }[layer]()
+            "logits": alone(normalized.permute(0, 3, 1, 2).clone())["logits"],
+            "act": alone.stem(inner).clamp(min=0),
+            "stem.0": alone.stem[0](inner),
+        }[layer]
         (expected,) = torch.autograd.grad((y * torch.tanh(y)).sum(), x)
         assert_close(found, expected.numpy(), GRADIENT_TOLERANCE, layer)
 
@@ -329,11 +329,11 @@ def test_own_outputs(function: Any, expected: list[str]) -> None:
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda x: None, "gives a NoneType"),
+        (lambda _: None, "gives a NoneType"),
         (lambda x: x.argmax(1), r"a Tensor of shape \(2, 14, 14\) and type torch.int64"),
         (lambda x: x.sum(), r"of shape \(\)"),
         (lambda x: {"boxes": [x]}, r"a dict \('boxes': list\)"),
-        (lambda x: (), "a tuple of nothing"),
+        (lambda _: (), "a tuple of nothing"),
     ],
 )
 def test_no_tensor(function: Any, message: str) -> None:
