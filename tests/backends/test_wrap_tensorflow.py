@@ -259,6 +259,20 @@ def test_logits_are_what_probabilities_are_made_of(ending: str) -> None:
     assert_close(found["logits"], logits, ACTIVATION_TOLERANCE, "logits")
 
 
+def test_a_convolution_of_one_pixel_is_a_linear_layer() -> None:
+    pixels = keras.Input((SIDE, SIDE, 3))
+    x = layers.Conv2D(6, 3, name="conv")(pixels)
+    x = layers.GlobalAveragePooling2D(keepdims=True, name="pool")(x)
+    x = layers.Flatten()(layers.Conv2D(4, 1)(x))
+    run = program(keras.Model(pixels, layers.Softmax()(x)))
+    found = run.run(pixels_of(2, SIDE, SIDE), ["pool", "embedding", "logits"])
+    assert run.shapes(SIDE, SIDE)["embedding"] == (6,)
+    np.testing.assert_array_equal(found["embedding"], found["pool"].reshape(2, 6))
+    # Of more pixels it is not.
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 1)(pixels))
+    assert "embedding" not in program(keras.Model(pixels, x)).network.layers
+
+
 def test_a_model_that_takes_bytes() -> None:
     pixels = keras.Input((SIDE, SIDE, 3))
     x = layers.Rescaling(1 / 127.5, offset=-1, name="rescaling")(pixels)

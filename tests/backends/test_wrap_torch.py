@@ -302,6 +302,18 @@ def test_a_layer_of_its_own_as_embedding() -> None:
     np.testing.assert_array_equal(found["logits"], found["fc"])
 
 
+def test_a_convolution_of_one_pixel_is_a_linear_layer() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Conv2d(6, 4, 1),
+                          nn.Flatten())  # fmt: skip
+    run = program(model)
+    found = run.run(pixels_of(2, SIDE, SIDE), ["1", "embedding", "logits"])
+    assert run.shapes(SIDE, SIDE)["embedding"] == (6,)
+    np.testing.assert_array_equal(found["embedding"], found["1"].reshape(2, 6))
+    # Of more pixels it is not.
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert "embedding" not in program(model).network.layers
+
+
 def test_without_a_linear_layer_there_is_no_embedding() -> None:
     model = Plain(Giving(lambda x: x.mean((2, 3))))
     run = program(model)
