@@ -104,8 +104,7 @@ def test_a_network_of_one_size_says_so(tmp_path: Path) -> None:
 
 
 def test_an_extractor_writes_what_it_computes(tmp_path: Path) -> None:
-    # The backend is not needed, and so not looked for.
-    extractor = tiny_extractor(backend="no such backend", layer="norm1")
+    extractor = tiny_extractor(backend="onnxruntime", layer="norm1")
     extractor.export(tmp_path / "tiny.onnx", ["conv2", "logits"])
     _check(tmp_path / "tiny.onnx", NETWORK, WEIGHTS, ["conv2", "logits"], (1, 16, 16), (7, 19, 16))
     extractor.export(str(tmp_path / "tiny.onnx"))

@@ -169,7 +169,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         )
         model = load_model(network, weights, preprocessing, progress=progress)
         if model.labels is None:
-            raise DatasetError(f"what the classes of {network} are called is not known")
+            raise DatasetError(f"what the classes of {model.network.name} are called is not known")
         model = Model(
             add_probabilities(model.network), model.weights, model.preprocessing, model.labels
         )

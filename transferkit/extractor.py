@@ -278,7 +278,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return show_layer(found, channels=channels, scale=scale, photo=photo, title=title)
 
     def export(self, path: str | os.PathLike[str], layers: Sequence[str] | None = None) -> None:
-        """Write the network to an ONNX file; no backend is loaded for it.
+        """Write the network to an ONNX file.
 
         The file's input is ``pixels``, (batch, height, width, 3), RGB, float32 in [0, 1], of
         any batch size, and any height and width where the network allows that; its outputs
@@ -318,11 +318,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
         if isinstance(layers, str):
             raise TypeError(f"layers is {layers!r}; expected a list of names: [{layers!r}]")
-        # Any other network is a framework's own, which that framework has to be asked about.
-        of_ours = isinstance(self.network, (str, Network))
-        model = (
-            load_model(self.network, self.weights, self.preprocessing) if of_ours else self.model()
-        )
+        model = self.model()
         if model.wrapped is not None:
             raise UnsupportedError(
                 f"{model.network.name} is a model of a framework's own, which exports itself: "

@@ -454,6 +454,17 @@ class Backend(ABC):
     def native(self, network: Network, weights: Weights) -> object:
         """``network`` as an object of the framework, to go on with there.
 
+        Parameters
+        ----------
+        network, weights
+            What it computes; the weights are copied.
+
+        Returns
+        -------
+        object
+            From pixels in [0, 1], in the framework's own order of axes, to ``logits``. It can
+            be trained, written and read by the framework's own means.
+
         Raises
         ------
         UnsupportedError

@@ -11,8 +11,9 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from transferkit.backends.base import API_VERSION, GRADIENTS, INFERENCE, Backend, Table
+from transferkit.backends.tensorflow_native import keras_model
 from transferkit.backends.tensorflow_wrap import KerasModel
-from transferkit.networks.graph import Padding
+from transferkit.networks.graph import Network, Padding, Weights
 
 __all__ = ["TensorFlowBackend", "TensorFlowTable"]
 
@@ -266,6 +267,10 @@ class TensorFlowBackend(Backend):
             std=std,
             channel_order=channel_order,
         )
+
+    def native(self, network: Network, weights: Weights) -> Any:
+        with tf.device(self.device):
+            return keras_model(network, weights)
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         traced: dict[tuple[Any, ...], Callable[..., Any]] = {}

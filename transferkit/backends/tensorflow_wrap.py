@@ -22,6 +22,7 @@ from transferkit.backends.wrapping import (
     ShapeCache,
     build_network,
     find_source,
+    is_one_row,
     name_layers,
     own_outputs,
 )
@@ -208,6 +209,8 @@ class KerasModel(WrappedModel):
             for kind, tensor in ((LAYER, given), (LAYER_INPUT, taken)):
                 if (there := place._replace(kind=kind)) in places and tf.is_tensor(tensor):
                     found[there] = tensor
+                    if kind == LAYER_INPUT:
+                        found[there] = tf.reshape(tensor, (-1, tensor.shape[-1]))
             if (there := place._replace(kind=BEFORE_ACTIVATION)) in places:
                 found[there] = _before_activation(layer, taken)
 
@@ -289,15 +292,16 @@ class _Seen:
         return None
 
     def _embedding(self, output: Any) -> Place | None:
-        """What the dense layer takes that ``output`` comes from, where that can be told."""
-        dense = {
+        """What the linear layer takes that ``output`` comes from, where that can be told."""
+        linear = {
             reference: place._replace(kind=LAYER_INPUT)
             for reference, (layer, place, taken, given) in self._given.items()
-            if isinstance(layer, keras.layers.Dense)
-            and given.shape == output.shape
-            and taken.shape.rank == 2
+            if isinstance(layer, (keras.layers.Dense, keras.layers.Conv2D))
+            and is_one_row(tuple(taken.shape))
+            and is_one_row(tuple(given.shape))
+            and given.shape[-1] == output.shape[-1]
         }
-        return find_source(output.ref(), dense, _steps_before)
+        return find_source(output.ref(), linear, _steps_before)
 
     def _is_activation(self, value: Any) -> bool:
         # What was computed in the graph of a loop or of a function cannot leave it.

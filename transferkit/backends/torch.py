@@ -14,7 +14,7 @@ from torch import Tensor
 from transferkit.backends.base import API_VERSION, GRADIENTS, INFERENCE, Backend, Table
 from transferkit.backends.torch_wrap import TorchModel
 from transferkit.errors import UnsupportedError
-from transferkit.networks.graph import Padding
+from transferkit.networks.graph import Network, Padding, Weights
 
 __all__ = ["TorchBackend", "TorchTable"]
 
@@ -236,6 +236,12 @@ class TorchBackend(Backend):
             std=std,
             channel_order=channel_order,
         )
+
+    def native(self, network: Network, weights: Weights) -> torch.nn.Module:
+        # Imported here, since it is written over the table of this module.
+        from transferkit.backends.torch_native import TorchNetwork
+
+        return TorchNetwork(network, weights, self.table.device)
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         table = self.table

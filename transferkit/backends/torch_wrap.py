@@ -20,6 +20,7 @@ from transferkit.backends.wrapping import (
     ShapeCache,
     build_network,
     find_source,
+    is_one_row,
     name_layers,
     own_outputs,
 )
@@ -124,17 +125,28 @@ class TorchModel(WrappedModel):
         """Where the model's layers are, and aliases, from running it once."""
         calls: list[tuple[str, int]] = []
         # The step of autograd that each linear layer is, and what the layer gave.
-        linear: dict[Any, tuple[Place, torch.Size]] = {}
+        linear: dict[Any, tuple[Place, int]] = {}
+        # The layers that take one row for each picture.
+        rows: set[Place] = set()
 
         def see(module: nn.Module, place: Place, output: Any) -> None:
             if _is_activation(output):
                 calls.append((place.name, place.call))
-                if isinstance(module, nn.Linear) and output.grad_fn is not None:
-                    linear[output.grad_fn] = (place._replace(kind=LAYER_INPUT), output.shape)
+                is_linear = isinstance(module, (nn.Linear, nn.Conv2d)) and place in rows
+                if is_linear and output.grad_fn is not None and is_one_row(output.shape, 1):
+                    linear[output.grad_fn] = (place._replace(kind=LAYER_INPUT), output.shape[1])
+
+        def see_input(place: Place, value: object) -> None:
+            if isinstance(value, Tensor) and is_one_row(value.shape, 1):
+                rows.add(place._replace(kind=LAYER))
 
         names = {name for name, _ in self.model.named_modules() if name}
         try:
-            with torch.enable_grad(), _undisturbed(self.model), _seeing(self.model, names, see):
+            with (
+                torch.enable_grad(),
+                _undisturbed(self.model),
+                _seeing(self.model, names, see, see_input),
+            ):
                 pixels = torch.zeros((_PICTURES, side, side, 3)).requires_grad_()
                 output = self.model(self._to_model(pixels))
         except Exception as error:
@@ -144,9 +156,9 @@ class TorchModel(WrappedModel):
         name = "output" if len(outputs) == 1 else "logits"
         if name in outputs and outputs[name].ndim == 2:
             logits = Place(OUTPUT, name)
-            step, shape = outputs[name].grad_fn, outputs[name].shape
-            sources = {source: place for source, (place, size) in linear.items() if size == shape}
-            embedding = find_source(step, sources, _steps_before)
+            classes = outputs[name].shape[1]
+            sources = {step: place for step, (place, size) in linear.items() if size == classes}
+            embedding = find_source(outputs[name].grad_fn, sources, _steps_before)
         if "embedding" in outputs and outputs["embedding"].ndim == 2:
             embedding = Place(OUTPUT, "embedding")
         return name_layers(calls, list(outputs), embedding=embedding, logits=logits)
@@ -162,7 +174,7 @@ class TorchModel(WrappedModel):
 
         def see_input(place: Place, value: object) -> None:
             if place in places and isinstance(value, Tensor):
-                found[place] = value.clone()
+                found[place] = value.clone().flatten(1)
 
         names = {place.name for place in places if place.kind != OUTPUT}
         with _undisturbed(self.model), _seeing(self.model, names, see, see_input):
@@ -224,7 +236,7 @@ def _seeing(
     model: nn.Module,
     names: set[str],
     see: Callable[[nn.Module, Place, Any], None],
-    see_input: Callable[[Place, Any], None] | None = None,
+    see_input: Callable[[Place, Any], None],
 ) -> Iterator[None]:
     """Calls ``see`` with each output of the modules called ``names``, in this thread."""
     thread = threading.get_ident()
@@ -234,7 +246,7 @@ def _seeing(
 
     def add_hooks(name: str, module: nn.Module) -> None:
         def before(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-            if see_input is not None and threading.get_ident() == thread:
+            if threading.get_ident() == thread:
                 value = inputs[0] if inputs else next(iter(named.values()), None)
                 see_input(Place(LAYER_INPUT, name, started[name]), value)
                 started[name] += 1

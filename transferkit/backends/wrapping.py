@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -37,7 +38,7 @@ class Place(NamedTuple):
     Attributes
     ----------
     kind
-        `LAYER`, `LAYER_INPUT`, `BEFORE_ACTIVATION` or `OUTPUT`.
+        `LAYER`, `LAYER_INPUT` (as one row for each picture), `BEFORE_ACTIVATION` or `OUTPUT`.
     name
         What the framework calls the layer, or the name of the output.
     call
@@ -109,6 +110,14 @@ def _describe(output: object) -> str:
     if isinstance(output, (tuple, list)):
         return f"a {name} of {', '.join(type(value).__name__ for value in output) or 'nothing'}"
     return f"a {name}"
+
+
+def is_one_row(shape: Shape, channels: int = -1) -> bool:
+    """Whether a tensor of this shape is one row for each picture, of which axis ``channels`` is.
+
+    A convolution of such a feature map, of one pixel, is a linear layer.
+    """
+    return len(shape) in (2, 4) and math.prod(shape[1:]) == shape[channels]
 
 
 def find_source(

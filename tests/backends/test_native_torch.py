@@ -1,0 +1,180 @@
+"""A network as PyTorch's own module."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given, settings
+from samples import NETWORK, SIDE, WEIGHTS, tiny_extractor
+from torch import nn
+
+from transferkit.backends import Program, get_backend
+from transferkit.networks import INPUT, NetworkBuilder, Weights, build_network
+from transferkit.testing.conformance import ACTIVATION_TOLERANCE, assert_close
+from transferkit.testing.strategies import RandomNetwork, networks, random_statistics
+
+Floats = npt.NDArray[np.float32]
+
+BACKEND = get_backend("torch")
+
+
+def _pixels(*shape: int, seed: int = 0) -> Floats:
+    return np.random.default_rng(seed).random((*shape, 3), np.float32)
+
+
+def _logits(native: Callable[..., object], pixels: Floats) -> Floats:
+    with torch.no_grad():
+        found = native(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+    assert isinstance(found, torch.Tensor)
+    return found.numpy()
+
+
+def _native(network: object = NETWORK, weights: Weights = WEIGHTS) -> nn.Module:
+    found = BACKEND.native(network, weights)  # type: ignore[arg-type]
+    assert isinstance(found, nn.Module)
+    return found
+
+
+@settings(max_examples=25)
+@given(networks())
+def test_same_logits_as_the_network(drawn: RandomNetwork) -> None:
+    network, weights, height, width = drawn
+    pixels = _pixels(2, height, width)
+    expected = Program(BACKEND, network, weights).run(pixels, ["logits"])["logits"]
+    native = _native(network, weights).eval()
+    assert_close(_logits(native, pixels), expected, ACTIVATION_TOLERANCE, "logits")
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "mobilenet_v3_small", "resnet18"])
+def test_state_has_the_names_of_the_weights(name: str) -> None:
+    network = build_network(name)
+    weights = random_statistics(network, seed=1)
+    native = _native(network, weights).eval()
+    state = native.state_dict()
+    learnt = {key for key in state if not key.endswith(".num_batches_tracked")}
+    assert list(learnt ^ weights.keys()) == []
+    for key, array in weights.items():
+        np.testing.assert_array_equal(state[key].numpy(), array)
+    pixels = _pixels(2, 65, 47)
+    expected = Program(BACKEND, network, weights).run(pixels, ["logits"])["logits"]
+    assert_close(_logits(native, pixels), expected, ACTIVATION_TOLERANCE, "logits")
+
+
+def test_state_goes_into_another_and_back() -> None:
+    native = _native().eval()
+    file = io.BytesIO()
+    torch.save(native.state_dict(), file)
+    file.seek(0)
+    other = _native(NETWORK, random_statistics(NETWORK, seed=9)).eval()
+    pixels = _pixels(2, SIDE, SIDE)
+    assert not np.allclose(_logits(other, pixels), _logits(native, pixels))
+    other.load_state_dict(torch.load(file, weights_only=True))
+    np.testing.assert_array_equal(_logits(other, pixels), _logits(native, pixels))
+
+
+def test_layers_are_torchs_own() -> None:
+    native = _native()
+    convolution = native.get_submodule("conv1")
+    assert isinstance(convolution, nn.Conv2d)
+    assert (convolution.in_channels, convolution.stride, convolution.padding) == (3, (2, 2), (1, 1))
+    assert isinstance(native.get_submodule("norm1"), nn.BatchNorm2d)
+    assert isinstance(native.get_submodule("logits"), nn.Linear)
+
+
+def test_it_trains() -> None:
+    native = _native()
+    assert native.training
+    before = {name: tensor.clone() for name, tensor in native.state_dict().items()}
+    optimizer = torch.optim.SGD(native.parameters(), lr=0.1)
+    pixels = torch.from_numpy(_pixels(8, SIDE, SIDE)).permute(0, 3, 1, 2)
+    labels = torch.arange(8) % 3
+    losses = []
+    for _ in range(20):
+        loss = nn.functional.cross_entropy(native(pixels), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0]
+    # Every weight has learnt, and the statistics have moved.
+    for name, tensor in native.state_dict().items():
+        assert not torch.equal(tensor, before[name]), name
+    assert native.get_submodule("norm1").num_batches_tracked == 20
+    # What it was made from has not.
+    np.testing.assert_array_equal(WEIGHTS["norm1.running_mean"], before["norm1.running_mean"])
+
+
+def test_a_copy_is_another() -> None:
+    native = _native().eval()
+    other = copy.deepcopy(native)
+    pixels = _pixels(1, SIDE, SIDE)
+    before = _logits(native, pixels)
+    with torch.no_grad():
+        next(native.parameters()).zero_()
+    np.testing.assert_array_equal(_logits(other, pixels), before)
+
+
+def test_a_layer_can_be_replaced_and_hooked() -> None:
+    native = _native().eval()
+    native.add_module("logits", nn.Linear(6, 11))
+    seen = []
+    native.get_submodule("conv2").register_forward_hook(lambda *found: seen.append(found[2].shape))
+    assert _logits(native, _pixels(2, SIDE, SIDE)).shape == (2, 11)
+    assert seen == [(2, 6, 3, 3)]
+
+
+def test_other_number_types() -> None:
+    native = _native().eval().double()
+    pixels = torch.from_numpy(_pixels(2, SIDE, SIDE)).permute(0, 3, 1, 2).double()
+    found = native(pixels)
+    assert found.dtype == torch.float64
+    expected = _logits(_native().eval(), _pixels(2, SIDE, SIDE))
+    assert_close(found.detach().numpy(), expected, ACTIVATION_TOLERANCE, "logits")
+
+
+def test_making_one_draws_no_random_numbers() -> None:
+    state = torch.random.get_rng_state()
+    _native()
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_parameters_of_any_name_and_use() -> None:
+    builder = NetworkBuilder("odd", input_size=8)
+    x = builder.conv2d("block.conv", INPUT, 3, 3, size=3, padding=((0, 2), (1, 0)))
+    # The same weights again; a layer above one that is there; a scale that is in no layer.
+    builder.add_node(
+        "again",
+        "conv2d",
+        x,
+        parameters={"block.conv.weight": (3, 3, 3, 3)},
+        stride=(2, 1),
+        padding=((1, 1), (1, 1)),
+        groups=1,
+    )
+    x = builder.batch_norm("block", "again", 3, epsilon=1e-3)
+    x = builder.add_node("scaled", "multiply", x, parameters={"scale": (3,)})
+    x = builder.add_node("embedding", "mean", x, axes=(1, 2))
+    builder.linear("logits", x, 3, 2)
+    network = builder.build()
+    weights = random_statistics(network, seed=3)
+    pixels = _pixels(2, 9, 8)
+    native = _native(network, weights).eval()
+    assert set(native.state_dict()) - {"block.num_batches_tracked"} == set(weights)
+    expected = Program(BACKEND, network, weights).run(pixels, ["logits"])["logits"]
+    assert_close(_logits(native, pixels), expected, ACTIVATION_TOLERANCE, "logits")
+
+
+def test_from_an_extractor() -> None:
+    fx = tiny_extractor(backend="torch")
+    native = fx.native
+    assert isinstance(native, nn.Module)
+    native.get_parameter("conv1.weight").data.zero_()
+    pixels = _pixels(2, SIDE, SIDE)
+    expected = fx.extract(list(pixels), ["logits"])["logits"]
+    assert_close(_logits(fx.native.eval(), pixels), expected, ACTIVATION_TOLERANCE, "logits")  # type: ignore[attr-defined]

@@ -1,0 +1,478 @@
+"""A user's own torch.nn.Module."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from samples import coloured, noise
+from sklearn.base import clone
+from torch import Tensor, nn
+
+from transferkit import Classifier, FeatureExtractor, Preprocessing
+from transferkit.backends import Program, backend_of, get_backend
+from transferkit.errors import ShapeError, UnknownNameError, UnsupportedError
+from transferkit.testing.conformance import (
+    ACTIVATION_TOLERANCE,
+    GRADIENT_TOLERANCE,
+    assert_close,
+)
+
+Floats = npt.NDArray[np.float32]
+
+SIDE = 16
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
+PREPROCESSING = Preprocessing(SIDE, mean=MEAN, std=STD)
+BACKEND = get_backend("torch")
+
+
+class Branched(nn.Module):
+    """A branch, a layer that runs twice, activations in place and a mapping as output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8))
+        self.act = nn.ReLU(inplace=True)
+        self.shared = nn.Conv2d(8, 8, 3, padding=1)
+        self.pair = _Pair()
+        self.drop = nn.Dropout(0.5)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> dict[str, object]:
+        x -= 0.1
+        x = self.act(self.stem(x))
+        y = self.shared(self.act(self.shared(x)))
+        y, z = self.pair(y)
+        x = (x + y + z).mean((2, 3))
+        return {"fc": x, "logits": self.fc(self.drop(x)), "seen": len(x)}
+
+
+class _Pair(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, 2 * x
+
+
+class Plain(nn.Module):
+    """What ``head`` makes of a convolution."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.head = head
+
+    def forward(self, x: Tensor) -> Any:
+        return self.head(self.conv(x))
+
+
+class Giving(nn.Module):
+    """Gives what a function makes of a feature map."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(x)
+
+
+def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
+    """The model with statistics that batch norm has to do something with."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.rand(parameter.shape, generator=generator) - 0.5)
+        for buffer in model.buffers():
+            if buffer.is_floating_point():
+                buffer.copy_(0.5 * torch.rand(buffer.shape, generator=generator) + 0.1)
+    return model
+
+
+def program(model: nn.Module, side: int = SIDE) -> Program:
+    wrapped = BACKEND.wrap(model, input_size=side, mean=MEAN, std=STD)
+    return Program(BACKEND, wrapped.network, {}, wrapped)
+
+
+def pixels_of(*shape: int, seed: int = 0) -> Floats:
+    return np.random.default_rng(seed).random((*shape, 3), np.float32)
+
+
+def as_trained_on(pixels: Floats) -> Tensor:
+    """Pixels as torch's models take them."""
+    x = (pixels - np.float32(MEAN)) / np.float32(STD)
+    return torch.from_numpy(x.transpose(0, 3, 1, 2).copy())
+
+
+def state_of(model: nn.Module) -> dict[str, Any]:
+    """All of a model that a call could change."""
+    return {
+        "modes": [module.training for module in model.modules()],
+        "hooks": [
+            (len(module._forward_hooks), len(module._forward_pre_hooks))
+            for module in model.modules()
+        ],
+        "flags": [tensor.requires_grad for tensor in model.parameters()],
+        "gradients": [
+            None if tensor.grad is None else tensor.grad.tolist() for tensor in model.parameters()
+        ],
+        "values": {name: tensor.tolist() for name, tensor in model.state_dict().items()},
+        "attributes": sorted(vars(model)),
+    }
+
+
+def in_use(model: nn.Module) -> nn.Module:
+    """A model in the middle of training: half frozen, with gradients, and modes of its own."""
+    model.train()
+    for index, (module, parameter) in enumerate(
+        zip(list(model.modules())[1:], model.parameters(), strict=False)
+    ):
+        module.train(index % 2 == 0)
+        parameter.requires_grad_(index % 2 == 0)
+        if index % 2 == 0:
+            parameter.grad = torch.ones_like(parameter)
+    return model
+
+
+def test_layers_are_called_as_torch_calls_them() -> None:
+    layers = program(Branched()).network.layers
+    assert layers == (
+        "normalize", "stem.0", "stem.1", "stem", "act", "shared", "act_1", "shared_1",
+        "drop", "embedding", "fc", "output.fc", "logits",
+    )  # fmt: skip
+
+
+def test_same_as_calling_it() -> None:
+    model = randomized(Branched())
+    pixels = pixels_of(3, SIDE, 20)
+    found = program(model).run(
+        pixels,
+        [
+            "stem.0",
+            "stem",
+            "act",
+            "shared",
+            "act_1",
+            "shared_1",
+            "embedding",
+            "logits",
+            "output.fc",
+        ],
+    )
+    model.eval()
+    with torch.no_grad():
+        x = as_trained_on(pixels) - 0.1
+        expected: dict[str, Tensor] = {"stem.0": model.stem[0](x)}
+        expected["stem"] = model.stem[1](expected["stem.0"])
+        expected["act"] = expected["stem"].clamp(min=0)
+        expected["shared"] = model.shared(expected["act"])
+        expected["act_1"] = expected["shared"].clamp(min=0)
+        expected["shared_1"] = model.shared(expected["act_1"])
+        output = model(as_trained_on(pixels))
+    expected |= {"logits": output["logits"], "output.fc": output["fc"], "embedding": output["fc"]}
+    # What was asked for came before the activations that wrote over it.
+    assert (expected["stem"] < 0).any()
+    for layer, tensor in expected.items():
+        array = tensor.numpy()
+        array = array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
+        assert_close(found[layer], array, ACTIVATION_TOLERANCE, layer)
+
+
+def test_an_activation_in_place_leaves_what_was_before_it() -> None:
+    model = Plain(nn.ReLU(inplace=True))
+    pixels = pixels_of(2, SIDE, SIDE)
+    found = program(model).run(pixels, ["conv", "head"])
+    assert (found["conv"] < 0).any()
+    np.testing.assert_array_equal(np.maximum(found["conv"], 0), found["head"])
+
+
+def test_gradients_with_respect_to_pixels() -> None:
+    model = in_use(randomized(Branched()))
+    before = state_of(model)
+    table = BACKEND.table
+    pixels = pixels_of(2, SIDE, SIDE)
+    for layer in ("logits", "act", "stem.0"):
+        load = program(model).load([layer])
+
+        def loss(x: Tensor, layer: str = layer, load: Any = load) -> Tensor:
+            y = table.flatten(load(x)[layer])
+            return table.sum(table.multiply(y, table.tanh(y)), axes=(0, 1))
+
+        found = BACKEND.compile(BACKEND.value_and_grad(loss))(pixels)["gradient"]
+        assert state_of(model) == before
+        alone = copy.deepcopy(model).eval()
+        x = torch.from_numpy(pixels).requires_grad_()
+        normalized = (x - torch.tensor(MEAN)) / torch.tensor(STD)
+        inner = normalized.permute(0, 3, 1, 2) - 0.1
+        y = {
+            "logits": alone(normalized.permute(0, 3, 1, 2).clone())["logits"],
+            "act": alone.stem(inner).clamp(min=0),
+            "stem.0": alone.stem[0](inner),
+        }[layer]
+        (expected,) = torch.autograd.grad((y * torch.tanh(y)).sum(), x)
+        assert_close(found, expected.numpy(), GRADIENT_TOLERANCE, layer)
+
+
+def test_the_model_is_afterwards_what_it_was() -> None:
+    model = in_use(randomized(Branched()))
+    before = state_of(model)
+    random_state = torch.random.get_rng_state()
+    run = program(model)
+    assert state_of(model) == before
+    first = run.run(pixels_of(2, SIDE, SIDE), ["logits", "act"])
+    assert state_of(model) == before
+    run.shapes(20, 24)
+    assert state_of(model) == before
+    again = run.run(pixels_of(2, SIDE, SIDE), ["logits", "act"])
+    np.testing.assert_array_equal(first["logits"], again["logits"])
+    assert torch.equal(torch.random.get_rng_state(), random_state)
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, KeyboardInterrupt])
+def test_so_it_is_after_an_error(kind: type[BaseException]) -> None:
+    fails = False
+
+    def function(x: Tensor) -> Tensor:
+        if fails:
+            raise kind("in the middle")
+        return x.mean((2, 3))
+
+    model = Plain(Giving(function))
+    in_use(model)
+    before = state_of(model)
+    run = program(model)
+    fails = True
+    with pytest.raises(kind, match="in the middle"):
+        run.load(["conv"])(torch.zeros(1, SIDE, SIDE, 3))
+    assert state_of(model) == before
+    if kind is RuntimeError:
+        with pytest.raises(ShapeError, match="RuntimeError: in the middle"):
+            program(model)
+        assert state_of(model) == before
+
+
+def test_buffers_that_a_model_writes_to_at_inference() -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+            self.register_buffer("calls", torch.zeros(()))
+            self.register_buffer("last", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            self.last = x.mean().detach()
+            return self.conv(x)
+
+    model = Counting()
+    before = state_of(model)
+    program(model).run(pixels_of(1, SIDE, SIDE), ["output"])
+    assert state_of(model) == before
+
+
+def test_a_layer_of_its_own_as_embedding() -> None:
+    # The linear layers of an attention over channels are no classifiers.
+    class Attending(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 6, 3)
+            self.embedding = nn.Linear(6, 6)
+            self.fc = nn.Linear(6, 4)
+            self.scale = nn.Parameter(torch.ones(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x)
+            x = x * self.embedding(x.mean((2, 3)))[..., None, None].sigmoid()
+            found: Tensor = self.fc(x.amax((2, 3))) * self.scale
+            return found
+
+    model = Attending()
+    run = program(model)
+    found = run.run(pixels_of(2, SIDE, SIDE), ["embedding", "module.embedding", "logits", "fc"])
+    assert found["embedding"].shape == (2, 6)
+    with torch.no_grad():
+        expected = model.fc(torch.from_numpy(found["embedding"]))
+    assert_close(found["fc"], expected.numpy(), ACTIVATION_TOLERANCE, "fc")
+    np.testing.assert_array_equal(found["logits"], found["fc"])
+
+
+def test_a_convolution_of_one_pixel_is_a_linear_layer() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Conv2d(6, 4, 1),
+                          nn.Flatten())  # fmt: skip
+    run = program(model)
+    found = run.run(pixels_of(2, SIDE, SIDE), ["1", "embedding", "logits"])
+    assert run.shapes(SIDE, SIDE)["embedding"] == (6,)
+    np.testing.assert_array_equal(found["embedding"], found["1"].reshape(2, 6))
+    # Of more pixels it is not.
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert "embedding" not in program(model).network.layers
+
+
+def test_without_a_linear_layer_there_is_no_embedding() -> None:
+    model = Plain(Giving(lambda x: x.mean((2, 3))))
+    run = program(model)
+    assert run.network.resolve("logits") == "output"
+    with pytest.raises(UnknownNameError, match="there is: normalize, conv, head, output, logits"):
+        run.run(pixels_of(1, SIDE, SIDE), ["embedding"])
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (lambda x: (x, [x], x.mean((2, 3))), ["output.0", "output.2"]),
+        (lambda x: {"map": x, "conv": x, "none": None}, ["map", "output.conv"]),
+        (lambda x: x, ["output"]),
+    ],
+)
+def test_own_outputs(function: Any, expected: list[str]) -> None:
+    run = program(Plain(Giving(function)))
+    outputs = [layer for layer in run.network.layers if layer not in ("normalize", "conv", "head")]
+    assert outputs == expected
+    found = run.run(pixels_of(3, SIDE, SIDE), expected)
+    assert found[expected[0]].shape == (3, 14, 14, 4)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda _: None, "gives a NoneType"),
+        (lambda x: x.argmax(1), r"a Tensor of shape \(2, 14, 14\) and type torch.int64"),
+        (lambda x: x.sum(), r"of shape \(\)"),
+        (lambda x: {"boxes": [x]}, r"a dict \('boxes': list\)"),
+        (lambda _: (), "a tuple of nothing"),
+    ],
+)
+def test_no_tensor(function: Any, message: str) -> None:
+    model = Plain(Giving(function))
+    before = state_of(model)
+    with pytest.raises(UnsupportedError, match=message):
+        program(model)
+    assert state_of(model) == before
+
+
+def test_a_size_that_the_model_cannot_take() -> None:
+    model = Plain(nn.Sequential(nn.Flatten(), nn.Linear(4 * 14 * 14, 3)))
+    run = program(model)
+    assert run.run(pixels_of(1, SIDE, SIDE), ["logits"])["logits"].shape == (1, 3)
+    for size in ((20, 16), (2, 2)):
+        with pytest.raises(ShapeError, match=rf"{size[0]} x {size[1]}.*(mat1|[Kk]ernel size)"):
+            run.run(pixels_of(1, *size), ["logits"])
+    with pytest.raises(ShapeError, match=r"fails on pictures of 20 x 20: RuntimeError: mat1"):
+        program(model, side=20)
+
+
+def test_models_that_flatten_by_view() -> None:
+    model = Plain(Giving(lambda x: x.view(len(x), -1)))
+    pixels = pixels_of(2, SIDE, SIDE)
+    found = program(model).run(pixels, ["output"])["output"]
+    with torch.no_grad():
+        expected = model(as_trained_on(pixels)).numpy()
+    assert_close(found, expected, ACTIVATION_TOLERANCE, "output")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_number_types(dtype: torch.dtype) -> None:
+    model = Plain(Giving(lambda x: x.mean((2, 3)))).to(dtype)
+    pixels = pixels_of(2, SIDE, SIDE)
+    found = program(model).run(pixels, ["output"])["output"]
+    assert found.dtype == np.float32
+    with torch.no_grad():
+        expected = model(as_trained_on(pixels).to(dtype)).float().numpy()
+    assert_close(found, expected, ACTIVATION_TOLERANCE, "output")
+    assert next(model.parameters()).dtype == dtype
+
+
+def test_from_several_threads() -> None:
+    model = in_use(randomized(Branched()))
+    before = state_of(model)
+    runs = [program(model), program(model)]
+    inputs = [pixels_of(2, SIDE, SIDE, seed=seed) for seed in range(12)]
+    expected = [runs[0].run(x, ["logits", "act"]) for x in inputs]
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda i: runs[i % 2].run(inputs[i], ["logits", "act"]), range(12)))
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a["logits"], b["logits"])
+        np.testing.assert_array_equal(a["act"], b["act"])
+    assert state_of(model) == before
+
+
+def test_order_of_colours() -> None:
+    model = Plain(Giving(lambda x: x))
+    wrapped = BACKEND.wrap(model, input_size=SIDE, mean=MEAN, std=STD, channel_order="bgr")
+    pixels = pixels_of(1, SIDE, SIDE)
+    found = Program(BACKEND, wrapped.network, {}, wrapped).run(pixels, ["conv"])["conv"]
+    with torch.no_grad():
+        expected = model.conv(as_trained_on(pixels).flip(1)).numpy().transpose(0, 2, 3, 1)
+    assert_close(found, expected, ACTIVATION_TOLERANCE, "conv")
+
+
+# ---- estimators ---------------------------------------------------------------------------
+
+
+def classifying() -> nn.Module:
+    return randomized(
+        nn.Sequential(
+            nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+            nn.Linear(8, 7),
+        )
+    )  # fmt: skip
+
+
+def test_extractor() -> None:
+    model = Branched()
+    assert backend_of(model) == "torch"
+    fx = FeatureExtractor(model, preprocessing=PREPROCESSING, batch_size=2)
+    assert fx.native is model
+    layers: Mapping[str, tuple[int, ...]] = fx.layers
+    assert (layers["shared_1"], layers["embedding"], layers["logits"]) == ((16, 16, 8), (8,), (5,))
+    pictures = noise(5)
+    assert fx.transform(pictures).shape == (5, 8)
+    assert clone(fx).transform(pictures).tolist() == fx.transform(pictures).tolist()
+
+
+def test_classifier(tmp_path: Path) -> None:
+    model = classifying()
+    before = state_of(model)
+    numbers = [0, 1, 2] * 4
+    classifier = Classifier(model, preprocessing=PREPROCESSING)
+    classifier.fit(coloured(numbers), numbers)
+    pictures = coloured(numbers, seed=1)
+    assert classifier.score(pictures, numbers) == 1.0
+    assert state_of(model) == before
+    with pytest.raises(UnsupportedError, match="pickle the whole classifier"):
+        classifier.save(tmp_path / "classifier.safetensors")
+    assert list(tmp_path.iterdir()) == []
+    expected = classifier.predict_proba(pictures)
+    for other in (pickle.loads(pickle.dumps(classifier)), copy.deepcopy(classifier)):
+        np.testing.assert_array_equal(other.predict_proba(pictures), expected)
+    other = clone(classifier)
+    assert other.network is not model
+    other.fit(coloured(numbers), numbers)
+    np.testing.assert_allclose(other.predict_proba(pictures), expected, rtol=1e-5)
+
+
+def test_a_classifier_needs_an_embedding() -> None:
+    model = Plain(Giving(lambda x: x.mean((2, 3))))
+    with pytest.raises(UnknownNameError, match="embedding"):
+        Classifier(model, preprocessing=PREPROCESSING).fit(coloured([0, 1] * 3), [0, 1] * 3)
+
+
+def test_what_does_not_go_together() -> None:
+    model = Branched()
+    pictures = noise(1)
+    with pytest.raises(UnsupportedError, match="leave out backend"):
+        FeatureExtractor(model, preprocessing=PREPROCESSING, backend="onnxruntime").transform(
+            pictures
+        )
+    with pytest.raises(UnsupportedError, match="give that too: preprocessing="):
+        FeatureExtractor(model).transform(pictures)
+    with pytest.raises(TypeError, match="leave out weights"):
+        FeatureExtractor(model, weights="x", preprocessing=PREPROCESSING).transform(pictures)
+    with pytest.raises(UnsupportedError, match="not a dict"):
+        BACKEND.wrap({}, mean=MEAN, std=STD)
