@@ -146,7 +146,8 @@ def test_making_one_draws_no_random_numbers() -> None:
 
 def test_parameters_of_any_name_and_use() -> None:
     builder = NetworkBuilder("odd", input_size=8)
-    x = builder.conv2d("block.conv", INPUT, 3, 3, size=3, padding=((0, 2), (1, 0)))
+    x = builder.conv2d("uneven", INPUT, 3, 3, size=3, padding=((2, 0), (0, 1)))
+    x = builder.conv2d("block.conv", x, 3, 3, size=3, padding=((0, 2), (1, 0)))
     # The same weights again; a layer above one that is there; a scale that is in no layer.
     builder.add_node(
         "again",

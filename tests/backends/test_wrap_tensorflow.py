@@ -259,6 +259,43 @@ def test_logits_are_what_probabilities_are_made_of(ending: str) -> None:
     assert_close(found["logits"], logits, ACTIVATION_TOLERANCE, "logits")
 
 
+def test_models_that_look_at_the_size_of_what_they_take() -> None:
+    class Rows(layers.Layer):
+        def call(self, x: Any) -> Any:
+            _, height, width, channels = x.shape
+            return tf.reshape(x, (-1, height * width, channels))
+
+        def compute_output_shape(self, shape: tuple[int, ...]) -> tuple[int | None, ...]:
+            return (None, shape[1] * shape[2], shape[3])
+
+    pixels = keras.Input((SIDE, SIDE, 3))
+    found = program(keras.Model(pixels, Rows(name="rows")(pixels))).run(
+        pixels_of(2, SIDE, SIDE), ["rows"]
+    )
+    assert found["rows"].shape == (2, SIDE * SIDE, 3)
+
+
+def test_what_is_computed_in_a_function_of_its_own_is_no_layer() -> None:
+    class Inside(layers.Layer):
+        def __init__(self) -> None:
+            super().__init__(name="inside")
+            self.conv = layers.Conv2D(4, 3, name="conv")
+
+        @tf.function
+        def call(self, x: Any) -> Any:
+            return self.conv(x)
+
+        def compute_output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+            return self.conv.compute_output_shape(shape)
+
+    pixels = keras.Input((SIDE, SIDE, 3))
+    inside = Inside()
+    inside.conv.build((None, SIDE, SIDE, 3))
+    run = program(keras.Model(pixels, inside(pixels)))
+    assert run.network.layers == ("normalize", "inside", "output")
+    assert run.run(pixels_of(1, SIDE, SIDE), ["inside"])["inside"].shape == (1, 14, 14, 4)
+
+
 def test_a_convolution_of_one_pixel_is_a_linear_layer() -> None:
     pixels = keras.Input((SIDE, SIDE, 3))
     x = layers.Conv2D(6, 3, name="conv")(pixels)

@@ -302,6 +302,23 @@ def test_a_layer_of_its_own_as_embedding() -> None:
     np.testing.assert_array_equal(found["logits"], found["fc"])
 
 
+def test_what_has_no_row_for_each_picture_is_no_layer() -> None:
+    class Windows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+            self.each = nn.Linear(4, 4)
+            self.table = nn.Embedding(2, 4)
+            self.count = Giving(torch.tensor)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x)
+            y = self.each(x.permute(0, 2, 3, 1).reshape(-1, 4)).reshape(len(x), -1, 4)
+            return y + self.table(self.count([0]))
+
+    assert program(Windows()).network.layers == ("normalize", "conv", "output")
+
+
 def test_a_convolution_of_one_pixel_is_a_linear_layer() -> None:
     model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Conv2d(6, 4, 1),
                           nn.Flatten())  # fmt: skip
