@@ -129,8 +129,8 @@ def labelled_grid(
     >>> import numpy as np
     >>> from transferkit.drawing import labelled_grid
     >>> tiles = [np.zeros((7, 7)), np.ones((7, 7, 3))]
-    >>> labelled_grid(tiles, ["black", "white"], side=100).size
-    (220, 132)
+    >>> labelled_grid(tiles, ["black", "white"], side=100).width
+    220
     """
     if not tiles or len(tiles) != len(labels):
         raise ValueError(f"there are {len(tiles)} tiles and {len(labels)} labels")
