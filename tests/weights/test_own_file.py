@@ -76,6 +76,8 @@ def test_no_such_file() -> None:
     fx = FeatureExtractor("resnet18", weights="nowhere/mine.pth", backend="onnxruntime")
     with pytest.raises(FileFormatError, match="no such file"):
         fx.transform([PICTURE])
+    with pytest.raises(FileFormatError, match="no such home folder"):
+        load_weights_file("resnet18", "~nobody-at-all/mine.pth")
 
 
 def test_network_and_source_that_do_not_go_together() -> None:

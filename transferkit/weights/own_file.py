@@ -66,7 +66,10 @@ def load_weights_file(
         If there is no such file, it cannot be read, is for a form that the network does not
         have, or holds the weights of another network.
     """
-    path = Path(path).expanduser()
+    try:
+        path = Path(path).expanduser()
+    except RuntimeError as error:
+        raise FileFormatError(f"{os.fspath(path)}: there is no such home folder") from error
     forms = find_network(network).forms
     form = form_of(path) or next(iter(forms))
     if form not in forms:
