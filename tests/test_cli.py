@@ -133,6 +133,12 @@ def test_predict_as_table_json_and_csv(model: Path) -> None:
             assert float(row["probability"]) == pytest.approx(prediction.probability, abs=1e-5)
 
 
+def test_predict_with_a_model_and_weights(model: Path) -> None:
+    result = run("predict", model, CAT, "--weights", "keras")
+    assert result.exit_code == 2
+    assert "has its own weights" in " ".join(result.stderr.replace("│", " ").split())
+
+
 def test_predict_without_a_model() -> None:
     (item,) = json.loads(done("predict", CAT, "--json", "--top", 3))["images"]
     assert item["predictions"][0]["label"] == "Egyptian cat"

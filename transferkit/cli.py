@@ -211,6 +211,8 @@ def predict(
     if misplaced:
         raise typer.BadParameter(f"{misplaced[0]}: give the classifier's file first")
     if paths[0].suffix == _MODEL_SUFFIX:
+        if weights is not None:
+            raise typer.BadParameter(f"{paths[0]}: has its own weights; leave out --weights")
         classifier = Classifier.load(paths[0], backend=backend)
         paths = paths[1:]
     else:

@@ -24,35 +24,10 @@ import numpy as np
 import numpy.typing as npt
 
 from transferkit.backends import Program, get_backend
-from transferkit.networks import INPUT, Network, NetworkBuilder, random_weights
+from transferkit.networks import INPUT, NetworkBuilder, build_network, random_weights
 from transferkit.weights.files import read_safetensors, write_safetensors
 
-WIDTHS = (64, 64, 0, 128, 128, 0, *(256,) * 4, 0, *(512,) * 4, 0, *(512,) * 4, 0)
 TORCHVISION = "torchvision"
-
-
-def vgg19() -> Network:
-    """The network of Simonyan and Zisserman (2014), column E, in torchvision's names."""
-    builder = NetworkBuilder("vgg19", input_size=224)
-    x, channels, index = INPUT, 3, 0
-    for width in WIDTHS:
-        if width:
-            x = builder.conv2d(f"features.{index}", x, channels, width, size=3, padding=1)
-            x = builder.add_node(f"features.{index + 1}", "relu", x)
-            channels, index = width, index + 2
-        else:
-            x = builder.add_node(
-                f"features.{index}", "max_pool2d", x,
-                size=(2, 2), stride=(2, 2), padding=((0, 0), (0, 0)),
-            )  # fmt: skip
-            index += 1
-    x = builder.add_node("flatten", "flatten", x)
-    x = builder.linear("classifier.0", x, 7 * 7 * 512, 4096)
-    x = builder.add_node("classifier.1", "relu", x)
-    x = builder.linear("classifier.3", x, 4096, 4096)
-    x = builder.add_node("embedding", "relu", x)
-    builder.alias("logits", builder.linear("classifier.6", x, 4096, 1000))
-    return builder.build()
 
 
 def start_backend(name: str, path: Path) -> Callable[[], Callable[[], object]]:
@@ -67,7 +42,7 @@ def start_backend(name: str, path: Path) -> Callable[[], Callable[[], object]]:
 
     def start() -> Callable[[], object]:
         weights, _ = read_safetensors(path)
-        program = Program(backend, vgg19(), weights)
+        program = Program(backend, build_network("vgg19"), weights)
         return lambda: program.run(pixels, ["logits"])
 
     return start
@@ -128,7 +103,7 @@ def write_weights(path: Path) -> int:
     """Write random weights for transferkit and for torchvision; their size in bytes."""
     import torch
 
-    weights = random_weights(vgg19(), seed=0)
+    weights = random_weights(build_network("vgg19"), seed=0)
     write_safetensors(path, weights, {})
     torch.save(
         {name: torch.tensor(array) for name, array in weights.items()}, path.with_suffix(".pth")

@@ -169,6 +169,12 @@ def test_what_cannot_be_removed_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     assert str(path) in str(caught.value)
 
 
+def test_a_home_folder_that_there_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRANSFERKIT_CACHE", "~nobody-at-all/cache")
+    with pytest.raises(OutputError, match=r"TRANSFERKIT_CACHE is ~nobody-at-all/cache, and there"):
+        cache_folder()
+
+
 def test_a_lock_that_cannot_be_had_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     path = put(cache_folder() / KERAS.file)
 

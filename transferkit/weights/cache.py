@@ -37,13 +37,23 @@ def cache_folder() -> Path:
 
     ``TRANSFERKIT_CACHE`` if the environment has it, else the folder that the system has for such
     files, ``~/.cache/transferkit`` on Linux.
+
+    Raises
+    ------
+    OutputError
+        If the variable names the home folder of somebody who has none.
     """
     return _from_environment(CACHE_VARIABLE) or Path(platformdirs.user_cache_dir("transferkit"))
 
 
 def _from_environment(variable: str) -> Path | None:
     value = os.environ.get(variable)
-    return Path(value).expanduser() if value else None
+    try:
+        return Path(value).expanduser() if value else None
+    except RuntimeError as error:
+        raise OutputError(
+            f"{variable} is {value}, and there is no such home folder; set it to another folder"
+        ) from error
 
 
 def _places(entry: WeightsEntry) -> list[Path]:
