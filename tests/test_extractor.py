@@ -478,3 +478,14 @@ def test_bad_arguments() -> None:
         extractor.transform(7)
     with pytest.raises(ImageError, match=r"images\[1\]"):
         extractor.transform([noise(1)[0], None])
+
+
+@pytest.mark.parametrize("network", ["mobilenet_v2", "vgg16"])
+def test_listing_its_names_loads_nothing(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(_: FeatureExtractor) -> None:
+        raise AssertionError("the network was loaded")
+
+    monkeypatch.setattr(FeatureExtractor, "_load", load)
+    extractor = FeatureExtractor(network, backend="onnxruntime")
+    assert {"native", "layers", "transform", "network"} <= set(dir(extractor))
+    assert network in extractor._repr_html_()

@@ -345,6 +345,16 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         number = int(np.prod(shape))
         return np.asarray([f"{self.layer}_{index}" for index in range(number)], dtype=object)
 
+    def __dir__(self) -> list[str]:
+        # scikit-learn's evaluates every property to see whether it is there, which here would
+        # download weights, or import a framework, for the sake of a list of names.
+        return list(object.__dir__(self))
+
+    def _get_fitted_attr_html(self, doc_link: str = "") -> str:  # noqa: ARG002
+        # What scikit-learn shows of an estimator in a notebook evaluates every property likewise.
+        # Nothing is fitted here.
+        return ""
+
     def __sklearn_is_fitted__(self) -> bool:
         return True
 

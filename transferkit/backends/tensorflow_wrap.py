@@ -177,7 +177,7 @@ class KerasModel(WrappedModel):
             # Whether it can be traced for any size shows what it takes.
             try:
                 self._trace(lambda x: self.model(x, training=False), (None, None, None, 3))
-            except Exception:
+            except Exception:  # it is the user's own code, and may fail in any way
                 self._size = (height, width)
         learnt: list[tuple[dict[str, Place], dict[str, str]]] = []
 
