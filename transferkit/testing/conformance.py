@@ -554,31 +554,13 @@ class BackendConformance:
 
     def test_gradient_within_a_compiled_function(self, backend: Backend) -> None:
         _need_gradients(backend)
-        table = backend.table
+        compiled = backend.compile(_descent(backend))
+        _check_descent(compiled, lambda array: array, lambda array: array)
 
-        # One step of a descent; what is differentiated closes over an argument and a constant.
-        def step(x: Any, target: Any) -> Mapping[str, Any]:
-            weight = table.asarray(3.0)
-
-            def loss(x: Any) -> Any:
-                difference = table.subtract(table.multiply(x, target), weight)
-                return table.sum(table.multiply(difference, difference), axes=(0, 1))
-
-            found = backend.value_and_grad(loss)(x)
-            change = table.multiply(found["gradient"], table.asarray(0.1))
-            return {"x": table.subtract(x, change), "loss": found["value"]}
-
-        x, target = _arrays((2, 3), (2, 3))
-        compiled = backend.compile(step)
-        for _ in range(2):
-            found = compiled(x, target)
-            residual = x.astype(np.float64) * target - 3
-            expected = x - 0.1 * 2 * residual * target
-            assert_close(
-                found["loss"], np.asarray(np.sum(residual**2)), ACTIVATION_TOLERANCE, "loss"
-            )
-            assert_close(found["x"], expected, GRADIENT_TOLERANCE, "step")
-            x = found["x"]
+    def test_steps_that_keep_their_tensors(self, backend: Backend) -> None:
+        _need_gradients(backend)
+        compiled = backend.compile_tensors(_descent(backend))
+        _check_descent(compiled, backend.table.asarray, backend.table.to_numpy)
 
 
 # ---- what may follow a convolution in a network ------------------------------------------
@@ -712,6 +694,43 @@ def _distance_to_kink(network: Network, weights: Weights, pixels: Floats) -> flo
     parameters = load_parameters(table, network, weights)
     run_network(table, network, parameters, table.asarray(pixels), [network.resolve("logits")])
     return table.distance
+
+
+def _descent(backend: Backend) -> Callable[..., Mapping[str, Any]]:
+    """One step of a descent; what is differentiated closes over an argument and a constant."""
+    table = backend.table
+
+    def step(x: Any, target: Any) -> Mapping[str, Any]:
+        weight = table.asarray(3.0)
+
+        def loss(x: Any) -> Any:
+            difference = table.subtract(table.multiply(x, target), weight)
+            return table.sum(table.multiply(difference, difference), axes=(0, 1))
+
+        found = backend.value_and_grad(loss)(x)
+        change = table.multiply(found["gradient"], table.asarray(0.1))
+        return {"x": table.subtract(x, change), "loss": found["value"]}
+
+    return step
+
+
+def _check_descent(
+    step: Callable[..., Mapping[str, Any]],
+    give: Callable[[Floats], Any],
+    take: Callable[[Any], Floats],
+) -> None:
+    """Two steps of `_descent`, the second from what the first gave."""
+    x, target = _arrays((2, 3), (2, 3))
+    given = give(x)
+    for _ in range(2):
+        found = step(given, give(target))
+        residual = x.astype(np.float64) * target - 3
+        expected = x - 0.1 * 2 * residual * target
+        assert_close(
+            take(found["loss"]), np.asarray(np.sum(residual**2)), ACTIVATION_TOLERANCE, "loss"
+        )
+        assert_close(take(found["x"]), expected, GRADIENT_TOLERANCE, "step")
+        given, x = found["x"], take(found["x"])
 
 
 def _need_gradients(backend: Backend) -> None:
