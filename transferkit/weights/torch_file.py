@@ -134,7 +134,7 @@ def read_torch(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[np.float32
     except FileFormatError:
         raise
     except (
-        # What the zip module, the unpickler and arrays raise of bytes that make no sense.
+        # What the zip module, pickletools and arrays raise of bytes that make no sense.
         zipfile.BadZipFile,
         NotImplementedError,
         ValueError,
