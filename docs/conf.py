@@ -62,7 +62,7 @@ _TABLE_OF_WEIGHTS = "<!-- the table of weights -->"
 
 def weights_table() -> str:
     """The catalogue of weights as a table in Markdown."""
-    columns = ("network", "weights", "published as", "file", "size", "licence", "top-1")
+    columns = ("network", "weights", "top-1", "size", "licence", "file", "published as")
     rows = [columns, ("---",) * len(columns)]
     for name in NETWORKS:
         entries = [entry for entry in WEIGHTS if entry.network == name]
@@ -74,11 +74,11 @@ def _weights_row(entry: WeightsEntry, *, first: bool) -> tuple[str, ...]:
     return (
         f"`{entry.network}`" if first else "",
         f"`{entry.name}`",
-        f"`{entry.published_as}`",
-        "in the package" if entry.packaged else f"[{entry.checksum or 'no digest'}]({entry.url})",
+        f"{entry.top1 * 100:.3f}".rstrip("0").rstrip(".") + " %",
         "" if entry.size is None else f"{entry.size:,.1f} MiB",
         f"[{entry.licence}]({entry.licence_stated_at})",
-        f"{entry.top1 * 100:.3f}".rstrip("0").rstrip(".") + " %",
+        "in the package" if entry.packaged else f"[{entry.checksum or 'no digest'}]({entry.url})",
+        f"`{entry.published_as}`",
     )
 
 
