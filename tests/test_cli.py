@@ -397,6 +397,8 @@ def test_names_that_are_no_text(tmp_path: Path, model: Path) -> None:
 
 INTERRUPTING = """
 import os, signal, sys
+# What started the tests may have told its children to ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from transferkit.backends import Program
 run, calls = Program.run, 0
 def interrupting(self, pixels, layers):

@@ -233,8 +233,10 @@ def test_a_server_that_falls_silent(
 
 
 FETCHING = """
-import sys
+import signal, sys
 from pathlib import Path
+# What started the tests may have told its children to ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from transferkit.weights.download import download
 def check(path):
     return None if path.stat().st_size == int(sys.argv[3]) else "too short"
