@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from transferkit.backends import Backend, Program, WrappedModel, get_backend
+from transferkit.backends.base import INFERENCE
 from transferkit.images import Preprocessing
 from transferkit.networks import Network
 from transferkit.weights import WeightsEntry, find_weights, imagenet_classes, load_weights
@@ -133,6 +134,8 @@ class LazyProgram:
         make_model: Callable[[], Model],
         backend: str | Backend | None,
         device: str | None,
+        *,
+        needs: str = INFERENCE,
     ) -> tuple[Program, Model]:
         """The program and its model.
 
@@ -142,7 +145,7 @@ class LazyProgram:
             What the program is made from; while these are the same objects it is kept.
         make_model
             Called if it has to be made.
-        backend, device
+        backend, device, needs
             As for `transferkit.backends.get_backend`.
         """
         key = (*parameters, backend, device)
@@ -152,8 +155,8 @@ class LazyProgram:
                 or len(key) != len(self._made[0])
                 or any(new is not old for new, old in zip(key, self._made[0], strict=True))
             ):
+                chosen = get_backend(backend, needs=needs, device=device)
                 model = make_model()
-                chosen = get_backend(backend, device=device)
                 program = Program(chosen, model.network, model.weights, model.wrapped)
                 self._made = (key, program, model)
             return self._made[1], self._made[2]
