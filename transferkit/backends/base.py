@@ -201,6 +201,23 @@ class Table(ABC, Generic[Tensor]):
         pixels around its centre.
         """
 
+    @abstractmethod
+    def slice(self, x: Tensor, *, axis: int, start: int, stop: int) -> Tensor:
+        """The part of ``x`` from ``start`` up to, and without, ``stop`` along ``axis``."""
+
+    @abstractmethod
+    def transpose(self, x: Tensor, *, axes: tuple[int, ...]) -> Tensor:
+        """``x`` with its axes in another order: axis i of the result is ``axes[i]`` of ``x``."""
+
+    @abstractmethod
+    def sample(self, x: Tensor, positions: Tensor) -> Tensor:
+        """``x`` (n, h, w, c) at ``positions`` (height, width, 2), the same in each picture.
+
+        A position is (row, column) in pixels, (0, 0) the centre of the first; between centres
+        it is interpolated bilinearly, and beyond the outermost the edge is repeated. The
+        result is (n, height, width, c). It is differentiated with respect to ``x`` only.
+        """
+
     def normalize(self, x: Tensor, *, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
         """``(x - mean) / std``, per channel: pixels as the weights were trained on them."""
         return self.divide(self.subtract(x, self.asarray(mean)), self.asarray(std))

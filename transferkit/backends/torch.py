@@ -171,6 +171,26 @@ class TorchTable(Table[Tensor]):
         y = F.interpolate(_channels_first(x), (height, width), mode="bilinear", align_corners=False)
         return _channels_last(y)
 
+    def slice(self, x: Tensor, *, axis: int, start: int, stop: int) -> Tensor:
+        return x.narrow(axis, start, stop - start)
+
+    def transpose(self, x: Tensor, *, axes: tuple[int, ...]) -> Tensor:
+        return x.permute(axes)
+
+    def sample(self, x: Tensor, positions: Tensor) -> Tensor:
+        n, h, w, _ = x.shape
+        # torch counts from -1 at the first pixel's outer edge to 1 at the last one's, x first.
+        size = torch.tensor((w, h), dtype=self.dtype, device=x.device)
+        grid = (2 * positions.detach().flip(-1) + 1) / size - 1
+        y = F.grid_sample(
+            _channels_first(x),
+            grid.expand(n, -1, -1, -1),
+            mode="bilinear",
+            padding_mode="border",
+            align_corners=False,
+        )
+        return _channels_last(y)
+
 
 class TorchBackend(Backend):
     """PyTorch."""
