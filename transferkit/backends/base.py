@@ -372,13 +372,14 @@ class Backend(ABC):
         Parameters
         ----------
         function
-            Takes tensors and gives a tensor of shape ().
+            Takes tensors and gives a tensor.
 
         Returns
         -------
         callable
-            Takes the same tensors and gives a mapping: ``value``, and ``gradient`` of the
-            first argument's shape. It may stand inside a function given to `compile`.
+            Takes the same tensors and gives a mapping: ``value``, and ``gradient``, the
+            derivative of the sum of its numbers, of the first argument's shape. It may stand
+            inside a function given to `compile`.
 
         Raises
         ------

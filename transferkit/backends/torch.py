@@ -241,7 +241,7 @@ class TorchBackend(Backend):
             with torch.enable_grad():
                 first = tensors[0].detach().requires_grad_()
                 value = function(first, *tensors[1:])
-                (gradient,) = torch.autograd.grad(value, first)
+                (gradient,) = torch.autograd.grad(value.sum(), first)
             return {"value": value.detach(), "gradient": gradient}
 
         return run
