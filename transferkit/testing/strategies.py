@@ -375,9 +375,9 @@ def _slice_calls(draw: Draw) -> PrimitiveCall:
     start = draw(st.integers(0, length - 1))
     stop = draw(st.integers(start + 1, length))
     # The same in other words.
-    start = draw(st.sampled_from([start, start - length]))
-    stop = draw(st.sampled_from([stop, None if stop == length else stop - length]))
-    return draw(_call("slice", (draw(_numbers(shape)),), axis=axis, start=start, stop=stop))
+    first = draw(st.sampled_from([start, start - length]))
+    last = draw(st.sampled_from([stop, None if stop == length else stop - length]))
+    return draw(_call("slice", (draw(_numbers(shape)),), axis=axis, start=first, stop=last))
 
 
 @st.composite
