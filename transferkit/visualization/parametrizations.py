@@ -34,6 +34,10 @@ _COLOURS = np.array([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03
 _COLOURS /= np.linalg.norm(_COLOURS, axis=0).max()
 _COLOURS.flags.writeable = False
 
+# Waves of ten pixels keep their size, whatever the decay.
+_MIDDLE_FREQUENCY = 0.1
+_MIDDLE_SIZE = 2.5
+
 # Half a step of eight bits: what is nearer to black or white would be infinitely far.
 _MARGIN = 1 / 510
 
@@ -164,7 +168,8 @@ class Fourier(Parametrization):
         frequencies = np.hypot(_frequencies(height)[:, None], _frequencies(width))
         # The mean colour, of frequency 0, is as large as the longest wave.
         longest = 1 / max(height, width)
-        sizes: Doubles = 0.25 * np.maximum(frequencies, longest) ** -self.decay
+        relative = np.maximum(frequencies, longest) / _MIDDLE_FREQUENCY
+        sizes: Doubles = _MIDDLE_SIZE * relative**-self.decay
         return sizes
 
 
