@@ -112,14 +112,16 @@ class Fourier(Parametrization):
     """Waves, those of high frequency made small, as they are in photos; through a sigmoid.
 
     The waves are the real sines and cosines of the discrete Fourier transform along both axes,
-    as two matrices. A wave of f cycles a pixel is multiplied by ``f ** -decay``.
+    as two matrices. A wave of f cycles a pixel is made ``(10 f) ** -decay`` times as large as one
+    of ten pixels.
 
     Parameters
     ----------
     decorrelated
         Whether colours are in coordinates in which those of photos are not correlated.
     decay
-        How fast waves become smaller with their frequency, at least 0; photos have about 1.
+        How fast waves become smaller with their frequency, at least 0. Photos have about 1;
+        with more, large shapes come first and grain hardly at all.
 
     References
     ----------
@@ -129,7 +131,7 @@ class Fourier(Parametrization):
     """
 
     decorrelated: bool = True
-    decay: float = 1.0
+    decay: float = 1.5
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay < np.inf:
