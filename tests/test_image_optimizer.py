@@ -50,7 +50,7 @@ def test_a_picture_of_each(differentiable: Backend) -> None:
     assert found.images.min() >= 0
     assert found.images.max() <= 1
     assert found.history.shape == (STEPS, 3)
-    assert found.labels == ("0", "conv2, 3", "0 - 0.5 2")
+    assert found.labels == ("class 0", "conv2, 3", "0 - 0.5 2")
     assert found.targets == (0, None, 0)
     assert not found.interrupted
     assert found.seconds > 0

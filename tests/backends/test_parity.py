@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from transferkit import ImageOptimizer
+from transferkit import objectives as o
 from transferkit.backends import Backend, Program
 from transferkit.backends.base import GRADIENTS
 from transferkit.networks import Network, Weights, build_network
@@ -138,6 +140,39 @@ def test_gradient_of_real_photos(
             gradients = [function(pixels)["gradient"] for function in functions]
             assert_close(gradients[0], gradients[1], GRADIENT_TOLERANCE, "gradient")
     assert compared >= 3
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "gradient_descent"])
+@pytest.mark.parametrize("parametrization", ["fourier", "pixels"])
+def test_first_steps_of_ideal_images(
+    backend_pair: Pair, parametrization: str, optimizer: str
+) -> None:
+    wanted = [
+        "zebra",
+        o.Class("Siamese cat", "cross_entropy"),
+        o.Channel("features.14", 7),
+        o.Neuron("features.9", 3),
+        o.Layer("features.10") - 0.1 * o.Class("tabby"),
+        o.Direction("embedding", np.arange(1280) - 640),
+    ]
+    first, second = (
+        ImageOptimizer("mobilenet_v2", backend=backend, seed=0, progress=False).visualize(
+            wanted,
+            steps=10,
+            size=96,
+            parametrization=parametrization,
+            optimizer=optimizer,
+            regularizers=[
+                o.TotalVariation(1e-4),
+                o.L2(
+                    1e-3,
+                ),
+                o.DistanceToStart(1e-3),
+            ],
+        )
+        for backend in _both_have_gradients(backend_pair)
+    )
+    np.testing.assert_allclose(first.history, second.history, rtol=0.01)
 
 
 @pytest.mark.parametrize("operation", ["max_pool2d", "max", "clip", "relu", "absolute", "sign"])

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from transferkit.backends import Program
+from transferkit.drawing import labelled_grid
 from transferkit.errors import OutputError
 from transferkit.output import write_atomically
 from transferkit.visualization.transforms import Jitter, Rotate, Scale, TransformChain
@@ -109,7 +110,7 @@ class IdealImages:
         return np.asarray(total / (down[0].size + right[0].size), np.float32)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the picture to a file, or several as one grid.
+        """Write the picture to a file, or several as one grid with their labels.
 
         Parameters
         ----------
@@ -125,7 +126,11 @@ class IdealImages:
         path = Path(path)
         if path.suffix.lower() not in _SUFFIXES:
             raise OutputError(f"{path}: end the name of a picture in {', '.join(_SUFFIXES)}")
-        picture = Image.fromarray(image_grid(_to_bytes(self.images)))
+        tiles = list(_to_bytes(self.images))
+        if len(tiles) == 1:
+            picture = Image.fromarray(tiles[0])
+        else:
+            picture = labelled_grid(tiles, self.labels, side=max(tiles[0].shape))
         with write_atomically(path) as file:
             picture.save(file, _SUFFIXES[path.suffix.lower()], quality=95)
 

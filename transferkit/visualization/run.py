@@ -19,7 +19,7 @@ from transferkit.backends import Program
 from transferkit.backends.base import Backend, Table
 from transferkit.class_names import ClassNames
 from transferkit.errors import NotFiniteError, ShapeError
-from transferkit.objectives import Evaluate, Objective, Regularizer, Subject
+from transferkit.objectives import Class, Evaluate, Objective, Regularizer, Subject
 from transferkit.progress import show_progress
 from transferkit.training import Optimizer
 from transferkit.visualization.parametrizations import Parametrization
@@ -116,7 +116,8 @@ def optimize_images(
     noise = recipe.parametrization.noise(for_noise, *sizes[0])
     layers = list(dict.fromkeys(layer for objective in objectives for layer in objective.layers))
     loaded = program.load(layers)
-    run = _Run(recipe, for_transforms, tuple(map(str, objectives)))
+    labels = tuple(_label(objective, classes) for objective in objectives)
+    run = _Run(recipe, for_transforms, labels)
     images = np.empty((0, *size, 3), np.float32)
     with show_progress("Optimising images", recipe.steps, shown=progress) as advance:
         for turn, octave_size in enumerate(sizes):
@@ -287,6 +288,13 @@ class _Run:
                     f"step {step}, counted from 0: the {what} of {self.labels[place]!r} is "
                     f"{values[place]}; look for a division by 0, or a root or logarithm of it"
                 )
+
+
+def _label(objective: Objective, classes: ClassNames) -> str:
+    """What a picture is called: a class by its name, however it was given."""
+    if isinstance(objective, Class):
+        return classes.name(classes.resolve(objective.target))
+    return str(objective)
 
 
 def _bind(
