@@ -149,8 +149,6 @@ def test_gradient_of_real_photos(
 def _in_float64(backend: Backend) -> Backend:
     """The same backend, computing in double precision."""
     framework = importlib.import_module(backend.name)
-        {"torch": "torch", "tensorflow": "tensorflow"}[backend.name]
-    )
     doubled = copy.copy(backend)
     doubled.table = copy.copy(backend.table)
     doubled.table.dtype = framework.float64

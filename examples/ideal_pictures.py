@@ -1,6 +1,6 @@
 """Make the pictures of the documentation, and tell how long each took.
 
-``python docs/make_pictures.py [--backend torch]`` writes them to ``docs/pictures``.
+``python examples/ideal_pictures.py [--backend torch]`` writes them to ``docs/pictures``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from transferkit.drawing import labelled_grid
 from transferkit.training import GradientDescent
 from transferkit.visualization import IdealImages
 
-PICTURES = Path(__file__).parent / "pictures"
+PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 CLASSES = ["Siamese cat", "zebra"]
 OTHERS = ["flamingo", "goldfish", "monarch", "golden retriever", "sunflower", "castle"]
 LAYERS = ("features.3", "features.10", "features.17")
