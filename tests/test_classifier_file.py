@@ -389,3 +389,14 @@ def test_a_file_is_replaced_only_by_a_whole_one(
     fitted.save(path)
     assert path.read_bytes() != before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_is_written_over_changes_nothing(saved: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mine.safetensors"
+    shutil.copy(saved, path)
+    found, expected = read_classifier(path), read_classifier(saved)
+    # In place, as cp does it; not through another file that is renamed.
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.write(bytes(size))
+    assert contents(found) == contents(expected)

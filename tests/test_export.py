@@ -128,6 +128,22 @@ def test_the_file_says_what_it_is(tmp_path: Path) -> None:
     assert path.read_bytes() == first
 
 
+@pytest.mark.parametrize(
+    ("preprocessing", "expected"),
+    [
+        (Preprocessing(16, 20, "bicubic"), "shorter side resized to 20 (bicubic, antialiased) and"),
+        (Preprocessing(16, interpolation="nearest", crop=False), "stretched to 16 x 16 (nearest)"),
+        (Preprocessing(None), "left in their own size"),
+    ],
+)
+def test_the_file_says_how_pictures_are_read(
+    tmp_path: Path, preprocessing: Preprocessing, expected: str
+) -> None:
+    path = tmp_path / "tiny.onnx"
+    export_onnx(NETWORK, WEIGHTS, ["logits"], path, preprocessing=preprocessing)
+    assert expected in onnx.load(path).doc_string
+
+
 def test_a_model_of_a_frameworks_own_exports_itself(tmp_path: Path) -> None:
     class Wrapping(FeatureExtractor):  # type: ignore[misc]
         def model(self) -> Model:

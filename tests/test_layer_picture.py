@@ -65,6 +65,9 @@ def test_what_cannot_be_drawn() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             extractor.show_layer(CAT, "conv2", **options)
+    for channels in (3, "3", [1.5]):
+        with pytest.raises(TypeError, match="expected a list of whole numbers"):
+            extractor.show_layer(CAT, "conv2", channels=channels)
     with pytest.raises(ValueError, match="not a number"):
         show_layer(np.full((2, 2, 1), np.nan, np.float32))
     with pytest.raises(ShapeError, match="expected"):
@@ -82,6 +85,7 @@ def test_command(tmp_path: Path) -> None:
         ((CAT, "--layer", "features.6", "-o", tmp_path / "b" / "a.png"), "there is no folder"),
         ((CAT, "--layer", "logits", "-o", output), "no height and width"),
         ((CAT, "--layer", "feature.6", "-o", output), "did you mean"),
+        ((CAT, "--layer", "features.6", "--weights", "no.pth", "-o", output), "no such file"),
         (("missing.jpg", "--layer", "features.6", "-o", output), "there is no such file"),
     ):
         assert message in failed("show-layer", *arguments)

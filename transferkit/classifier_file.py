@@ -29,6 +29,7 @@ from transferkit.errors import FileFormatError
 from transferkit.images import Preprocessing
 from transferkit.networks import Network, network_from_json, network_to_json
 from transferkit.weights.files import check_weights, digest, read_safetensors, write_safetensors
+from transferkit.weights.mapped import in_memory
 
 __all__ = ["ClassifierFile", "FittedWith", "read_classifier", "write_classifier"]
 
@@ -116,6 +117,8 @@ def write_classifier(path: str | os.PathLike[str], content: ClassifierFile) -> N
 def read_classifier(path: str | os.PathLike[str]) -> ClassifierFile:
     """Read what `write_classifier` wrote, and check that it fits together.
 
+    The file is not needed afterwards, and may be written over.
+
     Raises
     ------
     FileFormatError
@@ -150,7 +153,7 @@ def read_classifier(path: str | os.PathLike[str]) -> ClassifierFile:
         raise FileFormatError(f"{where}: damaged: {error!r}") from error
     check_weights(where, tensors, network)
     _check_outputs(where, network, preprocessing, len(classes))
-    return ClassifierFile(network, tensors, preprocessing, classes, strength, parameters)
+    return ClassifierFile(network, in_memory(tensors), preprocessing, classes, strength, parameters)
 
 
 def _classes(values: object, name: str) -> npt.NDArray[Any]:

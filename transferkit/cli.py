@@ -303,6 +303,7 @@ def show_layer(
         str, typer.Option(help="Colour each 'channel' by itself, or the 'layer' alike.")
     ] = "channel",
     network: Network = "mobilenet_v2",
+    weights: Weights = None,
     backend: Backend = None,
 ) -> None:
     """Draw a layer's channels for an image, each as a tile with its number."""
@@ -312,7 +313,7 @@ def show_layer(
     if output.suffix != ".png":
         raise OutputError(f"{output}: the picture is a PNG file; end its name in .png")
     check_writable(output)
-    extractor = FeatureExtractor(network, backend=backend)
+    extractor = FeatureExtractor(network, weights=weights, backend=backend)
     picture = extractor.show_layer(image, layer, channels=channel, scale=scale)
     with write_atomically(output) as file:
         picture.save(file, "PNG")

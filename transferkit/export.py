@@ -108,13 +108,17 @@ def _describe(model: onnx.ModelProto, name: str, preprocessing: Preprocessing) -
     model.producer_name = "transferkit"
     model.producer_version = __version__
     model.graph.name = name
-    if preprocessing.size is None:
+    size, how = preprocessing.size, preprocessing.interpolation
+    if how != "nearest":
+        how += ", antialiased"
+    if size is None:
         steps = "left in their own size"
+    elif not preprocessing.crop:
+        steps = f"stretched to {size} x {size} ({how})"
     else:
         steps = (
-            f"with the shorter side resized to {preprocessing.resize or preprocessing.size} "
-            f"({preprocessing.interpolation}, antialiased) and a square of {preprocessing.size} "
-            "cut from the centre"
+            f"with the shorter side resized to {preprocessing.resize or size} ({how}) and a square "
+            f"of {size} cut from the centre"
         )
     model.doc_string = (
         f"{name}. Pixels: RGB, batch x height x width x 3, float32 in [0, 1] (bytes divided by "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 
 import numpy as np
 import numpy.typing as npt
@@ -93,11 +94,18 @@ def check_channels(number: int, channels: Sequence[int] | None, scale: str) -> N
     ------
     ValueError
         If there is no such channel or scale.
+    TypeError
+        If ``channels`` is no list of whole numbers.
     """
     if scale not in _SCALES:
         raise ValueError(f"scale is {scale!r}; expected {' or '.join(map(repr, _SCALES))}")
     if channels is None:
         return
+    whole = isinstance(channels, (Sequence, np.ndarray)) and all(
+        isinstance(channel, Integral) for channel in channels
+    )
+    if not whole:
+        raise TypeError(f"channels is {channels!r}; expected a list of whole numbers")
     if len(channels) == 0:
         raise ValueError("channels is empty; name at least one, or None for all")
     for channel in channels:

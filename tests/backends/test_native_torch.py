@@ -66,6 +66,13 @@ def test_state_has_the_names_of_the_weights(name: str) -> None:
     assert_close(_logits(native, pixels), expected, ACTIVATION_TOLERANCE, "logits")
 
 
+def test_tensors_are_contiguous_whatever_the_arrays_are() -> None:
+    # As weights of Keras are, whose axes come in another order; safetensors takes no such tensors.
+    weights = {name: np.asfortranarray(array) for name, array in WEIGHTS.items()}
+    assert not all(array.flags.c_contiguous for array in weights.values())
+    assert all(tensor.is_contiguous() for tensor in _native(NETWORK, weights).state_dict().values())
+
+
 def test_state_goes_into_another_and_back() -> None:
     native = _native().eval()
     file = io.BytesIO()

@@ -131,6 +131,16 @@ def test_large_constants_can_stay_outside_the_model(mobilenet: tuple[Network, We
         np.testing.assert_array_equal(arrays.get(tensor.name, array), array)
 
 
+def test_large_constants_are_aligned() -> None:
+    memory = np.zeros(4 * 512 + 1, np.uint8)
+    array = memory[1:].view(np.float32)
+    assert not array.flags.aligned
+    x = placeholder(1)
+    total = OnnxTable().add(x, OnnxTable().asarray(array))
+    _, arrays = write_model_and_arrays({"x": x}, {"y": total})
+    assert [found.flags.aligned for found in arrays.values()] == [True]
+
+
 def test_names_in_a_graph_are_told_apart() -> None:
     table = OnnxTable()
     pixels = placeholder(4)

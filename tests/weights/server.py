@@ -64,7 +64,8 @@ class _Handler(BaseHTTPRequestHandler):
         if asked and told.ranges and (unchanged or not told.honours_if_range):
             start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])  # type: ignore[index]
             if start >= len(content):
-                self._head(416, {"Content-Length": "0"})
+                unsatisfied = {"Content-Range": f"bytes */{len(content)}"} if told.length else {}
+                self._head(416, {"Content-Length": "0", **unsatisfied})
                 return
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
             content, status = content[start:], 206

@@ -169,6 +169,33 @@ def test_what_cannot_be_removed_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     assert str(path) in str(caught.value)
 
 
+def test_a_lock_that_cannot_be_had_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = put(cache_folder() / KERAS.file)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    # As in a folder that may only be read.
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    with pytest.raises(OutputError, match="cannot be removed: Permission denied"):
+        clear_cache()
+    assert path.exists()
+
+
+def test_a_lock_that_may_not_be_removed_while_it_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = put(cache_folder() / KERAS.file)
+    unlink = Path.unlink
+
+    def refuse_locks(self: Path, *, missing_ok: bool = False) -> None:
+        if self.suffix == ".lock":
+            raise PermissionError(13, "The process cannot access the file")
+        unlink(self, missing_ok=missing_ok)
+
+    # As on Windows.
+    monkeypatch.setattr(Path, "unlink", refuse_locks)
+    assert clear_cache() == [path]
+
+
 def test_a_checksum() -> None:
     path = put(cache_folder() / "file")
     whole = hashlib.sha256(CONTENT).hexdigest()

@@ -179,6 +179,19 @@ def test_a_file_that_changes_between_is_not_mixed(
     assert (tmp_path / NAME).read_bytes() == CONTENT
 
 
+def test_a_whole_part_is_not_fetched_again(told: Behaviour, address: str, tmp_path: Path) -> None:
+    def interrupted(_: Path) -> str | None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        download(f"{address}/{NAME}", tmp_path / NAME, check=interrupted)
+    assert left_in(tmp_path) == [f"{NAME}.part", f"{NAME}.part.json"]
+    download(f"{address}/{NAME}", tmp_path / NAME, check=is_content)
+    assert told.requests == [None, f"bytes={len(CONTENT)}-"]
+    assert told.sent == [len(CONTENT)]
+    assert left_in(tmp_path) == [NAME]
+
+
 def test_a_part_that_is_too_long_is_dropped(told: Behaviour, address: str, tmp_path: Path) -> None:
     told.breaks = [CHUNK] + [0] * 20
     with pytest.raises(DownloadError):

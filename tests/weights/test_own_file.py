@@ -30,6 +30,22 @@ def test_file_gives_what_its_arrays_give(tmp_path: Path) -> None:
     assert network == found.model().network
 
 
+def test_file_that_is_written_over_changes_nothing(tmp_path: Path) -> None:
+    network = build_network("mobilenet_v3_small")
+    path = tmp_path / "mine.safetensors"
+    write_safetensors(path, random_weights(network, seed=0), {})
+    fx = FeatureExtractor("mobilenet_v3_small", weights=path, backend="onnxruntime")
+    before = fx.extract([PICTURE], ["embedding"])["embedding"]
+    # In place, as torch.save and cp do it; not through another file that is renamed.
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.write(bytes(size))
+    # Another set of layers is compiled anew, from the arrays.
+    after = fx.extract([PICTURE], ["embedding", "avgpool"])["embedding"]
+    np.testing.assert_array_equal(after, before)
+    assert not any(array.flags.writeable for array in fx.model().weights.values())
+
+
 def test_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     network = build_network("resnet18")
@@ -60,6 +76,8 @@ def test_no_such_file() -> None:
     fx = FeatureExtractor("resnet18", weights="nowhere/mine.pth", backend="onnxruntime")
     with pytest.raises(FileFormatError, match="no such file"):
         fx.transform([PICTURE])
+    with pytest.raises(FileFormatError, match="no such home folder"):
+        load_weights_file("resnet18", "~nobody-at-all/mine.pth")
 
 
 def test_network_and_source_that_do_not_go_together() -> None:

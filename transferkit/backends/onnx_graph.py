@@ -110,7 +110,8 @@ def write_model_and_arrays(
     def initializer(array: npt.NDArray[Any], name: str) -> TensorProto:
         if array.nbytes <= _INLINE_BYTES:
             return numpy_helper.from_array(array, name)
-        arrays[name] = np.ascontiguousarray(array)
+        # Tensors in a file may begin at any byte; a runtime computes with whole numbers' addresses.
+        arrays[name] = np.require(array, requirements=["C", "A"])
         tensor = TensorProto(
             name=name,
             data_type=helper.np_dtype_to_tensor_dtype(array.dtype),

@@ -56,7 +56,7 @@ class TorchNetwork(nn.Module):  # type: ignore[misc]
         uses = Counter(name for node in self._network.nodes for name in node.parameters)
         for node in self._network.nodes:
             tensors = {
-                name: torch.from_numpy(np.array(weights[name])).to(device)
+                name: torch.from_numpy(np.array(weights[name], order="C")).to(device)
                 for name in node.parameters
             }
             path = _layer_name(node)

@@ -164,10 +164,19 @@ def clear_cache() -> list[Path]:
         part, note, lock = part_files(path)
         if not any(found.exists() for found in (path, part, note, lock)):
             continue
-        with suppress(filelock.Timeout), filelock.FileLock(lock, timeout=0):
-            removed += _remove((path, part, note))
-            # While it is held: who waits for it then makes another, and looks for the file anew.
-            _remove((lock,))
+        try:
+            with filelock.FileLock(lock, timeout=0):
+                removed += _remove((path, part, note))
+                # While it is held: who waits for it then makes another, and looks for the file
+                # anew. Windows refuses that, but there it is removed when it is let go.
+                with suppress(OSError):
+                    lock.unlink()
+        except filelock.Timeout:
+            continue
+        except OutputError:
+            raise
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be removed: {error.strerror or error}") from error
     return removed
 
 

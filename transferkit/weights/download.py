@@ -228,6 +228,9 @@ class _Transfer:
         try:
             with requests.get(self.url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
                 if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                    if have == _content_range(response)[1]:
+                        # All of it was there, only not checked and put in its place yet.
+                        return
                     _forget(self.part, self.note)
                     raise _BrokenOffError("the part did not fit the file")
                 if response.status_code in _PASSING_STATUSES:
@@ -287,7 +290,10 @@ def _validator_of(response: requests.Response) -> str | None:
 
 
 def _content_range(response: requests.Response) -> tuple[int | None, int | None]:
-    """Where what is sent begins, and how long the whole file is: ``bytes 100-199/200``."""
+    """Where what is sent begins, and how long the whole file is.
+
+    ``bytes 100-199/200``, or ``bytes */200`` where nothing is sent.
+    """
     sent, _, total = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
     start = sent.partition("-")[0]
     return int(start) if start.isdigit() else None, int(total) if total.isdigit() else None

@@ -11,7 +11,7 @@ import math
 import mmap
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,15 @@ import numpy.typing as npt
 
 from transferkit.errors import FileFormatError
 
-__all__ = ["FLOATS", "ZIP_START", "MappedFile", "array_at", "map_file", "stored_member"]
+__all__ = [
+    "FLOATS",
+    "ZIP_START",
+    "MappedFile",
+    "array_at",
+    "in_memory",
+    "map_file",
+    "stored_member",
+]
 
 FLOATS = {"float32": "<f4", "float64": "<f8", "float16": "<f2", "bfloat16": "<u2"}
 """The types of numbers that weights may have, each with NumPy's name for how it is stored.
@@ -130,6 +138,40 @@ def array_at(
     # Numbers too large for float32 become infinite, as they do in the frameworks.
     with np.errstate(over="ignore"):
         return found.astype(np.float32, copy=False)
+
+
+def in_memory(
+    arrays: Mapping[str, npt.NDArray[np.float32]],
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Copies of arrays that may lie in a mapped file, which then is not needed any more.
+
+    Files of one's own are written over, by the next epoch of a training or a copy of a newer
+    one. Numbers that are still in such a file would change under whoever computes with them,
+    and where it is cut short the system ends the process. Windows would not let it be replaced.
+
+    Parameters
+    ----------
+    arrays
+        Name to array.
+
+    Returns
+    -------
+    dict of str to array
+        The same, row by row, read-only.
+
+    Examples
+    --------
+    >>> from transferkit.weights.mapped import array_at, in_memory
+    >>> file = bytearray([0, 0, 128, 63])
+    >>> arrays = in_memory({"bias": array_at(memoryview(file), "float32", (1,))})
+    >>> file[:] = bytes(4)
+    >>> arrays["bias"]
+    array([1.], dtype=float32)
+    """
+    copies = {name: np.array(array, order="C") for name, array in arrays.items()}
+    for copy in copies.values():
+        copy.setflags(write=False)
+    return copies
 
 
 def stored_member(data: memoryview, entry: zipfile.ZipInfo) -> memoryview:

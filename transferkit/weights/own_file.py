@@ -12,6 +12,7 @@ from transferkit.errors import FileFormatError
 from transferkit.networks import Network, find_network
 from transferkit.weights.catalogue import WEIGHTS, WeightsEntry
 from transferkit.weights.files import check_weights
+from transferkit.weights.mapped import in_memory
 from transferkit.weights.reading import classes_of, form_of, read_arrays
 
 __all__ = ["is_weights_file", "load_weights_file"]
@@ -50,7 +51,7 @@ def load_weights_file(
     Returns
     -------
     network, weights
-        That go together.
+        That go together. The file is not needed any more, and may be written over.
     entry
         The row of the catalogue that the file is; where it is none that is known, the first
         row of the same form, which tells how pictures are prepared.
@@ -65,7 +66,10 @@ def load_weights_file(
         If there is no such file, it cannot be read, is for a form that the network does not
         have, or holds the weights of another network.
     """
-    path = Path(path).expanduser()
+    try:
+        path = Path(path).expanduser()
+    except RuntimeError as error:
+        raise FileFormatError(f"{os.fspath(path)}: there is no such home folder") from error
     forms = find_network(network).forms
     form = form_of(path) or next(iter(forms))
     if form not in forms:
@@ -82,4 +86,4 @@ def load_weights_file(
     if set(arrays) == set(built.parameters):
         built = entry.build(classes_of(arrays, built))
     check_weights(str(path), arrays, built)
-    return built, arrays, entry, bool(published)
+    return built, in_memory(arrays), entry, bool(published)
