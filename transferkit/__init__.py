@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transferkit.evaluation import Evaluation as Evaluation
     from transferkit.extractor import FeatureExtractor as FeatureExtractor
     from transferkit.features import Features as Features
+    from transferkit.image_optimizer import ImageOptimizer as ImageOptimizer
     from transferkit.images import Preprocessing as Preprocessing
     from transferkit.images import list_images as list_images
     from transferkit.images import list_labelled_images as list_labelled_images
@@ -27,6 +28,7 @@ _HOMES = {
     "Evaluation": "transferkit.evaluation",
     "FeatureExtractor": "transferkit.extractor",
     "Features": "transferkit.features",
+    "ImageOptimizer": "transferkit.image_optimizer",
     "Prediction": "transferkit.classifier",
     "Preprocessing": "transferkit.images",
     "TransferkitError": "transferkit.errors",
@@ -39,6 +41,7 @@ __all__ = [
     "Evaluation",
     "FeatureExtractor",
     "Features",
+    "ImageOptimizer",
     "Prediction",
     "Preprocessing",
     "TransferkitError",

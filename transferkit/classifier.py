@@ -88,6 +88,8 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         From pixels to ``logits`` and ``probabilities`` of the classes, in one.
     weights_ : mapping of str to array
         Its weights.
+    wrapped_ : WrappedModel or None
+        What computes the layers that are a framework's own model, if any.
     preprocessing_ : Preprocessing
         How it wants pictures.
     C_ : float or None
@@ -444,9 +446,9 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             If the network is a model of a framework's own.
         """
         check_is_fitted(self, "classes_")
-        if self._wrapped is not None:
+        if self.wrapped_ is not None:
             raise UnsupportedError(
-                f"{self.network_.name} runs a {type(self._wrapped.model).__name__} of your own, "
+                f"{self.network_.name} runs a {type(self.wrapped_.model).__name__} of your own, "
                 "which such a file cannot hold: save that model by its framework's means, and fit "
                 "again once it is loaded, or pickle the whole classifier where you trust the file"
             )
@@ -541,7 +543,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ) -> None:
         self.network_ = model.network
         self.weights_ = model.weights
-        self._wrapped = model.wrapped
+        self.wrapped_ = model.wrapped
         self.preprocessing_ = model.preprocessing
         self.classes_ = classes
         self.C_ = strength
@@ -551,7 +553,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self, "classes_")
         program, model = self._program.get(
             (self.network_, self.weights_, self.preprocessing_),
-            lambda: Model(self.network_, self.weights_, self.preprocessing_, None, self._wrapped),
+            lambda: Model(self.network_, self.weights_, self.preprocessing_, None, self.wrapped_),
             self.backend,
             self.device,
         )

@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from transferkit.classifier import Classifier
     from transferkit.features import Features
     from transferkit.images import Skipped
+    from transferkit.objectives import Objective
     from transferkit.weights import WeightsEntry
 
 __all__ = ["main"]
 
 _INTERRUPTED = 130
 _MODEL_SUFFIX = ".safetensors"
+_PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 class _Commands(TyperGroup):
@@ -318,6 +320,97 @@ def show_layer(
     with write_atomically(output) as file:
         picture.save(file, "PNG")
     _say(f"saved {output}: {picture.width} x {picture.height} pixels")
+
+
+@app.command()
+def visualize(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The picture to write.")],
+    classes: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="CLASS...", help="Classes, by name, index or WordNet id; a picture of each."
+        ),
+    ] = None,
+    layer: Annotated[
+        str | None, typer.Option(help="Instead: a layer; 'transferkit layers' lists them.")
+    ] = None,
+    channels: Annotated[
+        str | None,
+        typer.Option(help="Channels of the layer, a picture of each: 7, or 0:16 for the first 16."),
+    ] = None,
+    start: Annotated[Path | None, typer.Option(help="An image to start from.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="How many steps.")] = 256,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="The side in pixels. By default: the network's.")
+    ] = None,
+    octaves: Annotated[int, typer.Option(min=1, help="How many sizes, for dreams.")] = 1,
+    animation: Annotated[Path | None, typer.Option(help="A .gif of how they came about.")] = None,
+    seed: Annotated[int, typer.Option(help="For all that is drawn.")] = 0,
+    network: Network = "mobilenet_v2",
+    backend: Backend = None,
+    quiet: Quiet = False,
+) -> None:
+    """Make pictures of what a network sees in classes or layers.
+
+    Interrupted, it writes what it has.
+    """
+    from transferkit.image_optimizer import ImageOptimizer
+    from transferkit.output import check_writable
+
+    for path, suffixes in ((output, _PICTURE_SUFFIXES), (animation, (".gif",))):
+        if path is not None:
+            if path.suffix.lower() not in suffixes:
+                raise OutputError(f"{path}: end its name in {', '.join(suffixes)}")
+            check_writable(path)
+    optimizer = ImageOptimizer(
+        network, backend=backend, seed=seed, progress=False if quiet else None
+    )
+    found = optimizer.visualize(
+        _objectives(classes or [], layer, channels),
+        start=start,
+        steps=steps,
+        size=size,
+        octaves=octaves,
+        frames=0 if animation is None else 24,
+    )
+    found.save(output)
+    if animation is not None:
+        found.animation(animation)
+    _say(f"saved {output}: {len(found.history)} steps in {found.seconds:.1f} s")
+    if any(target is not None for target in found.targets):
+        rows = [
+            (_printable(label), f"{probability:.4f}", f"{robustness:.4f}")
+            for label, probability, robustness in zip(
+                found.labels, found.probability, found.robustness, strict=True
+            )
+        ]
+        _show_table(("class", "probability", "robustness"), rows)
+    if found.interrupted:
+        _warn(f"interrupted after {len(found.history)} of {steps} steps")
+        raise typer.Exit(_INTERRUPTED)
+
+
+def _objectives(classes: Sequence[str], layer: str | None, channels: str | None) -> list[Objective]:
+    """What the arguments of 'visualize' ask for."""
+    from transferkit.objectives import Channel, Class, Layer
+
+    if bool(classes) == (layer is not None):
+        raise typer.BadParameter("name either classes or a --layer")
+    if channels is not None and layer is None:
+        raise typer.BadParameter("--channels needs a --layer")
+    found: list[Objective] = [Class(int(name) if name.isdecimal() else name) for name in classes]
+    if layer is not None and channels is None:
+        found = [Layer(layer)]
+    elif layer is not None and channels is not None:
+        first, colon, last = channels.partition(":")
+        if not (first or "0").isdecimal() or not (last.isdecimal() if colon else first):
+            raise typer.BadParameter(f"--channels {channels!r}: give one, as 7, or some, as 0:16")
+        start = int(first or 0)
+        numbers = range(start, int(last) if colon else start + 1)
+        if not numbers:
+            raise typer.BadParameter(f"--channels {channels!r} names none")
+        found = [Channel(layer, number) for number in numbers]
+    return found
 
 
 @app.command()

@@ -11,11 +11,13 @@ import difflib
 from collections.abc import Iterable
 
 __all__ = [
+    "AmbiguousNameError",
     "BackendNotInstalledError",
     "DatasetError",
     "DownloadError",
     "FileFormatError",
     "ImageError",
+    "NotFiniteError",
     "OutputError",
     "PluginError",
     "ShapeError",
@@ -85,6 +87,39 @@ def _restore_unknown_name(
     return error
 
 
+class AmbiguousNameError(TransferkitError, ValueError):
+    """A name that several things have.
+
+    Parameters
+    ----------
+    kind
+        What was looked for, as a noun: ``"class"``.
+    name
+        The name that was given.
+    choices
+        What it may mean, each as it is told to a reader.
+    remedy
+        How to say which is meant, as a clause.
+
+    Examples
+    --------
+    >>> from transferkit.errors import AmbiguousNameError
+    >>> print(AmbiguousNameError("class", "crane", ["a bird", "a machine"], "give its index"))
+    class 'crane' may be a bird or a machine; give its index
+    """
+
+    def __init__(self, kind: str, name: object, choices: Iterable[str], remedy: str) -> None:
+        choices = list(choices)
+        super().__init__(f"{kind} {name!r} may be {' or '.join(choices)}; {remedy}")
+        self.kind = kind
+        self.name = name
+        self.choices = choices
+        self.remedy = remedy
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (AmbiguousNameError, (self.kind, self.name, self.choices, self.remedy))
+
+
 class BackendNotInstalledError(TransferkitError, ImportError):
     """A backend was asked for whose framework is not installed; the message has the remedy."""
 
@@ -137,6 +172,10 @@ class DownloadError(TransferkitError, OSError):
 
 class FileFormatError(TransferkitError, ValueError):
     """A weights or classifier file that is damaged, of another kind, or too new."""
+
+
+class NotFiniteError(TransferkitError, ArithmeticError):
+    """An optimisation met a value that is infinite or no number; names the step."""
 
 
 class OutputError(TransferkitError, OSError):

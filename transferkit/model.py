@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from transferkit.backends import Backend, Program, WrappedModel, backend_of, get_backend
+from transferkit.backends.base import INFERENCE
 from transferkit.errors import UnsupportedError
 from transferkit.images import Preprocessing
 from transferkit.networks import Network, random_weights
@@ -232,6 +233,8 @@ class LazyProgram:
         make_model: Callable[[], Model],
         backend: str | Backend | None,
         device: str | None,
+        *,
+        needs: str = INFERENCE,
     ) -> tuple[Program, Model]:
         """The program and its model.
 
@@ -241,7 +244,7 @@ class LazyProgram:
             What the program is made from; while these are the same objects it is kept.
         make_model
             Called if it has to be made.
-        backend, device
+        backend, device, needs
             As for `transferkit.backends.get_backend`.
         """
         key = (*parameters, backend, device)
@@ -251,9 +254,11 @@ class LazyProgram:
                 or len(key) != len(self._made[0])
                 or any(new is not old for new, old in zip(key, self._made[0], strict=True))
             ):
+                # Before the model, which may have to be downloaded.
+                chosen = get_backend(backend, needs=needs, device=device)
                 model = make_model()
-                wrapped = model.wrapped
-                chosen = wrapped.backend if wrapped else get_backend(backend, device=device)
+                if model.wrapped is not None:
+                    chosen = get_backend(model.wrapped.backend, needs=needs)
                 program = Program(chosen, model.network, model.weights, model.wrapped)
                 self._made = (key, program, model)
             return self._made[1], self._made[2]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -9,8 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from transferkit import ImageOptimizer
+from transferkit import objectives as o
 from transferkit.backends import Backend, Program
 from transferkit.backends.base import GRADIENTS
+from transferkit.demo_data import CAT
 from transferkit.networks import Network, Node, Weights, build_network
 from transferkit.testing import ReferenceTable
 from transferkit.testing.conformance import (
@@ -19,6 +24,7 @@ from transferkit.testing.conformance import (
     assert_close,
 )
 from transferkit.testing.strategies import random_statistics
+from transferkit.training import Adam, GradientDescent, Optimizer
 from transferkit.weights import find_weights, load_weights
 
 Pair = tuple[Backend, Backend]
@@ -230,6 +236,65 @@ def test_gradient_of_real_photos(
             gradients = [function(pixels)["gradient"] for function in functions]
             assert_close(gradients[0], gradients[1], GRADIENT_TOLERANCE, "gradient")
     assert compared >= 3
+
+
+def _in_float64(backend: Backend) -> Backend:
+    """The same backend, computing in double precision."""
+    framework = importlib.import_module(backend.name)
+    doubled = copy.copy(backend)
+    doubled.table = copy.copy(backend.table)
+    doubled.table.dtype = framework.float64
+    return doubled
+
+
+_WANTED = [
+    "zebra",
+    o.Class("Siamese cat", "cross_entropy"),
+    o.Channel("features.14", 7),
+    o.Neuron("features.9", 3),
+    o.Layer("features.10") - 0.1 * o.Class("tabby"),
+    o.Direction("embedding", np.arange(1280) - 640),
+]
+
+
+def _first_steps(backend: Backend, **settings: Any) -> Floats:
+    optimizer = ImageOptimizer("mobilenet_v2", backend=backend, seed=0, progress=False)
+    regularizers = [o.TotalVariation(1e-4), o.L2(1e-3), o.DistanceToStart(1e-3)]
+    return optimizer.visualize(
+        _WANTED, steps=10, size=64, regularizers=regularizers, frames=0, **settings
+    ).history
+
+
+@pytest.mark.parametrize(
+    ("parametrization", "optimizer"), [("fourier", "adam"), ("pixels", "momentum")]
+)
+def test_first_steps_of_ideal_images(
+    backend_pair: Pair, parametrization: str, optimizer: str
+) -> None:
+    # In float32 a unit within rounding of its kink has another derivative, and a step at the
+    # usual rate makes of that another picture within a few steps: in double precision the two
+    # do the same.
+    first, second = (
+        _first_steps(_in_float64(backend), parametrization=parametrization, optimizer=optimizer)
+        for backend in _both_have_gradients(backend_pair)
+    )
+    np.testing.assert_allclose(first, second, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("parametrization", "optimizer"),
+    [("fourier", Adam(0.002)), ("pixels", GradientDescent(3e-4))],
+    ids=["fourier", "pixels"],
+)
+def test_first_steps_from_a_photo(
+    backend_pair: Pair, parametrization: str, optimizer: Optimizer
+) -> None:
+    first, second = (
+        _first_steps(backend, start=CAT, parametrization=parametrization, optimizer=optimizer)
+        for backend in _both_have_gradients(backend_pair)
+    )
+    assert not np.isclose(first[-1], first[0]).any()
+    assert_close(first, second, 0.01, "history")
 
 
 @pytest.mark.parametrize("operation", ["max_pool2d", "max", "clip", "relu", "absolute", "sign"])

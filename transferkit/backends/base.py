@@ -225,6 +225,23 @@ class Table(ABC, Generic[Tensor]):
         pixels around its centre.
         """
 
+    @abstractmethod
+    def slice(self, x: Tensor, *, axis: int, start: int, stop: int | None) -> Tensor:
+        """``x[start:stop]`` along ``axis``, with Python's meaning of negative numbers and None."""
+
+    @abstractmethod
+    def transpose(self, x: Tensor, *, axes: tuple[int, ...]) -> Tensor:
+        """``x`` with its axes in another order: axis i of the result is ``axes[i]`` of ``x``."""
+
+    @abstractmethod
+    def sample(self, x: Tensor, positions: Tensor) -> Tensor:
+        """``x`` (n, h, w, c) at ``positions`` (height, width, 2), the same in each picture.
+
+        A position is (row, column) in pixels, (0, 0) the centre of the first; between centres
+        it is interpolated bilinearly, and beyond the outermost the edge is repeated. The
+        result is (n, height, width, c). It is differentiated with respect to ``x`` only.
+        """
+
     def normalize(self, x: Tensor, *, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
         """``(x - mean) / std``, per channel: pixels as the weights were trained on them."""
         return self.divide(self.subtract(x, self.asarray(mean)), self.asarray(std))
@@ -395,13 +412,14 @@ class Backend(ABC):
         Parameters
         ----------
         function
-            Takes tensors and gives a tensor of shape ().
+            Takes tensors and gives a tensor.
 
         Returns
         -------
         callable
-            Takes the same tensors and gives a mapping: ``value``, and ``gradient`` of the
-            first argument's shape. It may stand inside a function given to `compile`.
+            Takes the same tensors and gives a mapping: ``value``, and ``gradient``, the
+            derivative of the sum of its numbers, of the first argument's shape. It may stand
+            inside a function given to `compile`.
 
         Raises
         ------

@@ -34,6 +34,7 @@ OPSET = 17
 _IR_VERSION = 8
 _INPUT = "input"
 _CONSTANT = "constant"
+_TO_THE_END = 2**63 - 1
 _CHANNELS_FIRST = (0, 3, 1, 2)
 _CHANNELS_LAST = (0, 2, 3, 1)
 # Axes, bounds and sizes are read while the graph is checked; weights are larger than this.
@@ -358,6 +359,29 @@ class OnnxTable(Table[Recorded]):
             mode="linear",
             coordinate_transformation_mode="half_pixel",
         )
+
+    def slice(self, x: Recorded, *, axis: int, start: int, stop: int | None) -> Recorded:
+        place = _renumber(axis) if x.channels_first else axis
+        bounds = map(_integers, ((start,), (_TO_THE_END if stop is None else stop,), (place,)))
+        return _write("Slice", [x, *bounds], x.rank, x.channels_first)
+
+    def transpose(self, x: Recorded, *, axes: tuple[int, ...]) -> Recorded:
+        return _write("Transpose", [_plain(x)], x.rank, perm=axes)
+
+    def sample(self, x: Recorded, positions: Recorded) -> Recorded:
+        x, one, two = _channels_first(x), self.asarray(1.0), self.asarray(2.0)
+        # ONNX counts from -1 at the first pixel's outer edge to 1 at the last one's, x first.
+        width = _write("Shape", [x], 1, start=3, end=4)
+        height = _write("Shape", [x], 1, start=2, end=3)
+        size = _write("Concat", [width, height], 1, axis=0)
+        size = _write("Cast", [size], 1, to=TensorProto.FLOAT)
+        backwards = _write("Gather", [positions, _integers((1, 0))], 3, axis=2)
+        steps = self.add(self.multiply(backwards, two), one)
+        grid = self.subtract(self.divide(steps, size), one)
+        number = _write("Shape", [x], 1, start=0, end=1)
+        shape = _write("Concat", [number, _integers((1, 1, 1))], 1, axis=0)
+        grid = _write("Expand", [grid, shape], 4)
+        return _write("GridSample", [x, grid], 4, True, mode="bilinear", padding_mode="border")
 
 
 def _write(

@@ -216,7 +216,8 @@ def _check_capability(backend: type[Backend], needs: str) -> None:
     if needs not in backend.capabilities:
         raise UnsupportedError(
             f"backend {backend.name!r} can do {', '.join(sorted(backend.capabilities))}, not "
-            f"{needs}; {_REMEDIES['torch']} adds one that can"
+            f"{needs}; 'torch' and 'tensorflow' can: {_REMEDIES['torch']}, or "
+            f"{_REMEDIES['tensorflow']}"
         )
 
 

@@ -192,6 +192,20 @@ class ShapeTable(Table[Shape]):
     def resize(self, x: Shape, *, height: int, width: int) -> Shape:
         return (x[0], height, width, x[3])
 
+    def slice(self, x: Shape, *, axis: int, start: int, stop: int | None) -> Shape:
+        length = len(range(*slice(start, stop).indices(x[axis])))
+        return (*x[:axis], length, *x[axis + 1 :])
+
+    def transpose(self, x: Shape, *, axes: tuple[int, ...]) -> Shape:
+        if sorted(axes) != list(range(len(x))):
+            raise ShapeError(f"{axes} is no order of {len(x)} axes")
+        return tuple(x[axis] for axis in axes)
+
+    def sample(self, x: Shape, positions: Shape) -> Shape:
+        if len(positions) != 3 or positions[2] != 2:
+            raise ShapeError(f"positions of shape {positions}; expected (height, width, 2)")
+        return (x[0], *positions[:2], x[3])
+
 
 def _windows(
     size: tuple[int, ...],

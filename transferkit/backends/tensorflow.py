@@ -227,6 +227,36 @@ class TensorFlowTable(Table[Any]):
     def resize(self, x: Any, *, height: int, width: int) -> Any:
         return tf.image.resize(x, [height, width])
 
+    def slice(self, x: Any, *, axis: int, start: int, stop: int | None) -> Any:
+        return x[(slice(None),) * axis + (slice(start, stop),)]
+
+    def transpose(self, x: Any, *, axes: tuple[int, ...]) -> Any:
+        return tf.transpose(x, axes)
+
+    def sample(self, x: Any, positions: Any) -> Any:
+        size = tf.shape(x)[1:3]
+        last = tf.cast(size - 1, x.dtype)
+        inside = tf.clip_by_value(tf.stop_gradient(positions), tf.zeros_like(last), last)
+        before = tf.floor(inside)
+        row, column = tf.unstack(inside - before, axis=-1)
+        top, left = tf.unstack(tf.cast(before, tf.int32), axis=-1)
+        bottom, right = tf.minimum(top + 1, size[0] - 1), tf.minimum(left + 1, size[1] - 1)
+        # Pixels first, so that what is gathered, and scattered backwards, are whole rows.
+        n, c = tf.shape(x)[0], tf.shape(x)[3]
+        pixels = tf.reshape(tf.transpose(x, [1, 2, 0, 3]), [size[0] * size[1], n * c])
+        parts = [
+            tf.gather(pixels, y * size[1] + x_) * tf.expand_dims(weight, -1)
+            for y, x_, weight in (
+                (top, left, (1 - row) * (1 - column)),
+                (top, right, (1 - row) * column),
+                (bottom, left, row * (1 - column)),
+                (bottom, right, row * column),
+            )
+        ]
+        shape = tf.concat([tf.shape(positions)[:2], [n, c]], 0)
+        y = tf.transpose(tf.reshape(tf.add_n(parts), shape), [2, 0, 1, 3])
+        return tf.ensure_shape(y, [x.shape[0], *positions.shape[:2], x.shape[3]])
+
 
 class TensorFlowBackend(Backend):
     """TensorFlow."""

@@ -290,6 +290,18 @@ class _KerasTable(Table[Any]):
             data_format="channels_last",
         )
 
+    def slice(self, x: Any, *, axis: int, start: int, stop: int | None) -> Any:
+        return x[(slice(None),) * axis + (slice(start, stop),)]
+
+    def transpose(self, x: Any, *, axes: tuple[int, ...]) -> Any:
+        return ops.transpose(x, axes)
+
+    def sample(self, x: Any, positions: Any) -> Any:
+        raise UnsupportedError(
+            "a keras.Model made here cannot sample a picture at positions that it is given; "
+            "backend 'torch' can"
+        )
+
     def normalize(self, x: Any, *, mean: tuple[float, ...], std: tuple[float, ...]) -> Any:
         variance = [value**2 for value in std]
         return layers.Normalization(axis=-1, mean=list(mean), variance=variance)(x)

@@ -190,6 +190,26 @@ class TorchTable(Table[Tensor]):
     def hard_swish(self, x: Tensor) -> Tensor:
         return F.hardswish(x)
 
+    def slice(self, x: Tensor, *, axis: int, start: int, stop: int | None) -> Tensor:
+        return x[(slice(None),) * axis + (slice(start, stop),)]
+
+    def transpose(self, x: Tensor, *, axes: tuple[int, ...]) -> Tensor:
+        return x.permute(axes)
+
+    def sample(self, x: Tensor, positions: Tensor) -> Tensor:
+        n, h, w, _ = x.shape
+        # torch counts from -1 at the first pixel's outer edge to 1 at the last one's, x first.
+        size = torch.tensor((w, h), dtype=self.dtype, device=x.device)
+        grid = (2 * positions.detach().flip(-1) + 1) / size - 1
+        y = F.grid_sample(
+            _channels_first(x),
+            grid.expand(n, -1, -1, -1),
+            mode="bilinear",
+            padding_mode="border",
+            align_corners=False,
+        )
+        return _channels_last(y)
+
 
 class TorchBackend(Backend):
     """PyTorch."""
@@ -269,7 +289,7 @@ class TorchBackend(Backend):
             with torch.enable_grad():
                 first = tensors[0].detach().requires_grad_()
                 value = function(first, *tensors[1:])
-                (gradient,) = torch.autograd.grad(value, first)
+                (gradient,) = torch.autograd.grad(value.sum(), first)
             return {"value": value.detach(), "gradient": gradient}
 
         return run

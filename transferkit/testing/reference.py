@@ -186,6 +186,20 @@ class ReferenceTable(Table[Array]):
         columns = self._interpolation(x.shape[2], width)
         return np.asarray(np.einsum("yh,xw,nhwc->nyxc", rows, columns, x, optimize=True))
 
+    def slice(self, x: Array, *, axis: int, start: int, stop: int | None) -> Array:
+        return x.take(range(*slice(start, stop).indices(x.shape[axis])), axis)
+
+    def transpose(self, x: Array, *, axes: tuple[int, ...]) -> Array:
+        return x.transpose(axes)
+
+    def sample(self, x: Array, positions: Array) -> Array:
+        _, h, w, _ = x.shape
+        inside = np.clip(positions, 0, (h - 1, w - 1))
+        # A tent of one pixel around each position, along either axis.
+        rows = np.maximum(1 - np.abs(inside[..., :1] - np.arange(h)), 0)
+        columns = np.maximum(1 - np.abs(inside[..., 1:] - np.arange(w)), 0)
+        return np.asarray(np.einsum("yxh,yxw,nhwc->nyxc", rows, columns, x, optimize=True))
+
     def normalize(self, x: Array, *, mean: tuple[float, ...], std: tuple[float, ...]) -> Array:
         return (x - self.asarray(mean)) / self.asarray(std)
 

@@ -383,6 +383,39 @@ def _resize_calls(draw: Draw) -> PrimitiveCall:
 
 
 @st.composite
+def _slice_calls(draw: Draw) -> PrimitiveCall:
+    shape = draw(_shapes(1))
+    axis = draw(st.integers(0, len(shape) - 1))
+    length = shape[axis]
+    start = draw(st.integers(0, length - 1))
+    stop = draw(st.integers(start + 1, length))
+    # The same in other words.
+    first = draw(st.sampled_from([start, start - length]))
+    last = draw(st.sampled_from([stop, None if stop == length else stop - length]))
+    return draw(_call("slice", (draw(_numbers(shape)),), axis=axis, start=first, stop=last))
+
+
+@st.composite
+def _transpose_calls(draw: Draw) -> PrimitiveCall:
+    shape = draw(_shapes(1))
+    axes = tuple(draw(st.permutations(range(len(shape)))))
+    return draw(_call("transpose", (draw(_numbers(shape)),), axes=axes))
+
+
+@st.composite
+def _sample_calls(draw: Draw) -> PrimitiveCall:
+    """Positions inside and outside of the picture."""
+    x = draw(_feature_maps())
+    shape = (draw(_SIDES), draw(_SIDES))
+    rows, columns = (draw(_numbers(shape, low=-2.0, high=length + 1.0)) for length in x.shape[1:3])
+    positions = np.stack([rows, columns], axis=-1)
+    if draw(st.booleans()):
+        # On the pixels themselves.
+        positions = np.round(positions)
+    return draw(_call("sample", (x,), (positions,)))
+
+
+@st.composite
 def _normalize_calls(draw: Draw) -> PrimitiveCall:
     channels = draw(_CHANNELS)
     mean, std = (tuple(draw(_numbers((channels,), low=0.2, high=0.6)).tolist()) for _ in range(2))
@@ -432,6 +465,9 @@ PRIMITIVE_CALLS: Mapping[str, st.SearchStrategy[PrimitiveCall]] = MappingProxyTy
         "pad": _pad_calls(),
         "crop": _crop_calls(),
         "resize": _resize_calls(),
+        "slice": _slice_calls(),
+        "transpose": _transpose_calls(),
+        "sample": _sample_calls(),
         "normalize": _normalize_calls(),
         "hard_sigmoid": _elementwise_calls("hard_sigmoid", -6.0, 6.0),
         "hard_swish": _elementwise_calls("hard_swish", -6.0, 6.0),

@@ -1,0 +1,327 @@
+"""`ImageOptimizer`: pictures changed until a network sees in them what it is asked to see."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from numbers import Integral
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.utils.validation import check_is_fitted
+
+from transferkit.backends import Backend, Program
+from transferkit.backends.base import GRADIENTS
+from transferkit.class_names import ClassNames
+from transferkit.classifier import Classifier
+from transferkit.errors import ShapeError
+from transferkit.images import Images, Preprocessing, stream_batches
+from transferkit.model import LazyProgram, Model, load_model
+from transferkit.networks import Network
+from transferkit.objectives import Class, Objective, Regularizer
+from transferkit.training import Optimizer, find_optimizer
+from transferkit.visualization import (
+    IdealImages,
+    Jitter,
+    Parametrization,
+    Recipe,
+    Rotate,
+    Scale,
+    Transform,
+    find_parametrization,
+    optimize_images,
+)
+
+__all__ = ["DEFAULT_TRANSFORMS", "ImageOptimizer"]
+
+Wanted: TypeAlias = Objective | str | int
+"""What a picture may be optimised for: an objective, or a class."""
+
+DEFAULT_TRANSFORMS: tuple[Transform, ...] = (Jitter(16), Scale(0.8, 1.25), Rotate(15.0), Jitter(4))
+"""What pictures go through before the network sees them, unless it is said otherwise."""
+
+
+class ImageOptimizer:
+    """Changes pictures by the gradient of a network, for as long as it takes.
+
+    Parameters
+    ----------
+    network
+        A name (``transferkit networks`` lists them), a `transferkit.networks.Network`, or a
+        fitted `transferkit.Classifier`, whose classes are then the ones that can be asked for.
+    weights
+        The name of published weights, None for the network's usual ones; for a network of
+        one's own, a mapping from parameter name to float32 array.
+    backend
+        ``"torch"``, ``"tensorflow"``, the name of another plugin that has gradients, or a
+        `transferkit.backends.Backend`. None: the environment variable
+        ``TRANSFERKIT_BACKEND``, or else the first of these that is installed.
+    device
+        One of the backend's devices; None means the processor.
+    preprocessing
+        How pictures are resized and cropped; None means as the weights expect it.
+    batch_size
+        How many pictures are worked on at once.
+    seed
+        For everything that is drawn: a number, or a generator, which is drawn from. The same
+        number gives the same draws on every backend.
+    progress
+        Whether a progress bar is shown on standard error; None: only on a terminal.
+
+    Raises
+    ------
+    UnknownNameError
+        When first used: if there is no such network, weights, backend or device.
+    BackendNotInstalledError
+        When first used: if the backend's framework is not installed.
+    UnsupportedError
+        When first used: if the backend has no gradients.
+
+    Examples
+    --------
+    >>> from transferkit import ImageOptimizer
+    >>> ImageOptimizer("mobilenet_v2").resolve_class("Siamese cat")
+    284
+    """
+
+    def __init__(
+        self,
+        network: str | Network | Classifier = "mobilenet_v2",
+        *,
+        weights: str | Mapping[str, npt.NDArray[np.float32]] | None = None,
+        backend: str | Backend | None = None,
+        device: str | None = None,
+        preprocessing: Preprocessing | None = None,
+        batch_size: int = 32,
+        seed: int | np.random.Generator = 0,
+        progress: bool | None = None,
+    ) -> None:
+        self.network = network
+        self.weights = weights
+        self.backend = backend
+        self.device = device
+        self.preprocessing = preprocessing
+        self.batch_size = batch_size
+        self.seed = seed
+        self.progress = progress
+        self._program = LazyProgram()
+
+    def visualize(
+        self,
+        objectives: Wanted | Sequence[Wanted],
+        *,
+        steps: int = 256,
+        size: int | None = None,
+        start: Images | None = None,
+        octaves: int = 1,
+        parametrization: str | Parametrization = "fourier",
+        transforms: Sequence[Transform] = DEFAULT_TRANSFORMS,
+        regularizers: Sequence[Regularizer] = (),
+        optimizer: str | Optimizer = "adam",
+        frames: int = 24,
+    ) -> IdealImages:
+        """Make pictures in which the network sees as much as it can of something.
+
+        Parameters
+        ----------
+        objectives
+            What is to be seen: a class by name, index or WordNet id, or an objective from
+            `transferkit.objectives`; or a list of these, which makes a picture of each.
+        steps
+            How many, all octaves together; at least 1.
+        size
+            The side of the square pictures in pixels; None: as the network expects them.
+        start
+            A picture to start from, or as many as there are objectives, as for
+            `transferkit.FeatureExtractor`; None: noise. Several pictures and one objective
+            make a picture from each.
+        octaves
+            How many sizes are gone through, each 1.4 times the one before, up to ``size``: for
+            DeepDream, in which large shapes are to come about as well as small ones.
+        parametrization
+            ``"fourier"`` or ``"pixels"``, or one from `transferkit.visualization`.
+        transforms
+            What is done to pictures before the network sees them, drawn anew at each step:
+            from `transferkit.visualization`, in the order in which they are done.
+        regularizers
+            What is to stay small, from `transferkit.objectives`.
+        optimizer
+            ``"adam"``, ``"momentum"`` or ``"gradient_descent"``, or one from
+            `transferkit.training`.
+        frames
+            How many pictures are kept on the way, for `IdealImages.animation`, in eight bits;
+            0 for none.
+
+        Returns
+        -------
+        IdealImages
+            After Ctrl-C as far as it had come, and marked so.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such class, layer, channel, or choice of that name.
+        AmbiguousNameError
+            If several classes are called that.
+        ShapeError
+            If the network cannot take pictures of that size, or the number of starts is not
+            that of the objectives.
+        NotFiniteError
+            If an objective, or its derivative, becomes infinite or no number; names the step.
+
+        Examples
+        --------
+        >>> from transferkit import ImageOptimizer
+        >>> from transferkit import objectives as o
+        >>> optimizer = ImageOptimizer("mobilenet_v2", seed=0)
+        >>> found = optimizer.visualize([o.Channel("features.2", 7), "zebra"], steps=2, size=32)
+        >>> found.images.shape, found.labels
+        ((2, 32, 32, 3), ('features.2, 7', 'zebra'))
+        """
+        recipe = Recipe(
+            steps=_whole_number("steps", steps, 1),
+            octaves=_whole_number("octaves", octaves, 1),
+            parametrization=find_parametrization(parametrization),
+            transforms=_all_of("transforms", transforms, Transform),  # type: ignore[type-abstract]
+            regularizers=_all_of("regularizers", regularizers, Regularizer),  # type: ignore[type-abstract]
+            optimizer=find_optimizer(optimizer),
+            frames=_whole_number("frames", frames, 0),
+            batch_size=_whole_number("batch_size", self.batch_size, 1),
+        )
+        if steps < octaves:
+            raise ValueError(f"{steps} steps are not enough for {octaves} octaves")
+        program, model = self._load()
+        wanted = list(map(_as_objective, _listed(objectives)))
+        preprocessing = model.preprocessing
+        if size is not None:
+            preprocessing = replace(preprocessing, size=size, resize=None)
+        if start is None:
+            side = preprocessing.size or model.network.input_size
+            pixels, shape = None, (side, side)
+        else:
+            pixels, wanted = _read_start(start, preprocessing, wanted)
+            shape = (pixels.shape[1], pixels.shape[2])
+        return optimize_images(
+            program,
+            self.classes,
+            wanted,
+            pixels,
+            shape,
+            recipe,
+            seed=int(np.random.default_rng(self.seed).integers(2**63)),
+            progress=self.progress,
+        )
+
+    @property
+    def classes(self) -> ClassNames:
+        """The classes that the network's logits stand for."""
+        program, model = self._load()
+        labels: tuple[Hashable, ...] | None = model.labels
+        if isinstance(self.network, Classifier):
+            # As they were given, numbers perhaps; the model has them as texts.
+            labels = tuple(self.network.classes_.tolist())
+        if labels is not None:
+            return ClassNames(labels, len(labels))
+        size = program.network.input_size
+        return ClassNames(None, program.shapes(size, size)["logits"][-1])
+
+    def resolve_class(self, given: Hashable) -> int:
+        """The index among the network's logits of the class that ``given`` means.
+
+        Parameters
+        ----------
+        given
+            Its name, its index or, of ImageNet's classes, its WordNet id.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such class; close ones are named.
+        AmbiguousNameError
+            If several classes are called that.
+        """
+        return self.classes.resolve(given)
+
+    def _load(self) -> tuple[Program, Model]:
+        """The network on its backend, and all that belongs to it."""
+        made_from: tuple[Any, ...] = (self.network, self.weights, self.preprocessing)
+        if isinstance(self.network, Classifier):
+            # Fitted again, it is another network.
+            made_from += (getattr(self.network, "network_", None),)
+        return self._program.get(
+            made_from, self._make_model, self.backend, self.device, needs=GRADIENTS
+        )
+
+    def _make_model(self) -> Model:
+        classifier = self.network
+        if not isinstance(classifier, Classifier):
+            return load_model(
+                classifier,
+                self.weights,
+                self.preprocessing,
+                self.backend,
+                self.device,
+                seed=self.seed,
+                progress=self.progress,
+            )
+        if self.weights is not None:
+            raise TypeError("a classifier has its own weights; leave out weights")
+        check_is_fitted(classifier, "classes_")
+        return Model(
+            classifier.network_,
+            classifier.weights_,
+            self.preprocessing or classifier.preprocessing_,
+            tuple(map(str, classifier.classes_.tolist())),
+            classifier.wrapped_,
+        )
+
+
+_Kind = TypeVar("_Kind")
+
+
+def _listed(objectives: Wanted | Sequence[Wanted]) -> Sequence[Wanted]:
+    """One objective, or several, as a list."""
+    if isinstance(objectives, (str, int, Objective)):
+        return [objectives]
+    listed = list(objectives)
+    if not listed:
+        raise ValueError("objectives is empty; name at least one")
+    return listed
+
+
+def _as_objective(wanted: Wanted) -> Objective:
+    return wanted if isinstance(wanted, Objective) else Class(wanted)
+
+
+def _read_start(
+    start: Images, preprocessing: Preprocessing, objectives: list[Objective]
+) -> tuple[npt.NDArray[np.float32], list[Objective]]:
+    """The pictures to start from and the objectives, as many of one as of the other."""
+    batches = stream_batches(start, preprocessing, batch_size=32)
+    pixels = np.concatenate([batch.pixels for batch in batches])
+    if len(pixels) == 1:
+        pixels = np.repeat(pixels, len(objectives), axis=0)
+    elif len(objectives) == 1:
+        objectives = objectives * len(pixels)
+    if len(pixels) != len(objectives):
+        raise ShapeError(
+            f"there are {len(pixels)} pictures to start from, for {len(objectives)} objectives; "
+            "give one, or as many"
+        )
+    return pixels, objectives
+
+
+def _whole_number(name: str, value: object, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number, at least {least}")
+    return int(value)
+
+
+def _all_of(name: str, values: object, kind: type[_Kind]) -> tuple[_Kind, ...]:
+    """The values as a tuple, each seen to be of a kind."""
+    listed = tuple(values) if isinstance(values, Iterable) else (values,)
+    for value in listed:
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} has {value!r}; expected instances of {kind.__name__}")
+    return listed
