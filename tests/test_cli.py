@@ -20,6 +20,7 @@ from typer.testing import CliRunner, Result
 
 import transferkit
 from transferkit import Classifier, FeatureExtractor
+from transferkit.backends import Backend
 from transferkit.cli import app, main
 from transferkit.weights import WeightsEntry
 
@@ -479,3 +480,61 @@ def test_progress_is_not_shown_off_a_terminal(tmp_path: Path) -> None:
     assert result.stderr == b""
     assert b"Egyptian cat" in result.stdout
     assert b"\x1b" not in result.stdout
+
+
+# ---- visualize ---------------------------------------------------------------------------
+
+
+def test_visualize_classes(differentiable: Backend, tmp_path: Path) -> None:
+    output, animation = tmp_path / "ideal.png", tmp_path / "ideal.gif"
+    options = ("--backend", differentiable.name, "--steps", "2", "--size", "48", "--quiet")
+    printed = done("visualize", "zebra", "284", "-o", output, "--animation", animation, *options)
+    assert f"saved {output}: 2 steps" in printed
+    assert "Siamese cat" in printed
+    with Image.open(output) as picture, Image.open(animation) as frames:
+        assert picture.width > 2 * 48
+        assert frames.n_frames == 2
+    first = output.read_bytes()
+    done("visualize", "zebra", "284", "-o", output, *options)
+    assert output.read_bytes() == first
+    done("visualize", "zebra", "284", "-o", output, "--seed", "1", *options)
+    assert output.read_bytes() != first
+
+
+def test_visualize_channels(differentiable: Backend, tmp_path: Path) -> None:
+    output = tmp_path / "channels.jpg"
+    options = ("--backend", differentiable.name, "--steps", "1", "--size", "32", "-q")
+    printed = done(
+        "visualize", "--layer", "features.2", "--channels", "2:5", "-o", output, *options
+    )
+    assert "probability" not in printed
+    with Image.open(output) as picture:
+        assert picture.format == "JPEG"
+    done("visualize", "--layer", "features.2", "--start", CAT, "-o", output, *options)
+    with Image.open(output) as picture:
+        assert picture.size == (32, 32)
+
+
+def test_visualize_what_is_not_there(differentiable: Backend, tmp_path: Path) -> None:
+    output = ("-o", tmp_path / "ideal.png", "--backend", differentiable.name)
+    assert "'crane bird' (index 134" in failed("visualize", "crane", *output)
+    assert "did you mean 'zebra'" in failed("visualize", "zebar", *output)
+    layer = ("--layer", "features.2", "--channels")
+    assert "0 to 23" in failed("visualize", *layer, "20:30", *output)
+    assert ".png" in failed("visualize", "zebra", "-o", tmp_path / "ideal.txt")
+    assert ".gif" in failed("visualize", "zebra", *output, "--animation", tmp_path / "way.png")
+    for wrong in (
+        ("zebra", "--layer", "features.2"),
+        (),
+        ("zebra", "--channels", "7"),
+        (*layer, "7:7"),
+        (*layer, "a:b"),
+        (*layer, ""),
+    ):
+        assert run("visualize", *wrong, *output).exit_code == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_visualize_without_gradients(tmp_path: Path) -> None:
+    said = failed("visualize", "zebra", "-o", tmp_path / "a.png", "--backend", "onnxruntime")
+    assert 'pip install "transferkit[torch]"' in said

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from samples import NETWORK, SIDE, WEIGHTS, coloured, tiny_classifier
 
-from tests.samples import NETWORK, SIDE, WEIGHTS, coloured, tiny_classifier
 from transferkit import ImageOptimizer
 from transferkit import objectives as o
 from transferkit.backends import Backend

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from samples import NETWORK, SIDE, WEIGHTS
 
-from tests.samples import NETWORK, SIDE, WEIGHTS
 from transferkit import objectives as o
 from transferkit.backends import Backend, Program
 from transferkit.backends.base import Table

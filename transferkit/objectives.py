@@ -101,10 +101,8 @@ class Objective(ABC):
 
     Attributes
     ----------
-    layers
-        The layers whose activations it is made of.
     target
-        The class that it is to be seen in the picture, as it was given; None if it is not for
+        The class that is to be seen in the picture, as it was given; None if it is not for
         a class.
     """
 
