@@ -372,13 +372,14 @@ class Backend(ABC):
         Parameters
         ----------
         function
-            Takes tensors and gives a tensor of shape ().
+            Takes tensors and gives a tensor of shape (), or a mapping from name to tensor in
+            which that one is called ``value``.
 
         Returns
         -------
         callable
-            Takes the same tensors and gives a mapping: ``value``, and ``gradient`` of the
-            first argument's shape. It may stand inside a function given to `compile`.
+            Takes the same tensors and gives a mapping: ``value``, ``gradient`` of the
+            first argument's shape, and whatever else ``function`` gave. It may stand inside a function given to `compile`.
 
         Raises
         ------
