@@ -109,5 +109,7 @@ class FMN(Attack):
                 radius * 2,
             )
             return np.where(success, smaller, larger)
-        larger = np.where(np.isfinite(shortest), larger, here + np.maximum(to_boundary, 0))
+        # Where a network is far from linear that alone can go round in circles.
+        first = np.maximum(here + to_boundary, np.where(np.isfinite(radius), larger, 0))
+        larger = np.where(np.isfinite(shortest), larger, first)
         return np.where(success, smaller, larger)
