@@ -16,6 +16,7 @@ __all__ = [
     "DatasetError",
     "FileFormatError",
     "ImageError",
+    "NotFiniteError",
     "OutputError",
     "PluginError",
     "ShapeError",
@@ -166,6 +167,10 @@ class DatasetError(TransferkitError, ValueError):
 
 class FileFormatError(TransferkitError, ValueError):
     """A weights or classifier file that is damaged, of another kind, or too new."""
+
+
+class NotFiniteError(TransferkitError, ArithmeticError):
+    """An optimisation met a value that is infinite or no number; names the step."""
 
 
 class OutputError(TransferkitError, OSError):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from typing import Any
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from numbers import Integral
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +15,31 @@ from transferkit.backends import Backend, Program
 from transferkit.backends.base import GRADIENTS
 from transferkit.class_names import ClassNames
 from transferkit.classifier import Classifier
-from transferkit.images import Preprocessing
+from transferkit.errors import ShapeError
+from transferkit.images import Images, Preprocessing, stream_batches
 from transferkit.model import LazyProgram, Model, load_model
 from transferkit.networks import Network
+from transferkit.objectives import Class, Objective, Regularizer
+from transferkit.training import Optimizer, find_optimizer
+from transferkit.visualization import (
+    IdealImages,
+    Jitter,
+    Parametrization,
+    Recipe,
+    Rotate,
+    Scale,
+    Transform,
+    find_parametrization,
+    optimize_images,
+)
 
-__all__ = ["ImageOptimizer"]
+__all__ = ["DEFAULT_TRANSFORMS", "ImageOptimizer"]
+
+Wanted: TypeAlias = Objective | str | int
+"""What a picture may be optimised for: an objective, or a class."""
+
+DEFAULT_TRANSFORMS: tuple[Transform, ...] = (Jitter(8), Scale(0.9, 1.1), Rotate(10.0), Jitter(2))
+"""What pictures go through before the network sees them, unless it is said otherwise."""
 
 
 class ImageOptimizer:
@@ -85,6 +107,112 @@ class ImageOptimizer:
         self.progress = progress
         self._program = LazyProgram()
 
+    def visualize(
+        self,
+        objectives: Wanted | Sequence[Wanted],
+        *,
+        steps: int = 256,
+        size: int | None = None,
+        start: Images | None = None,
+        octaves: int = 1,
+        parametrization: str | Parametrization = "fourier",
+        transforms: Sequence[Transform] = DEFAULT_TRANSFORMS,
+        regularizers: Sequence[Regularizer] = (),
+        optimizer: str | Optimizer = "adam",
+        frames: int = 24,
+    ) -> IdealImages:
+        """Make pictures in which the network sees as much as it can of something.
+
+        Parameters
+        ----------
+        objectives
+            What is to be seen: a class by name, index or WordNet id, or an objective from
+            `transferkit.objectives`; or a list of these, which makes a picture of each.
+        steps
+            How many, all octaves together; at least 1.
+        size
+            The side of the square pictures in pixels; None: as the network expects them.
+        start
+            A picture to start from, or as many as there are objectives, as for
+            `transferkit.FeatureExtractor`; None: noise. Several pictures and one objective
+            make a picture from each.
+        octaves
+            How many sizes are gone through, each 1.4 times the one before, up to ``size``: for
+            DeepDream, in which large shapes are to come about as well as small ones.
+        parametrization
+            ``"fourier"`` or ``"pixels"``, or one from `transferkit.visualization`.
+        transforms
+            What is done to pictures before the network sees them, drawn anew at each step:
+            from `transferkit.visualization`, in the order in which they are done.
+        regularizers
+            What is to stay small, from `transferkit.objectives`.
+        optimizer
+            ``"adam"``, ``"momentum"`` or ``"gradient_descent"``, or one from
+            `transferkit.training`.
+        frames
+            How many pictures are kept on the way, for `IdealImages.animation`, in eight bits;
+            0 for none.
+
+        Returns
+        -------
+        IdealImages
+            After Ctrl-C as far as it had come, and marked so.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such class, layer, channel, or choice of that name.
+        AmbiguousNameError
+            If several classes are called that.
+        ShapeError
+            If the network cannot take pictures of that size, or the number of starts is not
+            that of the objectives.
+        NotFiniteError
+            If an objective, or its derivative, becomes infinite or no number; names the step.
+
+        Examples
+        --------
+        >>> from transferkit import ImageOptimizer
+        >>> from transferkit import objectives as o
+        >>> optimizer = ImageOptimizer("mobilenet_v2", seed=0)
+        >>> found = optimizer.visualize([o.Channel("features.2", 7), "zebra"], steps=2, size=32)
+        >>> found.images.shape, found.labels
+        ((2, 32, 32, 3), ('features.2, 7', 'zebra'))
+        """
+        recipe = Recipe(
+            steps=_whole_number("steps", steps, 1),
+            octaves=_whole_number("octaves", octaves, 1),
+            parametrization=find_parametrization(parametrization),
+            transforms=_all_of("transforms", transforms, Transform),  # type: ignore[type-abstract]
+            regularizers=_all_of("regularizers", regularizers, Regularizer),  # type: ignore[type-abstract]
+            optimizer=find_optimizer(optimizer),
+            frames=_whole_number("frames", frames, 0),
+            batch_size=_whole_number("batch_size", self.batch_size, 1),
+        )
+        if steps < octaves:
+            raise ValueError(f"{steps} steps are not enough for {octaves} octaves")
+        program, model = self._load()
+        wanted = list(map(_as_objective, _listed(objectives)))
+        preprocessing = model.preprocessing
+        if size is not None:
+            preprocessing = replace(preprocessing, size=size, resize=None)
+        if start is None:
+            side = preprocessing.size or model.network.input_size
+            pixels, shape = None, (side, side)
+        else:
+            pixels, wanted = _read_start(start, preprocessing, wanted)
+            shape = (pixels.shape[1], pixels.shape[2])
+        return optimize_images(
+            program,
+            self.classes,
+            wanted,
+            pixels,
+            shape,
+            recipe,
+            seed=int(np.random.default_rng(self.seed).integers(2**63)),
+            progress=self.progress,
+        )
+
     @property
     def classes(self) -> ClassNames:
         """The classes that the network's logits stand for."""
@@ -138,3 +266,53 @@ class ImageOptimizer:
             self.preprocessing or classifier.preprocessing_,
             tuple(map(str, classifier.classes_.tolist())),
         )
+
+
+_Kind = TypeVar("_Kind")
+
+
+def _listed(objectives: Wanted | Sequence[Wanted]) -> Sequence[Wanted]:
+    """One objective, or several, as a list."""
+    if isinstance(objectives, (str, int, Objective)):
+        return [objectives]
+    listed = list(objectives)
+    if not listed:
+        raise ValueError("objectives is empty; name at least one")
+    return listed
+
+
+def _as_objective(wanted: Wanted) -> Objective:
+    return wanted if isinstance(wanted, Objective) else Class(wanted)
+
+
+def _read_start(
+    start: Images, preprocessing: Preprocessing, objectives: list[Objective]
+) -> tuple[npt.NDArray[np.float32], list[Objective]]:
+    """The pictures to start from and the objectives, as many of one as of the other."""
+    batches = stream_batches(start, preprocessing, batch_size=32)
+    pixels = np.concatenate([batch.pixels for batch in batches])
+    if len(pixels) == 1:
+        pixels = np.repeat(pixels, len(objectives), axis=0)
+    elif len(objectives) == 1:
+        objectives = objectives * len(pixels)
+    if len(pixels) != len(objectives):
+        raise ShapeError(
+            f"there are {len(pixels)} pictures to start from, for {len(objectives)} objectives; "
+            "give one, or as many"
+        )
+    return pixels, objectives
+
+
+def _whole_number(name: str, value: object, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number, at least {least}")
+    return int(value)
+
+
+def _all_of(name: str, values: object, kind: type[_Kind]) -> tuple[_Kind, ...]:
+    """The values as a tuple, each seen to be of a kind."""
+    listed = tuple(values) if isinstance(values, Iterable) else (values,)
+    for value in listed:
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} has {value!r}; expected instances of {kind.__name__}")
+    return listed

@@ -512,7 +512,7 @@ class AttackRunner:
             def loss(x: Any, label: Any, target: Any = None) -> dict[str, Any]:
                 logits = network(x)["logits"]
                 each = loss_function(table, logits, label, target)
-                return {"value": table.sum(each, axes=(0,)), "loss": each, "logits": logits}
+                return {"value": each, "logits": logits}
 
             return self.program.backend.value_and_grad(loss)
 
@@ -522,7 +522,7 @@ class AttackRunner:
         found = dict(self._compiled[name](*given))
         return {
             "gradient": found["gradient"],
-            "loss": table.to_numpy(found["loss"]),
+            "loss": table.to_numpy(found["value"]),
             "logits": table.to_numpy(found["logits"]),
         }
 

@@ -242,7 +242,7 @@ class TorchBackend(Backend):
                 first = tensors[0].detach().requires_grad_()
                 given = function(first, *tensors[1:])
                 found = given if isinstance(given, Mapping) else {"value": given}
-                (gradient,) = torch.autograd.grad(found["value"], first)
+                (gradient,) = torch.autograd.grad(found["value"].sum(), first)
             detached = {name: tensor.detach() for name, tensor in found.items()}
             return {**detached, "gradient": gradient}
 

@@ -1,0 +1,12 @@
+"""What training and optimising have in common: optimisers and their schedules."""
+
+from transferkit.training.optimizers import (
+    SCHEDULES,
+    Adam,
+    GradientDescent,
+    Momentum,
+    Optimizer,
+    find_optimizer,
+)
+
+__all__ = ["SCHEDULES", "Adam", "GradientDescent", "Momentum", "Optimizer", "find_optimizer"]

@@ -1,0 +1,365 @@
+"""The run: from objectives and a start to pictures, step by step on the backend.
+
+It knows of objectives, regularisers, parametrisations, transforms and optimisers only what
+their base classes say, so that each is one choice, independent of the others.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from transferkit.backends import Program
+from transferkit.backends.base import Backend, Table
+from transferkit.class_names import ClassNames
+from transferkit.errors import NotFiniteError, ShapeError
+from transferkit.objectives import Evaluate, Objective, Regularizer, Subject
+from transferkit.progress import show_progress
+from transferkit.training import Optimizer
+from transferkit.visualization.parametrizations import Parametrization
+from transferkit.visualization.result import IdealImages
+from transferkit.visualization.transforms import Transform, TransformChain
+
+__all__ = ["Recipe", "optimize_images"]
+
+Floats = npt.NDArray[np.float32]
+
+# From one octave to the next, as in DeepDream.
+_OCTAVE_SCALE = 1.4
+_SMALLEST_SIDE = 8
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How pictures are optimised, whatever for.
+
+    Attributes
+    ----------
+    steps
+        How many, all octaves together.
+    octaves
+        How many sizes, each 1.4 times the one before.
+    parametrization, transforms, regularizers, optimizer
+        The choices.
+    frames
+        How many pictures are kept on the way.
+    batch_size
+        How many pictures are worked on at once.
+    """
+
+    steps: int
+    octaves: int
+    parametrization: Parametrization
+    transforms: Sequence[Transform]
+    regularizers: Sequence[Regularizer]
+    optimizer: Optimizer
+    frames: int
+    batch_size: int
+
+
+def optimize_images(
+    program: Program,
+    classes: ClassNames,
+    objectives: Sequence[Objective],
+    start: Floats | None,
+    size: tuple[int, int],
+    recipe: Recipe,
+    *,
+    seed: int,
+    progress: bool | None,
+) -> IdealImages:
+    """Change pictures until objectives are large.
+
+    Parameters
+    ----------
+    program
+        The network on a backend with gradients.
+    classes
+        What its logits stand for.
+    objectives
+        One for each picture.
+    start
+        (n, h, w, 3) in [0, 1], the pictures to start from; None: noise, the same for each.
+    size
+        Height and width.
+    recipe
+        How.
+    seed
+        For noise and transforms. All pictures see the same draws, so that a picture becomes
+        the same whatever others it is optimised together with.
+    progress
+        Whether a progress bar is shown; None: on a terminal.
+
+    Raises
+    ------
+    UnknownNameError, AmbiguousNameError
+        If an objective is for a class, layer or channel that there is not.
+    ShapeError
+        If the network cannot take pictures of a size, or an octave is too small.
+    NotFiniteError
+        If an objective or its derivative is not finite; names the step.
+    """
+    began = time.perf_counter()
+    sizes = _octave_sizes(size, recipe.octaves)
+    bound = [_bind(program, classes, objectives, octave_size) for octave_size in sizes]
+    targets = tuple(
+        None if objective.target is None else classes.resolve(objective.target)
+        for objective in objectives
+    )
+    for_noise, for_transforms = np.random.default_rng(seed).spawn(2)
+    noise = recipe.parametrization.noise(for_noise, *sizes[0])
+    layers = list(dict.fromkeys(layer for objective in objectives for layer in objective.layers))
+    loaded = program.load(layers)
+    run = _Run(recipe, for_transforms, tuple(map(str, objectives)))
+    images = np.empty((0, *size, 3), np.float32)
+    with show_progress("Optimising images", recipe.steps, shown=progress) as advance:
+        for turn, octave_size in enumerate(sizes):
+            octave = _Octave(program.backend, loaded, bound[turn], recipe, octave_size)
+            anchor = None if start is None else _resized(start, octave_size)
+            if turn:
+                images = _enlarged(images, start, octave_size)
+                octave.begin(recipe.parametrization.parameters(images), anchor)
+            elif anchor is None:
+                octave.begin(np.repeat(noise, len(objectives), axis=0))
+            else:
+                octave.begin(recipe.parametrization.parameters(anchor), anchor)
+            steps = (recipe.steps * part // recipe.octaves for part in (turn, turn + 1))
+            run.optimize(octave, range(*steps), advance)
+            images = octave.images()
+            if run.interrupted:
+                break
+    images = _resized(images, size)
+    return IdealImages(
+        images=images,
+        history=np.asarray(run.history, np.float32).reshape(-1, len(objectives)),
+        labels=run.labels,
+        targets=targets,
+        interrupted=run.interrupted,
+        seconds=time.perf_counter() - began,
+        frames=_frames(run.frames, size, len(objectives)),
+        _program=program,
+    )
+
+
+class _Chunk:
+    """Some of the pictures, worked on together: their parameters, and what compiles to a step."""
+
+    def __init__(
+        self, step: Callable[..., dict[str, Any]], parameters: Any, anchor: Any, state: list[Any]
+    ) -> None:
+        self.step = step
+        self.parameters = parameters
+        self.anchor = anchor
+        self.state = state
+
+
+class _Octave:
+    """Pictures of one size on their way, on the backend."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        loaded: Callable[[Any], dict[str, Any]],
+        bound: Sequence[Evaluate],
+        recipe: Recipe,
+        size: tuple[int, int],
+    ) -> None:
+        self.backend = backend
+        self.recipe = recipe
+        self.chain = TransformChain(recipe.transforms)
+        self._loaded = loaded
+        self._bound = bound
+        self._synthesis = recipe.parametrization.synthesis(backend.table, *size)
+        self._change = self.chain.bind(backend.table, *size)
+        self._to_images = backend.compile_tensors(self._synthesis)
+        self._chunks: list[_Chunk] = []
+
+    def begin(self, parameters: Floats, anchor: Floats | None = None) -> None:
+        """Put parameters on the device; ``anchor`` are the pictures to stay near, if not these."""
+        table = self.backend.table
+        for start in range(0, len(parameters), self.recipe.batch_size):
+            rows = slice(start, start + self.recipe.batch_size)
+            # Copied, since a table may share memory with an array.
+            tensor = table.asarray(parameters[rows].copy())
+            near = self._to_images(tensor) if anchor is None else table.asarray(anchor[rows].copy())
+            state = [
+                table.asarray(np.zeros_like(parameters[rows]))
+                for _ in range(self.recipe.optimizer.kept)
+            ]
+            step = self.backend.compile_tensors(self._step(self._bound[rows]))
+            self._chunks.append(_Chunk(step, tensor, near, state))
+
+    def advance(
+        self, numbers: npt.NDArray[np.float32], drawn: Sequence[npt.NDArray[np.float64]]
+    ) -> tuple[Floats, Floats]:
+        """One step of every picture: the losses before it, and the sums of the derivatives."""
+        table = self.backend.table
+        inputs = [table.asarray(numbers), *map(table.asarray, drawn)]
+        losses, slopes = [], []
+        for chunk in self._chunks:
+            found = chunk.step(chunk.parameters, chunk.anchor, *inputs, *chunk.state)
+            losses.append(table.to_numpy(found["losses"]))
+            slopes.append(table.to_numpy(found["slopes"]))
+            chunk.parameters = found["parameters"]
+            chunk.state = [found[f"state {place}"] for place in range(len(chunk.state))]
+        return np.concatenate(losses), np.concatenate(slopes)
+
+    def images(self) -> Floats:
+        """The pictures as they are now."""
+        found = [
+            self.backend.table.to_numpy(self._to_images(chunk.parameters)) for chunk in self._chunks
+        ]
+        images: Floats = np.clip(np.concatenate(found), 0.0, 1.0)
+        return images
+
+    def _step(self, bound: Sequence[Evaluate]) -> Callable[..., dict[str, Any]]:
+        """One step over tensors: parameters, anchor, numbers, what was drawn, state."""
+        table, recipe = self.backend.table, self.recipe
+        number_drawn = self.chain.number
+        objectives = _together(bound)
+
+        def losses(parameters: Any, anchor: Any, *drawn: Any) -> Any:
+            images = self._synthesis(parameters)
+            activations = self._loaded(self._change(images, drawn))
+            total = table.multiply(objectives(table, activations), table.asarray(-1.0))
+            for regularizer in recipe.regularizers:
+                total = table.add(total, regularizer.evaluate(table, images, anchor))
+            return total
+
+        differentiated = self.backend.value_and_grad(losses)
+
+        def step(parameters: Any, anchor: Any, numbers: Any, *others: Any) -> dict[str, Any]:
+            drawn, state = others[:number_drawn], others[number_drawn:]
+            found = differentiated(parameters, anchor, *drawn)
+            gradient = found["gradient"]
+            parameters, state = recipe.optimizer.update(table, parameters, gradient, state, numbers)
+            return {
+                "losses": found["value"],
+                "slopes": table.sum(table.flatten(gradient), axes=(1,)),
+                "parameters": recipe.parametrization.project(table, parameters),
+                **{f"state {place}": kept for place, kept in enumerate(state)},
+            }
+
+        return step
+
+
+class _Run:
+    """What goes on from octave to octave."""
+
+    def __init__(
+        self, recipe: Recipe, generator: np.random.Generator, labels: tuple[str, ...]
+    ) -> None:
+        self.recipe = recipe
+        self.generator = generator
+        self.labels = labels
+        self.history: list[Floats] = []
+        self.frames: list[Floats] = []
+        self.interrupted = False
+
+    def optimize(self, octave: _Octave, steps: range, advance: Callable[[int], None]) -> None:
+        """Go through steps; Ctrl-C ends them early."""
+        recipe = self.recipe
+        try:
+            for step in steps:
+                losses, slopes = octave.advance(
+                    recipe.optimizer.numbers(step, recipe.steps), octave.chain.draw(self.generator)
+                )
+                self._check(step, losses, slopes)
+                self.history.append(losses)
+                # So many that they are spread evenly, and the last is the result.
+                if (step + 1) * recipe.frames // recipe.steps > len(self.frames):
+                    self.frames.append(octave.images())
+                advance(1)
+        except KeyboardInterrupt:
+            self.interrupted = True
+
+    def _check(self, step: int, losses: Floats, slopes: Floats) -> None:
+        for what, values in (("loss", losses), ("derivative of the loss", slopes)):
+            if not np.isfinite(values).all():
+                place = int(np.argmin(np.isfinite(values)))
+                raise NotFiniteError(
+                    f"step {step}, counted from 0: the {what} of {self.labels[place]!r} is "
+                    f"{values[place]}; look for a division by 0, or a root or logarithm of it"
+                )
+
+
+def _bind(
+    program: Program, classes: ClassNames, objectives: Sequence[Objective], size: tuple[int, int]
+) -> list[Evaluate]:
+    """The objectives for a network and a size; each that is given several times only once."""
+    layers = [layer for objective in objectives for layer in objective.layers]
+    subject = Subject.of(program, layers, classes, *size)
+    found: dict[int, Evaluate] = {}
+    for objective in objectives:
+        if id(objective) not in found:
+            found[id(objective)] = objective.bind(subject)
+    return [found[id(objective)] for objective in objectives]
+
+
+def _together(bound: Sequence[Evaluate]) -> Evaluate:
+    """The objective of each picture of a batch, (n,), each made of its own activations."""
+    if all(evaluate is bound[0] for evaluate in bound):
+        return bound[0]
+
+    def evaluate(table: Table[Any], activations: Mapping[str, Any]) -> Any:
+        values = []
+        for place, one in enumerate(bound):
+            alone = {
+                layer: table.slice(x, axis=0, start=place, stop=place + 1)
+                for layer, x in activations.items()
+            }
+            values.append(one(table, alone))
+        return table.concat(*values, axis=0)
+
+    return evaluate
+
+
+def _octave_sizes(size: tuple[int, int], octaves: int) -> list[tuple[int, int]]:
+    """The sizes of the octaves, the smallest first."""
+    sizes = []
+    for smaller in reversed(range(octaves)):
+        height, width = (round(side / _OCTAVE_SCALE**smaller) for side in size)
+        if min(height, width) < _SMALLEST_SIDE:
+            raise ShapeError(
+                f"{octaves} octaves of {size[0]} x {size[1]} pixels would begin with "
+                f"{height} x {width}; take fewer, or a larger size"
+            )
+        sizes.append((height, width))
+    return sizes
+
+
+def _enlarged(images: Floats, start: Floats | None, size: tuple[int, int]) -> Floats:
+    """Pictures in the next octave's size; with what shrinking took from those they began as."""
+    larger = _resized(images, size)
+    if start is None:
+        return larger
+    shrunk = _resized(start, (images.shape[1], images.shape[2]))
+    lost = _resized(start, size) - _resized(shrunk, size)
+    return np.clip(larger + lost, 0.0, 1.0)
+
+
+def _resized(images: Floats, size: tuple[int, int]) -> Floats:
+    """Pictures in another size, smoothed where they become smaller."""
+    if images.shape[1:3] == size:
+        return images
+    resized = np.empty((len(images), *size, 3), np.float32)
+    for place, image in enumerate(images):
+        for channel in range(3):
+            # Pillow resizes floats in one channel only.
+            picture = Image.fromarray(np.ascontiguousarray(image[..., channel]))
+            picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+            resized[place, ..., channel] = np.asarray(picture)
+    return resized
+
+
+def _frames(frames: Sequence[Floats], size: tuple[int, int], number: int) -> npt.NDArray[np.uint8]:
+    if not frames:
+        return np.empty((0, number, *size, 3), np.uint8)
+    images = np.stack([_resized(frame, size) for frame in frames])
+    return np.asarray(np.rint(images * 255), np.uint8)
