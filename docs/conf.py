@@ -1,6 +1,9 @@
 """How the documentation is built: ``sphinx-build -W docs docs/_build``."""
 
+import contextlib
 import re
+import runpy
+from pathlib import Path
 
 import numpy.typing as npt
 from sphinx.application import Sphinx
@@ -21,7 +24,7 @@ extensions = [
 ]
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "show_layer.py"]
 # Single backticks in docstrings name Python objects, and arguments, which have no page to link to.
 default_role = "py:obj"
 
@@ -52,8 +55,17 @@ def shorten_types(text: str | None) -> str | None:
     return text and _ARRAY.sub(r"NDArray[\1]", text.replace(_ARRAY_LIKE, "ArrayLike"))
 
 
+def draw_pictures(app: Sphinx) -> None:
+    """Make the pictures that pages show, by running the very code that stands beside them."""
+    folder = Path(app.srcdir, "generated")
+    folder.mkdir(exist_ok=True)
+    with contextlib.chdir(folder):
+        runpy.run_path(str(Path(app.srcdir, "show_layer.py")))
+
+
 def setup(app: Sphinx) -> None:
     """Tell Sphinx of what is done here and not by an extension."""
+    app.connect("builder-inited", draw_pictures)
     app.connect(
         "autodoc-process-signature",
         lambda _app, _what, _name, _object, _options, arguments, returned: (

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from typing import Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +14,14 @@ from sklearn.utils import Tags
 
 from transferkit.backends import Backend, Program
 from transferkit.backends.shapes import infer_shapes
-from transferkit.errors import ShapeError
+from transferkit.errors import ShapeError, UnsupportedError
 from transferkit.features import Features, compute_features
-from transferkit.images import Images, Preprocessing
+from transferkit.images import Images, Picture, Preprocessing, read_picture
 from transferkit.model import LazyProgram, Model, load_model
 from transferkit.networks import Network
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = ["FeatureExtractor"]
 
@@ -180,6 +185,129 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             batch_size=self.batch_size,
             on_error=on_error,
             progress=self.progress,
+        )
+
+    def show_layer(
+        self,
+        image: Picture,
+        layer: str,
+        *,
+        channels: Sequence[int] | None = None,
+        scale: str = "channel",
+    ) -> Image.Image:
+        """A layer's channels for one picture, as one picture: a tile for each.
+
+        Parameters
+        ----------
+        image
+            One picture: a path, a PIL image or an array.
+        layer
+            A layer whose shape in `layers` is (h, w, c).
+        channels
+            Which channels, counted from 0; None: all.
+        scale
+            ``"channel"``: each tile is coloured from its own smallest to its own largest value;
+            ``"layer"``: all alike, so that they can be compared.
+
+        Returns
+        -------
+        PIL image
+            The first tile is the picture as the network saw it.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such layer.
+        ShapeError
+            If the layer gives no maps but a vector; layers that do are named.
+        ImageError
+            If the picture cannot be read.
+        ValueError
+            If there is no such channel or scale.
+
+        Examples
+        --------
+        >>> from transferkit import FeatureExtractor
+        >>> from transferkit.demo_data import CAT
+        >>> fx = FeatureExtractor("mobilenet_v2", backend="onnxruntime")
+        >>> fx.show_layer(CAT, "features.6", channels=[0, 3, 5], scale="layer").mode
+        'RGB'
+        """
+        from transferkit.layer_picture import check_channels, check_is_map, show_layer
+
+        program, model = self._load()
+        model.network.resolve(layer)
+        source = os.fspath(image) if isinstance(image, (str, os.PathLike)) else "image"
+        photo = model.preprocessing.apply(read_picture(image, str(source)), str(source))
+        shapes = program.shapes(*photo.shape[:2])
+        check_is_map(layer, shapes)
+        check_channels(shapes[layer][2], channels, scale)
+        pixels = photo.astype(np.float32)
+        if photo.dtype == np.uint8:
+            pixels /= 255
+        found = program.run(pixels[None], [layer])[layer][0]
+        size = " x ".join(map(str, found.shape))
+        title = f"{model.network.name}, {layer}: {size}"
+        return show_layer(found, channels=channels, scale=scale, photo=photo, title=title)
+
+    def export(self, path: str | os.PathLike[str], layers: Sequence[str] | None = None) -> None:
+        """Write the network to an ONNX file; no backend is loaded for it.
+
+        The file's input is ``pixels``, (batch, height, width, 3), RGB, float32 in [0, 1], of
+        any batch size, and any height and width where the network allows that; its outputs
+        have the layers' names. How pictures are to be read is in its metadata.
+
+        Parameters
+        ----------
+        path
+            The file.
+        layers
+            Names from `layers`; None means just `layer`.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such layer.
+        UnsupportedError
+            If the network is a model of a framework's own, or has more than 2 GB of weights.
+        OutputError
+            If the file cannot be written.
+
+        Examples
+        --------
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> import onnxruntime
+        >>> from transferkit import FeatureExtractor
+        >>> fx = FeatureExtractor("mobilenet_v2")
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder, "mobilenet_v2.onnx")
+        ...     fx.export(path, layers=["embedding", "logits"])
+        ...     session = onnxruntime.InferenceSession(path)
+        >>> [(output.name, output.shape) for output in session.get_outputs()]
+        [('embedding', ['batch', 1280]), ('logits', ['batch', 1000])]
+        """
+        from transferkit.export import export_onnx
+
+        if isinstance(layers, str):
+            raise TypeError(f"layers is {layers!r}; expected a list of names: [{layers!r}]")
+        # Any other network is a framework's own, which that framework has to be asked about.
+        of_ours = isinstance(self.network, (str, Network))
+        model = (
+            load_model(self.network, self.weights, self.preprocessing) if of_ours else self.model()
+        )
+        if model.wrapped is not None:
+            raise UnsupportedError(
+                f"{model.network.name} is a model of a framework's own, which exports itself: "
+                "torch.onnx.export(model, ...) in PyTorch, model.export(path, format='onnx') in "
+                "Keras"
+            )
+        export_onnx(
+            model.network,
+            model.weights,
+            [self.layer] if layers is None else list(layers),
+            Path(path),
+            preprocessing=model.preprocessing,
         )
 
     def get_feature_names_out(self, input_features: object = None) -> npt.NDArray[np.object_]:  # noqa: ARG002

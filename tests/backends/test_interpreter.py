@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from transferkit.backends.interpreter import load_parameters, run_network
+from transferkit.backends.onnx_graph import OnnxTable
 from transferkit.backends.shapes import ShapeTable
 from transferkit.errors import ShapeError
 from transferkit.networks import INPUT, Network, NetworkBuilder, keep_needed
@@ -111,3 +112,14 @@ def test_an_error_of_shapes_names_the_layer() -> None:
     network = _network()
     with pytest.raises(ShapeError, match=r"layer 'conv' \(conv2d\)"):
         run_network(ShapeTable(), network, network.parameters, (1, 4, 4, 5), ["logits"])
+
+
+def test_weights_are_copied_only_where_they_may_be_written_to() -> None:
+    network = _network()
+    weights = _weights(network)
+    for name in ("conv.weight", "logits.weight"):
+        weights[name].setflags(write=False)
+    table = OnnxTable()
+    for name, value in load_parameters(table, network, weights).items():
+        shares = np.shares_memory(table.to_numpy(value), weights[name])
+        assert shares == (name in ("conv.weight", "logits.weight")), name

@@ -12,7 +12,12 @@ import pytest
 from hypothesis import given, settings
 
 from transferkit.backends.base import OPERATIONS
-from transferkit.backends.onnx_graph import OnnxTable, placeholder, write_model
+from transferkit.backends.onnx_graph import (
+    OnnxTable,
+    placeholder,
+    write_model,
+    write_model_and_arrays,
+)
 from transferkit.backends.onnxruntime import OnnxRuntimeBackend
 from transferkit.networks import Network, Weights, build_network
 from transferkit.testing.strategies import (
@@ -112,3 +117,27 @@ def test_a_recorded_value_has_no_numbers() -> None:
     table = OnnxTable()
     with pytest.raises(TypeError, match="until its graph is run"):
         table.to_numpy(table.relu(placeholder(2)))
+
+
+def test_large_constants_can_stay_outside_the_model(mobilenet: tuple[Network, Weights]) -> None:
+    pixels = placeholder(4)
+    outputs = OnnxRuntimeBackend().load(*mobilenet, ["logits"])(pixels)
+    model, arrays = write_model_and_arrays({"pixels": pixels}, outputs)
+    assert model.ByteSize() < 100_000
+    whole = write_model({"pixels": pixels}, outputs)
+    for tensor in whole.graph.initializer:
+        array = onnx.numpy_helper.to_array(tensor)
+        assert (tensor.name in arrays) == (array.nbytes > 1024)
+        np.testing.assert_array_equal(arrays.get(tensor.name, array), array)
+
+
+def test_names_in_a_graph_are_told_apart() -> None:
+    table = OnnxTable()
+    pixels = placeholder(4)
+    scale = table.asarray([1.0, 2.0, 3.0])
+    value = table.multiply(pixels, scale)
+    outputs = dict.fromkeys(("scale", "Mul_0", "constant_0"), value)
+    model = write_model({"pixels": pixels}, outputs, {"scale": scale})
+    onnx.checker.check_model(model, full_check=True)
+    (initializer,) = (one for one in model.graph.initializer if one.name.startswith("scale"))
+    assert initializer.name != "scale"

@@ -39,7 +39,14 @@ class Table(ABC, Generic[Tensor]):
     as its framework likes best, as long as axes are counted this way. Padding is explicit,
     per side; numbers are float32 unless the table says otherwise. Methods that have a body
     here are written over the others; a backend may replace them by something faster.
+
+    Attributes
+    ----------
+    shares_memory
+        Whether `asarray` and `kernel` may give a tensor that shares memory with their argument.
     """
+
+    shares_memory: ClassVar[bool] = True
 
     @abstractmethod
     def asarray(self, array: npt.ArrayLike) -> Tensor:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from transferkit.errors import ShapeError
 from transferkit.networks.graph import INPUT, Network, Weights
@@ -33,18 +34,24 @@ def load_parameters(table: Table[Tensor], network: Network, weights: Weights) ->
     network
         Says which weights are needed, and which of them are convolution kernels.
     weights
-        Parameter name to array; may hold more than is needed.
+        Parameter name to array; may hold more than is needed. Arrays that can be written to
+        are copied where the table would share their memory, so that nothing that happens to
+        them later changes what is computed. Read-only ones, as weights are that come from a
+        file, are not: of large weights there should be few copies.
     """
+
+    def own(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return array.copy() if table.shares_memory and array.flags.writeable else array
+
     parameters: dict[str, Tensor] = {}
-    # Copied, since a table may otherwise share memory with the caller's arrays.
     for node in network.nodes:
         names = list(node.parameters)
         if node.operation == "conv2d":
             kernel = names.pop(0)
             groups = node.attributes.get("groups", 1)
-            parameters[kernel] = table.kernel(np.array(weights[kernel]), groups=int(groups))  # type: ignore[arg-type]
+            parameters[kernel] = table.kernel(own(weights[kernel]), groups=int(groups))  # type: ignore[arg-type]
         for name in names:
-            parameters[name] = table.asarray(np.array(weights[name]))
+            parameters[name] = table.asarray(own(weights[name]))
     return parameters
 
 

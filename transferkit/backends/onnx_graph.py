@@ -7,8 +7,9 @@ a primitive cares (``flatten``, ``matmul``) and at the ends.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,14 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 from transferkit.backends.base import Table
 from transferkit.networks.graph import Padding
 
-__all__ = ["OPSET", "OnnxTable", "Recorded", "placeholder", "write_model"]
+__all__ = [
+    "OPSET",
+    "OnnxTable",
+    "Recorded",
+    "placeholder",
+    "write_model",
+    "write_model_and_arrays",
+]
 
 OPSET = 17
 """The version of ONNX's operators that is written; any runtime since 2022 reads it."""
@@ -28,6 +36,8 @@ _INPUT = "input"
 _CONSTANT = "constant"
 _CHANNELS_FIRST = (0, 3, 1, 2)
 _CHANNELS_LAST = (0, 2, 3, 1)
+# Axes, bounds and sizes are read while the graph is checked; weights are larger than this.
+_INLINE_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,8 +73,12 @@ def placeholder(rank: int) -> Recorded:
     return Recorded(_INPUT, rank)
 
 
-def write_model(inputs: Mapping[str, Recorded], outputs: Mapping[str, Recorded]) -> ModelProto:
-    """The ONNX model that computes ``outputs`` from ``inputs``.
+def write_model(
+    inputs: Mapping[str, Recorded],
+    outputs: Mapping[str, Recorded],
+    parameters: Mapping[str, Recorded] | None = None,
+) -> ModelProto:
+    """The ONNX model that computes ``outputs`` from ``inputs``, with all its constants.
 
     Parameters
     ----------
@@ -72,8 +86,60 @@ def write_model(inputs: Mapping[str, Recorded], outputs: Mapping[str, Recorded])
         Name to value, from `placeholder`.
     outputs
         Name to value; what has four axes comes out as N x H x W x C.
+    parameters
+        The constants that have names; a number is put behind one that is taken.
     """
+    return _write_model(inputs, outputs, parameters or {}, numpy_helper.from_array)
+
+
+def write_model_and_arrays(
+    inputs: Mapping[str, Recorded], outputs: Mapping[str, Recorded]
+) -> tuple[ModelProto, dict[str, npt.NDArray[Any]]]:
+    """The same with large constants left out of the model, which only names them.
+
+    Returns
+    -------
+    model
+        Its large initializers say that their values are elsewhere.
+    arrays
+        The name of each to its values.
+    """
+    arrays: dict[str, npt.NDArray[Any]] = {}
+
+    def initializer(array: npt.NDArray[Any], name: str) -> TensorProto:
+        if array.nbytes <= _INLINE_BYTES:
+            return numpy_helper.from_array(array, name)
+        arrays[name] = np.ascontiguousarray(array)
+        tensor = TensorProto(
+            name=name,
+            data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
+            dims=array.shape,
+            data_location=TensorProto.EXTERNAL,
+        )
+        tensor.external_data.add(key="location", value=name)
+        return tensor
+
+    return _write_model(inputs, outputs, {}, initializer), arrays
+
+
+def _write_model(
+    inputs: Mapping[str, Recorded],
+    outputs: Mapping[str, Recorded],
+    parameters: Mapping[str, Recorded],
+    make_initializer: Callable[[npt.NDArray[Any], str], TensorProto],
+) -> ModelProto:
     results = {name: _plain(value) for name, value in outputs.items()}
+    taken = {*inputs, *outputs}
+
+    def free(name: str) -> str:
+        """The name, or one like it that nothing else in the graph has."""
+        found = next(
+            one for one in chain([name], (f"{name}_{n}" for n in count())) if one not in taken
+        )
+        taken.add(found)
+        return found
+
+    given = {id(value): name for name, value in parameters.items()}
     names = {id(value): name for name, value in inputs.items()}
     written: dict[tuple[Any, ...], str] = {}
     nodes: list[NodeProto] = []
@@ -82,14 +148,15 @@ def write_model(inputs: Mapping[str, Recorded], outputs: Mapping[str, Recorded])
         if value.operation == _INPUT:
             continue
         if value.constant is not None:
-            names[id(value)] = name = f"constant_{len(initializers)}"
-            initializers.append(numpy_helper.from_array(value.constant, name))
+            name = free(given.get(id(value), f"constant_{len(initializers)}"))
+            names[id(value)] = name
+            initializers.append(make_initializer(value.constant, name))
             continue
         input_names = tuple("" if x is None else names[id(x)] for x in value.inputs)
         # The same transpose is recorded by each primitive that needs it, and written once.
         key = (value.operation, input_names, tuple(value.attributes.items()))
         if key not in written:
-            written[key] = name = f"{value.operation}_{len(nodes)}"
+            written[key] = name = free(f"{value.operation}_{len(nodes)}")
             attributes = dict(value.attributes)
             nodes.append(
                 helper.make_node(value.operation, input_names, [name], name=name, **attributes)

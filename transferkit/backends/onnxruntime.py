@@ -11,13 +11,19 @@ import numpy.typing as npt
 import onnxruntime
 
 from transferkit.backends.base import API_VERSION, Backend
-from transferkit.backends.onnx_graph import OnnxTable, Recorded, placeholder, write_model
+from transferkit.backends.onnx_graph import (
+    OnnxTable,
+    Recorded,
+    placeholder,
+    write_model_and_arrays,
+)
 
 __all__ = ["OnnxRuntimeBackend"]
 
 
 # Measured with MobileNetV2 on two cores: 4 at a time run a third faster than 32.
 _PICTURES_AT_ONCE = 4
+_PROCESSOR = "CPUExecutionProvider"
 
 
 class OnnxRuntimeBackend(Backend):
@@ -29,7 +35,7 @@ class OnnxRuntimeBackend(Backend):
     def __init__(self, device: str | None = None) -> None:
         super().__init__(device)
         self.table = OnnxTable()
-        self.pictures_at_once = _PICTURES_AT_ONCE if self.device == "CPUExecutionProvider" else None
+        self.pictures_at_once = _PICTURES_AT_ONCE if self.device == _PROCESSOR else None
 
     @classmethod
     def version(cls) -> str:
@@ -41,7 +47,7 @@ class OnnxRuntimeBackend(Backend):
         return tuple(
             sorted(
                 set(onnxruntime.get_available_providers()) - {"AzureExecutionProvider"},
-                key=lambda name: (name != "CPUExecutionProvider", name),
+                key=lambda name: (name != _PROCESSOR, name),
             )
         )
 
@@ -74,7 +80,19 @@ class _Recording:
         # Idle threads would otherwise turn in a loop and take the cores from those that
         # decode the next pictures.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        model = write_model(inputs, outputs)
+        # Inside the model, weights would be copied four times and could not exceed 2 GB.
+        model, arrays = write_model_and_arrays(inputs, outputs)
+        # They stay the arrays', which have to be there for as long as the session is.
+        self._arrays = arrays
+        self._values = [
+            onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()
+        ]
+        # The first is for the passes over the graph, which read and replace weights; the second
+        # for what is left of them, which would otherwise be copied before kernels pack it.
+        options.add_external_initializers(list(arrays), self._values)
+        if device == _PROCESSOR:
+            for name, value in zip(arrays, self._values, strict=True):
+                options.add_initializer(name, value)
         self._session = onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=[device]
         )

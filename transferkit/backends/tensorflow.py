@@ -16,6 +16,11 @@ from transferkit.networks.graph import Padding
 __all__ = ["TensorFlowBackend", "TensorFlowTable"]
 
 
+_ALIGNMENT = 64
+# In bytes; for smaller arrays the way through DLPack costs more than it saves.
+_LARGE = 1 << 20
+
+
 class TensorFlowTable(Table[Any]):
     """The primitives over TensorFlow's tensors, in its own layout, N x H x W x C.
 
@@ -23,13 +28,22 @@ class TensorFlowTable(Table[Any]):
     ----------
     dtype
         The number type of the tensors.
+    on_processor
+        Whether tensors are for the processor, and large ones best made in its memory.
     """
 
-    def __init__(self, dtype: Any = tf.float32) -> None:
+    shares_memory: ClassVar[bool] = False
+
+    def __init__(self, dtype: Any = tf.float32, *, on_processor: bool = False) -> None:
         self.dtype = dtype
+        self.on_processor = on_processor
 
     def asarray(self, array: npt.ArrayLike) -> Any:
-        return tf.convert_to_tensor(np.asarray(array, self.dtype.as_numpy_dtype))
+        array = np.asarray(array, self.dtype.as_numpy_dtype)
+        if not self.on_processor or array.nbytes < _LARGE:
+            return tf.convert_to_tensor(array)
+        # TensorFlow makes two copies of an array, and keeps one until it is called again.
+        return tf.experimental.dlpack.from_dlpack(_aligned_copy(array).__dlpack__())
 
     def to_numpy(self, tensor: Any) -> npt.NDArray[Any]:
         # What has no axes comes as a NumPy scalar.
@@ -230,7 +244,7 @@ class TensorFlowBackend(Backend):
 
     def __init__(self, device: str | None = None) -> None:
         super().__init__(device)
-        self.table: TensorFlowTable = TensorFlowTable()
+        self.table: TensorFlowTable = TensorFlowTable(on_processor=self.device.startswith("CPU"))
 
     @classmethod
     def version(cls) -> str:
@@ -299,3 +313,12 @@ class TensorFlowBackend(Backend):
             return {**found, "gradient": tape.gradient(found["value"], tensors[0])}
 
         return run
+
+
+def _aligned_copy(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The values of ``array``, in row-major order, at an address that TensorFlow works on."""
+    memory = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy

@@ -94,6 +94,8 @@ def fold_batch_norm(
         names = (f"{node.name}.folded_weight", f"{node.name}.folded_bias")
         for name, array in zip(names, (kernel, bias * factor + shift), strict=True):
             new_weights[name] = array.astype(np.float32)
+            # Nobody else has it, so that a backend need not copy it.
+            new_weights[name].setflags(write=False)
             new_shapes[name] = array.shape
         folded[node.name] = Node(
             node.name, "conv2d", convolution.inputs, convolution.attributes, names

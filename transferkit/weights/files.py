@@ -33,7 +33,7 @@ def read_safetensors(
     Returns
     -------
     tensors
-        Name to float32 array.
+        Name to float32 array, read-only: backends share the memory of such arrays.
     metadata
         Text to text, from the file's header.
 
@@ -65,6 +65,7 @@ def read_safetensors(
             raise FileFormatError(
                 f"{os.fspath(path)}: tensor {name!r} is {tensor.dtype}; expected float32"
             )
+        tensor.setflags(write=False)
     return tensors, metadata
 
 
