@@ -190,6 +190,8 @@ class Outcome:
     ----------
     pictures
         (n, h, w, 3), float32: changed, and where that failed the last try.
+    logits
+        (n, classes) what the network says of `pictures`.
     success
         (n,) whether `pictures` are what was wanted, by the network that was attacked.
     saved
@@ -203,6 +205,7 @@ class Outcome:
     """
 
     pictures: Floats
+    logits: Floats
     success: npt.NDArray[np.bool_]
     saved: npt.NDArray[np.uint8]
     success_saved: npt.NDArray[np.bool_]
@@ -258,6 +261,7 @@ class AttackRunner:
         originals: Floats,
         labels: npt.NDArray[np.intp],
         targets: npt.NDArray[np.intp] | None,
+        logits: Floats,
         *,
         epsilons: Sequence[float] | None,
         steps: int,
@@ -271,7 +275,7 @@ class AttackRunner:
         ----------
         attack
             How.
-        originals, labels, targets
+        originals, labels, targets, logits
             As in `Chunk`.
         epsilons
             How far they may be changed, in ascending order: a picture for which the first is
@@ -291,16 +295,15 @@ class AttackRunner:
             On Ctrl-C, what there is by then.
         """
         number = len(originals)
-        rounded, fits = round_within(originals, originals, self._largest(epsilons), attack.norm)
+        rounded, _ = round_within(originals, originals, self._largest(epsilons), attack.norm)
         outcome = Outcome(
             originals.copy(),
+            logits.copy(),
             np.zeros(number, np.bool_),
             rounded,
             np.zeros(number, np.bool_),
             np.zeros(number, np.intp),
         )
-        del fits
-        logits = self._logits(originals)
         already = margins(logits, labels, targets) > MARGIN
         outcome.success[already] = True
         size = self.program.backend.pictures_at_once or _PICTURES_AT_ONCE
@@ -463,7 +466,7 @@ class AttackRunner:
         A change of less than half a 255th is lost when it is rounded, so it is magnified as
         much as it must be, within epsilon.
         """
-        logits = self._logits(outcome.pictures)
+        outcome.logits = logits = self._logits(outcome.pictures)
         outcome.success = margins(logits, labels, targets) > MARGIN
         left = np.flatnonzero(~outcome.success_saved)
         for factor in _MAGNIFICATIONS:

@@ -99,6 +99,7 @@ def attack_images(
         pixels,
         own,
         aims,
+        logits,
         epsilons=epsilons,
         steps=steps,
         restarts=restarts,
@@ -108,9 +109,6 @@ def attack_images(
     saved = outcome.saved.astype(np.float32) / 255
     names = _names(classes)
 
-    def judge(pictures: npt.NDArray[np.float32]) -> Any:
-        return verdicts(runner.program.run(pictures, ["logits"])["logits"], names)
-
     return AdversarialResult(
         images=outcome.pictures,
         saved=outcome.saved,
@@ -118,8 +116,8 @@ def attack_images(
         success=outcome.success,
         success_saved=outcome.success_saved,
         before=verdicts(logits, names),
-        after=judge(outcome.pictures),
-        after_saved=judge(saved),
+        after=verdicts(outcome.logits, names),
+        after_saved=verdicts(runner.program.run(saved, ["logits"])["logits"], names),
         labels=[names[index] for index in own],
         targets=None if aims is None else [names[index] for index in aims],
         method=method,
