@@ -11,7 +11,8 @@ import numpy.typing as npt
 import pytest
 from hypothesis import settings
 
-from transferkit.backends import Backend, get_backend
+from transferkit.backends import Backend, describe_backend, get_backend
+from transferkit.backends.base import GRADIENTS
 from transferkit.images import list_images, read_picture
 from transferkit.weights import find_weights
 
@@ -46,6 +47,26 @@ def asked_for(config: pytest.Config) -> list[str]:
     return [name for name in BUILT_IN if importlib.util.find_spec(name) is not None]
 
 
+def can_differentiate(name: str) -> bool:
+    """Whether a backend has gradients; one that cannot be used is for its tests to tell of."""
+    found = describe_backend(name)
+    return found.problem is not None or GRADIENTS in found.capabilities
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is run for each backend with gradients, where there is none."""
+    names = asked_for(config)
+    of_none = [
+        item
+        for item in items
+        if "differentiable" in getattr(item, "fixturenames", ())
+        and not any(map(can_differentiate, names))
+    ]
+    if of_none:
+        config.hook.pytest_deselected(items=of_none)
+        items[:] = [item for item in items if item not in of_none]
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     if collection_path.name == "oracle" and not config.getoption("--oracle"):
         return True
@@ -59,6 +80,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     names = asked_for(metafunc.config)
     if "backend" in metafunc.fixturenames:
         metafunc.parametrize("backend", names, indirect=True, scope="session")
+    if "differentiable" in metafunc.fixturenames:
+        able = [name for name in names if can_differentiate(name)]
+        metafunc.parametrize("differentiable", able, indirect=True, scope="session")
     if "backend_pair" in metafunc.fixturenames:
         pairs = [(a, b) for index, a in enumerate(names) for b in names[index + 1 :]]
         ids = [f"{a}-{b}" for a, b in pairs]
@@ -68,6 +92,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="session")
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Each backend that was asked for; one that cannot be used is a failure."""
+    return get_backend(request.param)
+
+
+@pytest.fixture(scope="session")
+def differentiable(request: pytest.FixtureRequest) -> Backend:
+    """Each backend that was asked for and has gradients."""
     return get_backend(request.param)
 
 

@@ -166,7 +166,8 @@ def test_lists() -> None:
     for name in ("onnxruntime", "torch", "tensorflow", "inference"):
         assert name in found.stdout
     assert done("--version") == f"transferkit {transferkit.__version__}\n"
-    for command in ("demo", "fit", "predict", "extract", "networks", "layers", "backends"):
+    commands = ("demo", "fit", "predict", "extract", "show-layer", "networks", "layers", "backends")
+    for command in commands:
         assert command in done("--help")
         assert done(command, "--help")
 

@@ -41,7 +41,7 @@ __all__ = ["DEFAULT_TRANSFORMS", "ImageOptimizer"]
 Wanted: TypeAlias = Objective | str | int
 """What a picture may be optimised for: an objective, or a class."""
 
-DEFAULT_TRANSFORMS: tuple[Transform, ...] = (Jitter(8), Scale(0.9, 1.1), Rotate(10.0), Jitter(2))
+DEFAULT_TRANSFORMS: tuple[Transform, ...] = (Jitter(16), Scale(0.8, 1.25), Rotate(15.0), Jitter(4))
 """What pictures go through before the network sees them, unless it is said otherwise."""
 
 

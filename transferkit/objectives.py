@@ -607,13 +607,11 @@ class TotalVariation(Regularizer):
 
     def evaluate(self, table: Table[Any], images: Any, start: Any) -> Any:  # noqa: ARG002
         """As for every `Regularizer`."""
-        _, height, width, _ = images.shape
-        dy = _difference(table, images, axis=1, length=height)
-        dx = _difference(table, images, axis=2, length=width)
+        dy, dx = (_difference(table, images, axis) for axis in (1, 2))
         if self.isotropic:
             # Where both neighbours are.
-            dy = table.slice(dy, axis=2, start=0, stop=width - 1)
-            dx = table.slice(dx, axis=1, start=0, stop=height - 1)
+            dy = table.slice(dy, axis=2, start=0, stop=-1)
+            dx = table.slice(dx, axis=1, start=0, stop=-1)
             squares = table.add(table.multiply(dy, dy), table.multiply(dx, dx))
             total = _summed(table, self._power_of_root(table, squares))
         elif self.power == 1:
@@ -688,10 +686,10 @@ def _weighted_squares(table: Table[Any], images: Any, centre: Any, weight: float
     return table.multiply(squares, table.asarray(weight))
 
 
-def _difference(table: Table[Any], images: Any, *, axis: int, length: int) -> Any:
+def _difference(table: Table[Any], images: Any, axis: int) -> Any:
     """From each pixel to the next along an axis."""
-    later = table.slice(images, axis=axis, start=1, stop=length)
-    return table.subtract(later, table.slice(images, axis=axis, start=0, stop=length - 1))
+    later = table.slice(images, axis=axis, start=1, stop=None)
+    return table.subtract(later, table.slice(images, axis=axis, start=0, stop=-1))
 
 
 def _summed(table: Table[Any], values: Any) -> Any:

@@ -68,7 +68,6 @@ def start_backend(name: str, path: Path) -> Callable[[], Callable[[], object]]:
     def start() -> Callable[[], object]:
         weights, _ = read_safetensors(path)
         program = Program(backend, vgg19(), weights)
-        program.compile(["logits"])
         return lambda: program.run(pixels, ["logits"])
 
     return start
@@ -155,7 +154,7 @@ def main() -> None:
         for _ in range(arguments.rounds):
             for name in contenders:
                 command = [sys.executable, __file__, "--measure", name, str(path)]
-                output = subprocess.run(command, capture_output=True, check=True).stdout
+                output = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
                 found[name].append(json.loads(output))
     print(f"VGG-19, {size / 2**20:.0f} MiB of weights, {arguments.rounds} rounds in turn")
     for name, rounds in found.items():

@@ -209,8 +209,8 @@ class Table(ABC, Generic[Tensor]):
         """
 
     @abstractmethod
-    def slice(self, x: Tensor, *, axis: int, start: int, stop: int) -> Tensor:
-        """The part of ``x`` from ``start`` up to, and without, ``stop`` along ``axis``."""
+    def slice(self, x: Tensor, *, axis: int, start: int, stop: int | None) -> Tensor:
+        """``x[start:stop]`` along ``axis``, with Python's meaning of negative numbers and None."""
 
     @abstractmethod
     def transpose(self, x: Tensor, *, axes: tuple[int, ...]) -> Tensor:

@@ -34,6 +34,7 @@ OPSET = 17
 _IR_VERSION = 8
 _INPUT = "input"
 _CONSTANT = "constant"
+_TO_THE_END = 2**63 - 1
 _CHANNELS_FIRST = (0, 3, 1, 2)
 _CHANNELS_LAST = (0, 2, 3, 1)
 # Axes, bounds and sizes are read while the graph is checked; weights are larger than this.
@@ -337,9 +338,9 @@ class OnnxTable(Table[Recorded]):
             coordinate_transformation_mode="half_pixel",
         )
 
-    def slice(self, x: Recorded, *, axis: int, start: int, stop: int) -> Recorded:
+    def slice(self, x: Recorded, *, axis: int, start: int, stop: int | None) -> Recorded:
         place = _renumber(axis) if x.channels_first else axis
-        bounds = map(_integers, ((start,), (stop,), (place,)))
+        bounds = map(_integers, ((start,), (_TO_THE_END if stop is None else stop,), (place,)))
         return _write("Slice", [x, *bounds], x.rank, x.channels_first)
 
     def transpose(self, x: Recorded, *, axes: tuple[int, ...]) -> Recorded:

@@ -165,10 +165,9 @@ class ShapeTable(Table[Shape]):
     def resize(self, x: Shape, *, height: int, width: int) -> Shape:
         return (x[0], height, width, x[3])
 
-    def slice(self, x: Shape, *, axis: int, start: int, stop: int) -> Shape:
-        if not 0 <= start <= stop <= x[axis]:
-            raise ShapeError(f"{start} up to {stop} is not inside an axis of {x[axis]}")
-        return (*x[:axis], stop - start, *x[axis + 1 :])
+    def slice(self, x: Shape, *, axis: int, start: int, stop: int | None) -> Shape:
+        length = len(range(*slice(start, stop).indices(x[axis])))
+        return (*x[:axis], length, *x[axis + 1 :])
 
     def transpose(self, x: Shape, *, axes: tuple[int, ...]) -> Shape:
         if sorted(axes) != list(range(len(x))):

@@ -204,7 +204,7 @@ class TensorFlowTable(Table[Any]):
     def resize(self, x: Any, *, height: int, width: int) -> Any:
         return tf.image.resize(x, [height, width])
 
-    def slice(self, x: Any, *, axis: int, start: int, stop: int) -> Any:
+    def slice(self, x: Any, *, axis: int, start: int, stop: int | None) -> Any:
         return x[(slice(None),) * axis + (slice(start, stop),)]
 
     def transpose(self, x: Any, *, axes: tuple[int, ...]) -> Any:

@@ -171,8 +171,8 @@ class TorchTable(Table[Tensor]):
         y = F.interpolate(_channels_first(x), (height, width), mode="bilinear", align_corners=False)
         return _channels_last(y)
 
-    def slice(self, x: Tensor, *, axis: int, start: int, stop: int) -> Tensor:
-        return x.narrow(axis, start, stop - start)
+    def slice(self, x: Tensor, *, axis: int, start: int, stop: int | None) -> Tensor:
+        return x[(slice(None),) * axis + (slice(start, stop),)]
 
     def transpose(self, x: Tensor, *, axes: tuple[int, ...]) -> Tensor:
         return x.permute(axes)

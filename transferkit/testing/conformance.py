@@ -369,9 +369,10 @@ class BackendConformance:
             with pytest.raises(ShapeError, match="expected"):
                 program.run(np.zeros(shape, np.float32), ["embedding"])
 
-    def test_weights_are_not_shared(self, backend: Backend) -> None:
-        builder = NetworkBuilder("small", input_size=8)
-        builder.conv2d("conv", INPUT, 3, 4, size=1)
+    @pytest.mark.parametrize("channels", [4, 100_000])
+    def test_weights_are_not_shared(self, backend: Backend, channels: int) -> None:
+        builder = NetworkBuilder("wide", input_size=8)
+        builder.conv2d("conv", INPUT, 3, channels, size=1)
         network = builder.build()
         weights = random_weights(network, seed=0)
         program = Program(backend, network, weights)

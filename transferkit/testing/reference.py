@@ -175,8 +175,8 @@ class ReferenceTable(Table[Array]):
         columns = self._interpolation(x.shape[2], width)
         return np.asarray(np.einsum("yh,xw,nhwc->nyxc", rows, columns, x, optimize=True))
 
-    def slice(self, x: Array, *, axis: int, start: int, stop: int) -> Array:
-        return x.take(range(start, stop), axis)
+    def slice(self, x: Array, *, axis: int, start: int, stop: int | None) -> Array:
+        return x.take(range(*slice(start, stop).indices(x.shape[axis])), axis)
 
     def transpose(self, x: Array, *, axes: tuple[int, ...]) -> Array:
         return x.transpose(axes)

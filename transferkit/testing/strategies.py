@@ -371,9 +371,13 @@ def _resize_calls(draw: Draw) -> PrimitiveCall:
 def _slice_calls(draw: Draw) -> PrimitiveCall:
     shape = draw(_shapes(1))
     axis = draw(st.integers(0, len(shape) - 1))
-    start = draw(st.integers(0, shape[axis] - 1))
-    stop = draw(st.integers(start + 1, shape[axis]))
-    return draw(_call("slice", (draw(_numbers(shape)),), axis=axis, start=start, stop=stop))
+    length = shape[axis]
+    start = draw(st.integers(0, length - 1))
+    stop = draw(st.integers(start + 1, length))
+    # The same in other words.
+    first = draw(st.sampled_from([start, start - length]))
+    last = draw(st.sampled_from([stop, None if stop == length else stop - length]))
+    return draw(_call("slice", (draw(_numbers(shape)),), axis=axis, start=first, stop=last))
 
 
 @st.composite

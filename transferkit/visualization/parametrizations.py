@@ -34,6 +34,10 @@ _COLOURS = np.array([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03
 _COLOURS /= np.linalg.norm(_COLOURS, axis=0).max()
 _COLOURS.flags.writeable = False
 
+# Waves of ten pixels keep their size, whatever the decay.
+_MIDDLE_FREQUENCY = 0.1
+_MIDDLE_SIZE = 2.5
+
 # Half a step of eight bits: what is nearer to black or white would be infinitely far.
 _MARGIN = 1 / 510
 
@@ -108,14 +112,16 @@ class Fourier(Parametrization):
     """Waves, those of high frequency made small, as they are in photos; through a sigmoid.
 
     The waves are the real sines and cosines of the discrete Fourier transform along both axes,
-    as two matrices. A wave of f cycles a pixel is multiplied by ``f ** -decay``.
+    as two matrices. A wave of f cycles a pixel is made ``(10 f) ** -decay`` times as large as one
+    of ten pixels.
 
     Parameters
     ----------
     decorrelated
         Whether colours are in coordinates in which those of photos are not correlated.
     decay
-        How fast waves become smaller with their frequency, at least 0; photos have about 1.
+        How fast waves become smaller with their frequency, at least 0. Photos have about 1;
+        with more, large shapes come first and grain hardly at all.
 
     References
     ----------
@@ -125,7 +131,7 @@ class Fourier(Parametrization):
     """
 
     decorrelated: bool = True
-    decay: float = 1.0
+    decay: float = 1.5
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay < np.inf:
@@ -164,7 +170,8 @@ class Fourier(Parametrization):
         frequencies = np.hypot(_frequencies(height)[:, None], _frequencies(width))
         # The mean colour, of frequency 0, is as large as the longest wave.
         longest = 1 / max(height, width)
-        sizes: Doubles = 0.25 * np.maximum(frequencies, longest) ** -self.decay
+        relative = np.maximum(frequencies, longest) / _MIDDLE_FREQUENCY
+        sizes: Doubles = _MIDDLE_SIZE * relative**-self.decay
         return sizes
 
 

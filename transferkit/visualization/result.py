@@ -96,7 +96,7 @@ class IdealImages:
             self._probability(look(rounded, chain.draw(generator)[0].astype(np.float32)))
             for _ in range(_NUMBER_OF_VIEWS)
         ]
-        return np.mean(views, axis=0, dtype=np.float32)
+        return np.asarray(np.mean(views, axis=0), np.float32)
 
     @cached_property
     def total_variation(self) -> Floats:
