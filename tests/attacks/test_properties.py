@@ -139,8 +139,10 @@ def test_attacks_succeed(differentiable: Backend, each: tuple[str, str]) -> None
         case.attack(each, False, epsilon=numbers[each[1]], steps=METHODS[each[0]].most_steps or 60)
         for case in (Case(differentiable, seed, 3) for seed in range(4))
     ]
-    assert np.mean([one.success for one in found]) >= 0.5
-    assert np.mean([one.success_saved for one in found]) >= 0.5
+    # One step goes astray where many would not.
+    least = 0.25 if each[0] == "fgsm" else 0.75
+    assert np.mean([one.success for one in found]) >= least
+    assert np.mean([one.success_saved for one in found]) >= least
 
 
 @pytest.mark.parametrize("each", EACH, ids="-".join)

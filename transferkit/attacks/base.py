@@ -32,6 +32,9 @@ is one on all."""
 
 # Where a backend does not say how many pictures it runs fastest on.
 _PICTURES_AT_ONCE = 24
+# How far back a smallest change may be taken, and how finely, once the steps are done.
+_LEAST_SHARE = 0.75
+_HALVINGS = 6
 # By how much a change that is lost when it is rounded to 8 bits is made larger, in turn.
 _MAGNIFICATIONS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 64.0)
 
@@ -377,6 +380,8 @@ class AttackRunner:
                     self._compile_once,
                 )
                 self._run_chunk(attack, chunk, left, steps, outcome)
+                if not attack.is_bounded and attack.norm != "l0":
+                    self._shorten(chunk, left, outcome)
 
     def _run_chunk(
         self,
@@ -406,6 +411,22 @@ class AttackRunner:
         logits = self._logits(pictures)
         success = margins(logits, chunk.labels, chunk.targets) > MARGIN
         self._note(attack, chunk, rows, state, success, best, outcome, is_last=True)
+
+    def _shorten(self, chunk: Chunk, rows: npt.NDArray[np.intp], outcome: Outcome) -> None:
+        """Go back towards the originals as far as it stays a success; takes no gradients."""
+        found = np.flatnonzero(outcome.success[rows])
+        if len(found) == 0:
+            return
+        chunk, rows = chunk.take(found), rows[found]
+        changes = outcome.pictures[rows] - chunk.originals
+        shares = np.ones(len(rows), np.float32)
+        low = np.full(len(rows), _LEAST_SHARE, np.float32)
+        for _ in range(_HALVINGS):
+            middle = (low + shares) / 2
+            pictures = np.clip(chunk.originals + middle.reshape(-1, 1, 1, 1) * changes, 0, 1)
+            success = margins(self._logits(pictures), chunk.labels, chunk.targets) > MARGIN
+            outcome.pictures[rows[success]] = pictures[success]
+            shares, low = np.where(success, middle, shares), np.where(success, low, middle)
 
     def _note(
         self,

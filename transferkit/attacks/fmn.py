@@ -8,14 +8,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from transferkit.attacks.base import MARGIN, Attack, Chunk, State
-from transferkit.attacks.norms import length, project, steepest
+from transferkit.attacks.norms import length, movable, project, steepest
 
 __all__ = ["FMN"]
 
 _TINY = 1e-12
 # How far a step goes, in radii of the ball (for l0 in pixels' range), and by what share the
 # ball shrinks or grows after it, both at first.
-_STEP_SIZE = 1.0
+_STEP_SIZE = 0.5
 _SHARE = 0.05
 # After how many steps both are half as large.
 _HALF_TIME = 10
@@ -60,6 +60,7 @@ class FMN(Attack):
         fineness = 1 / (1 + age / _HALF_TIME)
 
         def measure(x: Any, original: Any, gradient: Any) -> dict[str, Any]:
+            gradient = movable(table, gradient, x)
             along = table.multiply(gradient, steepest(table, gradient, direction_norm))
             return {
                 "length": length(table, table.subtract(x, original), norm),
@@ -78,13 +79,13 @@ class FMN(Attack):
         )
 
         def update(x: Any, original: Any, radius: Any, size: Any, gradient: Any) -> Any:
-            direction = steepest(table, gradient, direction_norm)
+            direction = steepest(table, movable(table, gradient, x), direction_norm)
             change = table.add(table.subtract(x, original), table.multiply(direction, size))
             change = project(table, change, radius, norm)
             return table.clip(table.add(original, change), low=0.0, high=1.0)
 
         compiled = chunk.compiled(f"FMN {norm}", update)
-        size = _STEP_SIZE * fineness * (10 if norm == "l0" else radius)
+        size = _STEP_SIZE * fineness * (20 if norm == "l0" else radius)
         x = compiled(
             state["x"],
             state["original"],

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from transferkit.backends.base import Table
 
-__all__ = ["NORMS", "choose", "dual_length", "length", "lengths", "project", "steepest"]
+__all__ = ["NORMS", "choose", "dual_length", "length", "lengths", "movable", "project", "steepest"]
 
 NORMS = ("linf", "l2", "l1", "l0")
 """The norms: the largest change, the Euclidean length, the sum of the absolute changes, and
@@ -95,6 +95,16 @@ def steepest(table: Table[Any], gradients: Any, norm: str, share: float = 0.05) 
     chosen = _largest(table, table.absolute(gradients), number)
     signs = table.multiply(table.sign(gradients), chosen)
     return table.divide(signs, _at_least(table, length(table, signs, "l1"), 1.0))
+
+
+def movable(table: Table[Any], gradients: Any, x: Any) -> Any:
+    """The gradients, 0 where a value of ``x`` is black or white and would become more so."""
+    minus, one = table.asarray(-1.0), table.asarray(1.0)
+    upwards = table.multiply(table.relu(gradients), table.relu(table.sign(table.subtract(one, x))))
+    downwards = table.multiply(
+        table.relu(table.multiply(gradients, minus)), table.relu(table.sign(x))
+    )
+    return table.subtract(upwards, downwards)
 
 
 def project(table: Table[Any], changes: Any, radius: Any, norm: str) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from transferkit.attacks.base import Attack, Chunk, State
-from transferkit.attacks.norms import project, steepest
+from transferkit.attacks.norms import movable, project, steepest
 from transferkit.backends.base import Table
 
 __all__ = ["MIFGSM", "PGD", "random_start", "take_step"]
@@ -100,9 +100,11 @@ def take_step(
     norm
         Of both.
     """
-    change = table.add(
-        table.subtract(x, original), table.multiply(steepest(table, direction, norm), size)
-    )
+    if norm != "linf":
+        # Length spent on values that cannot change is lost to those that can.
+        direction = movable(table, direction, x)
+    step = table.multiply(steepest(table, direction, norm), size)
+    change = table.add(table.subtract(x, original), step)
     change = project(table, change, epsilon, norm)
     return table.clip(table.add(original, change), low=0.0, high=1.0)
 
