@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -166,7 +167,7 @@ def test_more_epsilon_and_more_steps_never_do_worse(
         steps = sorted({1, min(4, most), most})
         by_steps = [case.attack(each, targeted, epsilon=epsilons[1], steps=one) for one in steps]
         for runs in (by_epsilon, by_steps):
-            for less, more in zip(runs, runs[1:], strict=False):
+            for less, more in pairwise(runs):
                 assert (more.success >= less.success).all()
                 assert (more.success_saved >= less.success_saved).all() or not is_bounded
 
