@@ -42,6 +42,7 @@ class APGD(Attack):
     default_steps: ClassVar[int] = 100
 
     def start(self, chunk: Chunk) -> State:
+        """As `Attack.start`."""
         table = chunk.table
         start = random_start(chunk, self.norm) if chunk.restart else chunk.originals
         number = len(start)
@@ -62,6 +63,7 @@ class APGD(Attack):
         }
 
     def step(self, chunk: Chunk, state: State, found: Mapping[str, Any], index: int) -> State:
+        """As `Attack.step`."""
         table = chunk.table
         loss = found["loss"]
         better = loss > state["best loss"]

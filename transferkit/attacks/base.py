@@ -91,7 +91,7 @@ class Chunk:
     @property
     def number_of_classes(self) -> int:
         """How many logits there are."""
-        return self.logits.shape[1]
+        return int(self.logits.shape[1])
 
     @property
     def is_targeted(self) -> bool:
@@ -133,7 +133,7 @@ class Attack(ABC):
     is_bounded
         Whether it stays within an epsilon from the start and is done when it succeeds; else
         it looks for the smallest change that succeeds.
-    losses
+    known_losses
         The losses that it can use, its usual one first.
     default_steps
         How many gradients it takes where nothing is said.
@@ -146,7 +146,7 @@ class Attack(ABC):
     """
 
     norms: ClassVar[tuple[str, ...]]
-    losses: ClassVar[tuple[str, ...]] = tuple(losses.LOSSES)
+    known_losses: ClassVar[tuple[str, ...]] = tuple(losses.LOSSES)
     is_bounded: ClassVar[bool]
     default_steps: ClassVar[int]
     most_steps: ClassVar[int | None] = None
@@ -242,7 +242,7 @@ def margins(
     scale = np.abs(others).max(axis=1) + 1e-30
     others[rows, wanted] = -np.inf
     difference = (own - others.max(axis=1)) / scale
-    return -difference if targets is None else difference
+    return np.asarray(-difference if targets is None else difference)
 
 
 @dataclass
@@ -569,4 +569,4 @@ def _take(
 
 
 def _floats(pictures: npt.NDArray[np.uint8]) -> Floats:
-    return pictures.astype(np.float32) / 255
+    return pictures.astype(np.float32) / np.float32(255)

@@ -17,7 +17,7 @@ _ROUND = 40
 _FACTOR = 5.0
 # Of Adam. The step size, as a part of what each value would have to change by if the network
 # were linear and all changed alike, fades during a round.
-_STEP_SIZE = 0.5
+_STEP_SIZE = 2.0
 _DECAY, _SQUARE_DECAY, _EPSILON = 0.9, 0.999, 1e-8
 # How near to black and white a picture may begin, where tanh has hardly a slope left.
 _INSIDE = 1 - 1e-6
@@ -40,12 +40,13 @@ class CarliniWagner(Attack):
     """
 
     norms: ClassVar[tuple[str, ...]] = ("l2",)
-    losses: ClassVar[tuple[str, ...]] = ("logit-difference",)
+    known_losses: ClassVar[tuple[str, ...]] = ("logit-difference",)
     is_bounded: ClassVar[bool] = False
     stops_at_success: ClassVar[bool] = False
     default_steps: ClassVar[int] = 9 * _ROUND
 
     def start(self, chunk: Chunk) -> State:
+        """As `Attack.start`."""
         number = len(chunk.originals)
         state: State = {
             "constant": np.zeros(number),
@@ -57,6 +58,7 @@ class CarliniWagner(Attack):
         return self._begin_round(chunk, state)
 
     def step(self, chunk: Chunk, state: State, found: Mapping[str, Any], index: int) -> State:
+        """As `Attack.step`."""
         table = chunk.table
         state = {**state, "worked": state["worked"] | found["success"]}
         if index == 0:

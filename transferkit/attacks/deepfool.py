@@ -35,14 +35,16 @@ class DeepFool(Attack):
     """
 
     norms: ClassVar[tuple[str, ...]] = ("l2", "linf")
-    losses: ClassVar[tuple[str, ...]] = ("logit-difference",)
+    known_losses: ClassVar[tuple[str, ...]] = ("logit-difference",)
     is_bounded: ClassVar[bool] = False
     default_steps: ClassVar[int] = 100
 
     def loss_function(self, chunk: Chunk) -> losses.Loss:
+        """As `Attack.loss_function`."""
         return losses.logit_difference if chunk.is_targeted else losses.linear
 
     def start(self, chunk: Chunk) -> State:
+        """As `Attack.start`."""
         table = chunk.table
         x = table.asarray(chunk.originals)
         nothing = table.asarray(np.zeros_like(chunk.originals))
@@ -62,6 +64,7 @@ class DeepFool(Attack):
         return self._with_turn(chunk, state, 0)
 
     def step(self, chunk: Chunk, state: State, found: Mapping[str, Any], index: int) -> State:
+        """As `Attack.step`."""
         table, norm = chunk.table, self.norm
         # A little beyond the boundary, by as much as counts as a success.
         beyond = 1.1 * MARGIN * np.abs(found["logits"]).max(axis=1)

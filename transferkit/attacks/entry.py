@@ -106,7 +106,7 @@ def attack_images(
         seed=int(number),
         progress=progress,
     )
-    saved = outcome.saved.astype(np.float32) / 255
+    saved = outcome.saved.astype(np.float32) / np.float32(255)
     names = _names(classes)
 
     return AdversarialResult(
@@ -163,7 +163,10 @@ def transfer_images(
         found: npt.NDArray[np.float32] = program.run(pictures, ["logits"])["logits"]
         return found
 
-    before, after = look(adversarial.originals), look(adversarial.saved.astype(np.float32) / 255)
+    before, after = (
+        look(adversarial.originals),
+        look(adversarial.saved.astype(np.float32) / np.float32(255)),
+    )
     was, is_now = (margins(logits, aims, targets) > 0 for logits in (before, after))
     return TransferResult(
         success=is_now & ~was,
@@ -190,9 +193,9 @@ def _find_attack(method: str, norm: str, loss: str | None) -> Attack:
         raise UnknownNameError(
             f"norm of {method!r} (for {norm} there is {', '.join(others)})", norm, kind.norms
         )
-    if loss is not None and loss not in kind.losses:
-        raise UnknownNameError(f"loss of {method!r}", loss, kind.losses)
-    return kind(norm, loss or kind.losses[0])
+    if loss is not None and loss not in kind.known_losses:
+        raise UnknownNameError(f"loss of {method!r}", loss, kind.known_losses)
+    return kind(norm, loss or kind.known_losses[0])
 
 
 def _check_epsilons(
@@ -246,9 +249,10 @@ def _resolve(
     return classes.resolve(_plain(given))
 
 
-def _plain(value: Any) -> Hashable:
+def _plain(value: Hashable) -> Hashable:
     """NumPy's scalars as Python's own."""
-    return value.item() if isinstance(value, np.generic) else value
+    plain: Hashable = value.item() if isinstance(value, np.generic) else value
+    return plain
 
 
 def _spread(

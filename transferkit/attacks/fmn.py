@@ -37,12 +37,13 @@ class FMN(Attack):
     """
 
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1", "l0")
-    losses: ClassVar[tuple[str, ...]] = ("logit-difference",)
+    known_losses: ClassVar[tuple[str, ...]] = ("logit-difference",)
     is_bounded: ClassVar[bool] = False
     stops_at_success: ClassVar[bool] = False
     default_steps: ClassVar[int] = 100
 
     def start(self, chunk: Chunk) -> State:
+        """As `Attack.start`."""
         x = chunk.table.asarray(chunk.originals)
         number = len(chunk.originals)
         return {
@@ -53,7 +54,8 @@ class FMN(Attack):
             "age": np.zeros(number, np.intp),
         }
 
-    def step(self, chunk: Chunk, state: State, found: Mapping[str, Any], index: int) -> State:
+    def step(self, chunk: Chunk, state: State, found: Mapping[str, Any], index: int) -> State:  # noqa: ARG002
+        """As `Attack.step`."""
         table, norm = chunk.table, self.norm
         direction_norm = "l2" if norm == "l0" else norm
         age = state["age"] + (found["success"] | (state["age"] > 0))

@@ -29,8 +29,9 @@ def cross_entropy(table: Table[Any], logits: Any, label: Any, target: Any) -> An
 
 
 def logit_difference(table: Table[Any], logits: Any, label: Any, target: Any) -> Any:
-    """How far the target's logit is above the largest other; or the largest other's above the
-    label's. Greater than 0 just where the attack has succeeded (Carlini and Wagner 2017).
+    """The target's logit less the largest other; or the largest other less the label's.
+
+    Greater than 0 just where the attack has succeeded (Carlini and Wagner 2017).
     """
     if target is None:
         return table.subtract(_largest_but(table, logits, label), _at(table, logits, label))

@@ -40,6 +40,7 @@ class PGD(Attack):
     momentum: ClassVar[float] = 0.0
 
     def start(self, chunk: Chunk) -> State:
+        """As `Attack.start`."""
         table = chunk.table
         start = random_start(chunk, self.norm) if chunk.restart else chunk.originals
         state = {
@@ -52,6 +53,7 @@ class PGD(Attack):
         return state
 
     def step(self, chunk: Chunk, state: State, found: Mapping[str, Any], index: int) -> State:
+        """As `Attack.step`."""
         table, norm, momentum = chunk.table, self.norm, self.momentum
 
         def update(
@@ -77,8 +79,9 @@ class PGD(Attack):
 
 
 class MIFGSM(PGD):
-    """`PGD` along a sum of all gradients so far, each divided by its mean size, fading by a
-    quarter a step. What it finds fools other networks more often.
+    """`PGD` along a fading sum of all gradients so far, each divided by its mean size.
+
+    What it finds fools other networks more often.
     """
 
     momentum: ClassVar[float] = 0.75

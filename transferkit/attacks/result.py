@@ -90,8 +90,6 @@ class AdversarialResult:
     success, success_saved
         (n,) bool: whether `images`, and `saved`, are what was wanted, by more than backends may
         differ in.
-    distance, distance_saved
-        (n,) how far `images`, and `saved`, are from `originals`, in `norm`; pixels range over 1.
     before, after, after_saved
         What the network says of `originals`, of `images` and of `saved`: a
         `transferkit.Prediction` each, the likeliest class and its probability.
@@ -136,10 +134,12 @@ class AdversarialResult:
 
     @cached_property
     def distance(self) -> npt.NDArray[np.float64]:
+        """(n,) how far `images` are from `originals`, in `norm`; pixels range over 1."""
         return lengths(self.images.astype(np.float64) - self.originals, self.norm)
 
     @cached_property
     def distance_saved(self) -> npt.NDArray[np.float64]:
+        """(n,) how far `saved` are from `originals`."""
         starts = self.originals.astype(np.float64) * 255
         rounded = np.rint(starts)
         # What an 8-bit picture became in float32 is no change.
