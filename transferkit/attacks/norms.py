@@ -56,7 +56,7 @@ def lengths(changes: npt.NDArray[Any], norm: str) -> npt.NDArray[np.float64]:
         return np.asarray(np.sqrt((rows**2).sum(axis=1)))
     if norm == "l1":
         return np.asarray(rows.sum(axis=1))
-    return np.count_nonzero(rows, axis=1).astype(np.float64)
+    return np.asarray(np.count_nonzero(rows, axis=1), np.float64)
 
 
 def length(table: Table[Any], changes: Any, norm: str) -> Any:
