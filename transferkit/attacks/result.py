@@ -15,6 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from transferkit.attacks.norms import lengths
+from transferkit.attacks.rounding import levels
 from transferkit.classifier import Prediction
 from transferkit.errors import OutputError, UnsupportedError
 from transferkit.images import Skipped
@@ -140,11 +141,7 @@ class AdversarialResult:
     @cached_property
     def distance_saved(self) -> npt.NDArray[np.float64]:
         """(n,) how far `saved` are from `originals`."""
-        starts = self.originals.astype(np.float64) * 255
-        rounded = np.rint(starts)
-        # What an 8-bit picture became in float32 is no change.
-        starts = np.where(np.abs(starts - rounded) < 1e-3, rounded, starts)
-        return lengths((self.saved - starts) / 255, self.norm)
+        return lengths((self.saved - levels(self.originals)) / 255, self.norm)
 
     @property
     def clean_accuracy(self) -> float:

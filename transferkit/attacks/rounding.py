@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
 from transferkit.attacks.norms import lengths
 
-__all__ = ["TOLERANCE", "round_within"]
+__all__ = ["TOLERANCE", "levels", "round_within"]
 
 TOLERANCE = 5e-7
 """How much longer than epsilon a change may be by float32's rounding, as a part of max(1, epsilon)
 for norms other than l-infinity."""
+
+_SAME_LEVEL = 1e-3
 
 
 def round_within(
@@ -51,7 +51,7 @@ def round_within(
     ([101, 101, 101], [True])
     """
     values = np.clip(pictures.astype(np.float64), 0, 1) * 255
-    starts = originals.astype(np.float64) * 255
+    starts = levels(originals)
     rounded = np.rint(values)
     if epsilon is None:
         return rounded.astype(np.uint8), np.ones(len(pictures), np.bool_)
@@ -60,10 +60,11 @@ def round_within(
         inside = np.clip(rounded, np.ceil(starts - allowed * 255), np.floor(starts + allowed * 255))
         rounded = np.clip(inside, 0, 255)
     elif norm in ("l1", "l2"):
+        power = 1 if norm == "l1" else 2
         rounded = np.stack(
             [
-                _shorten(row, start, 255 * allowed, 1 if norm == "l1" else 2)
-                for row, start in zip(rounded, starts, strict=True)
+                _shorten(value, row, start, 255 * allowed, power)
+                for value, row, start in zip(values, rounded, starts, strict=True)
             ]
         )
     fits = lengths(rounded / 255 - starts / 255, norm) <= allowed
@@ -73,22 +74,30 @@ def round_within(
     return rounded.astype(np.uint8), fits
 
 
+def levels(pictures: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Pictures in [0, 1] in units of 8-bit levels; those that are 8-bit ones exactly so."""
+    found = pictures.astype(np.float64) * 255
+    whole = np.rint(found)
+    # A 255th is no float32 number.
+    return np.where(np.abs(found - whole) < _SAME_LEVEL, whole, found)
+
+
 def _shorten(
-    rounded: npt.NDArray[Any], start: npt.NDArray[Any], allowed: float, power: int
-) -> npt.NDArray[Any]:
-    """As few values as will do moved one step towards the start, those that save most first."""
-    while True:
-        change = rounded - start
-        excess = float((np.abs(change) ** power).sum()) - allowed**power
-        if excess <= 0:
-            return rounded
-        closer = rounded - np.sign(change)
-        saved = np.abs(change) ** power - np.abs(closer - start) ** power
-        order = np.argsort(-saved, axis=None, kind="stable")
-        useful = order[saved.ravel()[order] > 0]
-        if len(useful) == 0:
-            return rounded
-        number = int(np.searchsorted(np.cumsum(saved.ravel()[useful]), excess)) + 1
-        chosen = useful[:number]
-        rounded = rounded.copy()
-        rounded.ravel()[chosen] = closer.ravel()[chosen]
+    value: npt.NDArray[np.float64],
+    rounded: npt.NDArray[np.float64],
+    start: npt.NDArray[np.float64],
+    allowed: float,
+    power: int,
+) -> npt.NDArray[np.float64]:
+    """As few values as will do rounded towards the start instead, those that save most first."""
+    closer = np.where(value > start, np.floor(value), np.ceil(value))
+    saved = (np.abs(rounded - start) ** power - np.abs(closer - start) ** power).ravel()
+    excess = float((np.abs(rounded - start) ** power).sum()) - allowed**power
+    if excess <= 0:
+        return rounded
+    order = np.argsort(-saved, kind="stable")
+    order = order[saved[order] > 0]
+    number = int(np.searchsorted(np.cumsum(saved[order]), excess)) + 1
+    found = rounded.copy()
+    found.ravel()[order[:number]] = closer.ravel()[order[:number]]
+    return found
