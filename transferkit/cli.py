@@ -414,6 +414,128 @@ def _objectives(classes: Sequence[str], layer: str | None, channels: str | None)
 
 
 @app.command()
+def attack(
+    paths: Annotated[list[Path], typer.Argument(help="Images, or folders of them.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The folder to write to; made if need be.")
+    ],
+    target: Annotated[
+        str | None, typer.Option(help="The class to become. [default: any other]")
+    ] = None,
+    epsilon: Annotated[
+        float | None,
+        typer.Option(
+            help="How far to go: for linf in 1/255, so that 2 is two of 255 levels; for other "
+            "norms as it is, pixels ranging over 1. [default: 2 for linf; as far as it takes for "
+            "deepfool, carlini-wagner and fmn]"
+        ),
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="fgsm, pgd, mi-fgsm, apgd, deepfool, carlini-wagner or fmn.")
+    ] = "pgd",
+    norm: Annotated[str, typer.Option(help="linf, l2, l1 or l0.")] = "linf",
+    steps: Annotated[
+        int | None, typer.Option(help="Gradients for each image. [default: the method's]")
+    ] = None,
+    restarts: Annotated[int, typer.Option(help="How often to begin.")] = 1,
+    seed: Annotated[int, typer.Option(help="For random starts.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    network: Network = "mobilenet_v2",
+    backend: Backend = None,
+    quiet: Quiet = False,
+) -> None:
+    """Change images so little that nobody sees it, until the network takes them for another class.
+
+    Writes each as NAME.png, with a panel that shows the change as NAME.panel.png. To test one's
+    own models with. Needs a backend with gradients.
+    """
+    from transferkit.attacks import METHODS
+    from transferkit.image_optimizer import ImageOptimizer
+
+    if norm == "linf":
+        if epsilon is None and method in METHODS and METHODS[method].is_bounded:
+            epsilon = 2.0
+        if epsilon is not None:
+            if not 0 <= epsilon <= 255:
+                raise typer.BadParameter(f"--epsilon is {epsilon:g}; in 1/255 it is 0 to 255")
+            epsilon /= 255
+    if output.exists() and not output.is_dir():
+        raise OutputError(f"{output}: is no folder; give the name of one")
+    optimizer = ImageOptimizer(
+        network, backend=backend, seed=seed, progress=False if quiet else None
+    )
+    found = optimizer.attack(
+        _files(paths),
+        target=target,
+        epsilon=epsilon,
+        method=method,
+        norm=norm,
+        steps=steps,
+        restarts=restarts,
+        on_error="skip",
+    )
+    written = found.save(output)
+    panels = [output / f"{name}.panel.png" for name in found.names]
+    for row, path in enumerate(panels):
+        found.panel([row]).save(path)
+    rows = [
+        {
+            "source": found.sources[row],
+            "before": found.before[row]._asdict(),
+            "after": found.after[row]._asdict(),
+            "after_saved": found.after_saved[row]._asdict(),
+            "success": bool(found.success[row]),
+            "success_saved": bool(found.success_saved[row]),
+            "distance": float(found.distance[row]),
+            "distance_saved": float(found.distance_saved[row]),
+            "evaluations": int(found.evaluations[row]),
+            "file": str(written[row]),
+            "panel": str(panels[row]),
+        }
+        for row in range(len(found))
+    ]
+    if as_json:
+        summary = {
+            "method": method,
+            "norm": norm,
+            "epsilon": epsilon,
+            "success_rate": found.success_rate,
+            "success_rate_saved": found.success_rate_saved,
+            "interrupted": found.interrupted,
+            "images": rows,
+            "skipped": [{"source": left.source, "reason": left.reason} for left in found.skipped],
+        }
+        json.dump(summary, sys.stdout, indent=2)
+        sys.stdout.write("\n")
+    else:
+        _show_table(
+            ("image", "was", "is now", "probability", "gradients"),
+            [
+                (
+                    _printable(source),
+                    _printable(str(before.label)),
+                    _printable(str(after.label)) + ("" if success else " (failed)"),
+                    f"{after.probability:.3f}",
+                    number,
+                )
+                for source, before, after, success, number in zip(
+                    found.sources,
+                    found.before,
+                    found.after_saved,
+                    found.success_saved,
+                    found.evaluations,
+                    strict=True,
+                )
+            ],
+        )
+        number = int(found.success_saved.sum())
+        _say(f"{number} of {len(found)} succeed in 8 bits, as they were saved to {output}")
+    _tell_skipped(found.skipped)
+    if found.interrupted:
+        _warn("interrupted: images that were not reached are as they were")
+
+
+@app.command()
 def networks() -> None:
     """List the networks and their weights.
 

@@ -11,7 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils.validation import check_is_fitted
 
-from transferkit.backends import Backend, Program
+from transferkit.attacks.base import AttackRunner
+from transferkit.attacks.entry import attack_images, transfer_images
+from transferkit.attacks.result import AdversarialResult, TransferResult
+from transferkit.backends import Backend, Program, backend_names, get_backend
 from transferkit.backends.base import GRADIENTS
 from transferkit.class_names import ClassNames
 from transferkit.classifier import Classifier
@@ -106,6 +109,7 @@ class ImageOptimizer:
         self.seed = seed
         self.progress = progress
         self._program = LazyProgram()
+        self._runner: AttackRunner | None = None
 
     def visualize(
         self,
@@ -212,6 +216,158 @@ class ImageOptimizer:
             seed=int(np.random.default_rng(self.seed).integers(2**63)),
             progress=self.progress,
         )
+
+    def attack(
+        self,
+        images: Images,
+        labels: Hashable | Sequence[Hashable] | None = None,
+        target: Hashable | Sequence[Hashable] | None = None,
+        *,
+        epsilon: float | Sequence[float] | None = None,
+        method: str = "pgd",
+        norm: str = "linf",
+        loss: str | None = None,
+        steps: int | None = None,
+        restarts: int = 1,
+        on_error: str = "raise",
+    ) -> AdversarialResult:
+        """Change pictures by as little as it takes for the network to see something else.
+
+        Parameters
+        ----------
+        images
+            As for `transferkit.FeatureExtractor`. They are resized and cropped as the network
+            expects it, and attacked as they are then.
+        labels
+            What they are, a class for all or a list with one for each; None: what the network
+            takes them for.
+        target
+            What they are to become, likewise; None: anything but their label.
+        epsilon
+            How far each may be changed, in ``norm``, where pixels range over 1: 2/255 in
+            ``"linf"`` changes no value by more than two of 255 levels. Several are tried in
+            ascending order, each on the pictures that resisted the last. Needed by ``"fgsm"``,
+            ``"pgd"``, ``"mi-fgsm"`` and ``"apgd"``; for the other methods None is as far as it
+            takes.
+        method
+            ``"fgsm"``, ``"pgd"``, ``"mi-fgsm"`` or ``"apgd"``, which go as far as epsilon;
+            ``"deepfool"``, ``"carlini-wagner"`` or ``"fmn"``, which look for the smallest change.
+        norm
+            ``"linf"``, the largest change of a value; ``"l2"``, the root of the sum of squares;
+            ``"l1"``, the sum of the changes; ``"l0"``, how many values are changed. Not every
+            method knows each.
+        loss
+            What is climbed: ``"logit-difference"``, ``"cross-entropy"`` or ``"dlr"``; None: the
+            method's usual one.
+        steps
+            How many gradients each picture may take, for each epsilon and restart; None: the
+            method's usual number. More never do worse.
+        restarts
+            How often ``"pgd"``, ``"mi-fgsm"`` and ``"apgd"`` begin: first at the picture, then in
+            random places around it.
+        on_error
+            ``"raise"``, or ``"skip"`` to leave out pictures that cannot be read, or that are the
+            target already.
+
+        Returns
+        -------
+        AdversarialResult
+            On Ctrl-C, with what was done by then.
+
+        Raises
+        ------
+        UnknownNameError, AmbiguousNameError
+            If there is no such class, method, loss, or norm of that method.
+        ValueError
+            If ``epsilon``, ``steps`` or ``restarts`` cannot be.
+        ImageError
+            If a picture cannot be read, or is the target already.
+        DatasetError
+            If no pictures are left.
+        ShapeError
+            If the network cannot take pictures of their size.
+
+        Notes
+        -----
+        A success is one by more than two backends may differ in, so that it is one on all.
+        Random starts depend on the seed and on a picture's own pixels: a picture's result does
+        not depend on what it is attacked together with, but for the rounding of its gradients,
+        which may differ in the last digit with the number of pictures.
+
+        Examples
+        --------
+        >>> from transferkit import ImageOptimizer
+        >>> from transferkit.demo_data import CAT
+        >>> opt = ImageOptimizer("mobilenet_v2", seed=0)
+        >>> adv = opt.attack(CAT, target="golden retriever", epsilon=2/255, steps=20)
+        >>> adv.success.tolist(), adv.after[0].label
+        ([True], 'golden retriever')
+        """
+        program, model = self._load()
+        return attack_images(
+            self._attack_runner(program),
+            model.preprocessing,
+            self.classes,
+            images,
+            labels,
+            target,
+            epsilon=epsilon,
+            method=method,
+            norm=norm,
+            loss=loss,
+            steps=steps,
+            restarts=restarts,
+            on_error=on_error,
+            seed=self.seed,
+            progress=self.progress,
+        )
+
+    def transfer(
+        self, adversarial: AdversarialResult, other: ImageOptimizer | Classifier | str
+    ) -> TransferResult:
+        """How many of an attack's pictures fool another network or backend as well.
+
+        Parameters
+        ----------
+        adversarial
+            What `attack` gave; its 8-bit pictures are shown to the other network.
+        other
+            The name of a backend, which is to run this network; else the name of a network,
+            another `ImageOptimizer`, or a fitted `transferkit.Classifier`.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such backend or network, or it does not know one of the classes.
+
+        Examples
+        --------
+        >>> from transferkit import ImageOptimizer
+        >>> from transferkit.demo_data import CAT
+        >>> opt = ImageOptimizer("mobilenet_v2", seed=0)
+        >>> adv = opt.attack(CAT, target="golden retriever", epsilon=2/255, steps=20)
+        >>> opt.transfer(adv, "onnxruntime").rate
+        1.0
+        """
+        if isinstance(other, ImageOptimizer):
+            program, model = other._load()
+            classes = other.classes
+        elif isinstance(other, str) and other in backend_names():
+            program, model = self._load()
+            backend = get_backend(other)
+            program = Program(backend, model.network, model.weights, model.wrapped)
+            classes = self.classes
+        else:
+            there = ImageOptimizer(other, backend=self.backend, device=self.device)
+            program, model = there._load()
+            classes = there.classes
+        return transfer_images(adversarial, program, model.preprocessing, classes)
+
+    def _attack_runner(self, program: Program) -> AttackRunner:
+        """What has compiled the attacks' steps for the program, kept while that is the same."""
+        if self._runner is None or self._runner.program is not program:
+            self._runner = AttackRunner(program)
+        return self._runner
 
     @property
     def classes(self) -> ClassNames:

@@ -412,14 +412,15 @@ class Backend(ABC):
         Parameters
         ----------
         function
-            Takes tensors and gives a tensor.
+            Takes tensors and gives a tensor, or a mapping from name to tensor in which that one
+            is called ``value``.
 
         Returns
         -------
         callable
-            Takes the same tensors and gives a mapping: ``value``, and ``gradient``, the
-            derivative of the sum of its numbers, of the first argument's shape. It may stand
-            inside a function given to `compile`.
+            Takes the same tensors and gives a mapping: ``value``; ``gradient``, the derivative
+            of the sum of its numbers, of the first argument's shape; and whatever else
+            ``function`` gave. It may stand inside a function given to `compile`.
 
         Raises
         ------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -329,11 +329,23 @@ class TensorFlowBackend(Backend):
         return concrete
 
     def compile_tensors(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        traced = tf.function(function, autograph=False)
+        traced: dict[tuple[Any, ...], Callable[..., Any]] = {}
+        lock = threading.Lock()
 
         def run(*tensors: Any) -> Any:
+            # One trace serves batches of any length: it is as fast as one of its own, and
+            # pictures that are done can be left out. Compiling it with XLA makes it slower.
+            key = tuple((tensor.dtype, len(tensor.shape), *tensor.shape[1:]) for tensor in tensors)
+            with lock, tf.device(self.device):
+                if key not in traced:
+                    signature = [
+                        tf.TensorSpec([None, *tensor.shape[1:]][: len(tensor.shape)], tensor.dtype)
+                        for tensor in tensors
+                    ]
+                    compiled = tf.function(function, input_signature=signature, autograph=False)
+                    traced[key] = compiled.get_concrete_function()
             with tf.device(self.device):
-                return traced(*tensors)
+                return traced[key](*tensors)
 
         return run
 
@@ -341,8 +353,9 @@ class TensorFlowBackend(Backend):
         def run(*tensors: Any) -> dict[str, Any]:
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(tensors[0])
-                value = function(*tensors)
-            return {"value": value, "gradient": tape.gradient(value, tensors[0])}
+                given = function(*tensors)
+                found = given if isinstance(given, Mapping) else {"value": given}
+            return {**found, "gradient": tape.gradient(found["value"], tensors[0])}
 
         return run
 

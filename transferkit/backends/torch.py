@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -288,9 +288,11 @@ class TorchBackend(Backend):
         def run(*tensors: Tensor) -> dict[str, Tensor]:
             with torch.enable_grad():
                 first = tensors[0].detach().requires_grad_()
-                value = function(first, *tensors[1:])
-                (gradient,) = torch.autograd.grad(value.sum(), first)
-            return {"value": value.detach(), "gradient": gradient}
+                given = function(first, *tensors[1:])
+                found = given if isinstance(given, Mapping) else {"value": given}
+                (gradient,) = torch.autograd.grad(found["value"].sum(), first)
+            detached = {name: tensor.detach() for name, tensor in found.items()}
+            return {**detached, "gradient": gradient}
 
         return run
 

@@ -552,6 +552,25 @@ class BackendConformance:
         assert_close(found["value"], np.asarray(np.sum(x * x * y)), ACTIVATION_TOLERANCE, "value")
         assert_close(found["gradient"], 2 * x * y, GRADIENT_TOLERANCE, "gradient")
 
+    def test_gradient_with_more_than_a_value(self, backend: Backend) -> None:
+        if GRADIENTS not in backend.capabilities:
+            return
+        table = backend.table
+
+        def function(x: Any, y: Any) -> dict[str, Any]:
+            squares = table.multiply(x, x)
+            return {"value": table.sum(squares, axes=(1,)), "product": table.multiply(x, y)}
+
+        differentiated = backend.compile_tensors(backend.value_and_grad(function))
+        # Batches of several lengths, since what is done is left out.
+        for number in (3, 1, 2):
+            x, y = np.random.default_rng(number).normal(size=(2, number, 4)).astype(np.float32)
+            found = differentiated(table.asarray(x), table.asarray(y))
+            expected = {"value": (x**2).sum(axis=1), "product": x * y, "gradient": 2 * x}
+            assert sorted(found) == sorted(expected)
+            for name, array in expected.items():
+                assert_close(table.to_numpy(found[name]), array, GRADIENT_TOLERANCE, name)
+
     def test_gradient_within_a_compiled_function(self, backend: Backend) -> None:
         _need_gradients(backend)
         compiled = backend.compile(_descent(backend))

@@ -1,0 +1,34 @@
+"""An attack comes to the same verdicts on every backend with gradients, on photos."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from conftest import asked_for, can_differentiate
+
+from transferkit import ImageOptimizer
+
+_STEPS = 10
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "attackers" in metafunc.fixturenames:
+        names = [name for name in asked_for(metafunc.config) if can_differentiate(name)]
+        metafunc.parametrize("attackers", list(combinations(names, 2)), ids="-".join)
+
+
+def test_verdicts_are_the_same(attackers: tuple[str, str], photos: npt.NDArray[np.float32]) -> None:
+    some = photos[::2][:20]
+    found = [
+        ImageOptimizer(backend=name, seed=0, progress=False).attack(
+            some, target="Arabian camel", epsilon=0.5 / 255, steps=_STEPS
+        )
+        for name in attackers
+    ]
+    first, second = ([verdict.label for verdict in one.after] for one in found)
+    same = np.mean([one == other for one, other in zip(first, second, strict=True)])
+    assert same >= 0.95
+    assert np.mean(found[0].success == found[1].success) >= 0.95

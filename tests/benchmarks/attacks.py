@@ -1,0 +1,166 @@
+"""Gradient steps per second, and how strong attacks are, against foolbox.
+
+``python tests/benchmarks/attacks.py FOLDER``, a folder of photos of dogs, prints how many times
+as fast PGD on a batch of 24 is as foolbox's on torchvision's eager MobileNetV2, run in turn so
+that a machine that is slower for a while is slower for all, and with ``--strength`` how many of
+the photos each attack makes an Egyptian cat.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import foolbox
+import numpy as np
+import numpy.typing as npt
+import torch
+import torchvision
+
+from transferkit import ImageOptimizer
+from transferkit.attacks import METHODS
+from transferkit.attacks.base import AttackRunner
+from transferkit.backends import Program, get_backend
+from transferkit.images import Preprocessing, list_images, stream_batches
+from transferkit.networks.catalogue import IMAGENET_MEAN, IMAGENET_STD
+from transferkit.weights import find_weights, load_weights
+
+BATCH_SIZE = 24
+STEPS = 10
+TARGET = 285
+# A bound within which nothing is found, so that no picture is done early.
+OUT_OF_REACH = 1e-4
+
+
+def foolbox_model() -> Any:
+    """Torchvision's model, eager, as foolbox's documentation has it."""
+    _, weights = load_weights(find_weights("mobilenet_v2"))
+    model = torchvision.models.mobilenet_v2()
+    state = {name: torch.tensor(array) for name, array in weights.items()}
+    model.load_state_dict(state, strict=False)
+    normalization = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "axis": -3}
+    return foolbox.PyTorchModel(
+        model.eval(), bounds=(0, 1), device="cpu", preprocessing=normalization
+    )
+
+
+def theirs(
+    model: Any, attack: Any, pixels: npt.NDArray[np.float32], epsilon: float | None
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """What an attack of foolbox finds, and which of it are successes."""
+    images = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
+    criterion = foolbox.criteria.TargetedMisclassification(torch.full((len(pixels),), TARGET))
+    _, found, success = attack(model, images, criterion, epsilons=epsilon)
+    return found.numpy().transpose(0, 2, 3, 1), success.numpy()
+
+
+def ours(name: str, pixels: npt.NDArray[np.float32]) -> Callable[[], object]:
+    """PGD with a bound so tight that every picture takes all its steps."""
+    program = Program(get_backend(name), *load_weights(find_weights("mobilenet_v2")))
+    runner = AttackRunner(program)
+    logits = program.run(pixels, ["logits"])["logits"]
+    targets = np.full(len(pixels), TARGET)
+
+    def run() -> object:
+        outcome = runner.run(
+            METHODS["pgd"]("linf", "logit-difference"),
+            pixels,
+            logits.argmax(axis=1),
+            targets,
+            logits,
+            epsilons=[OUT_OF_REACH],
+            steps=STEPS,
+            restarts=1,
+            seed=0,
+            progress=False,
+        )
+        if outcome.evaluations.sum() != STEPS * len(pixels):
+            raise RuntimeError("a picture was done early, so the speeds cannot be compared")
+        return outcome
+
+    return run
+
+
+def compare_speed(pixels: npt.NDArray[np.float32], names: list[str], rounds: int) -> None:
+    """Print image-steps per second, and the medians of the ratios of each round."""
+    model = foolbox_model()
+    attack = foolbox.attacks.LinfPGD(steps=STEPS, random_start=False)
+    contenders: dict[str, Callable[[], object]] = {
+        "foolbox": lambda: theirs(model, attack, pixels, OUT_OF_REACH)
+    }
+    contenders |= {name: ours(name, pixels) for name in names}
+    speeds: dict[str, list[float]] = {name: [] for name in contenders}
+    for round_ in range(rounds + 1):
+        for name, run in contenders.items():
+            start = time.perf_counter()
+            run()
+            # The first round warms up.
+            if round_:
+                speeds[name].append(STEPS * len(pixels) / (time.perf_counter() - start))
+    for name, found in speeds.items():
+        ratios = [own / other for own, other in zip(found, speeds["foolbox"], strict=True)]
+        print(
+            f"{name:12} {statistics.median(found):6.1f} image-steps/s, "
+            f"{statistics.median(ratios):.2f} times foolbox "
+            f"({min(ratios):.2f} to {max(ratios):.2f})"
+        )
+
+
+def compare_strength(pixels: npt.NDArray[np.float32], backend: str) -> None:
+    """Print how often attacks succeed in ten gradients, and how short the shortest changes are."""
+    model = foolbox_model()
+    # The photos come resized and cropped, for foolbox's sake; done twice they were others.
+    optimizer = ImageOptimizer(
+        "mobilenet_v2",
+        backend=backend,
+        preprocessing=Preprocessing(size=None),
+        seed=0,
+        progress=False,
+    )
+    for epsilon in (0.5 / 255, 1 / 255, 2 / 255):
+        attack = foolbox.attacks.LinfPGD(steps=STEPS, random_start=False)
+        _, success = theirs(model, attack, pixels, epsilon)
+        print(f"epsilon {epsilon * 255:g}/255: foolbox's PGD {success.mean():.2f}", end="")
+        for method in ("pgd", "mi-fgsm", "apgd"):
+            for steps in (STEPS, 4 * STEPS):
+                found = optimizer.attack(
+                    pixels, target=TARGET, epsilon=epsilon, steps=steps, method=method
+                )
+                print(
+                    f", {method} in {steps} {found.success_rate:.2f} "
+                    f"({found.success_rate_saved:.2f} in 8 bits)",
+                    end="",
+                )
+        print()
+    for name in ("L2FMNAttack", "DDNAttack"):
+        found, success = theirs(model, getattr(foolbox.attacks, name)(steps=50), pixels, None)
+        lengths = np.sqrt(((found - pixels) ** 2).sum(axis=(1, 2, 3)))
+        print(f"foolbox {name}: median l2 {np.median(np.where(success, lengths, np.inf)):.4f}")
+    ours = optimizer.attack(pixels, target=TARGET, method="fmn", norm="l2", steps=50)
+    print(f"fmn: median l2 {ours.median_distance:.4f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="a folder of photos of dogs")
+    parser.add_argument("--backends", default="torch,tensorflow")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--strength", action="store_true", help="compare that too")
+    arguments = parser.parse_args()
+    paths = list_images(arguments.folder)
+    chosen = [paths[i] for i in np.linspace(0, len(paths) - 1, BATCH_SIZE).astype(int)]
+    preprocessing = find_weights("mobilenet_v2").preprocessing
+    batches = stream_batches(chosen, preprocessing, batch_size=BATCH_SIZE)
+    pixels = np.concatenate([batch.pixels for batch in batches])
+    names = arguments.backends.split(",")
+    compare_speed(pixels, names, arguments.rounds)
+    if arguments.strength:
+        compare_strength(pixels, names[0])
+
+
+if __name__ == "__main__":
+    main()
