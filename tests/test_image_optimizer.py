@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from samples import NETWORK, SIDE, WEIGHTS, coloured, tiny_classifier
+from samples import NETWORK, SIDE, WEIGHTS, coloured, tiny_classifier, tiny_extractor
 
-from transferkit import ImageOptimizer
+from transferkit import Classifier, ImageOptimizer
 from transferkit import objectives as o
 from transferkit.backends import Backend
 from transferkit.backends.base import GRADIENTS
@@ -22,6 +22,7 @@ from transferkit.errors import (
     UnknownNameError,
     UnsupportedError,
 )
+from transferkit.images import Preprocessing
 from transferkit.networks import INPUT, NetworkBuilder, random_weights
 from transferkit.testing.conformance import GRADIENT_TOLERANCE, assert_close
 from transferkit.training import Adam
@@ -159,7 +160,7 @@ def test_a_network_of_a_fixed_size(differentiable: Backend) -> None:
         network, weights=random_weights(network, 0), backend=differentiable, progress=False
     )
     assert optimizer.visualize(1, steps=1, transforms=[Pad(2), Jitter(2)]).images.shape[1] == 8
-    with pytest.raises(ShapeError, match="fixed cannot take 9 x 9 pixels"):
+    with pytest.raises(ShapeError, match="fixed takes only 8 x 8 pictures, not 9 x 9"):
         optimizer.visualize(1, steps=1, size=9)
     # Layers before the one that fixes the size take any.
     assert optimizer.visualize(o.Layer("conv"), steps=1, size=9).images.shape[1] == 9
@@ -181,6 +182,29 @@ def test_a_fitted_classifier(differentiable: Backend) -> None:
         optimizer.visualize(1)
     with pytest.raises(TypeError, match="its own weights"):
         ImageOptimizer(classifier, weights="any", backend=differentiable).resolve_class(7)
+
+
+def test_a_model_of_ones_own(differentiable: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The framework's own object says what runs it, whatever runs other networks.
+    monkeypatch.setenv("TRANSFERKIT_BACKEND", "onnxruntime")
+    theirs = tiny_extractor(backend=differentiable).native
+    as_it_is = Preprocessing(SIDE)
+    if differentiable.name == "torch":
+        theirs.eval()  # type: ignore[attr-defined]
+    optimizer = ImageOptimizer(theirs, preprocessing=as_it_is, progress=False)
+    found = optimizer.visualize([0, 2], steps=STEPS, transforms=())
+    expected = run(differentiable, [0, 2], transforms=())
+    assert_close(found.images, expected.images, GRADIENT_TOLERANCE, what="images")
+    picture = coloured([0])[0]
+    attacked = optimizer.attack(picture, target=2, method="fmn", norm="l2")
+    assert attacked.success.all()
+    assert optimizer.transfer(attacked, differentiable.name).rate == 1
+    classifier = Classifier(theirs, preprocessing=as_it_is, progress=False)
+    classifier.fit(coloured([0, 1] * 6), ["red", "green"] * 6)
+    again = ImageOptimizer(classifier, progress=False).visualize("green", steps=STEPS)
+    assert again.labels == ("green",)
+    with pytest.raises(UnsupportedError, match="only"):
+        optimizer.transfer(attacked, "onnxruntime")
 
 
 # ---- what goes wrong ---------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 from numbers import Integral
 from typing import Any, TypeAlias, TypeVar
@@ -14,13 +14,13 @@ from sklearn.utils.validation import check_is_fitted
 from transferkit.attacks.base import AttackRunner
 from transferkit.attacks.entry import attack_images, transfer_images
 from transferkit.attacks.result import AdversarialResult, TransferResult
-from transferkit.backends import Backend, Program, backend_names, get_backend
+from transferkit.backends import Backend, Program, backend_names, backend_of, get_backend
 from transferkit.backends.base import GRADIENTS
 from transferkit.class_names import ClassNames
 from transferkit.classifier import Classifier
-from transferkit.errors import ShapeError
+from transferkit.errors import ShapeError, UnsupportedError
 from transferkit.images import Images, Preprocessing, stream_batches
-from transferkit.model import LazyProgram, Model, load_model
+from transferkit.model import AnyWeights, LazyProgram, Model, load_model
 from transferkit.networks import Network
 from transferkit.objectives import Class, Objective, Regularizer
 from transferkit.training import Optimizer, find_optimizer
@@ -51,11 +51,13 @@ class ImageOptimizer:
     Parameters
     ----------
     network
-        A name (``transferkit networks`` lists them), a `transferkit.networks.Network`, or a
-        fitted `transferkit.Classifier`, whose classes are then the ones that can be asked for.
+        A name (``transferkit networks`` lists them), a `transferkit.networks.Network`, a
+        ``torch.nn.Module``, a ``keras.Model``, or a fitted `transferkit.Classifier`, whose
+        classes are then the ones that can be asked for.
     weights
-        The name of published weights, None for the network's usual ones; for a network of
-        one's own, a mapping from parameter name to float32 array.
+        The name of published weights, None for the network's usual ones, the path of a file, or
+        ``"random"``; for a network of one's own, a mapping from parameter name to float32 array.
+        An object of a framework and a classifier bring theirs.
     backend
         ``"torch"``, ``"tensorflow"``, the name of another plugin that has gradients, or a
         `transferkit.backends.Backend`. None: the environment variable
@@ -90,9 +92,9 @@ class ImageOptimizer:
 
     def __init__(
         self,
-        network: str | Network | Classifier = "mobilenet_v2",
+        network: str | Network | Classifier | object = "mobilenet_v2",
         *,
-        weights: str | Mapping[str, npt.NDArray[np.float32]] | None = None,
+        weights: AnyWeights = None,
         backend: str | Backend | None = None,
         device: str | None = None,
         preprocessing: Preprocessing | None = None,
@@ -339,6 +341,8 @@ class ImageOptimizer:
         ------
         UnknownNameError
             If there is no such backend or network, or it does not know one of the classes.
+        UnsupportedError
+            If the network is an object of a framework, and the backend is another's.
 
         Examples
         --------
@@ -355,6 +359,11 @@ class ImageOptimizer:
         elif isinstance(other, str) and other in backend_names():
             program, model = self._load()
             backend = get_backend(other)
+            if model.wrapped is not None and backend.name != program.backend.name:
+                raise UnsupportedError(
+                    f"a {type(self.network).__name__} can be run by backend "
+                    f"{program.backend.name!r} only, not by {other!r}"
+                )
             program = Program(backend, model.network, model.weights, model.wrapped)
             classes = self.classes
         else:
@@ -406,8 +415,21 @@ class ImageOptimizer:
             # Fitted again, it is another network.
             made_from += (getattr(self.network, "network_", None),)
         return self._program.get(
-            made_from, self._make_model, self.backend, self.device, needs=GRADIENTS
+            made_from, self._make_model, self._chosen_backend(), self.device, needs=GRADIENTS
         )
+
+    def _chosen_backend(self) -> str | Backend | None:
+        """The backend asked for, or else the one that an object of a framework belongs to."""
+        network = self.network
+        if isinstance(network, Classifier):
+            network = network.network
+        if self.backend is not None or isinstance(network, (str, Network)):
+            return self.backend
+        try:
+            return backend_of(network)
+        except TypeError:
+            # It is no network at all, which loading it says better.
+            return None
 
     def _make_model(self) -> Model:
         classifier = self.network

@@ -11,7 +11,8 @@ from conftest import asked_for, can_differentiate
 
 from transferkit import ImageOptimizer
 
-_STEPS = 10
+# So few that about half of the photos resist: there are verdicts of both kinds.
+_STEPS = 3
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -21,14 +22,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def test_verdicts_are_the_same(attackers: tuple[str, str], photos: npt.NDArray[np.float32]) -> None:
-    some = photos[::2][:20]
     found = [
         ImageOptimizer(backend=name, seed=0, progress=False).attack(
-            some, target="Arabian camel", epsilon=0.5 / 255, steps=_STEPS
+            photos, target="Arabian camel", epsilon=1 / 255, steps=_STEPS
         )
         for name in attackers
     ]
     first, second = ([verdict.label for verdict in one.after] for one in found)
     same = np.mean([one == other for one, other in zip(first, second, strict=True)])
     assert same >= 0.95
+    assert 0.25 <= found[0].success_rate <= 0.75
     assert np.mean(found[0].success == found[1].success) >= 0.95
