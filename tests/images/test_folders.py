@@ -66,12 +66,18 @@ def test_labels_are_the_first_level(tmp_path):
     assert labels == ["cat", "cat", "dog"]
 
 
+def test_pictures_of_trains_and_tests(tmp_path):
+    make(tmp_path, "train/1.png", "train/steam/2.png", "test/3.png")
+    assert list_labelled_images(tmp_path)[1] == ["test", "train", "train"]
+
+
 @pytest.mark.parametrize(
     ("files", "words"),
     [
         (["1.png", "2.png"], "pictures but no folders in it; a folder of labelled folders"),
         (["notes.txt"], "no folders and no pictures"),
         (["cat/1.png", "dog/notes.txt"], "dog: there are no images in this class folder"),
+        (["train/cat/1.png", "Test/cat/2.png"], r"parts of a data set.* give one of them: .*train"),
     ],
 )
 def test_layouts_that_are_not_labelled_folders(tmp_path, files, words):

@@ -25,6 +25,10 @@ _LAYOUT = (
 )
 
 
+# What the parts of a data set are called, each of which has a folder for each class.
+_PARTS = frozenset(("train", "training", "test", "testing", "val", "valid", "validation"))
+
+
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     """The pictures in a folder and in all folders below it.
 
@@ -91,8 +95,9 @@ def list_labelled_images(folder: str | os.PathLike[str]) -> tuple[list[Path], li
     Raises
     ------
     DatasetError
-        If there is no such folder, it has no class folders or only one, or a class folder has
-        no pictures; the message says which and what is expected.
+        If there is no such folder, it has no class folders, a class folder has no pictures, or
+        the folders are parts of a data set, ``train`` and ``test``, with class folders in each;
+        the message says which and what is expected.
 
     Examples
     --------
@@ -115,6 +120,14 @@ def list_labelled_images(folder: str | os.PathLike[str]) -> tuple[list[Path], li
     if not classes:
         found = "pictures but no folders" if _images_below(root) else "no folders and no pictures"
         raise DatasetError(f"{root}: there are {found} in it; {_LAYOUT}")
+    if _PARTS.issuperset(map(str.lower, classes)) and not any(
+        _has_images(root / name) for name in classes
+    ):
+        parts = ", ".join(str(root / name) for name in classes)
+        raise DatasetError(
+            f"{root}: its folders are parts of a data set, with a folder for each class in them; "
+            f"give one of them: {parts}"
+        )
     paths: list[Path] = []
     labels: list[str] = []
     for label in classes:
@@ -153,6 +166,15 @@ def _entries(folder: Path) -> list[tuple[str, bool]]:
         raise DatasetError(f"{folder}: this folder cannot be read: {error.strerror}") from error
 
 
+def _has_images(folder: Path) -> bool:
+    """Whether there are pictures in the folder itself."""
+    return any(_is_listed(name) for name, is_folder in _entries(folder) if not is_folder)
+
+
+def _is_listed(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in _LISTED_SUFFIXES
+
+
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
@@ -183,7 +205,7 @@ def _images_below(root: Path) -> list[Path]:
         for name, is_folder in _entries(folder):
             if is_folder:
                 below.append(f"{prefix}{name}/")
-            elif os.path.splitext(name)[1].lower() in _LISTED_SUFFIXES:
+            elif _is_listed(name):
                 found.append(prefix + name)
         to_visit += sorted(below, reverse=True)
     return [root / name for name in sorted(found)]
