@@ -106,7 +106,9 @@ class ImageTypeError(ImageError, TypeError):
     """
 
 
-def read_picture(picture: Picture, source: str) -> Image.Image | npt.NDArray[np.float32]:
+def read_picture(
+    picture: Picture, source: str | None = None
+) -> Image.Image | npt.NDArray[np.float32]:
     """Read one picture and turn it upright.
 
     Parameters
@@ -125,7 +127,8 @@ def read_picture(picture: Picture, source: str) -> Image.Image | npt.NDArray[np.
         are read as 0 to 65535; mode "F" as floats in [0, 1]. The orientation in EXIF data is
         applied; EXIF data that cannot be read is ignored.
     source
-        What the picture is called in errors: its path, or its place in the input.
+        What the picture is called in errors: its place in the input, say. None: its path, or
+        "image".
 
     Returns
     -------
@@ -145,9 +148,11 @@ def read_picture(picture: Picture, source: str) -> Image.Image | npt.NDArray[np.
     --------
     >>> import numpy as np
     >>> from transferkit.images import read_picture
-    >>> read_picture(np.zeros((20, 30), np.uint8), "images[0]").size
+    >>> read_picture(np.zeros((20, 30), np.uint8)).size
     (30, 20)
     """
+    if source is None:
+        source = os.fsdecode(picture) if isinstance(picture, (str, os.PathLike)) else "image"
     if isinstance(picture, Image.Image):
         with _LOADING[id(picture) // 64 % len(_LOADING)]:
             _check_size(picture.size, source)
