@@ -423,6 +423,8 @@ def test_the_pretrained_network_names_its_classes() -> None:
     assert pretrained.evaluate([DEMO / "cat.jpg"], cat).accuracy == 1.0
     with pytest.raises(UnknownNameError, match="mobilenet_v2"):
         Classifier.pretrained("mobilenet")
+    with pytest.raises(DatasetError, match="fit a Classifier on labelled pictures"):
+        Classifier.pretrained("mobilenet_v2", weights="random")
 
 
 # -------------------------------------------------------------------------- saved and loaded

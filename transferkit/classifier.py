@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Hashable, Sequence
 from numbers import Integral
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -171,7 +172,11 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         )
         model = load_model(network, weights, preprocessing, progress=progress)
         if model.labels is None:
-            raise DatasetError(f"what the classes of {model.network.name} are called is not known")
+            raise DatasetError(
+                f"what the classes of {model.network.name} are called is not known with these "
+                "weights: fit a Classifier on labelled pictures, or ask a FeatureExtractor for "
+                "layer 'logits', which needs no names"
+            )
         model = Model(
             add_probabilities(model.network), model.weights, model.preprocessing, model.labels
         )
@@ -222,7 +227,13 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         images, labels = _with_labels(images, labels)
         _check_classes(labels)
         program, model = self._body_program.get(
-            (self.network, self.weights, self.preprocessing, self.seed),
+            (
+                self.network,
+                self.weights,
+                self.preprocessing,
+                # Of published weights it changes nothing but the folds.
+                self.seed if self.weights == "random" else None,
+            ),
             lambda: load_model(
                 self.network,
                 self.weights,
@@ -515,7 +526,8 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """The parameters that are worth keeping with what was fitted."""
         return FittedWith(
             network=self.network if isinstance(self.network, str) else None,
-            weights=os.fspath(self.weights)
+            # Of a file the name, without the folders that it lies in on this machine.
+            weights=Path(self.weights).name
             if isinstance(self.weights, (str, os.PathLike))
             else None,
             C=None if self.C is None else float(self.C),

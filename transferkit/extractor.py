@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -59,8 +60,9 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Whether a progress bar is shown on standard error; None: only on a terminal.
     initialization, seed
         How random weights are drawn, ``"he"``, ``"glorot"``, ``"uniform"`` or ``"gaussian"``,
-        and from what; see `transferkit.networks.random_weights`. The same seed gives the same
-        weights on every backend. Published weights need neither.
+        and from what whole number; see `transferkit.networks.random_weights`. The same seed
+        gives the same weights on every backend, and in a copy of the extractor. Published
+        weights need neither.
 
     Raises
     ------
@@ -68,6 +70,8 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         When first used: if there is no such network, weights, layer, backend or device.
     BackendNotInstalledError
         When first used: if the backend's framework is not installed.
+    TypeError
+        When first used: if ``seed`` is no whole number.
 
     Notes
     -----
@@ -100,7 +104,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         batch_size: int = 32,
         progress: bool | None = None,
         initialization: str = "he",
-        seed: int | np.random.Generator | None = None,
+        seed: int = 0,
     ) -> None:
         self.network = network
         self.weights = weights
@@ -366,6 +370,9 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return tags
 
     def _load(self) -> tuple[Program, Model]:
+        # A generator would give a copy of this, or what is unpickled of it, other weights.
+        if isinstance(self.seed, bool) or not isinstance(self.seed, Integral):
+            raise TypeError(f"seed is {self.seed!r}; expected a whole number, such as 0")
         return self._program.get(
             (self.network, self.weights, self.preprocessing, self.initialization, self.seed),
             lambda: load_model(

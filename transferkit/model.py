@@ -14,9 +14,10 @@ import numpy.typing as npt
 
 from transferkit.backends import Backend, Program, WrappedModel, backend_of, get_backend
 from transferkit.backends.base import INFERENCE
-from transferkit.errors import UnsupportedError
+from transferkit.errors import UnknownNameError, UnsupportedError
 from transferkit.images import Preprocessing
 from transferkit.networks import Network, random_weights
+from transferkit.networks.initialization import INITIALIZATIONS
 from transferkit.weights import WeightsEntry, find_weights, imagenet_classes, load_weights
 from transferkit.weights.files import check_weights
 from transferkit.weights.own_file import is_weights_file, load_weights_file
@@ -103,6 +104,8 @@ def load_model(
     ValueError
         If ``preprocessing`` normalises otherwise than the published weights expect.
     """
+    if initialization not in INITIALIZATIONS:
+        raise UnknownNameError("initialization", initialization, INITIALIZATIONS)
     if isinstance(network, str):
         return _load_catalogued(network, weights, preprocessing, initialization, seed, progress)
     if not isinstance(network, Network):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 
 from transferkit import Classifier, FeatureExtractor
 from transferkit.backends import Backend
-from transferkit.errors import FileFormatError, UnknownNameError
+from transferkit.errors import DownloadError, FileFormatError, UnknownNameError
 from transferkit.networks import build_network, random_weights
 from transferkit.weights import find_weights, load_weights, write_safetensors
 from transferkit.weights.own_file import load_weights_file
@@ -104,6 +107,9 @@ def test_unknown_initialization() -> None:
     fx = FeatureExtractor("resnet18", weights="random", initialization="xavier")
     with pytest.raises(UnknownNameError, match="glorot"):
         fx.transform([PICTURE])
+    # Nor is it passed over where nothing is drawn.
+    with pytest.raises(UnknownNameError, match="glorot"):
+        FeatureExtractor("mobilenet_v2", initialization="xavier").transform([PICTURE])
 
 
 def test_classifier_remembers_its_file(tmp_path: Path) -> None:
@@ -112,4 +118,46 @@ def test_classifier_remembers_its_file(tmp_path: Path) -> None:
     clf = Classifier("mobilenet_v3_small", weights=path, backend="onnxruntime", C=1.0)
     images = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
     clf.fit(images, ["a", "a", "b", "b"]).save(tmp_path / "clf.safetensors")
-    assert Classifier.load(tmp_path / "clf.safetensors").weights == str(path)
+    path.unlink()
+    # By its name: where it lay is nobody else's business, and it is not needed.
+    loaded = Classifier.load(tmp_path / "clf.safetensors", backend="onnxruntime")
+    assert loaded.weights == "mine.safetensors"
+    assert str(tmp_path).encode() not in (tmp_path / "clf.safetensors").read_bytes()
+    np.testing.assert_array_equal(loaded.predict_proba(images), clf.predict_proba(images))
+
+
+def test_safetensors_say_which_form_they_are_for(tmp_path: Path) -> None:
+    # The same names and shapes in both forms, with another padding.
+    network = build_network("mobilenet_v2", form="keras")
+    weights = random_weights(network, seed=0)
+    for metadata, form in (({"form": "keras"}, "keras"), ({}, "torchvision")):
+        write_safetensors(tmp_path / "mine.safetensors", weights, metadata)
+        fx = FeatureExtractor("mobilenet_v2", weights=tmp_path / "mine.safetensors")
+        expected = find_weights("mobilenet_v2", form)
+        assert fx.model().network == expected.build()
+        assert fx.model().preprocessing == expected.preprocessing
+    write_safetensors(tmp_path / "mine.safetensors", weights, {"form": "caffe"})
+    with pytest.raises(FileFormatError, match=r"the form that caffe .* published by torchv"):
+        load_weights_file("mobilenet_v2", tmp_path / "mine.safetensors")
+
+
+def test_a_path_that_is_no_file_of_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.bin").write_bytes(b"something else")
+    (tmp_path / "keras").write_bytes(b"a name all the same")
+    (tmp_path / "folder").mkdir()
+    for path, message in (("mine.bin", r"read are \.pth"), ("folder", "folder")):
+        with pytest.raises(FileFormatError, match=message):
+            FeatureExtractor("mobilenet_v2", weights=path).model()
+    with pytest.raises(DownloadError, match="TRANSFERKIT_OFFLINE"):
+        FeatureExtractor("mobilenet_v2", weights="keras").model()
+
+
+def test_random_weights_are_the_same_in_a_copy() -> None:
+    fx = FeatureExtractor("mobilenet_v3_small", weights="random", backend="onnxruntime")
+    expected = fx.transform([PICTURE])
+    for other in (pickle.loads(pickle.dumps(fx)), copy.deepcopy(fx), clone(fx)):
+        np.testing.assert_array_equal(other.transform([PICTURE]), expected)
+    for seed in (None, 0.5, True, np.random.default_rng(0)):
+        with pytest.raises(TypeError, match="expected a whole number"):
+            fx.set_params(seed=seed).transform([PICTURE])

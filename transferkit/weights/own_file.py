@@ -11,7 +11,7 @@ import numpy.typing as npt
 from transferkit.errors import FileFormatError
 from transferkit.networks import Network, find_network
 from transferkit.weights.catalogue import WEIGHTS, WeightsEntry
-from transferkit.weights.files import check_weights
+from transferkit.weights.files import check_weights, read_safetensors
 from transferkit.weights.mapped import in_memory
 from transferkit.weights.reading import classes_of, form_of, read_arrays
 
@@ -30,7 +30,10 @@ def is_weights_file(weights: object) -> bool:
     (True, False)
     """
     if isinstance(weights, str):
-        return weights.endswith(_ENDINGS) or Path(weights).name != weights
+        if weights == "random" or any(weights in {row.name, row.source} for row in WEIGHTS):
+            return False
+        path = Path(weights)
+        return weights.endswith(_ENDINGS) or path.name != weights or path.exists()
     return isinstance(weights, os.PathLike)
 
 
@@ -45,8 +48,9 @@ def load_weights_file(
         Its name.
     path
         A file of PyTorch, Keras or safetensors; ``~`` means the home folder. Its format tells
-        the form of the network: Keras's files are for Keras's. Its classifier may have any
-        number of classes.
+        the form of the network: Keras's files are for Keras's, PyTorch's for torchvision's.
+        Safetensors hold either: the entry ``form`` of their metadata tells which, and without
+        one it is the network's first. Its classifier may have any number of classes.
 
     Returns
     -------
@@ -71,11 +75,11 @@ def load_weights_file(
     except RuntimeError as error:
         raise FileFormatError(f"{os.fspath(path)}: there is no such home folder") from error
     forms = find_network(network).forms
-    form = form_of(path) or next(iter(forms))
+    form = form_of(path) or read_safetensors(path)[1].get("form") or next(iter(forms))
     if form not in forms:
         raise FileFormatError(
-            f"{path}: is a file of the kind that {form} publishes, but {network} is only known as "
-            f"published by {', '.join(forms)}"
+            f"{path}: holds a network in the form that {form} publishes, but {network} is only "
+            f"known as published by {', '.join(forms)}"
         )
     rows = [row for row in WEIGHTS if row.network == network and row.form == form]
     published = [row for row in rows if row.checksum is not None and row.checksum.matches(path)]
