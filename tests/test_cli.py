@@ -22,7 +22,8 @@ import transferkit
 from transferkit import Classifier, FeatureExtractor
 from transferkit.backends import Backend
 from transferkit.cli import app, main
-from transferkit.weights import WeightsEntry
+from transferkit.errors import DownloadError
+from transferkit.weights import WeightsEntry, find_weights
 
 CAT = DEMO / "cat.jpg"
 
@@ -134,10 +135,12 @@ def test_predict_as_table_json_and_csv(model: Path) -> None:
             assert float(row["probability"]) == pytest.approx(prediction.probability, abs=1e-5)
 
 
-def test_predict_with_a_model_and_weights(model: Path) -> None:
-    result = run("predict", model, CAT, "--weights", "keras")
+@pytest.mark.parametrize("option", [("--weights", "keras"), ("--network", "vgg16")])
+def test_predict_with_a_model_and_another_network(model: Path, option: tuple[str, str]) -> None:
+    result = run("predict", model, CAT, *option)
     assert result.exit_code == 2
-    assert "has its own weights" in " ".join(result.stderr.replace("│", " ").split())
+    message = " ".join(result.stderr.replace("│", " ").split())
+    assert f"has its own network and weights; leave out {option[0]}" in message
 
 
 def test_predict_without_a_model() -> None:
@@ -192,7 +195,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_networks(cache: Path) -> None:
     cache.mkdir()
-    (cache / "resnet50-11ad3fa6.pth").touch()
+    with (cache / "resnet50-11ad3fa6.pth").open("wb") as file:
+        file.truncate(int(find_weights("resnet50", "imagenet1k_v2").size * 1024**2))
+    (cache / "resnet50-0676ba61.pth").touch()
     rows = [
         [cell.strip() for cell in line.strip("│\n").split("│")]
         for line in done("networks").splitlines()
@@ -201,7 +206,7 @@ def test_networks(cache: Path) -> None:
     start = [row[0] for row in rows].index("resnet50")
     assert rows[start : start + 3] == [
         ["resnet50", "ResNet", "2015", "25.6 M", "4.09 G", "224 x 224",
-         "imagenet1k_v1 (torchvision)", "0.761", "no"],
+         "imagenet1k_v1 (torchvision)", "0.761", "damaged"],
         ["", "", "", "", "", "", "imagenet1k_v2 (torchvision)", "0.809", "yes"],
         ["", "", "", "", "", "", "keras", "0.749", "no"],
     ]  # fmt: skip
@@ -243,6 +248,21 @@ def test_a_download_that_cannot_be(cache: Path) -> None:
     assert "TRANSFERKIT_OFFLINE is set" in message
     assert str(cache / "vgg16-397923af.pth") in message
     assert not cache.exists()
+
+
+def test_a_download_that_fails_leaves_out_no_other(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(entry: WeightsEntry, *, progress: bool | None) -> Path:  # noqa: ARG001
+        if entry.network == "vgg16":
+            raise DownloadError("gone")
+        return cache / entry.file
+
+    monkeypatch.setattr("transferkit.weights.fetch", fetch)
+    result = run("download", "vgg16", "resnet50")
+    assert result.exit_code == 1
+    assert result.stderr == "error: gone\n"
+    assert "resnet50-0676ba61.pth" in result.stdout
 
 
 def test_a_warning_is_told_in_a_line(cache: Path) -> None:

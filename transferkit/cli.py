@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _INTERRUPTED = 130
+_DEFAULT_NETWORK = "mobilenet_v2"
 _MODEL_SUFFIX = ".safetensors"
 _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -127,7 +128,7 @@ def fit(
     images: Annotated[Path, typer.Argument(help="A folder with one subfolder of images a class.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to save to.")],
     test: Annotated[Path | None, typer.Option(help="Such a folder to judge on.")] = None,
-    network: Network = "mobilenet_v2",
+    network: Network = _DEFAULT_NETWORK,
     weights: Weights = None,
     backend: Backend = None,
     strength: Annotated[
@@ -197,7 +198,13 @@ def predict(
     top: Annotated[int, typer.Option(min=1, help="How many classes to give for each image.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
-    network: Network = "mobilenet_v2",
+    network: Annotated[
+        str | None,
+        typer.Option(
+            help="Without such a file: the network; 'transferkit networks' lists them. "
+            "[default: mobilenet_v2]"
+        ),
+    ] = None,
     weights: Weights = None,
     backend: Backend = None,
     batch_size: BatchSize = 32,
@@ -213,12 +220,17 @@ def predict(
     if misplaced:
         raise typer.BadParameter(f"{misplaced[0]}: give the classifier's file first")
     if paths[0].suffix == _MODEL_SUFFIX:
-        if weights is not None:
-            raise typer.BadParameter(f"{paths[0]}: has its own weights; leave out --weights")
+        for option, given in (("--network", network), ("--weights", weights)):
+            if given is not None:
+                raise typer.BadParameter(
+                    f"{paths[0]}: has its own network and weights; leave out {option}"
+                )
         classifier = Classifier.load(paths[0], backend=backend)
         paths = paths[1:]
     else:
-        classifier = Classifier.pretrained(network, weights=weights, backend=backend)
+        classifier = Classifier.pretrained(
+            network or _DEFAULT_NETWORK, weights=weights, backend=backend
+        )
     found = _probabilities(classifier, paths, batch_size, progress)
     rows = [
         (source, top_predictions(classifier.classes_, probabilities, top))
@@ -265,7 +277,7 @@ def extract(
         list[str] | None,
         typer.Option(help="A layer to extract; may be given several times. [default: embedding]"),
     ] = None,
-    network: Network = "mobilenet_v2",
+    network: Network = _DEFAULT_NETWORK,
     weights: Weights = None,
     backend: Backend = None,
     batch_size: BatchSize = 32,
@@ -304,7 +316,7 @@ def show_layer(
     scale: Annotated[
         str, typer.Option(help="Colour each 'channel' by itself, or the 'layer' alike.")
     ] = "channel",
-    network: Network = "mobilenet_v2",
+    network: Network = _DEFAULT_NETWORK,
     weights: Weights = None,
     backend: Backend = None,
 ) -> None:
@@ -346,7 +358,7 @@ def visualize(
     octaves: Annotated[int, typer.Option(min=1, help="How many sizes, for dreams.")] = 1,
     animation: Annotated[Path | None, typer.Option(help="A .gif of how they came about.")] = None,
     seed: Annotated[int, typer.Option(help="For all that is drawn.")] = 0,
-    network: Network = "mobilenet_v2",
+    network: Network = _DEFAULT_NETWORK,
     backend: Backend = None,
     quiet: Quiet = False,
 ) -> None:
@@ -440,7 +452,7 @@ def attack(
     restarts: Annotated[int, typer.Option(help="How often to begin.")] = 1,
     seed: Annotated[int, typer.Option(help="For random starts.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    network: Network = "mobilenet_v2",
+    network: Network = _DEFAULT_NETWORK,
     backend: Backend = None,
     quiet: Quiet = False,
 ) -> None:
@@ -573,12 +585,15 @@ def _weights_name(entry: WeightsEntry) -> str:
 
 
 def _where(entry: WeightsEntry) -> str:
-    """Whether weights are on disk; what lies there is not read."""
-    from transferkit.weights.cache import on_disk
+    """Whether weights are on disk; what lies there is not read, which would take long."""
+    from transferkit.weights.cache import is_of_stated_size, on_disk
 
     if entry.packaged is not None:
         return "in the package"
-    return "no" if on_disk(entry) is None else "yes"
+    path = on_disk(entry)
+    if path is None:
+        return "no"
+    return "yes" if is_of_stated_size(path, entry) else "damaged"
 
 
 @app.command()
@@ -598,13 +613,22 @@ def download(
     """
     from transferkit.weights import fetch, find_weights
 
+    failed = 0
     # Every name is looked up before the first file is fetched.
     for entry in [find_weights(name, weights) for name in names]:
         if entry.packaged is not None:
             _say(f"{entry.network}, {entry.name}: in the package")
         else:
-            path = fetch(entry, progress=False if quiet else None)
-            _say(f"{entry.network}, {entry.name}: {path}")
+            try:
+                path = fetch(entry, progress=False if quiet else None)
+            except TransferkitError as error:
+                # One that cannot be had is no reason to leave out the others.
+                _warn(f"error: {error}")
+                failed += 1
+            else:
+                _say(f"{entry.network}, {entry.name}: {path}")
+    if failed:
+        raise typer.Exit(1)
 
 
 cache = typer.Typer(help="See or clear what was downloaded.", no_args_is_help=True)

@@ -23,6 +23,7 @@ __all__ = [
     "cached_files",
     "clear_cache",
     "find_cached",
+    "is_of_stated_size",
     "on_disk",
     "part_files",
     "problem_of",
@@ -77,6 +78,12 @@ def on_disk(entry: WeightsEntry) -> Path | None:
         None if there is none. Weights that are part of the package are not looked for.
     """
     return next((path for path in _places(entry) if path.is_file()), None)
+
+
+def is_of_stated_size(path: Path, entry: WeightsEntry) -> bool:
+    """Whether a file is as long as the entry's publisher states, as far as he does."""
+    # Stated to a thousandth of a megabyte.
+    return entry.size is None or abs(path.stat().st_size / 1024**2 - entry.size) < 2e-3
 
 
 def find_cached(entry: WeightsEntry) -> Path | None:
