@@ -149,13 +149,17 @@ def test_gradient_of_mobilenet(
 # where that is possible.
 _FAMILIES = (
     ("vgg11", "torchvision", (1, 32, 47)),
+    ("vgg11_bn", "torchvision", (1, 32, 47)),
     ("vgg16", "keras", (1, 224, 224)),
     ("resnet18", "torchvision", (1, 33, 47)),
+    ("resnet50", "torchvision", (1, 33, 47)),
     ("resnet50", "keras", (1, 33, 40)),
     ("mobilenet_v1_025", "keras", (1, 33, 47)),
     ("mobilenet_v2", "keras", (1, 33, 47)),
     ("mobilenet_v3_small", "torchvision", (1, 33, 47)),
     ("mobilenet_v3_small", "keras", (1, 33, 47)),
+    ("mobilenet_v3_large", "torchvision", (1, 33, 47)),
+    ("mobilenet_v3_large", "keras", (1, 33, 47)),
 )
 
 
