@@ -1,11 +1,12 @@
 """How long VGG-19 takes to be ready, and how much memory, against torchvision's own.
 
-``python tests/benchmarks/start.py`` writes 549 MB of random weights to a file, and starts each
-backend with them in a process of its own, and torchvision's ``vgg19()`` with
-``load_state_dict``, in turn. Imports are not counted. Printed are the medians of: the seconds
-until the logits of a first picture are there, and the same less what a second picture takes;
-and the most memory that the process came to hold beyond what it held before, in copies of the
-weights. A framework needs one of these for itself. Linux only.
+``python tests/benchmarks/start.py`` writes 549 MB of random weights to a ``.pth`` file, and starts
+each backend with it in a process of its own, and torchvision's ``vgg19()`` with
+``load_state_dict``, in turn; and ONNX Runtime by itself with the same network in an ONNX file. All
+read their file, and transferkit takes its SHA-256 as well. Imports are not counted. Printed are
+the medians of: the seconds until the logits of a first picture are there, and the same less what
+a second picture takes; and the most memory that the process came to hold beyond what it held
+before, in copies of the weights, of which a framework needs one or more for itself. Linux only.
 """
 
 from __future__ import annotations
@@ -23,17 +24,22 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import numpy.typing as npt
 
+from transferkit import Preprocessing
 from transferkit.backends import Program, get_backend
+from transferkit.export import export_onnx
 from transferkit.networks import INPUT, NetworkBuilder, build_network, random_weights
-from transferkit.weights.files import read_safetensors, write_safetensors
+from transferkit.weights import find_weights
+from transferkit.weights.reading import read_weights
 
 TORCHVISION = "torchvision"
+ENGINE_ALONE = "onnxruntime alone"
 
 
 def start_backend(name: str, path: Path) -> Callable[[], Callable[[], object]]:
     """What starts one of transferkit's backends, and gives what runs it."""
     backend = get_backend(name)
     pixels: npt.NDArray[np.float32] = np.zeros((1, 224, 224, 3), np.float32)
+    entry = find_weights("vgg19")
     # A framework sets itself up at its first use.
     tiny = NetworkBuilder("tiny", input_size=8)
     tiny.conv2d("conv", INPUT, 3, 3, size=3)
@@ -41,8 +47,10 @@ def start_backend(name: str, path: Path) -> Callable[[], Callable[[], object]]:
     Program(backend, network, random_weights(network, seed=0)).run(pixels, ["conv"])
 
     def start() -> Callable[[], object]:
-        weights, _ = read_safetensors(path)
-        program = Program(backend, build_network("vgg19"), weights)
+        # As for a published file that lies in the cache, whose digest is looked at each time.
+        entry.checksum.of(path)
+        network = entry.build()
+        program = Program(backend, network, read_weights(path, network))
         return lambda: program.run(pixels, ["logits"])
 
     return start
@@ -59,7 +67,7 @@ def start_torchvision(path: Path) -> Callable[[], Callable[[], object]]:
 
     def start() -> Callable[[], object]:
         model = torchvision.models.vgg19()
-        model.load_state_dict(torch.load(path.with_suffix(".pth"), weights_only=True))
+        model.load_state_dict(torch.load(path, weights_only=True))
         model.eval()
 
         def run() -> object:
@@ -67,6 +75,19 @@ def start_torchvision(path: Path) -> Callable[[], Callable[[], object]]:
                 return model(pixels)
 
         return run
+
+    return start
+
+
+def start_engine_alone(path: Path) -> Callable[[], Callable[[], object]]:
+    """What starts ONNX Runtime as its documentation has it, and gives what runs it."""
+    import onnxruntime
+
+    pixels = {"pixels": np.zeros((1, 224, 224, 3), np.float32)}
+
+    def start() -> Callable[[], object]:
+        session = onnxruntime.InferenceSession(path.with_suffix(".onnx"))
+        return lambda: session.run(None, pixels)
 
     return start
 
@@ -81,9 +102,8 @@ def memory(entry: str) -> int:
 
 def measure(contender: str, path: Path) -> dict[str, float]:
     """Start a contender in this process."""
-    prepared = (
-        start_torchvision(path) if contender == TORCHVISION else start_backend(contender, path)
-    )
+    others = {TORCHVISION: start_torchvision, ENGINE_ALONE: start_engine_alone}
+    prepared = others[contender](path) if contender in others else start_backend(contender, path)
     before = memory("VmRSS")
     begin = time.perf_counter()
     run = prepared()
@@ -100,13 +120,14 @@ def measure(contender: str, path: Path) -> dict[str, float]:
 
 
 def write_weights(path: Path) -> int:
-    """Write random weights for transferkit and for torchvision; their size in bytes."""
+    """Write random weights to a .pth file, and the network with them; their size in bytes."""
     import torch
 
-    weights = random_weights(build_network("vgg19"), seed=0)
-    write_safetensors(path, weights, {})
-    torch.save(
-        {name: torch.tensor(array) for name, array in weights.items()}, path.with_suffix(".pth")
+    network = build_network("vgg19")
+    weights = random_weights(network, seed=0)
+    torch.save({name: torch.tensor(array) for name, array in weights.items()}, path)
+    export_onnx(
+        network, weights, ["logits"], path.with_suffix(".onnx"), preprocessing=Preprocessing(224)
     )
     return sum(array.nbytes for array in weights.values())
 
@@ -121,10 +142,10 @@ def main() -> None:
         contender, file = arguments.measure
         print(json.dumps(measure(contender, Path(file))))
         return
-    contenders = [TORCHVISION, *arguments.backends.split(",")]
+    contenders = [TORCHVISION, ENGINE_ALONE, *arguments.backends.split(",")]
     found: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
     with TemporaryDirectory() as folder:
-        path = Path(folder, "vgg19.safetensors")
+        path = Path(folder, "vgg19.pth")
         size = write_weights(path)
         for _ in range(arguments.rounds):
             for name in contenders:
@@ -141,7 +162,7 @@ def main() -> None:
             for one, theirs in zip(rounds, found[TORCHVISION], strict=True)
         ]
         print(
-            f"{name:12} first logits after {ready:5.2f} s, {start:5.2f} s of it to start, "
+            f"{name:17} first logits after {ready:5.2f} s, {start:5.2f} s of it to start, "
             f"{statistics.median(ratios):4.2f} times torchvision's "
             f"({min(ratios):.2f} to {max(ratios):.2f}); "
             f"at most {most / size:4.2f} copies of the weights"
