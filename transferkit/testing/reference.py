@@ -198,7 +198,9 @@ class ReferenceTable(Table[Array]):
         # A tent of one pixel around each position, along either axis.
         rows = np.maximum(1 - np.abs(inside[..., :1] - np.arange(h)), 0)
         columns = np.maximum(1 - np.abs(inside[..., 1:] - np.arange(w)), 0)
-        return np.asarray(np.einsum("yxh,yxw,nhwc->nyxc", rows, columns, x, optimize=True))
+        # Counting gives float64, whatever the type of the picture is.
+        tents = rows.astype(x.dtype), columns.astype(x.dtype)
+        return np.asarray(np.einsum("yxh,yxw,nhwc->nyxc", *tents, x, optimize=True))
 
     def normalize(self, x: Array, *, mean: tuple[float, ...], std: tuple[float, ...]) -> Array:
         return (x - self.asarray(mean)) / self.asarray(std)
