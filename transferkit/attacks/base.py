@@ -364,8 +364,7 @@ class AttackRunner:
             if epsilon == 0:
                 continue
             for restart in range(restarts):
-                done = outcome.success_saved if attack.is_bounded else outcome.success
-                left = rows[~done[rows]] if attack.is_bounded else rows
+                left = rows[~outcome.success_saved[rows]] if attack.is_bounded else rows
                 if len(left) == 0:
                     return
                 chunk = Chunk(
