@@ -29,6 +29,7 @@ from transferkit.head import fit_head
 from transferkit.images import Images, Preprocessing, Skipped, count_images, list_labelled_images
 from transferkit.model import AnyWeights, LazyProgram, Model, load_model
 from transferkit.networks import NETWORKS, Network, add_probabilities, replace_head
+from transferkit.weights.own_file import RANDOM
 
 __all__ = ["Classifier", "Prediction"]
 
@@ -232,7 +233,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 self.weights,
                 self.preprocessing,
                 # Of published weights it changes nothing but the folds.
-                self.seed if self.weights == "random" else None,
+                self.seed if self.weights == RANDOM else None,
             ),
             lambda: load_model(
                 self.network,

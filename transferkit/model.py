@@ -20,14 +20,12 @@ from transferkit.networks import Network, random_weights
 from transferkit.networks.initialization import INITIALIZATIONS
 from transferkit.weights import WeightsEntry, find_weights, imagenet_classes, load_weights
 from transferkit.weights.files import check_weights
-from transferkit.weights.own_file import is_weights_file, load_weights_file
+from transferkit.weights.own_file import RANDOM, is_weights_file, load_weights_file
 
 __all__ = ["AnyWeights", "LazyProgram", "Model", "load_model"]
 
 AnyWeights: TypeAlias = str | os.PathLike[str] | Mapping[str, npt.NDArray[np.float32]] | None
 """What may be given as weights: a name, a file, arrays, or nothing."""
-
-_RANDOM = "random"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +108,12 @@ def load_model(
         return _load_catalogued(network, weights, preprocessing, initialization, seed, progress)
     if not isinstance(network, Network):
         return _wrap(network, weights, preprocessing, backend, device)
-    if isinstance(weights, str) and weights == _RANDOM:
+    if isinstance(weights, str) and weights == RANDOM:
         weights = random_weights(network, seed, initialization)
     if not isinstance(weights, Mapping):
         raise TypeError(
             "a network of one's own needs its weights as a mapping from parameter name to array, "
-            f"or {_RANDOM!r}, not {weights!r}"
+            f"or {RANDOM!r}, not {weights!r}"
         )
     arrays = {name: _float32(name, array) for name, array in weights.items()}
     check_weights("weights", arrays, network)
@@ -140,7 +138,7 @@ def _load_catalogued(
         built, arrays, entry, is_published = load_weights_file(network, weights)
         expected = _with_normalization(preprocessing, entry)
         return Model(built, arrays, expected, labels if is_published else None)
-    if weights == _RANDOM:
+    if weights == RANDOM:
         entry = find_weights(network)
         built = entry.build()
         expected = _with_normalization(preprocessing, entry)

@@ -15,7 +15,10 @@ from transferkit.weights.files import check_weights, read_safetensors
 from transferkit.weights.mapped import in_memory
 from transferkit.weights.reading import classes_of, form_of, read_arrays
 
-__all__ = ["is_weights_file", "load_weights_file"]
+__all__ = ["RANDOM", "is_weights_file", "load_weights_file"]
+
+RANDOM = "random"
+"""What is given as weights for them to be drawn."""
 
 _ENDINGS = (".pth", ".pt", ".h5", ".keras", ".safetensors")
 
@@ -30,7 +33,7 @@ def is_weights_file(weights: object) -> bool:
     (True, False)
     """
     if isinstance(weights, str):
-        if weights == "random" or any(weights in {row.name, row.source} for row in WEIGHTS):
+        if weights == RANDOM or any(weights in {row.name, row.source} for row in WEIGHTS):
             return False
         path = Path(weights)
         return weights.endswith(_ENDINGS) or path.name != weights or path.exists()
