@@ -19,7 +19,7 @@ from transferkit.visualization import IdealImages
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 CLASSES = ["Siamese cat", "zebra"]
-OTHERS = ["flamingo", "goldfish", "monarch", "golden retriever", "strawberry", "castle"]
+OTHERS = ["flamingo", "goldfish", "Pembroke", "golden retriever", "strawberry", "castle"]
 LAYERS = ("features.3", "features.10", "features.17")
 
 

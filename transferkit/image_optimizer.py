@@ -27,6 +27,7 @@ from transferkit.training import Optimizer, find_optimizer
 from transferkit.visualization import (
     IdealImages,
     Jitter,
+    Pad,
     Parametrization,
     Recipe,
     Rotate,
@@ -41,8 +42,18 @@ __all__ = ["DEFAULT_TRANSFORMS", "ImageOptimizer"]
 Wanted: TypeAlias = Objective | str | int
 """What a picture may be optimised for: an objective, or a class."""
 
-DEFAULT_TRANSFORMS: tuple[Transform, ...] = (Jitter(16), Scale(0.8, 1.25), Rotate(15.0), Jitter(4))
-"""What pictures go through before the network sees them, unless it is said otherwise."""
+DEFAULT_TRANSFORMS: tuple[Transform, ...] = (
+    Pad(24),
+    Jitter(16),
+    Scale(0.5, 1.2),
+    Rotate(15.0),
+    Jitter(4),
+)
+"""What pictures go through before the network sees them, unless it is said otherwise.
+
+Seen from afar, with a margin around them, pictures come to hold whole animals, with faces; seen
+from near alone, patches of fur.
+"""
 
 
 class ImageOptimizer:

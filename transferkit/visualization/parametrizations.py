@@ -131,7 +131,7 @@ class Fourier(Parametrization):
     """
 
     decorrelated: bool = True
-    decay: float = 1.5
+    decay: float = 1.75
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay < np.inf:
