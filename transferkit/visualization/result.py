@@ -18,7 +18,7 @@ from transferkit.errors import OutputError
 from transferkit.output import write_atomically
 from transferkit.visualization.transforms import Jitter, Rotate, Scale, TransformChain
 
-__all__ = ["IdealImages", "image_grid"]
+__all__ = ["IdealImages", "image_grid", "to_bytes"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -126,7 +126,7 @@ class IdealImages:
         path = Path(path)
         if path.suffix.lower() not in _SUFFIXES:
             raise OutputError(f"{path}: end the name of a picture in {', '.join(_SUFFIXES)}")
-        tiles = list(_to_bytes(self.images))
+        tiles = list(to_bytes(self.images))
         if len(tiles) == 1:
             picture = Image.fromarray(tiles[0])
         else:
@@ -172,7 +172,7 @@ class IdealImages:
             )
 
     def _rounded(self) -> Floats:
-        return np.asarray(_to_bytes(self.images) / np.float32(255), np.float32)
+        return np.asarray(to_bytes(self.images) / np.float32(255), np.float32)
 
     def _probability(self, images: Floats) -> Floats:
         found = np.full(len(images), np.nan, np.float32)
@@ -208,5 +208,6 @@ def image_grid(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return grid
 
 
-def _to_bytes(images: Floats) -> npt.NDArray[np.uint8]:
+def to_bytes(images: Floats) -> npt.NDArray[np.uint8]:
+    """Pictures in [0, 1], of any shape, in eight bits."""
     return np.asarray(np.rint(images * 255), np.uint8)

@@ -23,7 +23,7 @@ from transferkit.objectives import Class, Evaluate, Objective, Regularizer, Subj
 from transferkit.progress import show_progress
 from transferkit.training import Optimizer
 from transferkit.visualization.parametrizations import Parametrization
-from transferkit.visualization.result import IdealImages
+from transferkit.visualization.result import IdealImages, to_bytes
 from transferkit.visualization.transforms import Transform, TransformChain
 
 __all__ = ["Recipe", "optimize_images"]
@@ -370,4 +370,4 @@ def _frames(frames: Sequence[Floats], size: tuple[int, int], number: int) -> npt
     if not frames:
         return np.empty((0, number, *size, 3), np.uint8)
     images = np.stack([_resized(frame, size) for frame in frames])
-    return np.asarray(np.rint(images * 255), np.uint8)
+    return to_bytes(images)
