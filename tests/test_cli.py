@@ -538,6 +538,9 @@ def test_visualize_channels(differentiable: Backend, tmp_path: Path) -> None:
 def test_visualize_what_is_not_there(differentiable: Backend, tmp_path: Path) -> None:
     output = ("-o", tmp_path / "ideal.png", "--backend", differentiable.name)
     assert "'crane bird' (index 134" in failed("visualize", "crane", *output)
+    assert "imagenet1k_v1" in failed("visualize", "zebra", "--weights", "torchvison", *output)
+    folder = ("-o", tmp_path / "out", *output[2:])
+    assert "imagenet1k_v1" in failed("attack", CAT, "--weights", "torchvison", *folder)
     assert "did you mean 'zebra'" in failed("visualize", "zebar", *output)
     layer = ("--layer", "features.2", "--channels")
     assert "0 to 23" in failed("visualize", *layer, "20:30", *output)

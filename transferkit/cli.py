@@ -359,6 +359,7 @@ def visualize(
     animation: Annotated[Path | None, typer.Option(help="A .gif of how they came about.")] = None,
     seed: Annotated[int, typer.Option(help="For all that is drawn.")] = 0,
     network: Network = _DEFAULT_NETWORK,
+    weights: Weights = None,
     backend: Backend = None,
     quiet: Quiet = False,
 ) -> None:
@@ -375,7 +376,11 @@ def visualize(
                 raise OutputError(f"{path}: end its name in {', '.join(suffixes)}")
             check_writable(path)
     optimizer = ImageOptimizer(
-        network, backend=backend, seed=seed, progress=False if quiet else None
+        network,
+        weights=weights,
+        backend=backend,
+        seed=seed,
+        progress=False if quiet else None,
     )
     found = optimizer.visualize(
         _objectives(classes or [], layer, channels),
@@ -453,6 +458,7 @@ def attack(
     seed: Annotated[int, typer.Option(help="For random starts.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     network: Network = _DEFAULT_NETWORK,
+    weights: Weights = None,
     backend: Backend = None,
     quiet: Quiet = False,
 ) -> None:
@@ -474,7 +480,11 @@ def attack(
     if output.exists() and not output.is_dir():
         raise OutputError(f"{output}: is no folder; give the name of one")
     optimizer = ImageOptimizer(
-        network, backend=backend, seed=seed, progress=False if quiet else None
+        network,
+        weights=weights,
+        backend=backend,
+        seed=seed,
+        progress=False if quiet else None,
     )
     found = optimizer.attack(
         _files(paths),
