@@ -23,7 +23,7 @@ from transferkit.backends import Program
 from transferkit.backends.base import Table
 from transferkit.progress import show_progress
 
-__all__ = ["MARGIN", "Attack", "AttackRunner", "Chunk", "Outcome", "State", "margins"]
+__all__ = ["MARGIN", "Attack", "AttackRunner", "Chunk", "Outcome", "State", "Task", "margins"]
 
 MARGIN = 3e-4
 """By how much the winning logit must exceed the others for a success, as a part of the largest
@@ -185,6 +185,57 @@ class Attack(ABC):
         """
 
 
+@dataclass(frozen=True)
+class Task:
+    """What is to be attacked, how, and how hard.
+
+    Attributes
+    ----------
+    attack
+        How.
+    originals, labels, targets, logits
+        As in `Chunk`, for all pictures.
+    epsilons
+        How far they may be changed, in ascending order: a picture for which the first is
+        enough is not tried with the second. None: as far as it takes.
+    steps
+        How many gradients each picture may take, for each epsilon and restart.
+    restarts
+        How often to begin, at the first anew and then from random places.
+    seed
+        For random starts.
+    """
+
+    attack: Attack
+    originals: Floats
+    labels: npt.NDArray[np.intp]
+    targets: npt.NDArray[np.intp] | None
+    logits: Floats
+    epsilons: Sequence[float] | None
+    steps: int
+    restarts: int
+    seed: int
+
+    @property
+    def largest_epsilon(self) -> float | None:
+        """How far a picture may be changed at most; None: as far as it takes."""
+        return None if self.epsilons is None else max(self.epsilons)
+
+    @property
+    def radii(self) -> list[float | None]:
+        """The epsilons to try in turn."""
+        # One that looks for the smallest change finds the same whatever is allowed.
+        if self.epsilons is None or not self.attack.is_bounded:
+            return [self.largest_epsilon]
+        return list(self.epsilons)
+
+    def wanted(
+        self, rows: npt.NDArray[np.intp]
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp] | None]:
+        """The labels and targets of some of the pictures."""
+        return self.labels[rows], None if self.targets is None else self.targets[rows]
+
+
 @dataclass
 class Outcome:
     """What came of some pictures.
@@ -258,37 +309,13 @@ class AttackRunner:
     program: Program
     _compiled: dict[str, Callable[..., Any]] = field(default_factory=dict, repr=False)
 
-    def run(
-        self,
-        attack: Attack,
-        originals: Floats,
-        labels: npt.NDArray[np.intp],
-        targets: npt.NDArray[np.intp] | None,
-        logits: Floats,
-        *,
-        epsilons: Sequence[float] | None,
-        steps: int,
-        restarts: int,
-        seed: int,
-        progress: bool | None,
-    ) -> Outcome:
+    def run(self, task: Task, *, progress: bool | None) -> Outcome:
         """Attack pictures.
 
         Parameters
         ----------
-        attack
-            How.
-        originals, labels, targets, logits
-            As in `Chunk`.
-        epsilons
-            How far they may be changed, in ascending order: a picture for which the first is
-            enough is not tried with the second. None: as far as it takes.
-        steps
-            How many gradients each picture may take, for each epsilon and restart.
-        restarts
-            How often to begin, at the first anew and then from random places.
-        seed
-            For random starts.
+        task
+            Which, how, and how hard.
         progress
             Whether a progress bar is shown; None: on a terminal.
 
@@ -297,17 +324,17 @@ class AttackRunner:
         Outcome
             On Ctrl-C, what there is by then.
         """
-        number = len(originals)
-        rounded, _ = round_within(originals, originals, self._largest(epsilons), attack.norm)
+        originals, number = task.originals, len(task.originals)
+        rounded, _ = round_within(originals, originals, task.largest_epsilon, task.attack.norm)
         outcome = Outcome(
             originals.copy(),
-            logits.copy(),
+            task.logits.copy(),
             np.zeros(number, np.bool_),
             rounded,
             np.zeros(number, np.bool_),
             np.zeros(number, np.intp),
         )
-        already = margins(logits, labels, targets) > MARGIN
+        already = margins(task.logits, task.labels, task.targets) > MARGIN
         outcome.success[already] = True
         size = self.program.backend.pictures_at_once or _PICTURES_AT_ONCE
         todo = np.flatnonzero(~already)
@@ -316,69 +343,34 @@ class AttackRunner:
                 advance(number - len(todo))
                 for start in range(0, len(todo), size):
                     rows = todo[start : start + size]
-                    self._attack_rows(
-                        attack,
-                        rows,
-                        originals,
-                        labels,
-                        targets,
-                        epsilons,
-                        steps,
-                        restarts,
-                        seed,
-                        logits,
-                        outcome,
-                    )
+                    self._attack_rows(task, rows, outcome)
                     advance(len(rows))
         except KeyboardInterrupt:
             outcome.is_interrupted = True
-        self._save(attack, originals, labels, targets, self._largest(epsilons), outcome)
+        self._save(task, outcome)
         return outcome
 
-    @staticmethod
-    def _largest(epsilons: Sequence[float] | None) -> float | None:
-        return None if epsilons is None else max(epsilons)
-
-    def _attack_rows(
-        self,
-        attack: Attack,
-        rows: npt.NDArray[np.intp],
-        originals: Floats,
-        labels: npt.NDArray[np.intp],
-        targets: npt.NDArray[np.intp] | None,
-        epsilons: Sequence[float] | None,
-        steps: int,
-        restarts: int,
-        seed: int,
-        logits: Floats,
-        outcome: Outcome,
-    ) -> None:
+    def _attack_rows(self, task: Task, rows: npt.NDArray[np.intp], outcome: Outcome) -> None:
         """Attack the pictures at ``rows``, with each epsilon and restart while they resist."""
-        # One that looks for the smallest change finds the same whatever is allowed.
-        radii: Sequence[float | None]
-        if epsilons is None:
-            radii = [None]
-        else:
-            radii = list(epsilons) if attack.is_bounded else [max(epsilons)]
-        for epsilon in radii:
+        attack = task.attack
+        for epsilon in task.radii:
             if epsilon == 0:
                 continue
-            for restart in range(restarts):
+            for restart in range(task.restarts):
                 left = rows[~outcome.success_saved[rows]] if attack.is_bounded else rows
                 if len(left) == 0:
                     return
                 chunk = Chunk(
-                    originals[left],
-                    labels[left],
-                    None if targets is None else targets[left],
-                    logits[left],
+                    task.originals[left],
+                    *task.wanted(left),
+                    task.logits[left],
                     epsilon,
                     restart,
-                    seed,
+                    task.seed,
                     self.program.backend.table,
                     self._compile_once,
                 )
-                self._run_chunk(attack, chunk, left, steps, outcome)
+                self._run_chunk(attack, chunk, left, task.steps, outcome)
                 if not attack.is_bounded and attack.norm != "l0":
                     self._shorten(chunk, left, outcome)
 
@@ -472,31 +464,22 @@ class AttackRunner:
             outcome.pictures[rows[failed]] = pictures[failed]
         return done
 
-    def _save(
-        self,
-        attack: Attack,
-        originals: Floats,
-        labels: npt.NDArray[np.intp],
-        targets: npt.NDArray[np.intp] | None,
-        epsilon: float | None,
-        outcome: Outcome,
-    ) -> None:
+    def _save(self, task: Task, outcome: Outcome) -> None:
         """Judge the pictures anew, and find 8-bit ones that are successes as well.
 
         A change of less than half a 255th is lost when it is rounded, so it is magnified as
         much as it must be, within epsilon.
         """
         outcome.logits = logits = self._logits(outcome.pictures)
-        outcome.success = margins(logits, labels, targets) > MARGIN
+        outcome.success = margins(logits, task.labels, task.targets) > MARGIN
         left = np.flatnonzero(~outcome.success_saved)
         for factor in _MAGNIFICATIONS:
             if len(left) == 0:
                 return
-            start = originals[left]
+            start = task.originals[left]
             larger = start + np.float32(factor) * (outcome.pictures[left] - start)
-            saved, fits = round_within(larger, start, epsilon, attack.norm)
-            wanted = None if targets is None else targets[left]
-            success = margins(self._logits(_floats(saved)), labels[left], wanted) > MARGIN
+            saved, fits = round_within(larger, start, task.largest_epsilon, task.attack.norm)
+            success = margins(self._logits(_floats(saved)), *task.wanted(left)) > MARGIN
             success &= fits
             if factor == 1:
                 outcome.saved[left] = saved

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from transferkit.attacks import METHODS
-from transferkit.attacks.base import MARGIN, Attack, AttackRunner, margins
+from transferkit.attacks.base import MARGIN, Attack, AttackRunner, Task, margins
 from transferkit.attacks.norms import NORMS
 from transferkit.attacks.result import AdversarialResult, TransferResult, verdicts
 from transferkit.class_names import ClassNames
@@ -94,18 +94,8 @@ def attack_images(
         pixels, logits, own, aims = pixels[keep], logits[keep], own[keep], aims[keep]
         sources = [sources[row] for row in keep]
 
-    outcome = runner.run(
-        attack,
-        pixels,
-        own,
-        aims,
-        logits,
-        epsilons=epsilons,
-        steps=steps,
-        restarts=restarts,
-        seed=int(number),
-        progress=progress,
-    )
+    task = Task(attack, pixels, own, aims, logits, epsilons, steps, restarts, int(number))
+    outcome = runner.run(task, progress=progress)
     saved = outcome.saved.astype(np.float32) / np.float32(255)
     names = _names(classes)
 
