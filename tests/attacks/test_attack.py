@@ -145,6 +145,23 @@ def test_interruption_keeps_what_is_done(
     assert found.evaluations.max() <= 2
 
 
+def test_each_of_several_epsilons_counts_as_it_does_alone(differentiable: Backend) -> None:
+    opt = optimizer(differentiable)
+    far = opt.attack(PICTURES, method="fmn", norm="linf", steps=30)
+    # So near to another class that what it takes is lost when it is rounded.
+    near = far.originals + np.float32(0.97) * (far.images - far.originals)
+    epsilons = [share / 255 for share in (0.1, 0.2, 0.4, 1.0, 4.0, 16.0)]
+    found = opt.attack(near, epsilon=epsilons, steps=10)
+    curve = found.curve(epsilons)
+    alone = [opt.attack(near, epsilon=epsilon, steps=10) for epsilon in epsilons]
+    assert any((one.success & ~one.success_saved).any() for one in alone)
+    assert curve.success.tolist() == [one.success_rate for one in alone]
+    every = found.curve()
+    assert every.epsilons[0] == 0
+    assert every.epsilons[-1] == pytest.approx(max(epsilons))
+    assert every.success[-1] == found.success_rate
+
+
 def test_curve_needs_matplotlib_to_be_drawn(differentiable: Backend, tmp_path: Path) -> None:
     found = optimizer(differentiable).attack(PICTURES, epsilon=0.1, steps=2)
     if importlib.util.find_spec("matplotlib") is None:

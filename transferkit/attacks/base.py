@@ -453,7 +453,11 @@ class AttackRunner:
             bytes_, fits = round_within(pictures[found], some.originals, chunk.epsilon, attack.norm)
             saved = margins(self._logits(_floats(bytes_)), some.labels, some.targets) > MARGIN
             saved &= floats & fits
-            new = floats & ~outcome.success[rows[found]] | saved
+            # With several epsilons, not the smallest that does it in floats by one that is
+            # needed for 8 bits only.
+            had = lengths(outcome.pictures[rows[found]] - some.originals, attack.norm)
+            is_longer = lengths(pictures[found] - some.originals, attack.norm) > had + 1e-6
+            new = floats & (~outcome.success[rows[found]] | saved & ~is_longer)
             outcome.pictures[rows[found[new]]] = pictures[found[new]]
             outcome.success[rows[found[new]]] = True
             outcome.saved[rows[found[saved]]] = bytes_[saved]

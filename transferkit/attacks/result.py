@@ -26,7 +26,6 @@ __all__ = ["AdversarialResult", "Curve", "Panel", "TransferResult", "verdicts"]
 Floats = npt.NDArray[np.float32]
 
 _SIDE = 224
-_CURVE_POINTS = 20
 
 
 class Curve(NamedTuple):
@@ -177,11 +176,10 @@ class AdversarialResult:
         Parameters
         ----------
         epsilons
-            Distances in `norm`; None: twenty, from 0 to the largest there is.
+            Distances in `norm`; None: 0, those at which one more succeeds, and `epsilon`.
         """
         if epsilons is None:
-            most = max([float(self.distance[self.success].max(initial=0)), self.epsilon or 0.0])
-            chosen = np.linspace(0, most, _CURVE_POINTS)
+            chosen = np.unique([0.0, self.epsilon or 0.0, *self.distance[self.success]])
         else:
             chosen = np.sort(np.asarray(epsilons, np.float64))
         within = self.distance[:, None] <= chosen * (1 + 1e-6) + 1e-6
