@@ -558,6 +558,34 @@ def test_visualize_what_is_not_there(differentiable: Backend, tmp_path: Path) ->
     assert not list(tmp_path.iterdir())
 
 
+def test_pictures_of_a_classifier_of_ones_own(
+    differentiable: Backend, model: Path, tmp_path: Path
+) -> None:
+    options = ("--network", model, "--backend", differentiable.name, "-q")
+    picture = ("-o", tmp_path / "own.png", *options)
+    assert "grass" in done("visualize", "grass", "--steps", "1", "--size", "32", *picture)
+    assert "brick" in failed("visualize", "zebra", *picture)
+    assert run("visualize", "grass", "--weights", "keras", *picture).exit_code == 2
+    folder = ("-o", tmp_path / "out", *options)
+    grass = DEMO / "test" / "grass"
+    printed = done("attack", grass, "--target", "0", "--epsilon", "4", "--steps", "5", *folder)
+    assert "brick" in printed
+    assert "4.00/255" in printed
+    done("attack", grass, "--method", "carlini-wagner", "--steps", "1", *folder)
+
+
+def test_an_interrupted_attack_says_so(
+    differentiable: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("transferkit.attacks.base.AttackRunner._evaluate", interrupt)
+    found = run("attack", CAT, "-o", tmp_path, "--backend", differentiable.name, "-q")
+    assert found.exit_code == 130
+    assert "interrupted" in found.stderr
+
+
 def test_visualize_without_gradients(tmp_path: Path) -> None:
     said = failed("visualize", "zebra", "-o", tmp_path / "a.png", "--backend", "onnxruntime")
     assert 'pip install "transferkit[torch]"' in said

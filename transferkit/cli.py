@@ -24,6 +24,7 @@ from transferkit.errors import DatasetError, OutputError, TransferkitError
 if TYPE_CHECKING:
     from transferkit.classifier import Classifier
     from transferkit.features import Features
+    from transferkit.image_optimizer import ImageOptimizer
     from transferkit.images import Skipped
     from transferkit.objectives import Objective
     from transferkit.weights import WeightsEntry
@@ -75,6 +76,13 @@ Weights = Annotated[
     typer.Option(
         help="Its weights: the name of published ones, torchvision, keras, a file, or random. By "
         "default: the first that 'transferkit networks' lists."
+    ),
+]
+NetworkOrClassifier = Annotated[
+    str,
+    typer.Option(
+        help="The network; 'transferkit networks' lists them. Or the file of a classifier of "
+        "one's own, whose classes are then the ones to name."
     ),
 ]
 Backend = Annotated[
@@ -358,7 +366,7 @@ def visualize(
     octaves: Annotated[int, typer.Option(min=1, help="How many sizes, for dreams.")] = 1,
     animation: Annotated[Path | None, typer.Option(help="A .gif of how they came about.")] = None,
     seed: Annotated[int, typer.Option(help="For all that is drawn.")] = 0,
-    network: Network = _DEFAULT_NETWORK,
+    network: NetworkOrClassifier = _DEFAULT_NETWORK,
     weights: Weights = None,
     backend: Backend = None,
     quiet: Quiet = False,
@@ -367,7 +375,6 @@ def visualize(
 
     Interrupted, it writes what it has.
     """
-    from transferkit.image_optimizer import ImageOptimizer
     from transferkit.output import check_writable
 
     for path, suffixes in ((output, _PICTURE_SUFFIXES), (animation, (".gif",))):
@@ -375,13 +382,7 @@ def visualize(
             if path.suffix.lower() not in suffixes:
                 raise OutputError(f"{path}: end its name in {', '.join(suffixes)}")
             check_writable(path)
-    optimizer = ImageOptimizer(
-        network,
-        weights=weights,
-        backend=backend,
-        seed=seed,
-        progress=False if quiet else None,
-    )
+    optimizer = _optimizer(network, weights, backend, seed, quiet)
     found = optimizer.visualize(
         _objectives(classes or [], layer, channels),
         start=start,
@@ -407,6 +408,29 @@ def visualize(
         raise typer.Exit(_INTERRUPTED)
 
 
+def _optimizer(
+    network: str, weights: str | None, backend: str | None, seed: int, quiet: bool
+) -> ImageOptimizer:
+    """What changes pictures by the gradient of a network, or of a classifier in a file."""
+    from transferkit.classifier import Classifier
+    from transferkit.image_optimizer import ImageOptimizer
+
+    progress = False if quiet else None
+    if not network.endswith(_MODEL_SUFFIX):
+        return ImageOptimizer(
+            network, weights=weights, backend=backend, seed=seed, progress=progress
+        )
+    if weights is not None:
+        raise typer.BadParameter(f"{network}: has its own weights; leave out --weights")
+    classifier = Classifier.load(network, backend=backend)
+    return ImageOptimizer(classifier, backend=backend, seed=seed, progress=progress)
+
+
+def _class(given: str) -> str | int:
+    """A class's index, where it is one, or else its name."""
+    return int(given) if given.isdecimal() else given
+
+
 def _objectives(classes: Sequence[str], layer: str | None, channels: str | None) -> list[Objective]:
     """What the arguments of 'visualize' ask for."""
     from transferkit.objectives import Channel, Class, Layer
@@ -415,7 +439,7 @@ def _objectives(classes: Sequence[str], layer: str | None, channels: str | None)
         raise typer.BadParameter("name either classes or a --layer")
     if channels is not None and layer is None:
         raise typer.BadParameter("--channels needs a --layer")
-    found: list[Objective] = [Class(int(name) if name.isdecimal() else name) for name in classes]
+    found: list[Objective] = [Class(_class(name)) for name in classes]
     if layer is not None and channels is None:
         found = [Layer(layer)]
     elif layer is not None and channels is not None:
@@ -437,7 +461,8 @@ def attack(
         Path, typer.Option("--output", "-o", help="The folder to write to; made if need be.")
     ],
     target: Annotated[
-        str | None, typer.Option(help="The class to become. [default: any other]")
+        str | None,
+        typer.Option(help="The class to become, by name or index. [default: any other]"),
     ] = None,
     epsilon: Annotated[
         float | None,
@@ -450,14 +475,17 @@ def attack(
     method: Annotated[
         str, typer.Option(help="fgsm, pgd, mi-fgsm, apgd, deepfool, carlini-wagner or fmn.")
     ] = "pgd",
-    norm: Annotated[str, typer.Option(help="linf, l2, l1 or l0.")] = "linf",
+    norm: Annotated[
+        str | None,
+        typer.Option(help="linf, l2, l1 or l0. [default: linf; l2 for carlini-wagner]"),
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(help="Gradients for each image. [default: the method's]")
     ] = None,
     restarts: Annotated[int, typer.Option(help="How often to begin.")] = 1,
     seed: Annotated[int, typer.Option(help="For random starts.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    network: Network = _DEFAULT_NETWORK,
+    network: NetworkOrClassifier = _DEFAULT_NETWORK,
     weights: Weights = None,
     backend: Backend = None,
     quiet: Quiet = False,
@@ -467,11 +495,11 @@ def attack(
     Writes each as NAME.png, with a panel that shows the change as NAME.panel.png. To test one's
     own models with. Needs a backend with gradients.
     """
-    from transferkit.attacks import METHODS
-    from transferkit.image_optimizer import ImageOptimizer
+    from transferkit.attacks import METHODS, usual_norm
 
+    norm = norm or usual_norm(method)
     if norm == "linf":
-        if epsilon is None and method in METHODS and METHODS[method].is_bounded:
+        if epsilon is None and METHODS[method].is_bounded:
             epsilon = 2.0
         if epsilon is not None:
             if not 0 <= epsilon <= 255:
@@ -479,16 +507,10 @@ def attack(
             epsilon /= 255
     if output.exists() and not output.is_dir():
         raise OutputError(f"{output}: is no folder; give the name of one")
-    optimizer = ImageOptimizer(
-        network,
-        weights=weights,
-        backend=backend,
-        seed=seed,
-        progress=False if quiet else None,
-    )
+    optimizer = _optimizer(network, weights, backend, seed, quiet)
     found = optimizer.attack(
         _files(paths),
-        target=target,
+        target=None if target is None else _class(target),
         epsilon=epsilon,
         method=method,
         norm=norm,
@@ -531,20 +553,22 @@ def attack(
         sys.stdout.write("\n")
     else:
         _show_table(
-            ("image", "was", "is now", "probability", "gradients"),
+            ("image", "was", "is now", "probability", "distance", "gradients"),
             [
                 (
                     _printable(source),
                     _printable(str(before.label)),
                     _printable(str(after.label)) + ("" if success else " (failed)"),
                     f"{after.probability:.3f}",
+                    f"{255 * distance:.2f}/255" if norm == "linf" else f"{distance:.4g}",
                     number,
                 )
-                for source, before, after, success, number in zip(
+                for source, before, after, success, distance, number in zip(
                     found.sources,
                     found.before,
                     found.after_saved,
                     found.success_saved,
+                    found.distance_saved,
                     found.evaluations,
                     strict=True,
                 )
@@ -552,9 +576,13 @@ def attack(
         )
         number = int(found.success_saved.sum())
         _say(f"{number} of {len(found)} succeed in 8 bits, as they were saved to {output}")
-    _tell_skipped(found.skipped)
+    if found.skipped:
+        _warn(f"left out, {len(found.skipped)}:")
+    for left_out in found.skipped:
+        _warn(f"  {left_out.source}: {left_out.reason}")
     if found.interrupted:
         _warn("interrupted: images that were not reached are as they were")
+        raise typer.Exit(_INTERRUPTED)
 
 
 @app.command()

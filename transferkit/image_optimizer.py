@@ -238,7 +238,7 @@ class ImageOptimizer:
         *,
         epsilon: float | Sequence[float] | None = None,
         method: str = "pgd",
-        norm: str = "linf",
+        norm: str | None = None,
         loss: str | None = None,
         steps: int | None = None,
         restarts: int = 1,
@@ -268,7 +268,7 @@ class ImageOptimizer:
         norm
             ``"linf"``, the largest change of a value; ``"l2"``, the root of the sum of squares;
             ``"l1"``, the sum of the changes; ``"l0"``, how many values are changed. Not every
-            method knows each.
+            method knows each. None: ``"linf"``, or ``"l2"`` for ``"carlini-wagner"``.
         loss
             What is climbed: ``"logit-difference"``, ``"cross-entropy"`` or ``"dlr"``; None: the
             method's usual one.

@@ -145,6 +145,14 @@ def test_interruption_keeps_what_is_done(
     assert found.evaluations.max() <= 2
 
 
+def test_the_usual_norm_is_one_that_the_method_knows(differentiable: Backend) -> None:
+    opt = optimizer(differentiable)
+    assert opt.attack(PICTURES[:1], method="carlini-wagner", steps=2).norm == "l2"
+    assert opt.attack(PICTURES[:1], method="deepfool", steps=2).norm == "linf"
+    with pytest.raises(TransferkitError, match="unknown method"):
+        opt.attack(PICTURES[:1], method="carlini")
+
+
 def test_each_of_several_epsilons_counts_as_it_does_alone(differentiable: Backend) -> None:
     opt = optimizer(differentiable)
     far = opt.attack(PICTURES, method="fmn", norm="linf", steps=30)

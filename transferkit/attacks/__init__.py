@@ -12,8 +12,9 @@ from transferkit.attacks.deepfool import DeepFool
 from transferkit.attacks.fgsm import FGSM
 from transferkit.attacks.fmn import FMN
 from transferkit.attacks.pgd import MIFGSM, PGD
+from transferkit.errors import UnknownNameError
 
-__all__ = ["METHODS", "Attack"]
+__all__ = ["METHODS", "Attack", "usual_norm"]
 
 METHODS: Mapping[str, type[Attack]] = MappingProxyType(
     {
@@ -27,3 +28,33 @@ METHODS: Mapping[str, type[Attack]] = MappingProxyType(
     }
 )
 """The methods, by the names that `transferkit.ImageOptimizer.attack` takes."""
+
+
+def usual_norm(method: str) -> str:
+    """The norm that a method measures in where none is named.
+
+    Parameters
+    ----------
+    method
+        One of `METHODS`.
+
+    Returns
+    -------
+    str
+        ``"linf"``, or its own first where it does not know that.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such method.
+
+    Examples
+    --------
+    >>> from transferkit.attacks import usual_norm
+    >>> usual_norm("pgd"), usual_norm("carlini-wagner")
+    ('linf', 'l2')
+    """
+    if method not in METHODS:
+        raise UnknownNameError("method", method, METHODS)
+    norms = METHODS[method].norms
+    return "linf" if "linf" in norms else norms[0]

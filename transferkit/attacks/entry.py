@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from transferkit.attacks import METHODS
+from transferkit.attacks import METHODS, usual_norm
 from transferkit.attacks.base import MARGIN, Attack, AttackRunner, Task, margins
 from transferkit.attacks.norms import NORMS
 from transferkit.attacks.result import AdversarialResult, TransferResult, verdicts
@@ -34,7 +34,7 @@ def attack_images(
     *,
     epsilon: float | Sequence[float] | None,
     method: str,
-    norm: str,
+    norm: str | None,
     loss: str | None,
     steps: int | None,
     restarts: int,
@@ -53,6 +53,7 @@ def attack_images(
     images, labels, target, epsilon, method, norm, loss, steps, restarts, on_error, seed, progress
         As there.
     """
+    norm = norm or usual_norm(method)
     attack = _find_attack(method, norm, loss)
     epsilons = _check_epsilons(epsilon, norm, method, attack)
     steps, restarts = _check_effort(steps, restarts, method, attack)
