@@ -576,10 +576,7 @@ def attack(
         )
         number = int(found.success_saved.sum())
         _say(f"{number} of {len(found)} succeed in 8 bits, as they were saved to {output}")
-    if found.skipped:
-        _warn(f"left out, {len(found.skipped)}:")
-    for left_out in found.skipped:
-        _warn(f"  {left_out.source}: {left_out.reason}")
+    _tell_skipped(found.skipped, "attacked")
     if found.interrupted:
         _warn("interrupted: images that were not reached are as they were")
         raise typer.Exit(_INTERRUPTED)
@@ -785,10 +782,10 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     return files
 
 
-def _tell_skipped(skipped: Sequence[Skipped]) -> None:
+def _tell_skipped(skipped: Sequence[Skipped], what: str = "read") -> None:
     if skipped:
         images = "1 image" if len(skipped) == 1 else f"{len(skipped)} images"
-        _warn(f"skipped {images} that cannot be read:")
+        _warn(f"skipped {images} that cannot be {what}:")
     for left_out in skipped:
         _warn(f"  {left_out.source}: {left_out.reason}")
 

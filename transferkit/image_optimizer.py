@@ -51,8 +51,8 @@ DEFAULT_TRANSFORMS: tuple[Transform, ...] = (
 )
 """What pictures go through before the network sees them, unless it is said otherwise.
 
-Seen from afar, with a margin around them, pictures come to hold whole animals, with faces; seen
-from near alone, patches of fur.
+Seen from afar too, with a margin around them, pictures more often hold heads and bodies; seen from
+near alone, patches of fur.
 """
 
 
