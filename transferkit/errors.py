@@ -17,6 +17,7 @@ __all__ = [
     "DownloadError",
     "FileFormatError",
     "ImageError",
+    "NoGradientError",
     "NotFiniteError",
     "OutputError",
     "PluginError",
@@ -25,6 +26,8 @@ __all__ = [
     "UnknownNameError",
     "UnsupportedError",
 ]
+
+_MOST_SUGGESTED = 4
 
 
 class TransferkitError(Exception):
@@ -51,19 +54,26 @@ class UnknownNameError(TransferkitError, ValueError):
     name
         The name that was given.
     known
-        The names that there are; the closest of them are put into the message.
+        The names that there are; those that have the name as one of their words, or else the
+        closest, are put into the message.
+    of
+        What it was looked for in, where the kind does not say it: a layer for a channel.
 
     Examples
     --------
     >>> from transferkit.errors import UnknownNameError
     >>> print(UnknownNameError("network", "mobilenetv2", ["mobilenet_v2", "vgg16"]))
     unknown network 'mobilenetv2'; did you mean 'mobilenet_v2'?
+    >>> print(UnknownNameError("class", "cat", ["crate", "tiger cat", "Egyptian cat"]))
+    unknown class 'cat'; did you mean 'tiger cat' or 'Egyptian cat'?
     """
 
-    def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: object, known: Iterable[str], *, of: str = "") -> None:
         known = list(known)
-        close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.6)
-        message = f"unknown {kind} {name!r}"
+        word = str(name).casefold()
+        close = [other for other in known if word in other.casefold().split()][:_MOST_SUGGESTED]
+        close = close or difflib.get_close_matches(str(name), known, n=_MOST_SUGGESTED, cutoff=0.6)
+        message = f"unknown {kind} {name!r}" + (f" of {of}" if of else "")
         if close:
             message += f"; did you mean {' or '.join(map(repr, close))}?"
         elif known:
@@ -172,6 +182,10 @@ class DownloadError(TransferkitError, OSError):
 
 class FileFormatError(TransferkitError, ValueError):
     """A weights or classifier file that is damaged, of another kind, or too new."""
+
+
+class NoGradientError(TransferkitError, ValueError):
+    """What was to be made large or small does not depend on the picture in a way that has one."""
 
 
 class NotFiniteError(TransferkitError, ArithmeticError):

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 import numpy.typing as npt
 
 from transferkit.backends.interpreter import load_parameters, run_network
-from transferkit.errors import UnknownNameError, UnsupportedError
+from transferkit.errors import NoGradientError, UnknownNameError, UnsupportedError
 from transferkit.networks.graph import WRAPPED, Network, Padding, Weights
 from transferkit.networks.passes import fold_batch_norm, keep_needed
 
@@ -426,8 +426,18 @@ class Backend(ABC):
         ------
         UnsupportedError
             If the framework has no gradients.
+        NoGradientError
+            When called: if the value does not depend on the first argument, or only through
+            what has no derivative.
         """
         raise self._without_gradients()
+
+    @staticmethod
+    def _no_gradient() -> NoGradientError:
+        return NoGradientError(
+            "the value does not depend on the first argument, or only through what has no "
+            "derivative, such as NumPy's functions"
+        )
 
     def _without_gradients(self) -> UnsupportedError:
         return UnsupportedError(

@@ -355,7 +355,10 @@ class TensorFlowBackend(Backend):
                 tape.watch(tensors[0])
                 given = function(*tensors)
                 found = given if isinstance(given, Mapping) else {"value": given}
-            return {**found, "gradient": tape.gradient(found["value"], tensors[0])}
+            gradient = tape.gradient(found["value"], tensors[0])
+            if gradient is None:
+                raise self._no_gradient()
+            return {**found, "gradient": gradient}
 
         return run
 

@@ -290,7 +290,12 @@ class TorchBackend(Backend):
                 first = tensors[0].detach().requires_grad_()
                 given = function(first, *tensors[1:])
                 found = given if isinstance(given, Mapping) else {"value": given}
-                (gradient,) = torch.autograd.grad(found["value"].sum(), first)
+                gradient = None
+                if found["value"].requires_grad:
+                    total = found["value"].sum()
+                    (gradient,) = torch.autograd.grad(total, first, allow_unused=True)
+            if gradient is None:
+                raise self._no_gradient()
             detached = {name: tensor.detach() for name, tensor in found.items()}
             return {**detached, "gradient": gradient}
 

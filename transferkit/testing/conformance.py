@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 from transferkit.backends.base import API_VERSION, GRADIENTS, INFERENCE, Backend, Table
 from transferkit.backends.interpreter import load_parameters, run_network
 from transferkit.backends.program import Program
-from transferkit.errors import ShapeError, UnknownNameError, UnsupportedError
+from transferkit.errors import NoGradientError, ShapeError, UnknownNameError, UnsupportedError
 from transferkit.networks import (
     INPUT,
     Network,
@@ -551,6 +551,16 @@ class BackendConformance:
         assert found["value"].shape == ()
         assert_close(found["value"], np.asarray(np.sum(x * x * y)), ACTIVATION_TOLERANCE, "value")
         assert_close(found["gradient"], 2 * x * y, GRADIENT_TOLERANCE, "gradient")
+
+    def test_no_gradient(self, backend: Backend) -> None:
+        if GRADIENTS not in backend.capabilities:
+            return
+        table = backend.table
+        function = backend.value_and_grad(
+            lambda x, y: table.sum(table.multiply(y, y), axes=(1,))  # noqa: ARG005
+        )
+        with pytest.raises(NoGradientError, match="first argument"):
+            function(*(table.asarray(array) for array in _arrays((2, 3), (2, 3))))
 
     def test_gradient_with_more_than_a_value(self, backend: Backend) -> None:
         if GRADIENTS not in backend.capabilities:
