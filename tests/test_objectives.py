@@ -114,7 +114,7 @@ def test_regularizer(differentiable: Backend, name: str) -> None:
 def values(objective: o.Objective) -> npt.NDArray[np.float64]:
     """By the reference, written out."""
     shapes = {"logits": (3,), "embedding": (6,), "conv2": (3, 3, 6), "conv1": (8, 8, 4)}
-    evaluate = objective.bind(o.Subject(shapes, CLASSES))
+    evaluate = o.bind_checked(objective, o.Subject(shapes, CLASSES))
     activations = reference_activations(NETWORK, WEIGHTS, PIXELS, list(shapes))
     return np.asarray(evaluate(ReferenceTable(), activations))
 
@@ -164,6 +164,11 @@ def test_what_composed_ones_are_for() -> None:
     assert o.Layer("conv2").target is None
     assert str(cat - 0.5 * dog + 0.1 * o.Layer("conv2")) == "cat - 0.5 dog + 0.1 conv2"
     assert str(-(cat + dog)) == "-(cat + dog)"
+    assert (-1 * -cat).target == "cat"
+    assert (-2 * (-0.5 * cat)) is cat
+    assert str(cat - -dog) == "cat + dog"
+    assert str(cat - -0.5 * dog) == "cat + 0.5 dog"
+    assert str(o.Class(1) - o.Class(2)) == "class 1 - class 2"
 
 
 @pytest.mark.parametrize(
@@ -171,9 +176,9 @@ def test_what_composed_ones_are_for() -> None:
     [
         (o.Class("cta"), "did you mean 'cat'"),
         (o.Class(3), "0 to 2"),
-        (o.Channel("conv2", 6), "unknown channel of conv2 6; there is: 0 to 5"),
+        (o.Channel("conv2", 6), "unknown channel 6 of conv2; there is: 0 to 5"),
         (o.Channel("conv2", -1), "unknown channel"),
-        (o.Neuron("conv2", 0, row=3), "unknown row of conv2 3"),
+        (o.Neuron("conv2", 0, row=3), "unknown row 3 of conv2"),
         (o.Neuron("conv2", 0, column=9), "unknown column"),
     ],
 )
@@ -199,6 +204,12 @@ def test_what_does_not_fit() -> None:
         values(o.Custom(lambda _, found: found["conv2"], ["conv2"]))
     with pytest.raises(ShapeError, match="nothing with a shape"):
         values(o.Custom(lambda *_: 3.0, ["conv2"]))
+    wrong = o.Custom(lambda table, found: table.sum(found["conv2"], axes=(0, 1, 2)), ["conv2"])
+    for within in (wrong, 2 * wrong, o.Layer("conv1") + wrong, wrong - o.Layer("conv1")):
+        with pytest.raises(ShapeError, match=r"<lambda> gives shape \(6,\); expected \(3,\)"):
+            values(within)
+    with pytest.raises(ValueError, match="made of no layer"):
+        values(o.Custom(spread, []))
 
 
 def test_what_regularizers_are() -> None:
@@ -216,7 +227,8 @@ def test_what_regularizers_are() -> None:
         (abs(dy) ** 1.5).sum(axes) + (abs(dx) ** 1.5).sum(axes),
         rtol=1e-6,
     )
-    lengths = np.hypot(dy[:, :, :-1], dx[:, :-1])
+    beyond = ((0, 0), (0, 1), (0, 0), (0, 0)), ((0, 0), (0, 0), (0, 1), (0, 0))
+    lengths = np.hypot(np.pad(dy, beyond[0]), np.pad(dx, beyond[1]))
     close(found(o.TotalVariation(1.0, isotropic=True)), lengths.sum(axes), rtol=1e-4)
     close(found(o.TotalVariation(1.0, 2.0, isotropic=True)), (lengths**2).sum(axes))
     close(found(o.L2(2.0)), 2 * ((x - 0.5) ** 2).sum(axes))

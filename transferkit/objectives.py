@@ -146,15 +146,15 @@ class Objective(ABC):
         return _Sum(self, -other) if isinstance(other, Objective) else NotImplemented
 
     def __mul__(self, factor: object) -> Objective:
-        return _Scaled(self, factor) if _is_number(factor) else NotImplemented
+        return _scaled(self, factor) if _is_number(factor) else NotImplemented
 
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: object) -> Objective:
-        return _Scaled(self, 1 / divisor) if _is_number(divisor) else NotImplemented
+        return _scaled(self, 1 / divisor) if _is_number(divisor) else NotImplemented
 
     def __neg__(self) -> Objective:
-        return _Scaled(self, -1.0)
+        return _scaled(self, -1.0)
 
 
 class _Sum(Objective):
@@ -170,7 +170,7 @@ class _Sum(Objective):
         return (*self.first.layers, *self.second.layers)
 
     def bind(self, subject: Subject) -> Evaluate:
-        first, second = self.first.bind(subject), self.second.bind(subject)
+        first, second = (bind_checked(part, subject) for part in (self.first, self.second))
         return lambda table, activations: table.add(
             first(table, activations), second(table, activations)
         )
@@ -184,10 +184,8 @@ class _Scaled(Objective):
     """An objective multiplied by a number."""
 
     def __init__(self, objective: Objective, factor: float) -> None:
-        if not math.isfinite(factor):
-            raise ValueError(f"an objective is multiplied by {factor}; expected a finite number")
         self.objective = objective
-        self.factor = float(factor)
+        self.factor = factor
         self.target = objective.target if factor > 0 else None
 
     @property
@@ -195,7 +193,7 @@ class _Scaled(Objective):
         return self.objective.layers
 
     def bind(self, subject: Subject) -> Evaluate:
-        evaluate = self.objective.bind(subject)
+        evaluate = bind_checked(self.objective, subject)
         return lambda table, activations: table.multiply(
             evaluate(table, activations), table.asarray(self.factor)
         )
@@ -203,6 +201,66 @@ class _Scaled(Objective):
     def __str__(self) -> str:
         inner = f"({self.objective})" if isinstance(self.objective, _Sum) else f"{self.objective}"
         return f"-{inner}" if self.factor == -1 else f"{self.factor:g} {inner}"
+
+
+def _scaled(objective: Objective, factor: float) -> Objective:
+    """An objective multiplied by a number; factors one after the other become one."""
+    if isinstance(objective, _Scaled):
+        factor *= objective.factor
+        objective = objective.objective
+    if not math.isfinite(factor):
+        raise ValueError(f"an objective is multiplied by {factor}; expected a finite number")
+    return objective if factor == 1 else _Scaled(objective, float(factor))
+
+
+def bind_checked(objective: Objective, subject: Subject) -> Evaluate:
+    """The function that computes an objective, which checks that it gives what it is to give.
+
+    Raises
+    ------
+    UnknownNameError
+        If the network lacks what it is for.
+    ValueError
+        If it is made of no layer.
+    """
+    if not objective.layers:
+        raise ValueError(f"objective {objective} is made of no layer; name at least one")
+    evaluate = objective.bind(subject)
+
+    def evaluate_checked(table: Table[Any], activations: Activations) -> Any:
+        values = evaluate(table, activations)
+        number = activations[objective.layers[0]].shape[0]
+        return one_for_each(values, number, f"objective {objective}")
+
+    return evaluate_checked
+
+
+def one_for_each(values: Any, number: int | None, what: str) -> Any:
+    """Values, seen to be one for each picture: what is of another shape would be repeated.
+
+    Parameters
+    ----------
+    values
+        A tensor, if all is well.
+    number
+        How many pictures there are; None where a function is traced for any number, where
+        what gives a number of its own does not go by the pictures.
+    what
+        What gave the values, for the message.
+
+    Raises
+    ------
+    ShapeError
+        If they are not of shape (n,).
+    """
+    shape = getattr(values, "shape", None)
+    if shape is not None and len(shape) == 1 and shape[0] in (None, number):
+        return values
+    given = "nothing with a shape" if shape is None else f"shape {tuple(shape)}"
+    raise ShapeError(
+        f"{what} gives {given}; expected ({'n' if number is None else number},), one number for "
+        "each picture: take a mean or sum over all axes but the first"
+    )
 
 
 @dataclass(frozen=True)
@@ -262,7 +320,7 @@ class Class(Objective):
         return evaluate
 
     def __str__(self) -> str:
-        return str(self.target)
+        return self.target if isinstance(self.target, str) else f"class {self.target}"
 
 
 @dataclass(frozen=True)
@@ -294,7 +352,7 @@ class Channel(Objective):
     def bind(self, subject: Subject) -> Evaluate:
         """As for every `Objective`."""
         shape = subject.shapes[self.layer]
-        channel = _check_index(f"channel of {self.layer}", self.channel, shape[-1])
+        channel = _check_index("channel", self.layer, self.channel, shape[-1])
 
         def evaluate(table: Table[Any], activations: Activations) -> Any:
             chosen = table.slice(
@@ -348,14 +406,15 @@ class Neuron(Objective):
             )
         places = (
             _check_index(
-                f"row of {self.layer}", shape[0] // 2 if self.row is None else self.row, shape[0]
+                "row", self.layer, shape[0] // 2 if self.row is None else self.row, shape[0]
             ),
             _check_index(
-                f"column of {self.layer}",
+                "column",
+                self.layer,
                 shape[1] // 2 if self.column is None else self.column,
                 shape[1],
             ),
-            _check_index(f"channel of {self.layer}", self.channel, shape[2]),
+            _check_index("channel", self.layer, self.channel, shape[2]),
         )
 
         def evaluate(table: Table[Any], activations: Activations) -> Any:
@@ -516,19 +575,9 @@ class Custom(Objective):
 
     def bind(self, subject: Subject) -> Evaluate:  # noqa: ARG002 - it may use any of it
         """As for every `Objective`."""
-
-        def evaluate(table: Table[Any], activations: Activations) -> Any:
-            values = self.function(table, {layer: activations[layer] for layer in self.of})
-            shape = getattr(values, "shape", None)
-            if shape is None or len(shape) != 1:
-                given = "nothing with a shape" if shape is None else f"shape {tuple(shape)}"
-                raise ShapeError(
-                    f"objective {self} gives {given}; expected (n,), one number for each picture: "
-                    "take a mean or sum over all axes but the first"
-                )
-            return values
-
-        return evaluate
+        return lambda table, activations: self.function(
+            table, {layer: activations[layer] for layer in self.of}
+        )
 
     def __str__(self) -> str:
         return str(getattr(self.function, "__name__", "custom"))
@@ -563,7 +612,8 @@ class TotalVariation(Regularizer):
 
     With dy and dx the differences to the pixel below and to the right: anisotropic,
     ``sum(|dy| ** power) + sum(|dx| ** power)``; isotropic,
-    ``sum((dy ** 2 + dx ** 2) ** (power / 2))``.
+    ``sum((dy ** 2 + dx ** 2) ** (power / 2))``. Beyond the last row and column there is no
+    difference.
 
     Parameters
     ----------
@@ -607,9 +657,8 @@ class TotalVariation(Regularizer):
         """As for every `Regularizer`."""
         dy, dx = (_difference(table, images, axis) for axis in (1, 2))
         if self.isotropic:
-            # Where both neighbours are.
-            dy = table.slice(dy, axis=2, start=0, stop=-1)
-            dx = table.slice(dx, axis=1, start=0, stop=-1)
+            dy = table.pad(dy, padding=((0, 1), (0, 0)))
+            dx = table.pad(dx, padding=((0, 0), (0, 1)))
             squares = table.add(table.multiply(dy, dy), table.multiply(dx, dx))
             total = _summed(table, self._power_of_root(table, squares))
         elif self.power == 1:
@@ -699,11 +748,11 @@ def _all_but_first(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(range(1, len(shape) + 1))
 
 
-def _check_index(kind: str, index: object, number: int) -> int:
+def _check_index(kind: str, layer: str, index: object, number: int) -> int:
     if isinstance(index, bool) or not isinstance(index, Integral):
-        raise TypeError(f"a {kind} is given by its number, not by {index!r}")
+        raise TypeError(f"a {kind} of {layer} is given by its number, not by {index!r}")
     if not 0 <= int(index) < number:
-        raise UnknownNameError(kind, int(index), [f"0 to {number - 1}"])
+        raise UnknownNameError(kind, int(index), [f"0 to {number - 1}"], of=layer)
     return int(index)
 
 
