@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from transferkit.backends import Backend
-from transferkit.errors import UnknownNameError
+from transferkit.errors import NotFiniteError, UnknownNameError
 from transferkit.testing import ReferenceTable
 from transferkit.testing.conformance import ACTIVATION_TOLERANCE, assert_close
 from transferkit.training import Adam, GradientDescent, Momentum, Optimizer, find_optimizer
@@ -92,6 +92,21 @@ def test_schedules() -> None:
     np.testing.assert_allclose(rates[2], 1 + np.cos(np.pi * np.arange(4) / 4))
 
 
+def test_what_is_kept_may_begin_anew() -> None:
+    """Adam's first step has the size of the rate, whenever it is taken."""
+    table, zeros = ReferenceTable(), np.zeros_like(START)
+    optimizer = Adam(np.float32(0.25), "linear")
+    numbers = optimizer.numbers(3, 4, begun=3)
+    found, _ = optimizer.update(table, START, np.full_like(START, 7), (zeros, zeros), numbers)
+    np.testing.assert_allclose(START - found, 0.25 / 4, rtol=1e-5)
+
+
+def test_a_schedule_that_gives_no_number() -> None:
+    for wrong in (float("nan"), float("inf")):
+        with pytest.raises(NotFiniteError, match="step 2, counted from 0: the schedule makes"):
+            Adam(0.1, lambda _, wrong=wrong: wrong).numbers(2, 4)
+
+
 def test_found_by_name() -> None:
     assert find_optimizer("adam") == Adam(0.05)
     assert find_optimizer("momentum") == Momentum()
@@ -110,6 +125,11 @@ def test_found_by_name() -> None:
         lambda: Adam(0.1, beta2=-0.1),
         lambda: Adam(0.1, epsilon=0.0),
         lambda: Momentum(0.1, momentum=1.0),
+        lambda: Momentum(0.1, momentum=True),
+        lambda: Adam(True),
+        lambda: Adam("fast"),
+        lambda: Adam(0.1, epsilon=float("inf")),
+        lambda: Adam(0.1, 3),
     ],
 )
 def test_numbers_that_make_no_sense(make: Any) -> None:

@@ -10,14 +10,15 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
 from transferkit.backends.base import Table
-from transferkit.errors import UnknownNameError
+from transferkit.errors import NotFiniteError, UnknownNameError
 
 __all__ = ["SCHEDULES", "Adam", "GradientDescent", "Momentum", "Optimizer", "find_optimizer"]
 
@@ -59,18 +60,51 @@ class Optimizer(ABC):
     schedule: str | Schedule = "constant"
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.rate, (int, float)) and 0 < self.rate < math.inf):
-            raise ValueError(f"rate is {self.rate!r}; it must be a number greater than 0")
-        if isinstance(self.schedule, str) and self.schedule not in SCHEDULES:
-            raise UnknownNameError("schedule", self.schedule, SCHEDULES)
+        _check_positive("rate", self.rate)
+        if isinstance(self.schedule, str):
+            if self.schedule not in SCHEDULES:
+                raise UnknownNameError("schedule", self.schedule, SCHEDULES)
+        elif not callable(self.schedule):
+            raise ValueError(
+                f"schedule is {self.schedule!r}; it must be {' or '.join(map(repr, SCHEDULES))}, "
+                "or a function"
+            )
 
     def rate_at(self, step: int, steps: int) -> float:
-        """The rate at a step, counted from 0, of a run of ``steps``."""
-        schedule = SCHEDULES[self.schedule] if isinstance(self.schedule, str) else self.schedule
-        return self.rate * schedule(step / steps)
+        """The rate at a step, counted from 0, of a run of ``steps``.
 
-    def numbers(self, step: int, steps: int) -> npt.NDArray[np.float32]:
-        """What `update` needs to know of a step: (k,), the rate first."""
+        Raises
+        ------
+        NotFiniteError
+            If the schedule gives a number that is not finite.
+        """
+        schedule = SCHEDULES[self.schedule] if isinstance(self.schedule, str) else self.schedule
+        rate = self.rate * schedule(step / steps)
+        if not math.isfinite(rate):
+            raise NotFiniteError(f"step {step}, counted from 0: the schedule makes the rate {rate}")
+        return rate
+
+    def numbers(
+        self,
+        step: int,
+        steps: int,
+        *,
+        begun: int = 0,  # noqa: ARG002 - for optimisers that keep something
+    ) -> npt.NDArray[np.float32]:
+        """What `update` needs to know of a step: (k,), the rate first.
+
+        Parameters
+        ----------
+        step, steps
+            Which step, counted from 0, and how many there are.
+        begun
+            The step at which what is kept was last 0.
+
+        Raises
+        ------
+        NotFiniteError
+            If the schedule gives a number that is not finite.
+        """
         return np.asarray([self.rate_at(step, steps)], np.float32)
 
     @property
@@ -143,6 +177,8 @@ class GradientDescent(Optimizer):
 class Momentum(GradientDescent):
     """Gradient descent that goes on in the direction it came from.
 
+    Where the gradient stays the same, steps grow to ``1 / (1 - momentum)`` times the rate.
+
     Parameters
     ----------
     momentum
@@ -206,17 +242,17 @@ class Adam(Optimizer):
         super().__post_init__()
         _check_decay("beta1", self.beta1)
         _check_decay("beta2", self.beta2)
-        if not self.epsilon > 0:
-            raise ValueError(f"epsilon is {self.epsilon!r}; it must be greater than 0")
+        _check_positive("epsilon", self.epsilon)
 
     @property
     def kept(self) -> int:
         """The mean gradient and its mean square."""
         return 2
 
-    def numbers(self, step: int, steps: int) -> npt.NDArray[np.float32]:
+    def numbers(self, step: int, steps: int, *, begun: int = 0) -> npt.NDArray[np.float32]:
         """The rate, and what undoes that both means began at 0."""
-        corrections = [1 / (1 - beta ** (step + 1)) for beta in (self.beta1, self.beta2)]
+        taken = step - begun + 1
+        corrections = [1 / (1 - beta**taken) for beta in (self.beta1, self.beta2)]
         return np.asarray([self.rate_at(step, steps), *corrections], np.float32)
 
     def update(
@@ -284,6 +320,15 @@ def _moving(table: Table[Any], mean: Any, value: Any, decay: float) -> Any:
     )
 
 
-def _check_decay(name: str, value: float) -> None:
-    if not 0 <= value < 1:
+def _check_positive(name: str, value: object) -> None:
+    if not _is_number(value) or not 0 < value < math.inf:
+        raise ValueError(f"{name} is {value!r}; it must be a finite number greater than 0")
+
+
+def _check_decay(name: str, value: object) -> None:
+    if not _is_number(value) or not 0 <= value < 1:
         raise ValueError(f"{name} is {value!r}; it must be in [0, 1)")
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, Real) and not isinstance(value, bool)
