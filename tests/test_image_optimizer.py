@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from samples import NETWORK, SIDE, WEIGHTS, coloured, tiny_classifier, tiny_extractor
+from scipy.ndimage import map_coordinates
+from scipy.special import softmax
 
 from transferkit import Classifier, ImageOptimizer
 from transferkit import objectives as o
@@ -26,7 +28,7 @@ from transferkit.images import Preprocessing
 from transferkit.networks import INPUT, NetworkBuilder, random_weights
 from transferkit.testing.conformance import GRADIENT_TOLERANCE, assert_close
 from transferkit.training import Adam
-from transferkit.visualization import Fourier, IdealImages, Jitter, Pad, Pixels
+from transferkit.visualization import Fourier, IdealImages, Jitter, Pad, Pixels, Rotate, Scale
 
 STEPS = 4
 
@@ -51,7 +53,7 @@ def test_a_picture_of_each(differentiable: Backend) -> None:
     assert found.images.min() >= 0
     assert found.images.max() <= 1
     assert found.history.shape == (STEPS, 3)
-    assert found.labels == ("class 0", "conv2, 3", "0 - 0.5 2")
+    assert found.labels == ("class 0", "conv2, 3", "class 0 - 0.5 class 2")
     assert found.targets == (0, None, 0)
     assert not found.interrupted
     assert found.seconds > 0
@@ -230,6 +232,19 @@ def test_what_is_not_there_is_told_before_any_work(differentiable: Backend) -> N
         run(differentiable, regularizers=["total variation"])
     with pytest.raises(ValueError, match="empty"):
         run(differentiable, [])
+    with pytest.raises(TypeError, match="a class is given by its name"):
+        run(differentiable, None)
+    with pytest.raises(ShapeError, match="7 x 7 are too small"):
+        run(differentiable, size=7)
+
+
+def test_classes_of_any_type(differentiable: Backend) -> None:
+    assert run(differentiable, np.int64(2), steps=1).targets == (2,)
+    assert run(differentiable, np.array([2, 0]), steps=1).targets == (2, 0)
+    classifier = tiny_classifier(backend=differentiable, progress=False)
+    classifier.fit(coloured([0, 1] * 6), [0.5, 2.5] * 6)
+    optimizer = ImageOptimizer(classifier, backend=differentiable, progress=False)
+    assert optimizer.visualize(2.5, steps=1).targets == (1,)
 
 
 def test_names_of_imagenet(differentiable: Backend) -> None:
@@ -305,6 +320,27 @@ def test_interrupted(differentiable: Backend) -> None:
 # ---- the result --------------------------------------------------------------------------
 
 
+def robustness(backend: Backend, image: Any, target: int) -> float:
+    """As the docstring has it, by SciPy's interpolation."""
+    generator = np.random.default_rng(0)
+    jitter, scale, rotate = Jitter(1), Scale(1 / 1.1, 1.1), Rotate(10)
+    middle = (SIDE - 1) / 2
+    grid = np.stack(np.meshgrid(*[np.arange(SIDE) - middle] * 2, [1.0], indexing="ij"))[..., 0]
+    picture = np.rint(image.astype(np.float64) * 255) / 255
+    views = []
+    for _ in range(32):
+        drawn = [part.draw(generator) for part in (jitter, scale, rotate)]
+        rows, columns, _ = np.tensordot(drawn[0] @ drawn[1] @ drawn[2], grid, axes=1) + middle
+        seen = [
+            map_coordinates(picture[..., channel], [rows, columns], order=1, mode="nearest")
+            for channel in range(3)
+        ]
+        views.append(np.stack(seen, axis=-1))
+    program, _ = tiny(backend)._load()
+    logits = program.run(np.stack(views).astype(np.float32), ["logits"])["logits"]
+    return float(softmax(logits, axis=1)[:, target].mean())
+
+
 def test_how_good_it_is(differentiable: Backend) -> None:
     found = run(differentiable, [1, o.Layer("conv2")], steps=20)
     assert 0 < found.probability[0] <= 1
@@ -312,6 +348,9 @@ def test_how_good_it_is(differentiable: Backend) -> None:
     assert np.isnan(found.probability[1])
     assert np.isnan(found.robustness[1])
     assert found.robustness[0] != found.probability[0]
+    np.testing.assert_allclose(
+        found.robustness[0], robustness(differentiable, found.images[0], 1), rtol=1e-4
+    )
     again = run(differentiable, [1, o.Layer("conv2")], steps=20)
     np.testing.assert_array_equal(found.robustness, again.robustness)
     differences = [np.abs(np.diff(found.images[0], axis=axis)).ravel() for axis in (0, 1)]

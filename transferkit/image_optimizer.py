@@ -39,7 +39,7 @@ from transferkit.visualization import (
 
 __all__ = ["DEFAULT_TRANSFORMS", "ImageOptimizer"]
 
-Wanted: TypeAlias = Objective | str | int
+Wanted: TypeAlias = Objective | Hashable
 """What a picture may be optimised for: an objective, or a class."""
 
 DEFAULT_TRANSFORMS: tuple[Transform, ...] = (
@@ -148,7 +148,8 @@ class ImageOptimizer:
         steps
             How many, all octaves together; at least 1.
         size
-            The side of the square pictures in pixels; None: as the network expects them.
+            The side of the square pictures in pixels, to which those of ``start`` are resized
+            and cropped; None: as the network expects them.
         start
             A picture to start from, or as many as there are objectives, as for
             `transferkit.FeatureExtractor`; None: noise. Several pictures and one objective
@@ -185,7 +186,10 @@ class ImageOptimizer:
             If the network cannot take pictures of that size, or the number of starts is not
             that of the objectives.
         NotFiniteError
-            If an objective, or its derivative, becomes infinite or no number; names the step.
+            If an objective, its derivative or the rate becomes infinite or no number; names the
+            step.
+        NoGradientError
+            If an objective has no derivative in the pixels.
 
         Examples
         --------
@@ -471,7 +475,7 @@ _Kind = TypeVar("_Kind")
 
 def _listed(objectives: Wanted | Sequence[Wanted]) -> Sequence[Wanted]:
     """One objective, or several, as a list."""
-    if isinstance(objectives, (str, int, Objective)):
+    if isinstance(objectives, (str, Objective)) or not isinstance(objectives, Iterable):
         return [objectives]
     listed = list(objectives)
     if not listed:

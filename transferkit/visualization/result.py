@@ -53,7 +53,7 @@ class IdealImages:
     seconds
         How long it took.
     frames
-        (frames, n, h, w, 3) uint8: the pictures on their way, the last one as it is; none
+        (frames, n, h, w, 3) uint8: the pictures on their way, the last one as they are; none
         where none were asked for.
     """
 
@@ -70,7 +70,7 @@ class IdealImages:
     def probability(self) -> Floats:
         """(n,) how likely the network finds the class in each picture, in [0, 1]; NaN without.
 
-        Judged on the picture as `save` writes it, in eight bits.
+        Judged on the picture in eight bits, as `save` writes it to a PNG.
         """
         return self._probability(self._rounded())
 

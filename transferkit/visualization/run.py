@@ -18,8 +18,16 @@ from PIL import Image
 from transferkit.backends import Program
 from transferkit.backends.base import Backend, Table
 from transferkit.class_names import ClassNames
-from transferkit.errors import NotFiniteError, ShapeError
-from transferkit.objectives import Class, Evaluate, Objective, Regularizer, Subject
+from transferkit.errors import NoGradientError, NotFiniteError, ShapeError
+from transferkit.objectives import (
+    Class,
+    Evaluate,
+    Objective,
+    Regularizer,
+    Subject,
+    bind_checked,
+    one_for_each,
+)
 from transferkit.progress import show_progress
 from transferkit.training import Optimizer
 from transferkit.visualization.parametrizations import Parametrization
@@ -103,7 +111,11 @@ def optimize_images(
     ShapeError
         If the network cannot take pictures of a size, or an octave is too small.
     NotFiniteError
-        If an objective or its derivative is not finite; names the step.
+        If an objective or its derivative, the rate or a picture is not finite; names the step.
+    NoGradientError
+        If nothing that a picture is optimised for has a derivative in it.
+    KeyboardInterrupt
+        If it comes before there is any picture.
     """
     began = time.perf_counter()
     sizes = _octave_sizes(size, recipe.octaves)
@@ -117,33 +129,23 @@ def optimize_images(
     layers = list(dict.fromkeys(layer for objective in objectives for layer in objective.layers))
     loaded = program.load(layers)
     labels = tuple(_label(objective, classes) for objective in objectives)
-    run = _Run(recipe, for_transforms, labels)
-    images = np.empty((0, *size, 3), np.float32)
+    run = _Run(recipe, start, noise, for_transforms, labels)
     with show_progress("Optimising images", recipe.steps, shown=progress) as advance:
-        for turn, octave_size in enumerate(sizes):
-            octave = _Octave(program.backend, loaded, bound[turn], recipe, octave_size)
-            anchor = None if start is None else _resized(start, octave_size)
-            if turn:
-                images = _enlarged(images, start, octave_size)
-                octave.begin(recipe.parametrization.parameters(images), anchor)
-            elif anchor is None:
-                octave.begin(np.repeat(noise, len(objectives), axis=0))
-            else:
-                octave.begin(recipe.parametrization.parameters(anchor), anchor)
-            steps = (recipe.steps * part // recipe.octaves for part in (turn, turn + 1))
-            run.optimize(octave, range(*steps), advance)
-            images = octave.images()
-            if run.interrupted:
-                break
-    images = _resized(images, size)
+        try:
+            for turn, octave_size in enumerate(sizes):
+                run.enter(_Octave(program.backend, loaded, bound[turn], recipe, octave_size))
+                steps = (recipe.steps * part // recipe.octaves for part in (turn, turn + 1))
+                run.optimize(range(*steps), advance)
+        except KeyboardInterrupt:
+            run.interrupt()
     return IdealImages(
-        images=images,
+        images=_enlarged(run.octave.images(), start, size),
         history=np.asarray(run.history, np.float32).reshape(-1, len(objectives)),
-        labels=run.labels,
+        labels=labels,
         targets=targets,
         interrupted=run.interrupted,
         seconds=time.perf_counter() - began,
-        frames=_frames(run.frames, size, len(objectives)),
+        frames=_frames(run.frames, start, size, len(objectives)),
         _program=program,
     )
 
@@ -173,6 +175,7 @@ class _Octave:
     ) -> None:
         self.backend = backend
         self.recipe = recipe
+        self.size = size
         self.chain = TransformChain(recipe.transforms)
         self._loaded = loaded
         self._bound = bound
@@ -180,6 +183,7 @@ class _Octave:
         self._change = self.chain.bind(backend.table, *size)
         self._to_images = backend.compile_tensors(self._synthesis)
         self._chunks: list[_Chunk] = []
+        self._steps: dict[tuple[int, ...], Callable[..., dict[str, Any]]] = {}
 
     def begin(self, parameters: Floats, anchor: Floats | None = None) -> None:
         """Put parameters on the device; ``anchor`` are the pictures to stay near, if not these."""
@@ -193,8 +197,7 @@ class _Octave:
                 table.asarray(np.zeros_like(parameters[rows]))
                 for _ in range(self.recipe.optimizer.kept)
             ]
-            step = self.backend.compile_tensors(self._step(self._bound[rows]))
-            self._chunks.append(_Chunk(step, tensor, near, state))
+            self._chunks.append(_Chunk(self._compiled(self._bound[rows]), tensor, near, state))
 
     def advance(
         self, numbers: npt.NDArray[np.float32], drawn: Sequence[npt.NDArray[np.float64]]
@@ -203,8 +206,12 @@ class _Octave:
         table = self.backend.table
         inputs = [table.asarray(numbers), *map(table.asarray, drawn)]
         losses, slopes = [], []
-        for chunk in self._chunks:
-            found = chunk.step(chunk.parameters, chunk.anchor, *inputs, *chunk.state)
+        stepped = [
+            chunk.step(chunk.parameters, chunk.anchor, *inputs, *chunk.state)
+            for chunk in self._chunks
+        ]
+        # All or none: Ctrl-C leaves no picture a step ahead of others.
+        for chunk, found in zip(self._chunks, stepped, strict=True):
             losses.append(table.to_numpy(found["losses"]))
             slopes.append(table.to_numpy(found["slopes"]))
             chunk.parameters = found["parameters"]
@@ -219,6 +226,15 @@ class _Octave:
         images: Floats = np.clip(np.concatenate(found), 0.0, 1.0)
         return images
 
+    def _compiled(self, bound: Sequence[Evaluate]) -> Callable[..., dict[str, Any]]:
+        """The step of a batch; batches with the same objectives share one."""
+        wanted = tuple(map(id, bound))
+        # One objective for all does not depend on how many they are.
+        key = wanted[:1] if len(set(wanted)) == 1 else wanted
+        if key not in self._steps:
+            self._steps[key] = self.backend.compile_tensors(self._step(bound))
+        return self._steps[key]
+
     def _step(self, bound: Sequence[Evaluate]) -> Callable[..., dict[str, Any]]:
         """One step over tensors: parameters, anchor, numbers, what was drawn, state."""
         table, recipe = self.backend.table, self.recipe
@@ -230,7 +246,9 @@ class _Octave:
             activations = self._loaded(self._change(images, drawn))
             total = table.multiply(objectives(table, activations), table.asarray(-1.0))
             for regularizer in recipe.regularizers:
-                total = table.add(total, regularizer.evaluate(table, images, anchor))
+                penalty = regularizer.evaluate(table, images, anchor)
+                what = f"regularizer {type(regularizer).__name__}"
+                total = table.add(total, one_for_each(penalty, images.shape[0], what))
             return total
 
         differentiated = self.backend.value_and_grad(losses)
@@ -251,41 +269,115 @@ class _Octave:
 
 
 class _Run:
-    """What goes on from octave to octave."""
+    """What goes on from octave to octave.
+
+    Attributes
+    ----------
+    history
+        The losses before each step.
+    frames
+        Pictures on the way, each in the size of its octave.
+    interrupted
+        Whether Ctrl-C ended it.
+    """
 
     def __init__(
-        self, recipe: Recipe, generator: np.random.Generator, labels: tuple[str, ...]
+        self,
+        recipe: Recipe,
+        start: Floats | None,
+        noise: Floats,
+        generator: np.random.Generator,
+        labels: tuple[str, ...],
     ) -> None:
-        self.recipe = recipe
-        self.generator = generator
-        self.labels = labels
         self.history: list[Floats] = []
         self.frames: list[Floats] = []
         self.interrupted = False
+        self._recipe = recipe
+        self._start = start
+        self._noise = noise
+        self._generator = generator
+        self._labels = labels
+        self._octave: _Octave | None = None
+        # What pictures are to stay near, in the size in which they began.
+        self._anchor: Floats | None = start
+        self._steps_at_last_frame = -1
 
-    def optimize(self, octave: _Octave, steps: range, advance: Callable[[int], None]) -> None:
-        """Go through steps; Ctrl-C ends them early."""
-        recipe = self.recipe
-        try:
-            for step in steps:
-                losses, slopes = octave.advance(
-                    recipe.optimizer.numbers(step, recipe.steps), octave.chain.draw(self.generator)
-                )
-                self._check(step, losses, slopes)
-                self.history.append(losses)
-                # So many that they are spread evenly, and the last is the result.
-                if (step + 1) * recipe.frames // recipe.steps > len(self.frames):
-                    self.frames.append(octave.images())
-                advance(1)
-        except KeyboardInterrupt:
-            self.interrupted = True
+    @property
+    def octave(self) -> _Octave:
+        """The one that was entered last."""
+        if self._octave is None:
+            raise RuntimeError("no octave was entered")
+        return self._octave
+
+    def enter(self, octave: _Octave) -> None:
+        """Go over to an octave, with the pictures as they are."""
+        parametrization = self._recipe.parametrization
+        if self._octave is not None and self._anchor is not None:
+            images = _enlarged(self._octave.images(), self._start, octave.size)
+            octave.begin(parametrization.parameters(images), _resized(self._anchor, octave.size))
+        elif self._start is not None:
+            images = _resized(self._start, octave.size)
+            octave.begin(parametrization.parameters(images), images)
+        else:
+            octave.begin(np.repeat(self._noise, len(self._labels), axis=0))
+            self._anchor = octave.images()
+        self._octave = octave
+
+    def optimize(self, steps: range, advance: Callable[[int], None]) -> None:
+        """Go through the steps of an octave."""
+        recipe, octave = self._recipe, self.octave
+        for step in steps:
+            numbers = recipe.optimizer.numbers(step, recipe.steps, begun=steps.start)
+            try:
+                losses, slopes = octave.advance(numbers, octave.chain.draw(self._generator))
+            except NoGradientError as error:
+                wanted = ", ".join(map(repr, dict.fromkeys(self._labels)))
+                raise NoGradientError(
+                    f"{wanted}: nothing of this has a derivative in the pixels; make it of the "
+                    "layers' activations, by the table or the framework's own operations"
+                ) from error
+            self._check(step, losses, slopes)
+            self.history.append(losses)
+            # So many that they are spread evenly, and the last is the result.
+            if (step + 1) * recipe.frames // recipe.steps > len(self.frames):
+                self._keep_frame()
+            advance(1)
+        self._check_pictures()
+
+    def interrupt(self) -> None:
+        """Leave it as it is.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            If no octave was entered yet.
+        """
+        if self._octave is None:
+            raise KeyboardInterrupt
+        self.interrupted = True
+        # The last frame is the result.
+        if self._recipe.frames and self._steps_at_last_frame != len(self.history):
+            self._keep_frame()
+
+    def _keep_frame(self) -> None:
+        self.frames.append(self.octave.images())
+        self._steps_at_last_frame = len(self.history)
+
+    def _check_pictures(self) -> None:
+        """What the last step of an octave did no loss tells of."""
+        finite = np.isfinite(self.octave.images()).all(axis=(1, 2, 3))
+        if not finite.all():
+            raise NotFiniteError(
+                f"step {len(self.history) - 1}, counted from 0: the picture of "
+                f"{self._labels[int(np.argmin(finite))]!r} is not finite after it"
+            )
 
     def _check(self, step: int, losses: Floats, slopes: Floats) -> None:
         for what, values in (("loss", losses), ("derivative of the loss", slopes)):
             if not np.isfinite(values).all():
                 place = int(np.argmin(np.isfinite(values)))
                 raise NotFiniteError(
-                    f"step {step}, counted from 0: the {what} of {self.labels[place]!r} is "
+                    f"step {step}, counted from 0: the {what} of {self._labels[place]!r} is "
                     f"{values[place]}; look for a division by 0, or a root or logarithm of it"
                 )
 
@@ -306,7 +398,7 @@ def _bind(
     found: dict[int, Evaluate] = {}
     for objective in objectives:
         if id(objective) not in found:
-            found[id(objective)] = objective.bind(subject)
+            found[id(objective)] = bind_checked(objective, subject)
     return [found[id(objective)] for objective in objectives]
 
 
@@ -337,6 +429,9 @@ def _octave_sizes(size: tuple[int, int], octaves: int) -> list[tuple[int, int]]:
             raise ShapeError(
                 f"{octaves} octaves of {size[0]} x {size[1]} pixels would begin with "
                 f"{height} x {width}; take fewer, or a larger size"
+                if octaves > 1
+                else f"pictures of {height} x {width} are too small; take at least "
+                f"{_SMALLEST_SIDE} x {_SMALLEST_SIDE}"
             )
         sizes.append((height, width))
     return sizes
@@ -366,8 +461,10 @@ def _resized(images: Floats, size: tuple[int, int]) -> Floats:
     return resized
 
 
-def _frames(frames: Sequence[Floats], size: tuple[int, int], number: int) -> npt.NDArray[np.uint8]:
+def _frames(
+    frames: Sequence[Floats], start: Floats | None, size: tuple[int, int], number: int
+) -> npt.NDArray[np.uint8]:
     if not frames:
         return np.empty((0, number, *size, 3), np.uint8)
-    images = np.stack([_resized(frame, size) for frame in frames])
+    images = np.stack([_enlarged(frame, start, size) for frame in frames])
     return to_bytes(images)
