@@ -89,6 +89,31 @@ def test_long_waves_are_large() -> None:
         np.testing.assert_allclose(sizes[0, 4] / sizes[0, 31], ratio)
 
 
+def test_sizes_of_waves_along_both_axes() -> None:
+    sizes = Fourier(decay=2.0)._sizes(8, 20)
+    assert sizes.shape == (8, 20)
+    # Ten pixels long, upright and lying; then both at once; then the mean, as the longest wave.
+    np.testing.assert_allclose(sizes[0, 4], 2.5)
+    np.testing.assert_allclose(sizes[2, 0], 2.5 * (0.1 * 8) ** 2)
+    np.testing.assert_allclose(sizes[2, 4], 2.5 * 0.01 / (0.125**2 + 0.1**2))
+    np.testing.assert_allclose(sizes[0, 0], 2.5 * (0.1 * 20) ** 2)
+    np.testing.assert_allclose(sizes[0, 0], sizes[0, 1])
+
+
+@pytest.mark.parametrize("parametrization", [Pixels(decorrelated=True), Fourier()], ids=str)
+def test_colours_as_photos_have_them(parametrization: Parametrization) -> None:
+    """Light and dark first, then red against blue, then green against both."""
+    colours = np.array([[0.6, 0.6, 0.6], [0.6, 0.5, 0.4], [0.45, 0.6, 0.45]], np.float32)
+    images = np.broadcast_to(colours[:, None, None], (3, 2, 2, 3))
+    parameters = parametrization.parameters(images)
+    axes = (2, 3) if isinstance(parametrization, Fourier) else (1, 2)
+    weight = np.abs(parameters.sum(axis=axes))
+    assert weight[:2].argmax(axis=1).tolist() == [0, 1]
+    assert weight[0, 0] > 5 * weight[0, 1:].max()
+    assert weight[1, 1] > 5 * weight[1, 0]
+    assert weight[2, 2] > weight[2, 1]
+
+
 def test_pixels_are_cut_off() -> None:
     table = ReferenceTable()
     x = np.array([[[[-0.5, 0.25, 1.5]]]])

@@ -76,6 +76,27 @@ def test_magnifying_looks_at_the_middle() -> None:
     np.testing.assert_allclose(found[0, :, 0, 0], 4 + (np.arange(9) - 4) / 2)
 
 
+def test_rotations_fill_their_range() -> None:
+    generator = np.random.default_rng(0)
+    drawn = np.array([Rotate(30).draw(generator) for _ in range(2000)])
+    turns = drawn[:, :2, :2]
+    np.testing.assert_allclose(turns @ turns.transpose(0, 2, 1), [np.eye(2)] * 2000, atol=1e-12)
+    np.testing.assert_allclose(np.linalg.det(turns), 1)
+    np.testing.assert_array_equal(drawn[:, 2], [[0, 0, 1]] * 2000)
+    np.testing.assert_array_equal(drawn[:, :2, 2], 0)
+    degrees = np.rad2deg(np.arctan2(turns[:, 1, 0], turns[:, 0, 0]))
+    np.testing.assert_allclose(np.quantile(degrees, [0, 0.5, 1]), [-30, 0, 30], atol=3)
+
+
+def test_scales_fill_their_range() -> None:
+    generator = np.random.default_rng(0)
+    drawn = np.array([Scale(0.5, 8).draw(generator) for _ in range(2000)])
+    np.testing.assert_array_equal(drawn[:, 0, 0], drawn[:, 1, 1])
+    # Alike on a scale of logarithms: as often below 2 as above.
+    found = np.quantile(-np.log2(drawn[:, 0, 0]), [0, 0.5, 1])
+    np.testing.assert_allclose(found, [-1, 1, 3], atol=0.2)
+
+
 def test_successive_ones_are_one() -> None:
     """As if the picture were sampled after each, on a picture that sampling does not blur."""
     rows, columns = np.meshgrid(np.arange(9.0), np.arange(12.0), indexing="ij")
@@ -117,6 +138,10 @@ def test_a_seed_gives_the_same_draws() -> None:
     "make",
     [
         lambda: Jitter(-1),
+        lambda: Jitter(2.5),  # type: ignore[arg-type]
+        lambda: Jitter("2"),  # type: ignore[arg-type]
+        lambda: Rotate(-1),
+        lambda: Pad(2.5),  # type: ignore[arg-type]
         lambda: Rotate(float("nan")),
         lambda: Scale(0.0, 1.0),
         lambda: Scale(1.2, 1.0),

@@ -28,7 +28,7 @@ Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
 # A root of the covariance of colours in ImageNet's photos: red, green and blue in rows; how light
-# it is, blue to yellow, and green to magenta in columns. Measured by Olah et al., 2017, "Feature
+# it is, red to blue, and green to magenta in columns. Measured by Olah et al., 2017, "Feature
 # Visualization", and divided here by its longest column.
 _COLOURS = np.array([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]])
 _COLOURS /= np.linalg.norm(_COLOURS, axis=0).max()

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from numbers import Integral
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -92,7 +93,7 @@ class Jitter(Affine):
     pixels: int
 
     def __post_init__(self) -> None:
-        _check_not_negative("pixels", self.pixels)
+        _check_whole("pixels", self.pixels)
 
     def draw(self, generator: np.random.Generator) -> Drawn:
         """As for every `Affine`."""
@@ -114,7 +115,8 @@ class Rotate(Affine):
     degrees: float
 
     def __post_init__(self) -> None:
-        _check_not_negative("degrees", self.degrees)
+        if not 0 <= self.degrees < np.inf:
+            raise ValueError(f"degrees is {self.degrees!r}; it must be a finite number, at least 0")
 
     def draw(self, generator: np.random.Generator) -> Drawn:
         """As for every `Affine`."""
@@ -166,7 +168,7 @@ class Pad(Transform):
     value: float = 0.5
 
     def __post_init__(self) -> None:
-        _check_not_negative("pixels", self.pixels)
+        _check_whole("pixels", self.pixels)
         if not 0 <= self.value <= 1:
             raise ValueError(f"value is {self.value!r}; it must be in [0, 1]")
 
@@ -264,6 +266,6 @@ class TransformChain:
         return change_all
 
 
-def _check_not_negative(name: str, value: float) -> None:
-    if not 0 <= value < np.inf:
-        raise ValueError(f"{name} is {value!r}; it must be a finite number, at least 0")
+def _check_whole(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number, at least 0")
