@@ -20,6 +20,7 @@ from transferkit.errors import (
     DatasetError,
     NotFiniteError,
     OutputError,
+    ParameterError,
     ShapeError,
     UnknownNameError,
     UnsupportedError,
@@ -152,6 +153,21 @@ def test_sizes_and_octaves(differentiable: Backend) -> None:
         run(differentiable, octaves=5, size=64)
 
 
+def test_a_size_goes_before_the_preprocessings_own(differentiable: Backend) -> None:
+    photo = np.random.default_rng(0).random((40, 40, 3), np.float32)
+    optimizer = tiny(differentiable, preprocessing=Preprocessing(SIDE, resize=24))
+    found = optimizer.visualize(
+        1,
+        start=photo,
+        size=40,
+        steps=1,
+        parametrization="pixels",
+        optimizer=Adam(1e-6),
+        transforms=(),
+    )
+    np.testing.assert_allclose(found.images[0], photo, atol=1e-5)
+
+
 def test_a_network_of_a_fixed_size(differentiable: Backend) -> None:
     builder = NetworkBuilder("fixed", input_size=8)
     x = builder.conv2d("conv", INPUT, 3, 4, size=3)
@@ -226,7 +242,7 @@ def test_what_is_not_there_is_told_before_any_work(differentiable: Backend) -> N
         with pytest.raises(UnknownNameError, match=setting):
             run(differentiable, **{setting: "none"})
     for setting, value in {"steps": 0, "octaves": 0, "frames": -1}.items():
-        with pytest.raises(ValueError, match=setting):
+        with pytest.raises(ParameterError, match=setting):
             run(differentiable, **{setting: value})
     with pytest.raises(TypeError, match="regularizers"):
         run(differentiable, regularizers=["total variation"])
@@ -366,6 +382,12 @@ def test_files(differentiable: Backend, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"grid.png", "way.gif"}
     with Image.open(tmp_path / "way.gif") as animation:
         assert animation.n_frames == STEPS
+        durations = []
+        for frame in range(STEPS):
+            animation.seek(frame)
+            durations.append(animation.info["duration"])
+        # Four seconds for all, and the last one more.
+        assert durations == [1000, 1000, 1000, 2000]
     one = run(differentiable, 0)
     one.save(tmp_path / "one.png")
     with Image.open(tmp_path / "one.png") as picture:

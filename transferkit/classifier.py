@@ -22,7 +22,7 @@ from transferkit.classifier_file import (
     read_classifier,
     write_classifier,
 )
-from transferkit.errors import DatasetError, UnsupportedError
+from transferkit.errors import DatasetError, ParameterError, UnsupportedError
 from transferkit.evaluation import Evaluation, Mistake
 from transferkit.features import Features, compute_features
 from transferkit.head import fit_head
@@ -219,11 +219,11 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             labels as pictures.
         ImageError
             If a picture cannot be read and ``on_error`` is ``"raise"``.
-        ValueError
+        ParameterError
             If ``C`` is not greater than 0.
         """
         if self.C is not None and not (np.isfinite(self.C) and self.C > 0):
-            raise ValueError(f"C is {self.C!r}; it must be a number greater than 0, or None")
+            raise ParameterError(f"C is {self.C!r}; it must be a number greater than 0, or None")
         strength = None if self.C is None else float(self.C)
         images, labels = _with_labels(images, labels)
         _check_classes(labels)
@@ -340,12 +340,12 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ------
         ImageError
             If a picture cannot be read.
-        ValueError
+        ParameterError
             If ``k`` is less than 1.
         """
         check_is_fitted(self, "classes_")
         if not isinstance(k, Integral) or k < 1:
-            raise ValueError(f"k is {k!r}; expected a whole number, at least 1")
+            raise ParameterError(f"k is {k!r}; expected a whole number, at least 1")
         return [top_predictions(self.classes_, row, k) for row in self.predict_proba(images)]
 
     def score(

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from transferkit.errors import ParameterError
 from transferkit.images import Picture, read_picture
 
 __all__ = ["ScaleBar", "colour", "labelled_grid"]
@@ -119,7 +120,7 @@ def labelled_grid(
 
     Raises
     ------
-    ValueError
+    ParameterError
         If there are no tiles, not as many labels, or ``columns`` or ``side`` is below 1.
     ImageError
         If a tile is no picture.
@@ -133,11 +134,11 @@ def labelled_grid(
     220
     """
     if not tiles or len(tiles) != len(labels):
-        raise ValueError(f"there are {len(tiles)} tiles and {len(labels)} labels")
+        raise ParameterError(f"there are {len(tiles)} tiles and {len(labels)} labels")
     if columns is None:
         columns = math.ceil(math.sqrt(len(tiles)))
     if columns < 1 or (side is not None and side < 1):
-        raise ValueError(f"columns is {columns} and side is {side}; each must be at least 1")
+        raise ParameterError(f"columns is {columns} and side is {side}; each must be at least 1")
     columns = min(columns, len(tiles))
     if side is None:
         side = min(max(_WIDTH // columns - _GAP, _SIDES[0]), _SIDES[1])

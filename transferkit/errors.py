@@ -20,6 +20,7 @@ __all__ = [
     "NoGradientError",
     "NotFiniteError",
     "OutputError",
+    "ParameterError",
     "PluginError",
     "ShapeError",
     "TransferkitError",
@@ -140,6 +141,10 @@ class PluginError(TransferkitError, RuntimeError):
 
 class UnsupportedError(TransferkitError, RuntimeError):
     """A backend was asked for something that it cannot do, such as gradients."""
+
+
+class ParameterError(TransferkitError, ValueError):
+    """A parameter has a value that it cannot have; the message says which it can."""
 
 
 class ShapeError(TransferkitError, ValueError):

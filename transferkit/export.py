@@ -11,7 +11,7 @@ import onnx
 from transferkit.backends.interpreter import load_parameters, run_network
 from transferkit.backends.onnx_graph import OnnxTable, placeholder, write_model
 from transferkit.backends.shapes import infer_shapes
-from transferkit.errors import ShapeError, UnsupportedError
+from transferkit.errors import ParameterError, ShapeError, UnsupportedError
 from transferkit.images import Preprocessing
 from transferkit.networks import INPUT, Network, Weights, fold_batch_norm, keep_needed
 from transferkit.output import check_writable, write_atomically
@@ -54,7 +54,7 @@ def export_onnx(
     ------
     UnknownNameError
         If there is no such layer.
-    ValueError
+    ParameterError
         If ``layers`` is empty, or names a layer twice.
     UnsupportedError
         If the weights do not fit into one file, which may have 2 GB.
@@ -79,7 +79,7 @@ def export_onnx(
     """
     check_writable(path)
     if not layers or len(set(layers)) != len(layers):
-        raise ValueError(f"layers is {list(layers)}; name at least one, and none of them twice")
+        raise ParameterError(f"layers is {list(layers)}; name at least one, and none of them twice")
     targets = [network.resolve(layer) for layer in layers]
     pruned = keep_needed(network, targets)
     folded, weights = fold_batch_norm(pruned, weights, keep=targets)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from transferkit.backends import Program
-from transferkit.errors import DatasetError
+from transferkit.errors import DatasetError, ParameterError
 from transferkit.images import (
     Images,
     Preprocessing,
@@ -135,7 +135,7 @@ def compute_features(
     # One asked for twice is computed, and its rows are collected, once.
     layers = list(dict.fromkeys(layers))
     if not layers:
-        raise ValueError("layers is empty; name at least one")
+        raise ParameterError("layers is empty; name at least one")
     for layer in layers:
         program.network.resolve(layer)
     if isinstance(images, (str, os.PathLike)):

@@ -18,7 +18,7 @@ from transferkit.backends import Backend, Program, backend_names, backend_of, ge
 from transferkit.backends.base import GRADIENTS
 from transferkit.class_names import ClassNames
 from transferkit.classifier import Classifier
-from transferkit.errors import ShapeError, UnsupportedError
+from transferkit.errors import ParameterError, ShapeError, UnsupportedError
 from transferkit.images import Images, Preprocessing, stream_batches
 from transferkit.model import AnyWeights, LazyProgram, Model, load_model
 from transferkit.networks import Network
@@ -211,7 +211,7 @@ class ImageOptimizer:
             batch_size=_whole_number("batch_size", self.batch_size, 1),
         )
         if steps < octaves:
-            raise ValueError(f"{steps} steps are not enough for {octaves} octaves")
+            raise ParameterError(f"{steps} steps are not enough for {octaves} octaves")
         program, model = self._load()
         wanted = list(map(_as_objective, _listed(objectives)))
         preprocessing = model.preprocessing
@@ -295,7 +295,7 @@ class ImageOptimizer:
         ------
         UnknownNameError, AmbiguousNameError
             If there is no such class, method, loss, or norm of that method.
-        ValueError
+        ParameterError
             If ``epsilon``, ``steps`` or ``restarts`` cannot be.
         ImageError
             If a picture cannot be read, or is the target already.
@@ -479,7 +479,7 @@ def _listed(objectives: Wanted | Sequence[Wanted]) -> Sequence[Wanted]:
         return [objectives]
     listed = list(objectives)
     if not listed:
-        raise ValueError("objectives is empty; name at least one")
+        raise ParameterError("objectives is empty; name at least one")
     return listed
 
 
@@ -507,7 +507,7 @@ def _read_start(
 
 def _whole_number(name: str, value: object, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
-        raise ValueError(f"{name} is {value!r}; it must be a whole number, at least {least}")
+        raise ParameterError(f"{name} is {value!r}; it must be a whole number, at least {least}")
     return int(value)
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from transferkit.drawing import ScaleBar, colour, labelled_grid
-from transferkit.errors import ShapeError
+from transferkit.errors import ParameterError, ShapeError
 from transferkit.images import Picture
 
 __all__ = ["check_channels", "check_is_map", "show_layer"]
@@ -52,7 +52,7 @@ def show_layer(
     ------
     ShapeError
         If ``activations`` have another number of axes.
-    ValueError
+    ParameterError
         If there is no such channel or scale, or a value is infinite or not a number.
 
     Examples
@@ -92,13 +92,13 @@ def check_channels(number: int, channels: Sequence[int] | None, scale: str) -> N
 
     Raises
     ------
-    ValueError
+    ParameterError
         If there is no such channel or scale.
     TypeError
         If ``channels`` is no list of whole numbers.
     """
     if scale not in _SCALES:
-        raise ValueError(f"scale is {scale!r}; expected {' or '.join(map(repr, _SCALES))}")
+        raise ParameterError(f"scale is {scale!r}; expected {' or '.join(map(repr, _SCALES))}")
     if channels is None:
         return
     whole = isinstance(channels, (Sequence, np.ndarray)) and all(
@@ -107,10 +107,10 @@ def check_channels(number: int, channels: Sequence[int] | None, scale: str) -> N
     if not whole:
         raise TypeError(f"channels is {channels!r}; expected a list of whole numbers")
     if len(channels) == 0:
-        raise ValueError("channels is empty; name at least one, or None for all")
+        raise ParameterError("channels is empty; name at least one, or None for all")
     for channel in channels:
         if not 0 <= channel < number:
-            raise ValueError(f"there is no channel {channel}; the layer has 0 to {number - 1}")
+            raise ParameterError(f"there is no channel {channel}; the layer has 0 to {number - 1}")
 
 
 def check_is_map(layer: str, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from transferkit.backends import Backend, Program, WrappedModel, backend_of, get_backend
 from transferkit.backends.base import INFERENCE
-from transferkit.errors import UnknownNameError, UnsupportedError
+from transferkit.errors import ParameterError, UnknownNameError, UnsupportedError
 from transferkit.images import Preprocessing
 from transferkit.networks import Network, random_weights
 from transferkit.networks.initialization import INITIALIZATIONS
@@ -99,7 +99,7 @@ def load_model(
         If a network and the weights do not go together.
     UnsupportedError
         If an object of a framework cannot be run, or not by this backend.
-    ValueError
+    ParameterError
         If ``preprocessing`` normalises otherwise than the published weights expect.
     """
     if initialization not in INITIALIZATIONS:
@@ -202,7 +202,7 @@ def _with_normalization(given: Preprocessing | None, entry: WeightsEntry) -> Pre
         return expected
     unsaid = Preprocessing()
     if _normalization(given) not in (_normalization(expected), _normalization(unsaid)):
-        raise ValueError(
+        raise ParameterError(
             f"the weights {entry.name!r} of {entry.network} were trained on pixels normalised "
             f"with mean {expected.mean} and std {expected.std} in the order "
             f"{expected.channel_order}, not {given.mean} and {given.std} in {given.channel_order}"

@@ -28,7 +28,7 @@ import numpy.typing as npt
 from transferkit.backends.base import Table
 from transferkit.backends.shapes import infer_shapes
 from transferkit.class_names import ClassNames
-from transferkit.errors import ShapeError, UnknownNameError
+from transferkit.errors import ParameterError, ShapeError, UnknownNameError
 from transferkit.networks import keep_needed
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ def _scaled(objective: Objective, factor: float) -> Objective:
         factor *= objective.factor
         objective = objective.objective
     if not math.isfinite(factor):
-        raise ValueError(f"an objective is multiplied by {factor}; expected a finite number")
+        raise ParameterError(f"an objective is multiplied by {factor}; expected a finite number")
     return objective if factor == 1 else _Scaled(objective, float(factor))
 
 
@@ -220,11 +220,11 @@ def bind_checked(objective: Objective, subject: Subject) -> Evaluate:
     ------
     UnknownNameError
         If the network lacks what it is for.
-    ValueError
+    ParameterError
         If it is made of no layer.
     """
     if not objective.layers:
-        raise ValueError(f"objective {objective} is made of no layer; name at least one")
+        raise ParameterError(f"objective {objective} is made of no layer; name at least one")
     evaluate = objective.bind(subject)
 
     def evaluate_checked(table: Table[Any], activations: Activations) -> Any:
@@ -279,7 +279,7 @@ class Class(Objective):
 
     Raises
     ------
-    ValueError
+    ParameterError
         If ``value`` is none of these.
 
     References
@@ -487,7 +487,7 @@ class Direction(Objective):
     ------
     ShapeError
         If it has another shape.
-    ValueError
+    ParameterError
         If it has a value that is not finite, or all are 0.
 
     Examples
@@ -508,7 +508,7 @@ class Direction(Objective):
             raise ShapeError(f"the vector has shape {vector.shape}; expected (channels,)")
         length = np.linalg.norm(vector)
         if not (np.isfinite(length) and length > 0):
-            raise ValueError("the vector of a direction must be finite, and not all 0")
+            raise ParameterError("the vector of a direction must be finite, and not all 0")
         object.__setattr__(self, "_unit", vector / length)
 
     @property
@@ -626,7 +626,7 @@ class TotalVariation(Regularizer):
 
     Raises
     ------
-    ValueError
+    ParameterError
         If a value is not one of these.
 
     References
@@ -651,7 +651,7 @@ class TotalVariation(Regularizer):
     def __post_init__(self) -> None:
         _check_weight(self.weight)
         if not (_is_number(self.power) and math.isfinite(self.power) and self.power > 0):
-            raise ValueError(f"power is {self.power!r}; it must be a number greater than 0")
+            raise ParameterError(f"power is {self.power!r}; it must be a number greater than 0")
 
     def evaluate(self, table: Table[Any], images: Any, start: Any) -> Any:  # noqa: ARG002
         """As for every `Regularizer`."""
@@ -758,7 +758,7 @@ def _check_index(kind: str, layer: str, index: object, number: int) -> int:
 
 def _check_weight(weight: object) -> None:
     if not (_is_number(weight) and math.isfinite(weight) and weight >= 0):
-        raise ValueError(f"weight is {weight!r}; it must be a finite number, at least 0")
+        raise ParameterError(f"weight is {weight!r}; it must be a finite number, at least 0")
 
 
 def _is_number(value: object) -> TypeGuard[float]:

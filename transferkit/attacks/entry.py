@@ -15,7 +15,13 @@ from transferkit.attacks.base import MARGIN, Attack, AttackRunner, Task, margins
 from transferkit.attacks.norms import NORMS
 from transferkit.attacks.result import AdversarialResult, TransferResult, verdicts
 from transferkit.class_names import ClassNames
-from transferkit.errors import DatasetError, ImageError, ShapeError, UnknownNameError
+from transferkit.errors import (
+    DatasetError,
+    ImageError,
+    ParameterError,
+    ShapeError,
+    UnknownNameError,
+)
 from transferkit.features import NoneReadableError
 from transferkit.images import Images, Preprocessing, Skipped, stream_batches
 
@@ -194,21 +200,21 @@ def _check_epsilons(
 ) -> list[float] | None:
     if epsilon is None:
         if attack.is_bounded:
-            raise ValueError(
+            raise ParameterError(
                 f"method {method!r} needs epsilon, how far a picture may be changed in {norm}: "
                 "2/255, say, for linf; 'fmn' looks for the smallest change"
             )
         return None
     given = list(epsilon) if isinstance(epsilon, Iterable) else [epsilon]
     if not given:
-        raise ValueError("epsilon is an empty list; give at least one")
+        raise ParameterError("epsilon is an empty list; give at least one")
     for value in given:
         if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-            raise ValueError(f"epsilon is {value!r}; it must be a number")
+            raise ParameterError(f"epsilon is {value!r}; it must be a number")
         if value < 0 or (norm == "linf" and value > 1):
             hint = f"; pixels range from 0 to 1, so write {value:g}/255" if value > 1 else ""
             bounds = "in [0, 1]" if norm == "linf" else "at least 0"
-            raise ValueError(f"epsilon is {value!r}; in {norm} it must be {bounds}{hint}")
+            raise ParameterError(f"epsilon is {value!r}; in {norm} it must be {bounds}{hint}")
     return sorted(float(value) for value in given)
 
 
@@ -216,14 +222,14 @@ def _check_effort(steps: int | None, restarts: int, method: str, attack: Attack)
     steps = attack.default_steps if steps is None else steps
     for name, value in (("steps", steps), ("restarts", restarts)):
         if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-            raise ValueError(f"{name} is {value!r}; it must be a whole number, at least 1")
+            raise ParameterError(f"{name} is {value!r}; it must be a whole number, at least 1")
     if attack.most_steps is not None and steps > attack.most_steps:
-        raise ValueError(
+        raise ParameterError(
             f"steps is {steps}, but {method!r} takes {attack.most_steps}; 'pgd' takes more"
         )
     if restarts > 1 and not attack.can_restart:
         names = ", ".join(repr(name) for name, kind in METHODS.items() if kind.can_restart)
-        raise ValueError(
+        raise ParameterError(
             f"restarts is {restarts}, but {method!r} has no random starts; {names} have"
         )
     return int(steps), int(restarts)

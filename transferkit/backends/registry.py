@@ -10,6 +10,7 @@ from importlib import metadata
 from transferkit.backends.base import API_VERSION, INFERENCE, Backend
 from transferkit.errors import (
     BackendNotInstalledError,
+    ParameterError,
     PluginError,
     TransferkitError,
     UnknownNameError,
@@ -146,7 +147,7 @@ def get_backend(
         If its framework is not installed; the message names the command that installs it.
     PluginError
         If the plugin is broken or made for another version of the interface.
-    ValueError
+    ParameterError
         If a backend is given together with another device than its own.
     UnsupportedError
         If it cannot do what is needed, or none can.
@@ -160,7 +161,7 @@ def get_backend(
     if isinstance(backend, Backend):
         _check_capability(type(backend), needs)
         if device not in (None, backend.device):
-            raise ValueError(
+            raise ParameterError(
                 f"device is {device!r}, but the backend that was given computes on "
                 f"{backend.device!r}"
             )

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from transferkit.errors import ImageError
+from transferkit.errors import ImageError, ParameterError
 from transferkit.images.reading import MAX_PIXELS
 
 __all__ = ["Preprocessing"]
@@ -57,7 +57,7 @@ class Preprocessing:
 
     Raises
     ------
-    ValueError
+    ParameterError
         If a value is not one of these.
 
     Examples
@@ -92,7 +92,7 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if self.size is None:
             if self.resize is not None:
-                raise ValueError(
+                raise ParameterError(
                     f"resize is {self.resize!r} but size is None, which leaves pictures as they "
                     "are; give size too, or leave out resize"
                 )
@@ -101,14 +101,14 @@ class Preprocessing:
         if self.resize is not None:
             object.__setattr__(self, "resize", _check_side("resize", self.resize))
             if self.size is not None and self.resize < self.size:
-                raise ValueError(
+                raise ParameterError(
                     f"resize is {self.resize}, less than size {self.size}: a crop cannot be larger "
                     "than the picture that it is cut from"
                 )
         if not isinstance(self.crop, bool):
-            raise ValueError(f"crop is {self.crop!r}; it must be True or False")
+            raise ParameterError(f"crop is {self.crop!r}; it must be True or False")
         if not self.crop and (self.size is None or self.resize is not None):
-            raise ValueError(
+            raise ParameterError(
                 f"crop is False, which stretches pictures to size x size, but size is {self.size} "
                 f"and resize is {self.resize}; give size, and leave out resize"
             )
@@ -117,7 +117,7 @@ class Preprocessing:
         object.__setattr__(self, "mean", _three_numbers("mean", self.mean))
         object.__setattr__(self, "std", _three_numbers("std", self.std))
         if min(self.std) <= 0:
-            raise ValueError(f"std is {self.std}; each must be greater than 0")
+            raise ParameterError(f"std is {self.std}; each must be greater than 0")
 
     def apply(
         self, picture: Image.Image | npt.NDArray[np.float32], source: str = "picture"
@@ -214,7 +214,7 @@ class Preprocessing:
 
         Raises
         ------
-        ValueError
+        ParameterError
             If an entry is missing, unknown, or not what it must be; the message names it.
 
         Examples
@@ -229,7 +229,7 @@ class Preprocessing:
         if not expected <= set(data) <= expected | added:
             missing = ", ".join(sorted(expected - set(data))) or "none"
             unknown = ", ".join(sorted(map(str, set(data) - expected - added))) or "none"
-            raise ValueError(f"preprocessing: missing entries: {missing}; unknown: {unknown}")
+            raise ParameterError(f"preprocessing: missing entries: {missing}; unknown: {unknown}")
         return cls(
             size=_side_or_none("size", data["size"]),
             resize=_side_or_none("resize", data["resize"]),
@@ -243,12 +243,12 @@ class Preprocessing:
 
 def _check_choice(name: str, value: object, choices: Collection[str]) -> None:
     if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{name} is {value!r}; there is: {', '.join(choices)}")
+        raise ParameterError(f"{name} is {value!r}; there is: {', '.join(choices)}")
 
 
 def _check_side(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or not 1 <= int(value) <= 10_000:
-        raise ValueError(f"{name} is {value!r}; it must be a whole number from 1 to 10,000")
+        raise ParameterError(f"{name} is {value!r}; it must be a whole number from 1 to 10,000")
     return int(value)
 
 
@@ -265,4 +265,4 @@ def _three_numbers(name: str, values: object) -> tuple[float, float, float]:
         ]
         if len(numbers) == 3 and all(map(math.isfinite, numbers)):
             return (numbers[0], numbers[1], numbers[2])
-    raise ValueError(f"{name} is {values!r}; it must be three finite numbers: red, green, blue")
+    raise ParameterError(f"{name} is {values!r}; it must be three finite numbers: red, green, blue")

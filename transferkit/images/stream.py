@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from transferkit.errors import DatasetError, ImageError, ShapeError
+from transferkit.errors import DatasetError, ImageError, ParameterError, ShapeError
 from transferkit.images.folders import list_images
 from transferkit.images.preprocessing import Preprocessing
 from transferkit.images.reading import Array, ImageTypeError, Picture, read_picture
@@ -150,7 +150,7 @@ def stream_batches(
 
     Raises
     ------
-    ValueError
+    ParameterError
         If ``on_error`` or ``batch_size`` is not one of the above.
     DatasetError
         If there are no pictures, or no such path or folder.
@@ -173,9 +173,9 @@ def stream_batches(
     (2, 224, 224, 3) images[3]
     """
     if on_error not in ("raise", "skip"):
-        raise ValueError(f"on_error is {on_error!r}; it must be 'raise' or 'skip'")
+        raise ParameterError(f"on_error is {on_error!r}; it must be 'raise' or 'skip'")
     if isinstance(batch_size, bool) or not isinstance(batch_size, Integral) or batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size!r}; it must be a whole number, at least 1")
+        raise ParameterError(f"batch_size is {batch_size!r}; it must be a whole number, at least 1")
     pictures = _pictures(images)
     if isinstance(pictures, Sized) and len(pictures) == 0:
         raise DatasetError("no images were given")

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from transferkit.backends.base import Table
-from transferkit.errors import NotFiniteError, UnknownNameError
+from transferkit.errors import NotFiniteError, ParameterError, UnknownNameError
 
 __all__ = ["SCHEDULES", "Adam", "GradientDescent", "Momentum", "Optimizer", "find_optimizer"]
 
@@ -52,7 +52,7 @@ class Optimizer(ABC):
 
     Raises
     ------
-    ValueError
+    ParameterError
         If a value is not one of these.
     """
 
@@ -65,7 +65,7 @@ class Optimizer(ABC):
             if self.schedule not in SCHEDULES:
                 raise UnknownNameError("schedule", self.schedule, SCHEDULES)
         elif not callable(self.schedule):
-            raise ValueError(
+            raise ParameterError(
                 f"schedule is {self.schedule!r}; it must be {' or '.join(map(repr, SCHEDULES))}, "
                 "or a function"
             )
@@ -322,12 +322,12 @@ def _moving(table: Table[Any], mean: Any, value: Any, decay: float) -> Any:
 
 def _check_positive(name: str, value: object) -> None:
     if not _is_number(value) or not 0 < value < math.inf:
-        raise ValueError(f"{name} is {value!r}; it must be a finite number greater than 0")
+        raise ParameterError(f"{name} is {value!r}; it must be a finite number greater than 0")
 
 
 def _check_decay(name: str, value: object) -> None:
     if not _is_number(value) or not 0 <= value < 1:
-        raise ValueError(f"{name} is {value!r}; it must be in [0, 1)")
+        raise ParameterError(f"{name} is {value!r}; it must be in [0, 1)")
 
 
 def _is_number(value: object) -> TypeGuard[float]:

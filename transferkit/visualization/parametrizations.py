@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from transferkit.backends.base import Table
-from transferkit.errors import UnknownNameError
+from transferkit.errors import ParameterError, UnknownNameError
 
 __all__ = ["Fourier", "Parametrization", "Pixels", "find_parametrization"]
 
@@ -135,7 +135,7 @@ class Fourier(Parametrization):
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay < np.inf:
-            raise ValueError(f"decay is {self.decay!r}; it must be a finite number, at least 0")
+            raise ParameterError(f"decay is {self.decay!r}; it must be a finite number, at least 0")
 
     def noise(self, generator: np.random.Generator, height: int, width: int) -> Floats:
         """As for every `Parametrization`."""

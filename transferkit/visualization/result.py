@@ -14,7 +14,7 @@ from PIL import Image
 
 from transferkit.backends import Program
 from transferkit.drawing import labelled_grid
-from transferkit.errors import OutputError
+from transferkit.errors import OutputError, ParameterError
 from transferkit.output import write_atomically
 from transferkit.visualization.transforms import Jitter, Rotate, Scale, TransformChain
 
@@ -148,16 +148,16 @@ class IdealImages:
         ------
         OutputError
             If it cannot be written, or ends in something else.
-        ValueError
+        ParameterError
             If no frames were kept.
         """
         path = Path(path)
         if path.suffix.lower() != ".gif":
             raise OutputError(f"{path}: end the name of an animation in .gif")
         if not len(self.frames):
-            raise ValueError("no frames were kept; call visualize with frames=24, say")
+            raise ParameterError("no frames were kept; call visualize with frames=24, say")
         if not 0 < seconds < math.inf:
-            raise ValueError(f"seconds is {seconds!r}; it must be greater than 0")
+            raise ParameterError(f"seconds is {seconds!r}; it must be greater than 0")
         pictures = [Image.fromarray(image_grid(frame)) for frame in self.frames]
         each = round(1000 * seconds / len(pictures))
         durations = [each] * (len(pictures) - 1) + [each + 1000]

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from transferkit.backends.base import Table
+from transferkit.errors import ParameterError
 
 __all__ = ["Affine", "Jitter", "Pad", "Rotate", "Scale", "Transform", "TransformChain"]
 
@@ -116,7 +117,9 @@ class Rotate(Affine):
 
     def __post_init__(self) -> None:
         if not 0 <= self.degrees < np.inf:
-            raise ValueError(f"degrees is {self.degrees!r}; it must be a finite number, at least 0")
+            raise ParameterError(
+                f"degrees is {self.degrees!r}; it must be a finite number, at least 0"
+            )
 
     def draw(self, generator: np.random.Generator) -> Drawn:
         """As for every `Affine`."""
@@ -141,7 +144,7 @@ class Scale(Affine):
 
     def __post_init__(self) -> None:
         if not 0 < self.smallest <= self.largest < np.inf:
-            raise ValueError(
+            raise ParameterError(
                 f"factors from {self.smallest!r} to {self.largest!r}; expected numbers greater "
                 "than 0, the smaller first"
             )
@@ -170,7 +173,7 @@ class Pad(Transform):
     def __post_init__(self) -> None:
         _check_whole("pixels", self.pixels)
         if not 0 <= self.value <= 1:
-            raise ValueError(f"value is {self.value!r}; it must be in [0, 1]")
+            raise ParameterError(f"value is {self.value!r}; it must be in [0, 1]")
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """As for every `Transform`."""
@@ -268,4 +271,4 @@ class TransformChain:
 
 def _check_whole(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
-        raise ValueError(f"{name} is {value!r}; it must be a whole number, at least 0")
+        raise ParameterError(f"{name} is {value!r}; it must be a whole number, at least 0")
