@@ -19,6 +19,7 @@ from transferkit.errors import (
     DatasetError,
     ImageError,
     OutputError,
+    ParameterError,
     ShapeError,
     UnknownNameError,
     UnsupportedError,
@@ -34,9 +35,9 @@ def optimizer(backend: Backend) -> ImageOptimizer:
 @pytest.mark.parametrize(
     ("settings", "error", "said"),
     [
-        ({"epsilon": 8}, ValueError, "8/255"),
-        ({"epsilon": -0.1}, ValueError, r"\[0, 1\]"),
-        ({"epsilon": float("nan")}, ValueError, "number"),
+        ({"epsilon": 8}, ParameterError, "8/255"),
+        ({"epsilon": -0.1}, ParameterError, r"\[0, 1\]"),
+        ({"epsilon": float("nan")}, ParameterError, "number"),
         ({"epsilon": []}, ValueError, "empty"),
         ({}, ValueError, "needs epsilon"),
         ({"epsilon": 0.1, "method": "pdg"}, UnknownNameError, "did you mean 'pgd'"),
@@ -168,6 +169,24 @@ def test_each_of_several_epsilons_counts_as_it_does_alone(differentiable: Backen
     assert every.epsilons[0] == 0
     assert every.epsilons[-1] == pytest.approx(max(epsilons))
     assert every.success[-1] == found.success_rate
+
+
+@pytest.mark.parametrize("method", ["pgd", "apgd"])
+def test_what_no_8_bit_picture_can_do_is_not_looked_for(
+    differentiable: Backend, method: str
+) -> None:
+    """Below a 255th a success in floats is all that there can be."""
+    opt = optimizer(differentiable)
+    pictures = coloured([0, 1, 2, 3, 4] * 12, spread=127)
+    distance = 255 * opt.attack(pictures, method="fmn", norm="linf").distance
+    chosen = [pictures[row] for row in (*np.flatnonzero(distance < 0.7), distance.argmax())]
+    assert len(chosen) > 2
+    epsilons = [0.8 / 255, 0.9 / 255]
+    found = opt.attack(chosen, epsilon=epsilons, method=method, steps=20, restarts=2)
+    assert found.success.tolist() == [True] * (len(chosen) - 1) + [False]
+    assert not found.success_saved.any()
+    assert (found.evaluations[:-1] < 20).all()
+    assert found.evaluations[-1] == 80
 
 
 def test_curve_needs_matplotlib_to_be_drawn(differentiable: Backend, tmp_path: Path) -> None:

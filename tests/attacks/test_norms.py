@@ -19,7 +19,7 @@ from transferkit.attacks.norms import (
     project,
     steepest,
 )
-from transferkit.attacks.rounding import round_within
+from transferkit.attacks.rounding import is_any_level_reached, round_within
 from transferkit.backends import Backend
 from transferkit.testing import ReferenceTable
 
@@ -129,6 +129,14 @@ def test_rounding_stays_within(norm: str, seed: int, share: float) -> None:
     assert (lengths((rounded - starts) / 255, norm) <= epsilon + 2e-6).all()
     # No value is further from what it should be than rounding towards the original takes it.
     assert np.abs(rounded / 255 - pictures).max() <= 1 / 255 + 1e-6
+
+
+def test_which_levels_are_reached() -> None:
+    on, between = (np.full((1, 2, 2, 3), level / 255, np.float32) for level in (100, 100.4))
+    both = np.concatenate([on, between])
+    found = [is_any_level_reached(both, share / 255).tolist() for share in (0.3, 0.7, 1)]
+    # From 100.4, 100 is 0.4 away and 101 is 0.6.
+    assert found == [[False, False], [False, True], [True, True]]
 
 
 def test_an_original_between_levels_may_have_no_8_bit_picture_near() -> None:

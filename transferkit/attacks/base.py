@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from transferkit.attacks import losses
 from transferkit.attacks.norms import lengths
-from transferkit.attacks.rounding import round_within
+from transferkit.attacks.rounding import is_any_level_reached, round_within
 from transferkit.backends import Program
 from transferkit.backends.base import Table
 from transferkit.progress import show_progress
@@ -357,9 +357,11 @@ class AttackRunner:
             if epsilon == 0:
                 continue
             for restart in range(task.restarts):
-                left = rows[~outcome.success_saved[rows]] if attack.is_bounded else rows
+                left = rows
+                if attack.is_bounded:
+                    left = rows[~_is_done(task.originals[rows], epsilon, rows, outcome)]
                 if len(left) == 0:
-                    return
+                    break
                 chunk = Chunk(
                     task.originals[left],
                     *task.wanted(left),
@@ -462,7 +464,7 @@ class AttackRunner:
             outcome.success[rows[found[new]]] = True
             outcome.saved[rows[found[saved]]] = bytes_[saved]
             outcome.success_saved[rows[found[saved]]] = True
-            done[found] = saved
+            done = _is_done(chunk.originals, chunk.epsilon, rows, outcome)
         if is_last:
             failed = ~outcome.success[rows]
             outcome.pictures[rows[failed]] = pictures[failed]
@@ -540,6 +542,17 @@ class AttackRunner:
         if name not in self._compiled:
             self._compiled[name] = self.program.backend.compile_tensors(function)
         return self._compiled[name]
+
+
+def _is_done(
+    originals: Floats, epsilon: float | None, rows: npt.NDArray[np.intp], outcome: Outcome
+) -> npt.NDArray[np.bool_]:
+    """Whether what was found within epsilon for pictures, at ``rows``, is all that can be."""
+    done = outcome.success_saved[rows].copy()
+    if epsilon is not None:
+        # What no 8-bit picture can do need not be looked for.
+        done |= outcome.success[rows] & ~is_any_level_reached(originals, epsilon)
+    return done
 
 
 def _take(

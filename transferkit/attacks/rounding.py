@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from transferkit.attacks.norms import lengths
 
-__all__ = ["TOLERANCE", "levels", "round_within"]
+__all__ = ["TOLERANCE", "is_any_level_reached", "levels", "round_within"]
 
 TOLERANCE = 5e-7
 """How much longer than epsilon a change may be by float32's rounding, as a part of max(1, epsilon)
@@ -72,6 +72,30 @@ def round_within(
         # An original between two 8-bit values is no change by being rounded.
         fits = lengths(rounded - np.rint(starts), norm) <= allowed
     return rounded.astype(np.uint8), fits
+
+
+def is_any_level_reached(
+    originals: npt.NDArray[np.float32], epsilon: float
+) -> npt.NDArray[np.bool_]:
+    """Whether an 8-bit picture other than its own rounding may be within epsilon of each.
+
+    Parameters
+    ----------
+    originals
+        (n, h, w, 3), in [0, 1].
+    epsilon
+        How far a picture may be, in ``"linf"``, ``"l2"`` or ``"l1"``: the change of one value
+        is as long in each.
+
+    Returns
+    -------
+    array
+        (n,) bool. An 8-bit picture is a 255th away from all others.
+    """
+    allowed = 255 * (epsilon + TOLERANCE * max(1.0, epsilon))
+    starts = levels(originals)
+    reached = np.floor(starts + allowed) > np.ceil(starts - allowed)
+    return np.asarray(reached.any(axis=(1, 2, 3)))
 
 
 def levels(pictures: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
