@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,6 +91,13 @@ def test_fit_and_predict(tmp_path: Path, model: Path) -> None:
     predicted = json.loads(done("predict", output, DEMO / "test", "--json"))["images"]
     for item in predicted:
         assert item["predictions"][0]["label"] == Path(item["source"]).parent.name
+
+
+def test_fit_warns_of_judging_on_what_was_learnt(tmp_path: Path) -> None:
+    folder = DEMO / "train"
+    found = run("fit", folder, "-o", tmp_path / "m.safetensors", "--test", folder, "--C", 10)
+    assert found.exit_code == 0
+    assert f"{folder} is what was learnt from" in found.stderr
 
 
 def test_fit_names_the_pairs_that_are_confused(tmp_path: Path) -> None:
@@ -519,6 +528,28 @@ def test_visualize_classes(differentiable: Backend, tmp_path: Path) -> None:
     assert output.read_bytes() == first
     done("visualize", "zebra", "284", "-o", output, "--seed", "1", *options)
     assert output.read_bytes() != first
+
+
+def test_an_interrupted_visualization_writes_what_it_has(
+    differentiable: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transferkit.visualization.transforms import TransformChain
+
+    draw, calls = TransformChain.draw, itertools.count()
+
+    def interrupted(*arguments: Any) -> Any:
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return draw(*arguments)
+
+    monkeypatch.setattr(TransformChain, "draw", interrupted)
+    output, animation = tmp_path / "ideal.png", tmp_path / "way.gif"
+    options = ("--size", 32, "--backend", differentiable.name, "--animation", animation)
+    found = run("visualize", "zebra", "-o", output, *options)
+    assert found.exit_code == 130
+    assert found.stderr == "interrupted after 2 of 256 steps\n"
+    assert f"saved {output}: 2 steps" in found.stdout
+    assert sorted(tmp_path.iterdir()) == [output, animation]
 
 
 def test_visualize_channels(differentiable: Backend, tmp_path: Path) -> None:

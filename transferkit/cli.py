@@ -175,6 +175,8 @@ def fit(
     )
     classifier.fit(images, on_error="skip")
     classifier.save(output)
+    if test is not None and test.resolve() == images.resolve():
+        _warn(f"{test} is what was learnt from: the accuracy says nothing of other images")
     _tell_skipped(classifier.skipped_)
     number = len(classifier.classes_)
     names = ", ".join(classifier.classes_[:8].tolist()) + (", ..." if number > 8 else "")
