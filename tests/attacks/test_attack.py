@@ -47,6 +47,7 @@ def optimizer(backend: Backend) -> ImageOptimizer:
         ({"epsilon": 0.1, "steps": 0}, ValueError, "at least 1"),
         ({"epsilon": 0.1, "steps": 2, "method": "fgsm"}, ValueError, "takes 1"),
         ({"method": "fmn", "restarts": 2}, ValueError, "no random starts"),
+        ({"epsilon": 0.1, "loss": "dlr", "target": 0}, ParameterError, "the network has 3"),
         ({"epsilon": 0.1, "target": 3}, UnknownNameError, "class"),
         ({"epsilon": 0.1, "target": [0, 1]}, ShapeError, "2 classes for 4 images"),
         ({"epsilon": 0.1, "labels": [0, 1]}, ShapeError, "2 classes for 4 images"),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from transferkit import ImageOptimizer
 from transferkit.attacks import METHODS
+from transferkit.attacks.losses import LOSSES
 from transferkit.attacks.norms import lengths
 from transferkit.attacks.result import AdversarialResult
 from transferkit.backends import Backend, Program, get_backend
@@ -144,6 +145,17 @@ def test_attacks_succeed(differentiable: Backend, each: tuple[str, str]) -> None
     least = 0.25 if each[0] == "fgsm" else 0.75
     assert np.mean([one.success for one in found]) >= least
     assert np.mean([one.success_saved for one in found]) >= least
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("method", ["pgd", "mi-fgsm", "apgd"])
+def test_any_loss_succeeds(differentiable: Backend, method: str, loss: str) -> None:
+    for targeted, least in ((False, 0.75), (True, 0.6)):
+        found = [
+            case.attack((method, "linf"), targeted, epsilon=0.5, steps=60, loss=loss).success
+            for case in (Case(differentiable, seed, 3) for seed in range(4))
+        ]
+        assert np.mean(found) >= least
 
 
 @pytest.mark.parametrize("each", EACH, ids="-".join)

@@ -26,7 +26,8 @@ class APGD(Attack):
     """Steps with momentum, halved where they no longer help, then from the best place so far.
 
     The paper puts its checkpoints at shares of the number of steps; here they come after 3, 7,
-    12, ... steps, whatever their number, so that more steps never do worse.
+    12, ... steps, whatever their number, so that more steps never do worse. The first step is
+    epsilon long, not twice that.
 
     Parameters
     ----------

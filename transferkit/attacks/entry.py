@@ -61,6 +61,7 @@ def attack_images(
     """
     norm = norm or usual_norm(method)
     attack = _find_attack(method, norm, loss)
+    _check_number_of_classes(attack, classes.number, is_targeted=target is not None)
     epsilons = _check_epsilons(epsilon, norm, method, attack)
     steps, restarts = _check_effort(steps, restarts, method, attack)
     number = seed.integers(2**63) if isinstance(seed, np.random.Generator) else seed
@@ -193,6 +194,15 @@ def _find_attack(method: str, norm: str, loss: str | None) -> Attack:
     if loss is not None and loss not in kind.known_losses:
         raise UnknownNameError(f"loss of {method!r}", loss, kind.known_losses)
     return kind(norm, loss or kind.known_losses[0])
+
+
+def _check_number_of_classes(attack: Attack, number: int, *, is_targeted: bool) -> None:
+    least = 4 if is_targeted else 3
+    if attack.loss == "dlr" and number < least:
+        raise ParameterError(
+            f"loss 'dlr' compares with the {'third and fourth' if is_targeted else 'third'} class, "
+            f"but the network has {number}; 'logit-difference' needs two"
+        )
 
 
 def _check_epsilons(
