@@ -35,6 +35,7 @@ OBJECTIVES: Mapping[str, o.Objective] = {
     "logit": o.Class("dog"),
     "probability": o.Class("dog", "probability"),
     "cross-entropy": o.Class(2, "cross_entropy"),
+    "distinct": o.Class("bird", "distinct"),
     "channel": o.Channel("conv2", 3),
     "channel of a vector": o.Channel("embedding", 2),
     "neuron in the middle": o.Neuron("conv2", 1),
@@ -127,6 +128,7 @@ def test_what_objectives_are() -> None:
     close(values(OBJECTIVES["logit"]), logits[:, 1])
     close(values(OBJECTIVES["probability"]), likely[:, 1])
     close(values(OBJECTIVES["cross-entropy"]), np.log(likely[:, 2]))
+    close(values(OBJECTIVES["distinct"]), logits[:, 2] + 300 * np.log(likely[:, 2]))
     close(values(OBJECTIVES["channel"]), conv2[..., 3].mean(axis=(1, 2)))
     close(values(OBJECTIVES["channel of a vector"]), found["embedding"][:, 2])
     close(values(OBJECTIVES["neuron in the middle"]), conv2[:, 1, 1, 1])

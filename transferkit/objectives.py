@@ -56,7 +56,9 @@ Evaluate: TypeAlias = Callable[[Table[Any], Activations], Any]
 """From a table and the activations over it to a tensor (n,): the objective of each picture."""
 
 _LOGITS = "logits"
-_CLASS_VALUES = ("logit", "probability", "cross_entropy")
+_CLASS_VALUES = ("logit", "probability", "cross_entropy", "distinct")
+# Of cross-entropy beside the logit: as much as keeps classes apart that look alike.
+_DISTINCTNESS = 300.0
 # Keeps the derivative of a root finite where neighbours are equal.
 _SMALLEST_SQUARE = 1e-12
 
@@ -272,10 +274,11 @@ class Class(Objective):
     target
         Its name, its index among the logits or, of ImageNet's classes, its WordNet id.
     value
-        What is to become large: its ``"logit"``; its ``"probability"``; or
-        ``"cross_entropy"``, the logarithm of its probability, which is cross-entropy with the
-        sign turned. Logits make it stand out by itself; the other two look at what sets it
-        apart from other classes, and have hardly a derivative once its probability is 1.
+        What is to become large: its ``"logit"``; its ``"probability"``; ``"cross_entropy"``,
+        the logarithm of its probability, which is cross-entropy with the sign turned; or
+        ``"distinct"``, the logit and 300 times that logarithm. Logits make it stand out by
+        itself, and with it classes that look alike; probabilities look at what sets it apart
+        from those, and have hardly a derivative once they are 1; the last does both.
 
     Raises
     ------
@@ -310,11 +313,13 @@ class Class(Objective):
         index = subject.classes.resolve(self.target)
 
         def evaluate(table: Table[Any], activations: Activations) -> Any:
-            scores = activations[_LOGITS]
+            scores = logits = activations[_LOGITS]
             if self.value == "probability":
-                scores = table.softmax(scores)
-            elif self.value == "cross_entropy":
-                scores = table.log_softmax(scores)
+                scores = table.softmax(logits)
+            elif self.value != "logit":
+                scores = table.log_softmax(logits)
+            if self.value == "distinct":
+                scores = table.add(logits, table.multiply(scores, table.asarray(_DISTINCTNESS)))
             return table.sum(table.slice(scores, axis=1, start=index, stop=index + 1), axes=(1,))
 
         return evaluate
