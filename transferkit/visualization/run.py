@@ -18,7 +18,7 @@ from PIL import Image
 from transferkit.backends import Program
 from transferkit.backends.base import Backend, Table
 from transferkit.class_names import ClassNames
-from transferkit.errors import NoGradientError, NotFiniteError, ShapeError
+from transferkit.errors import NoGradientError, NotFiniteError, ShapeError, UnknownNameError
 from transferkit.objectives import (
     Class,
     Evaluate,
@@ -40,6 +40,8 @@ Floats = npt.NDArray[np.float32]
 
 # From one octave to the next, as in DeepDream.
 _OCTAVE_SCALE = 1.4
+# From noise: with fewer, parts of an animal are many and the whole is not there.
+_USUAL_OCTAVES = 3
 _SMALLEST_SIDE = 8
 
 
@@ -52,7 +54,8 @@ class Recipe:
     steps
         How many, all octaves together.
     octaves
-        How many sizes, each 1.4 times the one before.
+        How many sizes, each 1.4 times the one before; None: 1 from pictures, and from noise 3,
+        or as many as there can be.
     parametrization, transforms, regularizers, optimizer
         The choices.
     frames
@@ -62,7 +65,7 @@ class Recipe:
     """
 
     steps: int
-    octaves: int
+    octaves: int | None
     parametrization: Parametrization
     transforms: Sequence[Transform]
     regularizers: Sequence[Regularizer]
@@ -118,8 +121,12 @@ def optimize_images(
         If it comes before there is any picture.
     """
     began = time.perf_counter()
-    sizes = _octave_sizes(size, recipe.octaves)
-    bound = [_bind(program, classes, objectives, octave_size) for octave_size in sizes]
+    if recipe.octaves is not None:
+        sizes = _octave_sizes(size, recipe.octaves)
+        bound = [_bind(program, classes, objectives, octave_size) for octave_size in sizes]
+    else:
+        most = min(_USUAL_OCTAVES, recipe.steps) if start is None else 1
+        sizes, bound = _usual_octaves(program, classes, objectives, size, most)
     targets = tuple(
         None if objective.target is None else classes.resolve(objective.target)
         for objective in objectives
@@ -134,7 +141,7 @@ def optimize_images(
         try:
             for turn, octave_size in enumerate(sizes):
                 run.enter(_Octave(program.backend, loaded, bound[turn], recipe, octave_size))
-                steps = (recipe.steps * part // recipe.octaves for part in (turn, turn + 1))
+                steps = (recipe.steps * part // len(sizes) for part in (turn, turn + 1))
                 run.optimize(range(*steps), advance)
         except KeyboardInterrupt:
             run.interrupt()
@@ -400,6 +407,27 @@ def _bind(
         if id(objective) not in found:
             found[id(objective)] = bind_checked(objective, subject)
     return [found[id(objective)] for objective in objectives]
+
+
+def _usual_octaves(
+    program: Program,
+    classes: ClassNames,
+    objectives: Sequence[Objective],
+    size: tuple[int, int],
+    most: int,
+) -> tuple[list[tuple[int, int]], list[list[Evaluate]]]:
+    """The sizes of as many octaves as there can be, and the objectives for each."""
+    sizes = _octave_sizes(size, 1)
+    bound = [_bind(program, classes, objectives, size)]
+    for octaves in range(2, most + 1):
+        try:
+            smaller = _octave_sizes(size, octaves)
+            fitting = _bind(program, classes, objectives, smaller[0])
+        except (ShapeError, UnknownNameError):
+            # Too small for the network, which may take one size only, or for a neuron's place.
+            break
+        sizes, bound = smaller, [fitting, *bound]
+    return sizes, bound
 
 
 def _together(bound: Sequence[Evaluate]) -> Evaluate:
