@@ -365,9 +365,12 @@ def visualize(
     size: Annotated[
         int | None, typer.Option(min=1, help="The side in pixels. By default: the network's.")
     ] = None,
-    octaves: Annotated[int, typer.Option(min=1, help="How many sizes, for dreams.")] = 1,
+    octaves: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many sizes. By default: 3 from noise, 1 from an image."),
+    ] = None,
     animation: Annotated[Path | None, typer.Option(help="A .gif of how they came about.")] = None,
-    seed: Annotated[int, typer.Option(help="For all that is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="For all that is drawn.")] = 0,
     network: NetworkOrClassifier = _DEFAULT_NETWORK,
     weights: Weights = None,
     backend: Backend = None,
@@ -441,7 +444,7 @@ def _objectives(classes: Sequence[str], layer: str | None, channels: str | None)
         raise typer.BadParameter("name either classes or a --layer")
     if channels is not None and layer is None:
         raise typer.BadParameter("--channels needs a --layer")
-    found: list[Objective] = [Class(_class(name)) for name in classes]
+    found: list[Objective] = [Class(_class(name), "distinct") for name in classes]
     if layer is not None and channels is None:
         found = [Layer(layer)]
     elif layer is not None and channels is not None:
@@ -485,7 +488,7 @@ def attack(
         int | None, typer.Option(help="Gradients for each image. [default: the method's]")
     ] = None,
     restarts: Annotated[int, typer.Option(help="How often to begin.")] = 1,
-    seed: Annotated[int, typer.Option(help="For random starts.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="For random starts.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     network: NetworkOrClassifier = _DEFAULT_NETWORK,
     weights: Weights = None,
@@ -499,7 +502,8 @@ def attack(
     """
     from transferkit.attacks import METHODS, usual_norm
 
-    norm = norm or usual_norm(method)
+    usual = usual_norm(method)
+    norm = usual if norm is None else norm
     if norm == "linf":
         if epsilon is None and METHODS[method].is_bounded:
             epsilon = 2.0
@@ -509,9 +513,12 @@ def attack(
             epsilon /= 255
     if output.exists() and not output.is_dir():
         raise OutputError(f"{output}: is no folder; give the name of one")
+    files = _files(paths)
+    if any(path.resolve().parent == output.resolve() for path in files):
+        raise OutputError(f"{output}: holds the images themselves; give another folder")
     optimizer = _optimizer(network, weights, backend, seed, quiet)
     found = optimizer.attack(
-        _files(paths),
+        files,
         target=None if target is None else _class(target),
         epsilon=epsilon,
         method=method,
@@ -521,7 +528,13 @@ def attack(
         on_error="skip",
     )
     written = found.save(output)
-    panels = [output / f"{name}.panel.png" for name in found.names]
+    panels: list[Path] = []
+    for name in found.names:
+        panel = output / f"{name}.panel.png"
+        # An image may be called as another's panel.
+        while panel in written:
+            panel = panel.with_suffix(".panel.png")
+        panels.append(panel)
     for row, path in enumerate(panels):
         found.panel([row]).save(path)
     rows = [

@@ -15,7 +15,7 @@ from transferkit.attacks.base import AttackRunner
 from transferkit.attacks.entry import attack_images, transfer_images
 from transferkit.attacks.result import AdversarialResult, TransferResult
 from transferkit.backends import Backend, Program, backend_names, backend_of, get_backend
-from transferkit.backends.base import GRADIENTS
+from transferkit.backends.base import GRADIENTS, INFERENCE
 from transferkit.class_names import ClassNames
 from transferkit.classifier import Classifier
 from transferkit.errors import ParameterError, ShapeError, UnsupportedError
@@ -131,7 +131,7 @@ class ImageOptimizer:
         steps: int = 256,
         size: int | None = None,
         start: Images | None = None,
-        octaves: int = 1,
+        octaves: int | None = None,
         parametrization: str | Parametrization = "fourier",
         transforms: Sequence[Transform] = DEFAULT_TRANSFORMS,
         regularizers: Sequence[Regularizer] = (),
@@ -143,7 +143,8 @@ class ImageOptimizer:
         Parameters
         ----------
         objectives
-            What is to be seen: a class by name, index or WordNet id, or an objective from
+            What is to be seen: a class by name, index or WordNet id, which is then told apart
+            from others, as ``Class(name, "distinct")`` is; or an objective from
             `transferkit.objectives`; or a list of these, which makes a picture of each.
         steps
             How many, all octaves together; at least 1.
@@ -155,8 +156,9 @@ class ImageOptimizer:
             `transferkit.FeatureExtractor`; None: noise. Several pictures and one objective
             make a picture from each.
         octaves
-            How many sizes are gone through, each 1.4 times the one before, up to ``size``: for
-            DeepDream, in which large shapes are to come about as well as small ones.
+            How many sizes are gone through, each 1.4 times the one before, up to ``size``, so
+            that large shapes come about as well as small ones. None: 1 from a picture; from
+            noise 3, or as many as the network, the objectives and the steps allow.
         parametrization
             ``"fourier"`` or ``"pixels"``, or one from `transferkit.visualization`.
         transforms
@@ -202,7 +204,7 @@ class ImageOptimizer:
         """
         recipe = Recipe(
             steps=_whole_number("steps", steps, 1),
-            octaves=_whole_number("octaves", octaves, 1),
+            octaves=None if octaves is None else _whole_number("octaves", octaves, 1),
             parametrization=find_parametrization(parametrization),
             transforms=_all_of("transforms", transforms, Transform),  # type: ignore[type-abstract]
             regularizers=_all_of("regularizers", regularizers, Regularizer),  # type: ignore[type-abstract]
@@ -210,7 +212,7 @@ class ImageOptimizer:
             frames=_whole_number("frames", frames, 0),
             batch_size=_whole_number("batch_size", self.batch_size, 1),
         )
-        if steps < octaves:
+        if octaves is not None and steps < octaves:
             raise ParameterError(f"{steps} steps are not enough for {octaves} octaves")
         program, model = self._load()
         wanted = list(map(_as_objective, _listed(objectives)))
@@ -223,6 +225,9 @@ class ImageOptimizer:
         else:
             pixels, wanted = _read_start(start, preprocessing, wanted)
             shape = (pixels.shape[1], pixels.shape[2])
+        seed = self._drawn_seed()
+        if not isinstance(self.seed, np.random.Generator):
+            seed = int(np.random.default_rng(seed).integers(2**63))
         return optimize_images(
             program,
             self.classes,
@@ -230,7 +235,7 @@ class ImageOptimizer:
             pixels,
             shape,
             recipe,
-            seed=int(np.random.default_rng(self.seed).integers(2**63)),
+            seed=seed,
             progress=self.progress,
         )
 
@@ -335,7 +340,7 @@ class ImageOptimizer:
             steps=steps,
             restarts=restarts,
             on_error=on_error,
-            seed=self.seed,
+            seed=self._drawn_seed(),
             progress=self.progress,
         )
 
@@ -369,8 +374,12 @@ class ImageOptimizer:
         1.0
         """
         if isinstance(other, ImageOptimizer):
-            program, model = other._load()
-            classes = other.classes
+            try:
+                program, model = other._load()
+            except UnsupportedError:
+                # To look at pictures takes no gradients.
+                program, model = other._load(needs=INFERENCE)
+            classes = other._classes_of(program, model)
         elif isinstance(other, str) and other in backend_names():
             program, model = self._load()
             backend = get_backend(other)
@@ -385,18 +394,23 @@ class ImageOptimizer:
             there = ImageOptimizer(other, backend=self.backend, device=self.device)
             program, model = there._load()
             classes = there.classes
-        return transfer_images(adversarial, program, model.preprocessing, classes)
+        size = _whole_number("batch_size", self.batch_size, 1)
+        return transfer_images(adversarial, program, model.preprocessing, classes, size)
 
     def _attack_runner(self, program: Program) -> AttackRunner:
         """What has compiled the attacks' steps for the program, kept while that is the same."""
-        if self._runner is None or self._runner.program is not program:
-            self._runner = AttackRunner(program)
-        return self._runner
+        size = _whole_number("batch_size", self.batch_size, 1)
+        runner = self._runner
+        if runner is None or runner.program is not program or runner.batch_size != size:
+            self._runner = runner = AttackRunner(program, size)
+        return runner
 
     @property
     def classes(self) -> ClassNames:
         """The classes that the network's logits stand for."""
-        program, model = self._load()
+        return self._classes_of(*self._load())
+
+    def _classes_of(self, program: Program, model: Model) -> ClassNames:
         labels: tuple[Hashable, ...] | None = model.labels
         if isinstance(self.network, Classifier):
             # As they were given, numbers perhaps; the model has them as texts.
@@ -423,14 +437,20 @@ class ImageOptimizer:
         """
         return self.classes.resolve(given)
 
-    def _load(self) -> tuple[Program, Model]:
+    def _drawn_seed(self) -> int:
+        """A number to draw from; of a generator its next."""
+        if isinstance(self.seed, np.random.Generator):
+            return int(self.seed.integers(2**63))
+        return _whole_number("seed", self.seed, 0)
+
+    def _load(self, *, needs: str = GRADIENTS) -> tuple[Program, Model]:
         """The network on its backend, and all that belongs to it."""
-        made_from: tuple[Any, ...] = (self.network, self.weights, self.preprocessing)
+        made_from: tuple[Any, ...] = (self.network, self.weights, self.preprocessing, needs)
         if isinstance(self.network, Classifier):
             # Fitted again, it is another network.
             made_from += (getattr(self.network, "network_", None),)
         return self._program.get(
-            made_from, self._make_model, self._chosen_backend(), self.device, needs=GRADIENTS
+            made_from, self._make_model, self._chosen_backend(), self.device, needs=needs
         )
 
     def _chosen_backend(self) -> str | Backend | None:
@@ -484,7 +504,7 @@ def _listed(objectives: Wanted | Sequence[Wanted]) -> Sequence[Wanted]:
 
 
 def _as_objective(wanted: Wanted) -> Objective:
-    return wanted if isinstance(wanted, Objective) else Class(wanted)
+    return wanted if isinstance(wanted, Objective) else Class(wanted, "distinct")
 
 
 def _read_start(

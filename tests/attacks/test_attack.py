@@ -14,7 +14,7 @@ from samples import NETWORK, WEIGHTS, coloured, write_pictures
 
 from transferkit import ImageOptimizer, TransferkitError
 from transferkit.attacks.base import AttackRunner
-from transferkit.backends import Backend
+from transferkit.backends import Backend, Program
 from transferkit.errors import (
     DatasetError,
     ImageError,
@@ -39,6 +39,9 @@ def optimizer(backend: Backend) -> ImageOptimizer:
         ({"epsilon": -0.1}, ParameterError, r"\[0, 1\]"),
         ({"epsilon": float("nan")}, ParameterError, "number"),
         ({"epsilon": []}, ValueError, "empty"),
+        ({"epsilon": "0.1"}, ParameterError, "number"),
+        ({"epsilon": 0.1, "method": ["pgd"]}, UnknownNameError, "method"),
+        ({"epsilon": 0.1, "norm": ""}, UnknownNameError, "norm"),
         ({}, ValueError, "needs epsilon"),
         ({"epsilon": 0.1, "method": "pdg"}, UnknownNameError, "did you mean 'pgd'"),
         ({"epsilon": 0.1, "norm": "linv"}, UnknownNameError, "'linf'"),
@@ -116,6 +119,99 @@ def test_labels_that_are_not_what_the_network_sees(differentiable: Backend) -> N
     assert found.evaluations.tolist() == [0]
     assert found.distance.tolist() == [0]
     assert found.clean_accuracy == 0
+
+
+@pytest.mark.parametrize("seed", [-1, None, "x", 1.5, True])
+def test_seeds_that_are_none(differentiable: Backend, seed: Any) -> None:
+    opt = ImageOptimizer(NETWORK, weights=WEIGHTS, backend=differentiable, seed=seed)
+    for work in (
+        lambda: opt.attack(PICTURES, epsilon=0.1, restarts=2),
+        lambda: opt.visualize(0, steps=1),
+    ):
+        with pytest.raises(ParameterError, match="seed is"):
+            work()
+
+
+def test_arrays_without_axes(differentiable: Backend) -> None:
+    found = optimizer(differentiable).attack(
+        PICTURES, np.array(1), epsilon=np.array(0.1), steps=1, norm="l2"
+    )
+    assert found.labels == ["class 1"] * len(PICTURES)
+    far = optimizer(differentiable).attack(PICTURES, epsilon=1e30, norm="l2")
+    assert far.success_rate > 0
+
+
+def test_pictures_are_judged_a_batch_at_a_time(
+    differentiable: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, sizes = Program.run, []
+
+    def noted(self: Program, pixels: Any, layers: Any) -> Any:
+        sizes.append(len(pixels))
+        return run(self, pixels, layers)
+
+    monkeypatch.setattr(Program, "run", noted)
+    opt = ImageOptimizer(
+        NETWORK, weights=WEIGHTS, backend=differentiable, batch_size=3, progress=False
+    )
+    found = opt.attack(PICTURES * 2, epsilon=0.05, steps=3)
+    opt.transfer(found, differentiable.name)
+    assert max(sizes) == 3
+
+
+def test_interrupted_while_judging(
+    differentiable: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(AttackRunner, "_save", interrupt)
+    found = optimizer(differentiable).attack(PICTURES, epsilon=0.1)
+    assert found.interrupted
+    assert found.success.any()
+
+
+def test_what_panels_and_curves_cannot_show(differentiable: Backend) -> None:
+    found = optimizer(differentiable).attack(PICTURES, epsilon=0.1, steps=1)
+    for rows in ([99], [], [-1]):
+        with pytest.raises(ParameterError, match="0 to 3"):
+            found.panel(rows)
+    assert found.panel(2).image.size == found.panel([2]).image.size  # type: ignore[arg-type]
+    with pytest.raises(ParameterError, match="finite"):
+        found.curve([float("nan")])
+
+
+def test_pictures_are_not_replaced_by_their_own(
+    differentiable: Backend, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from transferkit.cli import app
+
+    paths = write_pictures(tmp_path / "photos", PICTURES)
+    before = [path.read_bytes() for path in paths]
+    found = optimizer(differentiable).attack(tmp_path / "photos", epsilon=0.1, steps=1)
+    with pytest.raises(OutputError, match="one of the pictures themselves"):
+        found.save(tmp_path / "photos")
+    with pytest.raises(SystemExit) as ended:
+        app(["attack", *map(str, paths), "-o", str(tmp_path / "photos")])
+    assert ended.value.code == 1
+    assert "holds the images themselves" in capsys.readouterr().err
+    assert [path.read_bytes() for path in paths] == before
+    assert sorted((tmp_path / "photos").iterdir()) == paths
+
+
+def test_transfer_counts_what_was_changed(differentiable: Backend) -> None:
+    opt = optimizer(differentiable)
+    seen = opt.attack(PICTURES, epsilon=0).labels
+    classes = [f"class {index}" for index in range(3)]
+    wrong = [classes.index(str(label)) for label in seen]
+    wrong[0] = (wrong[0] + 1) % 3
+    found = opt.attack(PICTURES, wrong, method="fmn", norm="l2")
+    assert found.success.all()
+    moved = opt.transfer(found, ImageOptimizer(NETWORK, weights=WEIGHTS, backend="onnxruntime"))
+    assert moved.attempted.tolist() == [False, True, True, True]
+    assert moved.rate == 1
+    with pytest.raises(TypeError, match="what 'attack' returned"):
+        opt.transfer(found.images, "onnxruntime")  # type: ignore[arg-type]
 
 
 def test_transfer_to_another_backend(differentiable: Backend) -> None:

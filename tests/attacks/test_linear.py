@@ -100,6 +100,44 @@ def test_the_smallest_change_is_found(
     assert (ratio < most).all()
 
 
+@pytest.mark.parametrize("each", SMALLEST, ids="-".join)
+def test_an_epsilon_takes_nothing_away(differentiable: Backend, each: tuple[str, str]) -> None:
+    """What is found without one is found with one that allows it, and is not with a smaller."""
+    method, norm = each
+    case = Linear(differentiable, 4)
+    steps = 60
+    free = case.optimizer.attack(IMAGES, method=method, norm=norm, steps=steps)
+    assert free.success.all()
+    for row, distance in enumerate(free.distance):
+        for epsilon, expected in ((distance * 1.0001, True), (distance * 0.9, False)):
+            found = case.optimizer.attack(
+                IMAGES[row : row + 1], epsilon=epsilon, method=method, norm=norm, steps=steps
+            )
+            assert found.success.tolist() == [expected]
+            if not expected:
+                np.testing.assert_array_equal(found.images, found.originals)
+
+
+@pytest.mark.parametrize("each", [*BOUNDED, *SMALLEST], ids="-".join)
+def test_all_pixels_alike(differentiable: Backend, each: tuple[str, str]) -> None:
+    """A network that begins with a mean has the same gradient everywhere."""
+    builder = NetworkBuilder("mean", input_size=SIDE)
+    x = builder.add_node("embedding", "mean", INPUT, axes=(1, 2))
+    builder.linear("logits", x, 3, 3)
+    weights = {
+        "logits.weight": 10 * np.eye(3, dtype=np.float32),
+        "logits.bias": np.zeros(3, np.float32),
+    }
+    optimizer = ImageOptimizer(
+        builder.build(), weights=weights, backend=differentiable, progress=False
+    )
+    method, norm = each
+    epsilon = {"linf": 0.3, "l2": 2.0, "l1": 15.0, "l0": None}[norm]
+    found = optimizer.attack(IMAGES, epsilon=epsilon, method=method, norm=norm)
+    # One step in l1 changes few values, and those of all colours.
+    assert found.success.all() or (each == ("fgsm", "l1") and found.success.any())
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_deepfool_goes_to_the_nearest_class(differentiable: Backend, norm: str) -> None:
     """Also where that is not the likeliest."""

@@ -91,6 +91,28 @@ def test_steepest_direction_in_l1_is_shared(seed: int) -> None:
     assert (least >= most).all()
 
 
+def test_equal_gradients_have_a_steepest_direction() -> None:
+    """As those of a network that begins with a mean have; the first of equals are chosen."""
+    ones = np.ones((1, 8, 8, 3))
+    found = steepest(TABLE, ones, "l1")
+    assert np.count_nonzero(found) == 9
+    np.testing.assert_allclose(found.ravel()[:9], 1 / 9)
+    few = np.zeros((1, 8, 8, 3))
+    few.ravel()[[5, 50, 100]] = [1, -2, 1]
+    found = steepest(TABLE, few, "l1")
+    assert found.ravel()[50] == -1
+    assert np.count_nonzero(found) == 1
+    np.testing.assert_array_equal(steepest(TABLE, np.zeros_like(few), "l1"), 0)
+
+
+def test_as_many_values_as_the_ball_of_l0_has() -> None:
+    changes = np.array([[3, -3, 1, 0], [2, 2, 2, 2], [0, 0, 1, 0]], float).reshape(3, 2, 2, 1)
+    for radius, expected in ((1, [1, 1, 1]), (2, [2, 2, 1]), (3, [3, 3, 1]), (4, [3, 4, 1])):
+        found = project(TABLE, changes, np.full((3, 1, 1, 1), float(radius)), "l0")
+        assert np.count_nonzero(found.reshape(3, -1), axis=1).tolist() == expected
+        assert np.abs(found).max() == 3
+
+
 def test_what_cannot_move_is_left_out() -> None:
     x = np.array([0.0, 0.0, 1.0, 1.0, 0.5, 0.5]).reshape(1, 1, 2, 3)
     gradients = np.array([1.0, -1, 1, -1, 1, -1]).reshape(1, 1, 2, 3)
@@ -98,7 +120,7 @@ def test_what_cannot_move_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_on_every_backend(backend: Backend, norm: str) -> None:
+def test_on_every_backend(differentiable: Backend, norm: str) -> None:
     changes = _changes(0).astype(np.float32)
     radius = _column(_RADII[norm]).astype(np.float32)
 
@@ -109,7 +131,10 @@ def test_on_every_backend(backend: Backend, norm: str) -> None:
             "length": length(table, x, norm),
         }
 
-    found = backend.compile(function(backend.table))(changes, radius)
+    table = differentiable.table
+    compiled = differentiable.compile_tensors(function(table))
+    given = compiled(table.asarray(changes), table.asarray(radius))
+    found = {name: table.to_numpy(tensor) for name, tensor in given.items()}
     expected = function(TABLE)(changes.astype(np.float64), radius.astype(np.float64))
     for name, array in expected.items():
         np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=1e-5)

@@ -16,6 +16,8 @@ SHAPE = (5, 4, 3)
 STEPS = 14
 EPSILON = 0.1
 ORIGINALS = np.random.default_rng(0).uniform(0.05, 0.95, (3, *SHAPE)).astype(np.float32)
+# Black and white too, beyond which nothing can go.
+ORIGINALS[:, 0], ORIGINALS[:, 1, :2] = 0, 1
 SUMMITS = ORIGINALS + np.random.default_rng(1).uniform(-0.15, 0.15, ORIGINALS.shape)
 STEEPNESS = np.random.default_rng(2).uniform(0.5, 2, ORIGINALS.shape)
 
@@ -83,9 +85,12 @@ def within(x: Doubles, original: Doubles, norm: str) -> Doubles:
     return np.clip(original + change, 0, 1)
 
 
-def steepest(gradient: Doubles, norm: str) -> Doubles:
-    unit = np.sign(gradient) if norm == "linf" else gradient / np.sqrt((gradient**2).sum())
-    return np.asarray(unit)
+def steepest(gradient: Doubles, norm: str, x: Doubles) -> Doubles:
+    """Along what can change, and for l-infinity along all, which comes to the same."""
+    if norm == "linf":
+        return np.asarray(np.sign(gradient))
+    gradient = np.where((x <= 0) & (gradient < 0) | (x >= 1) & (gradient > 0), 0, gradient)
+    return np.asarray(gradient / np.sqrt((gradient**2).sum()))
 
 
 def pgd(row: int, norm: str, momentum: float) -> list[Doubles]:
@@ -96,7 +101,7 @@ def pgd(row: int, norm: str, momentum: float) -> list[Doubles]:
         gradient = slope(x, row)
         velocity = momentum * velocity + gradient / np.abs(gradient).mean()
         size = EPSILON / (1 + 0.3 * step)
-        x = within(x + size * steepest(velocity, norm), original, norm)
+        x = within(x + size * steepest(velocity, norm, x), original, norm)
     return places
 
 
@@ -121,7 +126,7 @@ def apgd(row: int, norm: str) -> list[Doubles]:
             was_halved, highest_then, rises = too_few or stuck, highest, 0
             if was_halved:
                 size, x, before = size / 2, best, best
-        ahead = within(x + size * steepest(slope(x, row), norm), original, norm)
+        ahead = within(x + size * steepest(slope(x, row), norm, x), original, norm)
         if step == 0:
             moved = ahead
         else:
@@ -156,7 +161,9 @@ def test_deepfool_as_written_out(norm: str) -> None:
             np.testing.assert_allclose(found[step][row], x, atol=1e-6)
             gradient = slope(x, row)
             dual = np.abs(gradient).sum() if norm == "linf" else np.sqrt((gradient**2).sum())
-            total = total + gaps[row, step] / dual * steepest(gradient, norm)
+            # It does not look at what can change.
+            inside = np.full_like(x, 0.5)
+            total = total + gaps[row, step] / dual * steepest(gradient, norm, inside)
             x = np.clip(original + 1.02 * total, 0, 1)
 
 

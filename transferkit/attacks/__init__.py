@@ -54,7 +54,7 @@ def usual_norm(method: str) -> str:
     >>> usual_norm("pgd"), usual_norm("carlini-wagner")
     ('linf', 'l2')
     """
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise UnknownNameError("method", method, METHODS)
     norms = METHODS[method].norms
     return "linf" if "linf" in norms else norms[0]

@@ -23,7 +23,17 @@ from transferkit.backends import Program
 from transferkit.backends.base import Table
 from transferkit.progress import show_progress
 
-__all__ = ["MARGIN", "Attack", "AttackRunner", "Chunk", "Outcome", "State", "Task", "margins"]
+__all__ = [
+    "MARGIN",
+    "Attack",
+    "AttackRunner",
+    "Chunk",
+    "Outcome",
+    "State",
+    "Task",
+    "margins",
+    "run_logits",
+]
 
 MARGIN = 3e-4
 """By how much the winning logit must exceed the others for a success, as a part of the largest
@@ -304,9 +314,12 @@ class AttackRunner:
     ----------
     program
         The network, on a backend that has gradients.
+    batch_size
+        How many pictures it is given at once, at most.
     """
 
     program: Program
+    batch_size: int
     _compiled: dict[str, Callable[..., Any]] = field(default_factory=dict, repr=False)
 
     def run(self, task: Task, *, progress: bool | None) -> Outcome:
@@ -336,7 +349,7 @@ class AttackRunner:
         )
         already = margins(task.logits, task.labels, task.targets) > MARGIN
         outcome.success[already] = True
-        size = self.program.backend.pictures_at_once or _PICTURES_AT_ONCE
+        size = min(self.batch_size, self.program.backend.pictures_at_once or _PICTURES_AT_ONCE)
         todo = np.flatnonzero(~already)
         try:
             with show_progress("Attacking", number, shown=progress) as advance:
@@ -347,8 +360,22 @@ class AttackRunner:
                     advance(len(rows))
         except KeyboardInterrupt:
             outcome.is_interrupted = True
-        self._save(task, outcome)
+        if not task.attack.is_bounded and task.largest_epsilon is not None:
+            # The smallest change that was found, and not small enough.
+            distances = lengths(outcome.pictures - originals, task.attack.norm)
+            too_far = distances > task.largest_epsilon + 5e-7
+            outcome.pictures[too_far] = originals[too_far]
+        outcome.logits = self.logits(outcome.pictures)
+        outcome.success = margins(outcome.logits, task.labels, task.targets) > MARGIN
+        try:
+            self._save(task, outcome)
+        except KeyboardInterrupt:
+            outcome.is_interrupted = True
         return outcome
+
+    def logits(self, pictures: Floats) -> npt.NDArray[np.float32]:
+        """What the network says of pictures (n, h, w, 3): (n, classes)."""
+        return run_logits(self.program, pictures, self.batch_size)
 
     def _attack_rows(self, task: Task, rows: npt.NDArray[np.intp], outcome: Outcome) -> None:
         """Attack the pictures at ``rows``, with each epsilon and restart while they resist."""
@@ -401,7 +428,7 @@ class AttackRunner:
                 chunk, rows, best = chunk.take(keep), rows[keep], best[keep]
             state = attack.step(chunk, state, found, index)
         pictures = self._bounded(attack, chunk, table.to_numpy(state["x"]))
-        logits = self._logits(pictures)
+        logits = self.logits(pictures)
         success = margins(logits, chunk.labels, chunk.targets) > MARGIN
         self._note(attack, chunk, rows, state, success, best, outcome, is_last=True)
 
@@ -417,7 +444,7 @@ class AttackRunner:
         for _ in range(_HALVINGS):
             middle = (low + shares) / 2
             pictures = np.clip(chunk.originals + middle.reshape(-1, 1, 1, 1) * changes, 0, 1)
-            success = margins(self._logits(pictures), chunk.labels, chunk.targets) > MARGIN
+            success = margins(self.logits(pictures), chunk.labels, chunk.targets) > MARGIN
             outcome.pictures[rows[success]] = pictures[success]
             shares, low = np.where(success, middle, shares), np.where(success, low, middle)
 
@@ -440,8 +467,7 @@ class AttackRunner:
         pictures = self._bounded(attack, chunk, chunk.table.to_numpy(state["x"]))
         if not attack.is_bounded:
             distances = lengths(pictures - chunk.originals, attack.norm)
-            allowed = np.inf if chunk.epsilon is None else chunk.epsilon + 5e-7
-            better = success & (distances < best) & (distances <= allowed)
+            better = success & (distances < best)
             best[better] = distances[better]
             outcome.pictures[rows[better]] = pictures[better]
             outcome.success[rows[better]] = True
@@ -451,9 +477,9 @@ class AttackRunner:
         found = np.flatnonzero(success)
         if len(found):
             some = chunk.take(found)
-            floats = margins(self._logits(pictures[found]), some.labels, some.targets) > MARGIN
+            floats = margins(self.logits(pictures[found]), some.labels, some.targets) > MARGIN
             bytes_, fits = round_within(pictures[found], some.originals, chunk.epsilon, attack.norm)
-            saved = margins(self._logits(_floats(bytes_)), some.labels, some.targets) > MARGIN
+            saved = margins(self.logits(_floats(bytes_)), some.labels, some.targets) > MARGIN
             saved &= floats & fits
             # With several epsilons, not the smallest that does it in floats by one that is
             # needed for 8 bits only.
@@ -471,13 +497,11 @@ class AttackRunner:
         return done
 
     def _save(self, task: Task, outcome: Outcome) -> None:
-        """Judge the pictures anew, and find 8-bit ones that are successes as well.
+        """Find 8-bit pictures that are successes, of those that are in floats.
 
         A change of less than half a 255th is lost when it is rounded, so it is magnified as
         much as it must be, within epsilon.
         """
-        outcome.logits = logits = self._logits(outcome.pictures)
-        outcome.success = margins(logits, task.labels, task.targets) > MARGIN
         left = np.flatnonzero(~outcome.success_saved)
         for factor in _MAGNIFICATIONS:
             if len(left) == 0:
@@ -485,8 +509,9 @@ class AttackRunner:
             start = task.originals[left]
             larger = start + np.float32(factor) * (outcome.pictures[left] - start)
             saved, fits = round_within(larger, start, task.largest_epsilon, task.attack.norm)
-            success = margins(self._logits(_floats(saved)), *task.wanted(left)) > MARGIN
-            success &= fits
+            success = margins(self.logits(_floats(saved)), *task.wanted(left)) > MARGIN
+            # What rounding alone brings about is luck, which one more step may undo.
+            success &= fits & outcome.success[left]
             if factor == 1:
                 outcome.saved[left] = saved
             outcome.saved[left[success]] = saved[success]
@@ -504,9 +529,6 @@ class AttackRunner:
             over = lengths(changes, attack.norm) / chunk.epsilon
             changes /= np.maximum(over, 1).astype(np.float32).reshape(-1, 1, 1, 1)
         return np.clip(chunk.originals + changes, 0, 1)
-
-    def _logits(self, pictures: Floats) -> npt.NDArray[np.float32]:
-        return self.program.run(pictures, ["logits"])["logits"]
 
     def _evaluate(self, attack: Attack, chunk: Chunk, state: State) -> dict[str, Any]:
         """One gradient for each picture."""
@@ -542,6 +564,15 @@ class AttackRunner:
         if name not in self._compiled:
             self._compiled[name] = self.program.backend.compile_tensors(function)
         return self._compiled[name]
+
+
+def run_logits(program: Program, pictures: Floats, batch_size: int) -> npt.NDArray[np.float32]:
+    """What a network says of pictures (n, h, w, 3), a batch at a time: (n, classes)."""
+    batches = [
+        program.run(pictures[start : start + batch_size], ["logits"])["logits"]
+        for start in range(0, len(pictures), batch_size)
+    ]
+    return np.concatenate(batches)
 
 
 def _is_done(

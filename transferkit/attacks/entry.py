@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Sequence
-from numbers import Integral, Real
+from collections.abc import Hashable, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from transferkit.attacks import METHODS, usual_norm
-from transferkit.attacks.base import MARGIN, Attack, AttackRunner, Task, margins
+from transferkit.attacks.base import MARGIN, Attack, AttackRunner, Task, margins, run_logits
 from transferkit.attacks.norms import NORMS
 from transferkit.attacks.result import AdversarialResult, TransferResult, verdicts
 from transferkit.class_names import ClassNames
@@ -45,7 +45,7 @@ def attack_images(
     steps: int | None,
     restarts: int,
     on_error: str,
-    seed: int | np.random.Generator,
+    seed: int,
     progress: bool | None,
 ) -> AdversarialResult:
     """What `transferkit.ImageOptimizer.attack` does, which describes it.
@@ -59,12 +59,11 @@ def attack_images(
     images, labels, target, epsilon, method, norm, loss, steps, restarts, on_error, seed, progress
         As there.
     """
-    norm = norm or usual_norm(method)
+    norm = usual_norm(method) if norm is None else norm
     attack = _find_attack(method, norm, loss)
     _check_number_of_classes(attack, classes.number, is_targeted=target is not None)
     epsilons = _check_epsilons(epsilon, norm, method, attack)
     steps, restarts = _check_effort(steps, restarts, method, attack)
-    number = seed.integers(2**63) if isinstance(seed, np.random.Generator) else seed
     wanted = _resolve(target, classes)
     given = _resolve(labels, classes)
 
@@ -79,7 +78,7 @@ def attack_images(
     pixels = np.concatenate([batch.pixels for batch in batches])
     sources = [source for batch in batches for source in batch.sources]
     places = [index for batch in batches for index in batch.indices]
-    logits = runner.program.run(pixels, ["logits"])["logits"]
+    logits = runner.logits(pixels)
     seen = logits.argmax(axis=1)
     own = seen if given is None else _spread("labels", given, places, len(skipped))
     aims = None if wanted is None else _spread("target", wanted, places, len(skipped))
@@ -102,7 +101,12 @@ def attack_images(
         pixels, logits, own, aims = pixels[keep], logits[keep], own[keep], aims[keep]
         sources = [sources[row] for row in keep]
 
-    task = Task(attack, pixels, own, aims, logits, epsilons, steps, restarts, int(number))
+    radii = None
+    if epsilons is not None:
+        # No two pictures are farther apart.
+        farthest = {"linf": 1.0, "l2": math.sqrt(pixels[0].size)}.get(norm, float(pixels[0].size))
+        radii = [min(one, farthest) for one in epsilons]
+    task = Task(attack, pixels, own, aims, logits, radii, steps, restarts, seed)
     outcome = runner.run(task, progress=progress)
     saved = outcome.saved.astype(np.float32) / np.float32(255)
     names = _names(classes)
@@ -115,7 +119,7 @@ def attack_images(
         success_saved=outcome.success_saved,
         before=verdicts(logits, names),
         after=verdicts(outcome.logits, names),
-        after_saved=verdicts(runner.program.run(saved, ["logits"])["logits"], names),
+        after_saved=verdicts(runner.logits(saved), names),
         labels=[names[index] for index in own],
         targets=None if aims is None else [names[index] for index in aims],
         method=method,
@@ -133,6 +137,7 @@ def transfer_images(
     program: Any,
     preprocessing: Preprocessing,
     classes: ClassNames,
+    batch_size: int,
 ) -> TransferResult:
     """What `transferkit.ImageOptimizer.transfer` does, which describes it.
 
@@ -142,7 +147,14 @@ def transfer_images(
         The pictures.
     program, preprocessing, classes
         The other network.
+    batch_size
+        How many pictures it is given at once.
     """
+    if not isinstance(adversarial, AdversarialResult):
+        raise TypeError(
+            f"what is to be transferred is a {type(adversarial).__name__}; give what "
+            "'attack' returned"
+        )
     names = _names(classes)
     wanted = adversarial.labels if adversarial.targets is None else adversarial.targets
     for name in wanted:
@@ -158,8 +170,7 @@ def transfer_images(
             # They are the centre already, so nothing more is cut off.
             whole = Preprocessing(size=side, interpolation=preprocessing.interpolation)
             pictures = np.stack([whole.apply(picture) for picture in pictures])
-        found: npt.NDArray[np.float32] = program.run(pictures, ["logits"])["logits"]
-        return found
+        return run_logits(program, pictures, batch_size)
 
     before, after = (
         look(adversarial.originals),
@@ -168,7 +179,7 @@ def transfer_images(
     was, is_now = (margins(logits, aims, targets) > 0 for logits in (before, after))
     return TransferResult(
         success=is_now & ~was,
-        attempted=adversarial.success_saved.copy(),
+        attempted=adversarial.success_saved & (adversarial.distance_saved > 0) & ~was,
         before=verdicts(before, names),
         after=verdicts(after, names),
     )
@@ -181,8 +192,6 @@ def _names(classes: ClassNames) -> list[Hashable]:
 
 
 def _find_attack(method: str, norm: str, loss: str | None) -> Attack:
-    if method not in METHODS:
-        raise UnknownNameError("method", method, METHODS)
     if norm not in NORMS:
         raise UnknownNameError("norm", norm, NORMS)
     kind = METHODS[method]
@@ -197,6 +206,8 @@ def _find_attack(method: str, norm: str, loss: str | None) -> Attack:
 
 
 def _check_number_of_classes(attack: Attack, number: int, *, is_targeted: bool) -> None:
+    if number < 2:
+        raise ParameterError(f"the network has {number} class, and so none to be taken for another")
     least = 4 if is_targeted else 3
     if attack.loss == "dlr" and number < least:
         raise ParameterError(
@@ -215,11 +226,15 @@ def _check_epsilons(
                 "2/255, say, for linf; 'fmn' looks for the smallest change"
             )
         return None
-    given = list(epsilon) if isinstance(epsilon, Iterable) else [epsilon]
+    given: list[Any] = np.ravel(np.asarray(epsilon, dtype=object)).tolist()
     if not given:
         raise ParameterError("epsilon is an empty list; give at least one")
     for value in given:
-        if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float, np.number))
+            or not math.isfinite(value)
+        ):
             raise ParameterError(f"epsilon is {value!r}; it must be a number")
         if value < 0 or (norm == "linf" and value > 1):
             hint = f"; pixels range from 0 to 1, so write {value:g}/255" if value > 1 else ""
@@ -251,14 +266,14 @@ def _resolve(
     """The index of one class for all pictures, or one for each; None for None."""
     if given is None:
         return None
-    if isinstance(given, (list, np.ndarray)):
+    if isinstance(given, list) or (isinstance(given, np.ndarray) and given.ndim):
         return [classes.resolve(_plain(one)) for one in given]
     return classes.resolve(_plain(given))
 
 
 def _plain(value: Hashable) -> Hashable:
     """NumPy's scalars as Python's own."""
-    plain: Hashable = value.item() if isinstance(value, np.generic) else value
+    plain: Hashable = value.item() if isinstance(value, (np.generic, np.ndarray)) else value
     return plain
 
 

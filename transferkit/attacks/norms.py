@@ -1,7 +1,8 @@
 """How long a change is: lengths, balls and steepest directions for l0, l1, l2 and l-infinity.
 
-All but `lengths` are written over the table, on changes (n, h, w, c), one length for each
-picture as (n, 1, 1, 1), so that they run where the pictures are.
+All but `lengths` are written over the table, on changes (n, h, w, c) of a size that is known when
+they are compiled, one length for each picture as (n, 1, 1, 1), so that they run where the pictures
+are.
 """
 
 from __future__ import annotations
@@ -92,6 +93,7 @@ def steepest(table: Table[Any], gradients: Any, norm: str, share: float = 0.05) 
     if norm == "l2":
         return table.divide(gradients, _at_least(table, length(table, gradients, "l2"), _TINY))
     number = table.multiply(length(table, gradients, "l0"), table.asarray(share))
+    number = _at_least(table, number, 1.0)
     chosen = _largest(table, table.absolute(gradients), number)
     signs = table.multiply(table.sign(gradients), chosen)
     return table.divide(signs, _at_least(table, length(table, signs, "l1"), 1.0))
@@ -125,7 +127,7 @@ def project(table: Table[Any], changes: Any, radius: Any, norm: str) -> Any:
     def left(amount: Any) -> Any:
         return table.relu(table.subtract(sizes, amount))
 
-    amount = _threshold(
+    _, amount = _thresholds(
         table, sizes, radius, lambda found: table.sum(left(found), axes=_AXES, keepdims=True)
     )
     shorter = table.multiply(table.sign(changes), left(amount))
@@ -141,19 +143,38 @@ def _shrink(table: Table[Any], changes: Any, radius: Any, norm: str) -> Any:
 
 
 def _largest(table: Table[Any], sizes: Any, number: Any) -> Any:
-    """1 for at most ``number`` of the largest ``sizes`` of each picture, 0 for the others."""
+    """1 for ``number`` of the largest ``sizes`` of each picture, 0 for the others.
+
+    Of equal ones the first come first; what is 0 is never among them.
+    """
+    fewer, more = _around(table, sizes, number)
+    # Those in between are equal: their places decide, which no two have in common.
+    height, width, channels = sizes.shape[1:]
+    places = np.arange(height * width * channels, 0, -1).reshape(1, height, width, channels)
+    ranks = table.multiply(table.subtract(more, fewer), table.asarray(places))
+    missing = table.subtract(number, table.sum(fewer, axes=_AXES, keepdims=True))
+    return table.add(fewer, _around(table, ranks, missing)[0])
+
+
+def _around(table: Table[Any], sizes: Any, number: Any) -> tuple[Any, Any]:
+    """1 for the sizes above a threshold: for at most ``number`` of them, and for just more."""
 
     def above(amount: Any) -> Any:
         return table.relu(table.sign(table.subtract(sizes, amount)))
 
-    amount = _threshold(
+    low, high = _thresholds(
         table, sizes, number, lambda found: table.sum(above(found), axes=_AXES, keepdims=True)
     )
-    return above(amount)
+    return above(high), above(low)
 
 
-def _threshold(table: Table[Any], sizes: Any, wanted: Any, measure: Callable[[Any], Any]) -> Any:
-    """The smallest amount whose measure, which falls as it grows, is at most ``wanted``."""
+def _thresholds(
+    table: Table[Any], sizes: Any, wanted: Any, measure: Callable[[Any], Any]
+) -> tuple[Any, Any]:
+    """Around the smallest amount whose measure, which falls as it grows, is at most ``wanted``.
+
+    The second fulfils that, the first does not, unless 0 does: then both are 0.
+    """
     high = table.max(sizes, axes=_AXES, keepdims=True)
     # Where 0 will do, 0 is the answer: what is within already is left as it is.
     low = table.multiply(high, table.asarray(0.0))
@@ -166,7 +187,7 @@ def _threshold(table: Table[Any], sizes: Any, wanted: Any, measure: Callable[[An
             choose(table, fits, low, middle),
             choose(table, fits, middle, high),
         )
-    return high
+    return low, high
 
 
 def _fits(table: Table[Any], found: Any, wanted: Any) -> Any:

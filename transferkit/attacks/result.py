@@ -17,7 +17,7 @@ from PIL import Image
 from transferkit.attacks.norms import lengths
 from transferkit.attacks.rounding import levels
 from transferkit.classifier import Prediction
-from transferkit.errors import OutputError, UnsupportedError
+from transferkit.errors import OutputError, ParameterError, UnsupportedError
 from transferkit.images import Skipped
 from transferkit.output import check_writable, write_atomically
 
@@ -140,7 +140,11 @@ class AdversarialResult:
     @cached_property
     def distance_saved(self) -> npt.NDArray[np.float64]:
         """(n,) how far `saved` are from `originals`."""
-        return lengths((self.saved - levels(self.originals)) / 255, self.norm)
+        starts = levels(self.originals)
+        if self.norm == "l0":
+            # An original between two 8-bit values is no change by being rounded.
+            starts = np.rint(starts)
+        return lengths((self.saved - starts) / 255, self.norm)
 
     @property
     def clean_accuracy(self) -> float:
@@ -177,11 +181,18 @@ class AdversarialResult:
         ----------
         epsilons
             Distances in `norm`; None: 0, those at which one more succeeds, and `epsilon`.
+
+        Raises
+        ------
+        ParameterError
+            If one is not finite.
         """
         if epsilons is None:
             chosen = np.unique([0.0, self.epsilon or 0.0, *self.distance[self.success]])
         else:
-            chosen = np.sort(np.asarray(epsilons, np.float64))
+            chosen = np.sort(np.ravel(np.asarray(epsilons, np.float64)))
+            if not np.isfinite(chosen).all():
+                raise ParameterError(f"epsilons are {epsilons!r}; they must be finite numbers")
         within = self.distance[:, None] <= chosen * (1 + 1e-6) + 1e-6
         found = (within & self.success[:, None]).mean(axis=0)
         return Curve(chosen, np.asarray(found, np.float64))
@@ -229,10 +240,17 @@ class AdversarialResult:
         ----------
         rows
             Which pictures to show, from 0; None: the first eight.
+
+        Raises
+        ------
+        ParameterError
+            If there is no such picture, or none is named.
         """
         from transferkit.drawing import labelled_grid
 
-        chosen = list(range(min(len(self), 8))) if rows is None else list(rows)
+        chosen = list(range(min(len(self), 8))) if rows is None else np.ravel(rows).tolist()
+        if not chosen or any(row not in range(len(self)) for row in chosen):
+            raise ParameterError(f"rows are {rows!r}; expected some of 0 to {len(self) - 1}")
         tiles: list[Any] = []
         labels = []
         for row in chosen:
@@ -267,7 +285,7 @@ class AdversarialResult:
         Raises
         ------
         OutputError
-            If it cannot be written.
+            If it cannot be written, or would replace one of the pictures that were attacked.
         """
         place = Path(folder)
         try:
@@ -275,6 +293,10 @@ class AdversarialResult:
         except OSError as error:
             raise OutputError(f"{place}: cannot be made: {error.strerror or error}") from error
         paths = [place / f"{name}.png" for name in self.names]
+        sources = {Path(source).resolve() for source in self.sources}
+        for path in paths:
+            if path.resolve() in sources:
+                raise OutputError(f"{path}: is one of the pictures themselves; take another folder")
         for path, picture in zip(paths, self.saved, strict=True):
             _write_png(Image.fromarray(picture), path)
         return paths
@@ -314,7 +336,8 @@ class TransferResult:
         (n,) bool: whether the pictures as they would be saved are what was wanted to the other
         network as well, and the originals were not.
     attempted
-        (n,) bool: which of them were successes where they were made, in 8 bits.
+        (n,) bool: which of them were changed and successes where they were made, in 8 bits, and
+        not what was wanted to the other network from the first.
     before, after
         What the other network says of the originals and of the pictures.
     """
