@@ -32,6 +32,7 @@ def main() -> None:
             parametrization="pixels",
             optimizer=GradientDescent(0.01),
             transforms=(),
+            octaves=1,
             regularizers=[o.TotalVariation(2e-3)],
         )
     else:

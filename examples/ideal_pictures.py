@@ -30,7 +30,12 @@ def main() -> None:
     arguments = parser.parse_args()
     optimizer = ImageOptimizer("mobilenet_v2", backend=arguments.backend, seed=0)
 
-    lesson = {"parametrization": "pixels", "optimizer": GradientDescent(0.01), "transforms": ()}
+    lesson = {
+        "parametrization": "pixels",
+        "optimizer": GradientDescent(0.01),
+        "transforms": (),
+        "octaves": 1,
+    }
     without = optimizer.visualize(CLASSES, **lesson)
     with_variation = optimizer.visualize(CLASSES, regularizers=[o.TotalVariation(2e-3)], **lesson)
     ideal = optimizer.visualize(CLASSES)

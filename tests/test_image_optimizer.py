@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from samples import NETWORK, SIDE, WEIGHTS, coloured, tiny_classifier, tiny_extractor
 from scipy.ndimage import map_coordinates
-from scipy.special import softmax
+from scipy.special import log_softmax, softmax
 
 from transferkit import Classifier, ImageOptimizer
 from transferkit import objectives as o
@@ -65,8 +65,15 @@ def test_a_picture_of_each(differentiable: Backend) -> None:
 @pytest.mark.parametrize("parametrization", ["pixels", "fourier", Pixels(decorrelated=True)])
 @pytest.mark.parametrize("optimizer", ["adam", "momentum", "gradient_descent"])
 def test_the_objective_grows(differentiable: Backend, parametrization: Any, optimizer: str) -> None:
-    settings = {"parametrization": parametrization, "optimizer": optimizer, "transforms": ()}
-    found = run(differentiable, o.Class(1, "cross_entropy"), steps=30, **settings)
+    found = run(
+        differentiable,
+        o.Class(1, "cross_entropy"),
+        steps=30,
+        octaves=1,
+        parametrization=parametrization,
+        optimizer=optimizer,
+        transforms=(),
+    )
     assert (found.history[-1] < found.history[0] - 0.05).all()
 
 
@@ -76,12 +83,18 @@ def test_history_is_the_loss(differentiable: Backend) -> None:
     regularizers = [o.TotalVariation(0.01), o.DistanceToStart(1.0)]
     optimizer = tiny(differentiable)
     found = optimizer.visualize(
-        1, start=start, steps=2, parametrization="pixels", transforms=(), regularizers=regularizers
+        [o.Class(1), 1],
+        start=start,
+        steps=2,
+        parametrization="pixels",
+        transforms=(),
+        regularizers=regularizers,
     )
     program, _ = optimizer._load()
-    logit = program.run(start[None], ["logits"])["logits"][0, 1]
+    logits = program.run(start[None], ["logits"])["logits"][0]
     variation = sum(float(np.abs(np.diff(start, axis=axis)).sum()) for axis in (0, 1))
-    np.testing.assert_allclose(found.history[0], -logit + 0.01 * variation, rtol=1e-4)
+    expected = 0.01 * variation - np.array([logits[1], logits[1] + 300 * log_softmax(logits)[1]])
+    np.testing.assert_allclose(found.history[0], expected, rtol=1e-4)
 
 
 def test_a_batch_gives_what_its_pictures_give_alone(differentiable: Backend) -> None:
@@ -151,6 +164,32 @@ def test_sizes_and_octaves(differentiable: Backend) -> None:
         run(differentiable, octaves=4)
     with pytest.raises(ValueError, match="4 steps are not enough for 5 octaves"):
         run(differentiable, octaves=5, size=64)
+
+
+def test_the_usual_octaves(differentiable: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three from noise, as far as there are steps, pixels and places; else one."""
+    sizes = []
+    parameters = Pixels.parameters
+    monkeypatch.setattr(
+        Pixels,
+        "parameters",
+        lambda self, images: (sizes.append(images.shape[1]), parameters(self, images))[1],
+    )
+
+    def seen(wanted: Any, **settings: Any) -> list[int]:
+        sizes.clear()
+        run(differentiable, wanted, parametrization="pixels", **{"size": 32, **settings})
+        return list(sizes)
+
+    assert seen([0, o.Class(1)]) == [23, 32]
+    assert seen(0, octaves=1) == []
+    assert seen(0, steps=2) == [32]
+    assert seen(0, steps=1) == []
+    assert seen(0, size=12) == [12]
+    assert seen(0, size=10) == []
+    assert seen([0, o.Layer("conv2")]) == [23, 32]
+    assert seen(o.Neuron("conv2", 0, row=6)) == []
+    assert seen(0, start=coloured([0])[0]) == [32]
 
 
 def test_a_size_goes_before_the_preprocessings_own(differentiable: Backend) -> None:
@@ -312,7 +351,7 @@ def test_no_derivative(differentiable: Backend) -> None:
         return table.sqrt(table.sum(table.multiply(nothing, nothing), axes=(1, 2, 3)))
 
     with pytest.raises(NotFiniteError, match=r"step 0.*: the derivative of the loss of 'root_of"):
-        run(differentiable, o.Custom(root_of_nothing, ["conv2"]))
+        run(differentiable, o.Custom(root_of_nothing, ["conv2"]), octaves=1)
 
 
 def test_interrupted(differentiable: Backend) -> None:
@@ -328,7 +367,9 @@ def test_interrupted(differentiable: Backend) -> None:
     assert found.interrupted
     assert "interrupted" in repr(found)
     assert found.history.shape == (2, 2)
-    expected = tiny(differentiable).visualize([0, 1], steps=9, transforms=[Jitter(1)], frames=9)
+    expected = tiny(differentiable).visualize(
+        [0, 1], steps=9, transforms=[Jitter(1)], frames=9, octaves=1
+    )
     np.testing.assert_array_equal(found.history, expected.history[:2])
     np.testing.assert_array_equal(np.rint(found.images * 255), expected.frames[1])
 
@@ -428,6 +469,6 @@ def test_with_the_frameworks_own_tensors(differentiable: Backend) -> None:
 def test_zebra(differentiable: Backend) -> None:
     """End to end with real weights; the full number of steps is for the documentation."""
     optimizer = ImageOptimizer("mobilenet_v2", backend=differentiable, progress=False)
-    found = optimizer.visualize("zebra", steps=40, size=128)
+    found = optimizer.visualize("zebra", steps=90, size=128)
     assert found.labels == ("zebra",)
     assert found.probability[0] > 0.5

@@ -58,7 +58,7 @@ def visualize(backend: Backend, objectives: Any = NOTHING, **settings: Any) -> I
 def written_out(
     backend: Backend, optimizer: Optimizer, shifts: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.float64], list[float]]:
-    """Pictures and losses of a run for class 1 from PHOTO, each step with one shift."""
+    """Pictures and losses of a run for the logit of class 1 from PHOTO, each step shifted."""
     load = backend.load(NETWORK, WEIGHTS, ["logits"])
     table = backend.table
     gradient_of = backend.compile(
@@ -104,7 +104,9 @@ def test_as_written_out(differentiable: Backend, optimizer: Optimizer) -> None:
             drawn.append(found[:2, 2].astype(np.int64))
             return found
 
-    found = visualize(differentiable, 1, start=PHOTO, optimizer=optimizer, transforms=[Noted(3)])
+    found = visualize(
+        differentiable, o.Class(1), start=PHOTO, optimizer=optimizer, transforms=[Noted(3)]
+    )
     assert len(drawn) == STEPS
     assert len({tuple(shift) for shift in drawn}) > 1
     images, losses = written_out(differentiable, optimizer, np.array(drawn))
