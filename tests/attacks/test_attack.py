@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -132,11 +133,13 @@ def test_seeds_that_are_none(differentiable: Backend, seed: Any) -> None:
             work()
 
 
-def test_arrays_without_axes(differentiable: Backend) -> None:
+def test_numbers_of_any_type(differentiable: Backend) -> None:
     found = optimizer(differentiable).attack(
         PICTURES, np.array(1), epsilon=np.array(0.1), steps=1, norm="l2"
     )
     assert found.labels == ["class 1"] * len(PICTURES)
+    as_fraction = optimizer(differentiable).attack(PICTURES, epsilon=Fraction(2, 255), steps=1)
+    assert as_fraction.epsilon == 2 / 255
     far = optimizer(differentiable).attack(PICTURES, epsilon=1e30, norm="l2")
     assert far.success_rate > 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -230,11 +230,8 @@ def _check_epsilons(
     if not given:
         raise ParameterError("epsilon is an empty list; give at least one")
     for value in given:
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, (int, float, np.number))
-            or not math.isfinite(value)
-        ):
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value):
             raise ParameterError(f"epsilon is {value!r}; it must be a number")
         if value < 0 or (norm == "linf" and value > 1):
             hint = f"; pixels range from 0 to 1, so write {value:g}/255" if value > 1 else ""
