@@ -23,7 +23,7 @@ import torchvision
 
 from transferkit import ImageOptimizer
 from transferkit.attacks import METHODS
-from transferkit.attacks.base import AttackRunner
+from transferkit.attacks.base import AttackRunner, Task
 from transferkit.backends import Program, get_backend
 from transferkit.images import Preprocessing, list_images, stream_batches
 from transferkit.networks.catalogue import IMAGENET_MEAN, IMAGENET_STD
@@ -61,23 +61,22 @@ def theirs(
 def ours(name: str, pixels: npt.NDArray[np.float32]) -> Callable[[], object]:
     """PGD with a bound so tight that every picture takes all its steps."""
     program = Program(get_backend(name), *load_weights(find_weights("mobilenet_v2")))
-    runner = AttackRunner(program)
+    runner = AttackRunner(program, BATCH_SIZE)
     logits = program.run(pixels, ["logits"])["logits"]
-    targets = np.full(len(pixels), TARGET)
+    task = Task(
+        METHODS["pgd"]("linf", "logit-difference"),
+        pixels,
+        logits.argmax(axis=1),
+        np.full(len(pixels), TARGET),
+        logits,
+        epsilons=[OUT_OF_REACH],
+        steps=STEPS,
+        restarts=1,
+        seed=0,
+    )
 
     def run() -> object:
-        outcome = runner.run(
-            METHODS["pgd"]("linf", "logit-difference"),
-            pixels,
-            logits.argmax(axis=1),
-            targets,
-            logits,
-            epsilons=[OUT_OF_REACH],
-            steps=STEPS,
-            restarts=1,
-            seed=0,
-            progress=False,
-        )
+        outcome = runner.run(task, progress=False)
         if outcome.evaluations.sum() != STEPS * len(pixels):
             raise RuntimeError("a picture was done early, so the speeds cannot be compared")
         return outcome
