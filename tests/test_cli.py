@@ -617,6 +617,18 @@ def test_an_interrupted_attack_says_so(
     assert "interrupted" in found.stderr
 
 
+def test_panels_take_no_name_of_another_picture(differentiable: Backend, tmp_path: Path) -> None:
+    photos = [tmp_path / name for name in ("a.jpg", "a.panel.jpg")]
+    for photo in photos:
+        shutil.copy(CAT, photo)
+    options = ("--steps", 1, "--json", "--backend", differentiable.name, "-q")
+    found = run("attack", *photos, "-o", tmp_path / "out", *options)
+    rows = json.loads(found.stdout)["images"]
+    files = [row[kind] for row in rows for kind in ("file", "panel")]
+    assert len(set(files)) == 4
+    assert sorted(files) == sorted(map(str, (tmp_path / "out").iterdir()))
+
+
 def test_visualize_without_gradients(tmp_path: Path) -> None:
     said = failed("visualize", "zebra", "-o", tmp_path / "a.png", "--backend", "onnxruntime")
     assert 'pip install "transferkit[torch]"' in said

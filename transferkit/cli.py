@@ -532,7 +532,7 @@ def attack(
     for name in found.names:
         panel = output / f"{name}.panel.png"
         # An image may be called as another's panel.
-        while panel in written:
+        while panel in written or panel in panels:
             panel = panel.with_suffix(".panel.png")
         panels.append(panel)
     for row, path in enumerate(panels):

@@ -190,7 +190,7 @@ class FileFormatError(TransferkitError, ValueError):
 
 
 class NoGradientError(TransferkitError, ValueError):
-    """What was to be made large or small does not depend on the picture in a way that has one."""
+    """What is to be made large or small has no derivative in the picture."""
 
 
 class NotFiniteError(TransferkitError, ArithmeticError):
