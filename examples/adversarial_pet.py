@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from transferkit import ImageOptimizer
-from transferkit.demo_data import CAT
+from transferkit.demo import CAT
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from transferkit import ImageOptimizer
-from transferkit import objectives as o
+from transferkit.optimization import objectives as o
 from transferkit.training import GradientDescent
 
 

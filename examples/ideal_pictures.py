@@ -11,11 +11,11 @@ from pathlib import Path
 from PIL import Image
 
 from transferkit import ImageOptimizer
-from transferkit import objectives as o
-from transferkit.demo_data import CAT
-from transferkit.drawing import labelled_grid
+from transferkit.demo import CAT
+from transferkit.optimization import objectives as o
+from transferkit.optimization.visualization import IdealImages
+from transferkit.support.drawing import labelled_grid
 from transferkit.training import GradientDescent
-from transferkit.visualization import IdealImages
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 CLASSES = ["Siamese cat", "zebra"]

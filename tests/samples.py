@@ -14,7 +14,7 @@ from transferkit import Classifier, FeatureExtractor
 from transferkit.networks import INPUT, Network, NetworkBuilder
 from transferkit.testing.strategies import random_statistics
 
-DEMO = Path(transferkit.__file__).parent / "demo_data"
+DEMO = Path(transferkit.__file__).parent / "demo"
 """Two dozen small photos to train on, as many to judge on, and a cat."""
 
 SIDE = 16

@@ -10,26 +10,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from transferkit.classifier import Classifier as Classifier
-    from transferkit.classifier import Prediction as Prediction
+    from transferkit.classification import Classifier as Classifier
+    from transferkit.classification import Evaluation as Evaluation
+    from transferkit.classification import Prediction as Prediction
     from transferkit.errors import TransferkitError as TransferkitError
-    from transferkit.evaluation import Evaluation as Evaluation
-    from transferkit.extractor import FeatureExtractor as FeatureExtractor
+    from transferkit.features import FeatureExtractor as FeatureExtractor
     from transferkit.features import Features as Features
-    from transferkit.image_optimizer import ImageOptimizer as ImageOptimizer
     from transferkit.images import Preprocessing as Preprocessing
     from transferkit.images import list_images as list_images
     from transferkit.images import list_labelled_images as list_labelled_images
+    from transferkit.optimization import ImageOptimizer as ImageOptimizer
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Classifier": "transferkit.classifier",
-    "Evaluation": "transferkit.evaluation",
-    "FeatureExtractor": "transferkit.extractor",
+    "Classifier": "transferkit.classification",
+    "Evaluation": "transferkit.classification",
+    "FeatureExtractor": "transferkit.features",
     "Features": "transferkit.features",
-    "ImageOptimizer": "transferkit.image_optimizer",
-    "Prediction": "transferkit.classifier",
+    "ImageOptimizer": "transferkit.optimization",
+    "Prediction": "transferkit.classification",
     "Preprocessing": "transferkit.images",
     "TransferkitError": "transferkit.errors",
     "list_images": "transferkit.images",

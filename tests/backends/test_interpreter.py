@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from transferkit.backends.interpreter import load_parameters, run_network
-from transferkit.backends.onnx_graph import OnnxTable
+from transferkit.backends.onnx.table import OnnxTable
 from transferkit.backends.shapes import ShapeTable
 from transferkit.errors import ShapeError
 from transferkit.networks import INPUT, Network, NetworkBuilder, keep_needed

@@ -12,11 +12,11 @@ import numpy.typing as npt
 import pytest
 
 from transferkit import ImageOptimizer
-from transferkit import objectives as o
 from transferkit.backends import Backend, Program
 from transferkit.backends.base import GRADIENTS
-from transferkit.demo_data import CAT
+from transferkit.demo import CAT
 from transferkit.networks import Network, Node, Weights, build_network
+from transferkit.optimization import objectives as o
 from transferkit.testing import ReferenceTable
 from transferkit.testing.conformance import (
     ACTIVATION_TOLERANCE,
@@ -101,7 +101,7 @@ def _both_have_gradients(pair: Pair) -> Pair:
 
 def _loss_gradient(backend: Backend, network: Network, weights: Weights) -> Any:
     table = backend.table
-    load = backend.load(network, weights, ["logits"])
+    load = Program(backend, network, weights).load(["logits"])
 
     def loss(x: Any) -> Any:
         return table.mean(table.log_softmax(load(x)["logits"]), axes=(0, 1))

@@ -160,8 +160,8 @@ def test_what_cannot_do_what_is_needed_is_passed_over(
     for name in (
         "torch",
         "tensorflow",
-        "transferkit.backends.torch",
-        "transferkit.backends.tensorflow",
+        "transferkit.backends.torch.backend",
+        "transferkit.backends.tensorflow.backend",
     ):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UnsupportedError, match=r'pip install "transferkit\[torch\]"'):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from samples import NETWORK, WEIGHTS, tiny_extractor
 
-from transferkit.backends import Backend, WrappedModel, backend_of, get_backend
+from transferkit.backends import Backend, Program, WrappedModel, backend_of, get_backend
 from transferkit.backends.interpreter import run_network
 from transferkit.backends.wrapping import (
     LAYER,
@@ -194,7 +194,7 @@ def test_probabilities_of_a_model(backend: Backend) -> None:
             return {"logits": (3,)}
 
     model = Constant()
-    load = backend.load(add_probabilities(model.network), {}, ["probabilities"], model)
+    load = Program(backend, add_probabilities(model.network), {}, model).load(["probabilities"])
     found = backend.compile(load)(np.ones((2, 4, 4, 3), np.float32))["probabilities"]
     np.testing.assert_allclose(found, np.full((2, 3), 1 / 3), rtol=1e-6)
 

@@ -22,11 +22,11 @@ import torch
 import torchvision
 
 from transferkit import ImageOptimizer
-from transferkit.attacks import METHODS
-from transferkit.attacks.base import AttackRunner, Task
 from transferkit.backends import Program, get_backend
 from transferkit.images import Preprocessing, list_images, stream_batches
 from transferkit.networks.catalogue import IMAGENET_MEAN, IMAGENET_STD
+from transferkit.optimization.attacks import METHODS
+from transferkit.optimization.attacks.base import AttackRunner, Task
 from transferkit.weights import find_weights, load_weights
 
 BATCH_SIZE = 24

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from transferkit import Preprocessing
 from transferkit.backends import Program, get_backend
-from transferkit.export import export_onnx
+from transferkit.models.export import export_onnx
 from transferkit.networks import INPUT, NetworkBuilder, build_network, random_weights
 from transferkit.weights import find_weights
 from transferkit.weights.reading import read_weights

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as from_numpy
+from scripts import load_script
 from torch_writer import mapping, tensor, zipped
 
 from transferkit.errors import FileFormatError, OutputError
@@ -24,10 +25,12 @@ from transferkit.weights import (
     read_safetensors,
     write_safetensors,
 )
-from transferkit.weights.convert import main, read_published
 from transferkit.weights.files import check_weights, digest, serialize
 
 DATA = Path(str(resources.files("transferkit.weights") / "data"))
+
+SCRIPT = load_script("convert_torchvision_weights")
+main, read_published = SCRIPT.main, SCRIPT.read_published
 
 PACKAGED = [row for row in WEIGHTS if row.packaged is not None]
 

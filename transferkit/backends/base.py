@@ -12,10 +12,8 @@ from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 import numpy.typing as npt
 
-from transferkit.backends.interpreter import load_parameters, run_network
 from transferkit.errors import NoGradientError, UnknownNameError, UnsupportedError
-from transferkit.networks.graph import WRAPPED, Network, Padding, Weights
-from transferkit.networks.passes import fold_batch_norm, keep_needed
+from transferkit.networks.graph import Network, Padding, Weights
 
 __all__ = ["API_VERSION", "OPERATIONS", "Backend", "Table", "WrappedModel"]
 
@@ -503,42 +501,3 @@ class Backend(ABC):
             f"backend {self.name!r} has no models of its own; 'torch' and 'tensorflow' have: "
             'pip install "transferkit[torch]"'
         )
-
-    def load(
-        self,
-        network: Network,
-        weights: Weights,
-        layers: Sequence[str],
-        wrapped: WrappedModel | None = None,
-    ) -> Callable[[Any], dict[str, Any]]:
-        """A function over tensors, from pixels to the outputs of ``layers``.
-
-        Only what ``layers`` need is kept, and batch norm is folded into the convolution
-        before it wherever that convolution's own output was not asked for.
-
-        Parameters
-        ----------
-        network, weights
-            What to compute.
-        layers
-            Nodes' names or aliases.
-        wrapped
-            What computes the nodes of ``network`` that are not over the table, if any.
-
-        Returns
-        -------
-        callable
-            Pixels (n, h, w, 3) to a mapping from each of ``layers`` to its output. It can be
-            differentiated if the backend can, and be given to `compile`.
-        """
-        targets = tuple(network.resolve(layer) for layer in layers)
-        network, weights = fold_batch_norm(keep_needed(network, targets), weights, keep=targets)
-        parameters = load_parameters(self.table, network, weights)
-        names = [node.name for node in network.nodes if node.operation == WRAPPED]
-        run_wrapped = wrapped.load(names) if wrapped is not None and names else None
-
-        def function(pixels: Any) -> dict[str, Any]:
-            outputs = run_network(self.table, network, parameters, pixels, targets, run_wrapped)
-            return {layer: outputs[target] for layer, target in zip(layers, targets, strict=True)}
-
-        return function

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from transferkit.backends.base import Table
 from transferkit.errors import ShapeError, UnsupportedError
 from transferkit.networks.graph import INPUT, WRAPPED, Network, Weights
-
-if TYPE_CHECKING:
-    from transferkit.backends.base import Table
 
 __all__ = ["load_parameters", "run_network"]
 

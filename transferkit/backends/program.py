@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from transferkit.backends.base import Backend, WrappedModel
+from transferkit.backends.interpreter import load_parameters, run_network
 from transferkit.backends.shapes import infer_shapes
 from transferkit.errors import ShapeError
-from transferkit.networks.graph import Network, Weights
-from transferkit.networks.passes import keep_needed
+from transferkit.networks.graph import WRAPPED, Network, Weights
+from transferkit.networks.passes import fold_batch_norm, keep_needed
 
 __all__ = ["Program"]
 
@@ -73,14 +74,39 @@ class Program:
     def load(self, layers: Sequence[str]) -> Callable[[Any], dict[str, Any]]:
         """A function over the backend's tensors, from pixels to the outputs of ``layers``.
 
-        It can be given to `Backend.value_and_grad` and `Backend.compile`.
+        Only what ``layers`` need is kept, and batch norm is folded into the convolution
+        before it wherever that convolution's own output was not asked for.
+
+        Parameters
+        ----------
+        layers
+            Nodes' names or aliases.
+
+        Returns
+        -------
+        callable
+            Pixels (n, h, w, 3) to a mapping from each of ``layers`` to its output. It can be
+            given to `Backend.value_and_grad` and `Backend.compile`.
 
         Raises
         ------
         UnknownNameError
             If there is no such layer.
         """
-        return self.backend.load(self.network, self.weights, layers, self.wrapped)
+        table = self.backend.table
+        targets = tuple(self.network.resolve(layer) for layer in layers)
+        network, weights = fold_batch_norm(
+            keep_needed(self.network, targets), self.weights, keep=targets
+        )
+        parameters = load_parameters(table, network, weights)
+        names = [node.name for node in network.nodes if node.operation == WRAPPED]
+        run_wrapped = self.wrapped.load(names) if self.wrapped is not None and names else None
+
+        def function(pixels: Any) -> dict[str, Any]:
+            outputs = run_network(table, network, parameters, pixels, targets, run_wrapped)
+            return {layer: outputs[target] for layer, target in zip(layers, targets, strict=True)}
+
+        return function
 
     def native(self) -> object:
         """The network as an object of the framework; where it is one, that object.

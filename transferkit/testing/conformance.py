@@ -840,7 +840,7 @@ def _check_network_gradient(
             for layer, scale in zip(layers, scales, strict=True)
         ]
 
-    loaded = backend.load(network, weights, layers)
+    loaded = Program(backend, network, weights).load(layers)
     _check_gradient(
         backend,
         lambda x: smooth(backend.table, loaded(x)),

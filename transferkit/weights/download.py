@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from transferkit.errors import DownloadError, OutputError
-from transferkit.progress import show_progress
+from transferkit.support.progress import show_progress
 from transferkit.weights.cache import (
     CACHE_VARIABLE,
     cache_folder,

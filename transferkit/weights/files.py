@@ -15,7 +15,7 @@ import safetensors.numpy
 
 from transferkit.errors import FileFormatError
 from transferkit.networks.graph import Network
-from transferkit.output import write_atomically
+from transferkit.support.atomic_write import write_atomically
 from transferkit.weights.mapped import array_at, map_file
 
 __all__ = ["check_weights", "digest", "read_safetensors", "serialize", "write_safetensors"]

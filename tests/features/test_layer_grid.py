@@ -1,0 +1,92 @@
+"""The picture of a layer: which channels, how they are coloured, and what cannot be drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from samples import DEMO, tiny_extractor
+from test_cli import done, failed
+
+from transferkit.errors import ImageError, ShapeError, UnknownNameError
+from transferkit.features.layer_grid import show_layer
+from transferkit.support.drawing import colour
+
+CAT = DEMO / "cat.jpg"
+
+
+def _colours(picture: Image.Image) -> set[tuple[int, ...]]:
+    return {tuple(pixel) for pixel in np.asarray(picture).reshape(-1, 3).tolist()}
+
+
+def _of(value: float) -> tuple[int, ...]:
+    return tuple(colour(np.array([[value]]))[0, 0].tolist())
+
+
+def test_channels_are_coloured_each_by_itself_or_alike() -> None:
+    activations = np.zeros((2, 2, 3), np.float32)
+    activations[0, 0] = [1.0, 4.0, 0.0]
+    activations[1, 1] = [0.5, 4.0, 0.0]
+    half = _of(0.5)
+    assert half in _colours(show_layer(activations, channels=[0]))
+    alike = _colours(show_layer(activations, channels=[0], scale="layer"))
+    assert {_of(0.25), _of(0.125)} <= alike
+    # A channel in which nothing differs is dark throughout.
+    assert _of(0.0) in _colours(show_layer(activations, channels=[2]))
+
+
+def test_the_picture_of_an_extractor_is_that_of_its_activations() -> None:
+    extractor = tiny_extractor(backend="onnxruntime")
+    found = extractor.extract(CAT, ["conv2"])["conv2"][0]
+    for options in ({}, {"channels": [3, 0]}, {"scale": "layer"}):
+        shown = extractor.show_layer(CAT, "conv2", **options)
+        size = " x ".join(map(str, found.shape))
+        photo = extractor.model().preprocessing.apply(Image.open(CAT).convert("RGB"))
+        expected = show_layer(found, photo=photo, title=f"tiny, conv2: {size}", **options)
+        np.testing.assert_array_equal(np.asarray(shown), np.asarray(expected))
+    assert extractor.show_layer(np.ones((40, 30, 3)), "conv2").mode == "RGB"
+
+
+def test_what_cannot_be_drawn() -> None:
+    extractor = tiny_extractor(backend="onnxruntime")
+    with pytest.raises(ShapeError, match=r"layer 'logits' has shape \(3,\).*conv2, tanh2"):
+        extractor.show_layer(CAT, "logits")
+    with pytest.raises(UnknownNameError, match="did you mean 'conv2'"):
+        extractor.show_layer(CAT, "conv3")
+    with pytest.raises(ImageError, match=r"missing\.jpg: there is no such file"):
+        extractor.show_layer("missing.jpg", "conv2")
+    for options, message in (
+        ({"channels": [0, 6]}, "no channel 6; the layer has 0 to 5"),
+        ({"channels": [-1]}, "no channel -1"),
+        ({"channels": []}, "channels is empty"),
+        ({"scale": "all"}, "scale is 'all'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            extractor.show_layer(CAT, "conv2", **options)
+    for channels in (3, "3", [1.5]):
+        with pytest.raises(TypeError, match="expected a list of whole numbers"):
+            extractor.show_layer(CAT, "conv2", channels=channels)
+    with pytest.raises(ValueError, match="not a number"):
+        show_layer(np.full((2, 2, 1), np.nan, np.float32))
+    with pytest.raises(ShapeError, match="expected"):
+        show_layer(np.zeros((1, 2, 2, 1), np.float32))
+
+
+def test_command(tmp_path: Path) -> None:
+    output = tmp_path / "features.png"
+    text = done("show-layer", CAT, "--layer", "features.6", "--channel", 3, "-o", output)
+    with Image.open(output) as picture:
+        assert f"saved {output}: {picture.width} x {picture.height} pixels" in text
+        assert _of(1.0) in _colours(picture)
+    for arguments, message in (
+        ((CAT, "--layer", "features.6", "-o", tmp_path / "a.txt"), "end its name in .png"),
+        ((CAT, "--layer", "features.6", "-o", tmp_path / "b" / "a.png"), "there is no folder"),
+        ((CAT, "--layer", "logits", "-o", output), "no height and width"),
+        ((CAT, "--layer", "feature.6", "-o", output), "did you mean"),
+        ((CAT, "--layer", "features.6", "--weights", "no.pth", "-o", output), "no such file"),
+        (("missing.jpg", "--layer", "features.6", "-o", output), "there is no such file"),
+    ):
+        assert message in failed("show-layer", *arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["features.png"]

@@ -1,0 +1,72 @@
+"""What the parameters of an estimator ask for."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+from samples import NETWORK, WEIGHTS
+
+from transferkit import Preprocessing
+from transferkit.backends import get_backend
+from transferkit.errors import FileFormatError, UnknownNameError
+from transferkit.models.model import LazyProgram, Model, load_model
+from transferkit.networks.catalogue import IMAGENET_MEAN, IMAGENET_STD
+
+
+def test_published_weights_bring_their_own_ways() -> None:
+    model = load_model("mobilenet_v2")
+    assert model.preprocessing == Preprocessing(
+        224, resize=256, mean=IMAGENET_MEAN, std=IMAGENET_STD
+    )
+    assert model.labels is not None
+    assert len(model.labels) == 1000
+    assert model.network.node("normalize").attributes["mean"] == IMAGENET_MEAN
+
+
+def test_mean_and_deviation_need_not_be_said_again() -> None:
+    model = load_model("mobilenet_v2", preprocessing=Preprocessing(96))
+    assert (model.preprocessing.size, model.preprocessing.mean) == (96, IMAGENET_MEAN)
+    with pytest.raises(ValueError, match="normalised with mean"):
+        load_model("mobilenet_v2", preprocessing=Preprocessing(96, mean=(0.5, 0.5, 0.5)))
+
+
+def test_a_network_of_ones_own() -> None:
+    model = load_model(NETWORK, WEIGHTS)
+    assert model.preprocessing == Preprocessing(NETWORK.input_size)
+    assert model.labels is None
+    assert load_model(NETWORK, WEIGHTS, Preprocessing(64)).preprocessing.size == 64
+
+
+def test_what_does_not_go_together() -> None:
+    with pytest.raises(UnknownNameError, match="imagenet1k_v1"):
+        load_model("mobilenet_v2", "imagenet1k_v9")
+    with pytest.raises(TypeError, match="name of published weights"):
+        load_model("mobilenet_v2", WEIGHTS)
+    with pytest.raises(TypeError, match="mapping"):
+        load_model(NETWORK, "imagenet1k_v1")
+    with pytest.raises(TypeError, match="NoneType"):
+        load_model(None)  # type: ignore[arg-type]
+    with pytest.raises(FileFormatError, match=r"unexpected: ghost"):
+        load_model(NETWORK, {**WEIGHTS, "ghost": np.zeros(1, np.float32)})
+
+
+def test_a_program_is_made_anew_only_when_something_changes() -> None:
+    lazy = LazyProgram()
+    backend = get_backend("onnxruntime")
+    made = []
+
+    def make() -> Model:
+        made.append(1)
+        return load_model(NETWORK, WEIGHTS)
+
+    first = lazy.get((NETWORK, WEIGHTS), make, backend, None)
+    assert lazy.get((NETWORK, WEIGHTS), make, backend, None)[0] is first[0]
+    assert len(made) == 1
+    assert lazy.get((NETWORK, dict(WEIGHTS)), make, backend, None)[0] is not first[0]
+    lazy.get((NETWORK, WEIGHTS), make, "onnxruntime", None)
+    assert len(made) == 3
+    # A copy in another process makes its own.
+    assert pickle.loads(pickle.dumps(lazy)).get((1,), make, backend, None)[1].network == NETWORK
+    assert len(made) == 4

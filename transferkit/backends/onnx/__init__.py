@@ -1,0 +1,1 @@
+"""The ONNX Runtime backend: `backend` is what the entry point names."""

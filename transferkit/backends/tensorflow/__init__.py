@@ -1,0 +1,1 @@
+"""The TensorFlow backend: `backend` is what the entry point names."""

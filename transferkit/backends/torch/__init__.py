@@ -1,0 +1,1 @@
+"""The PyTorch backend: `backend` is what the entry point names."""

@@ -1,0 +1,112 @@
+"""The PyTorch backend: eager execution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from transferkit.backends.base import API_VERSION, GRADIENTS, INFERENCE, Backend
+from transferkit.backends.torch.native import TorchNetwork
+from transferkit.backends.torch.table import TorchTable
+from transferkit.backends.torch.wrap import TorchModel
+from transferkit.errors import UnsupportedError
+from transferkit.networks.graph import Network, Weights
+
+__all__ = ["TorchBackend"]
+
+# Measured with MobileNetV2 on two cores: 4 at a time run at more than twice the speed of 32.
+_PICTURES_AT_ONCE = 4
+
+
+class TorchBackend(Backend):
+    """PyTorch."""
+
+    name: ClassVar[str] = "torch"
+    api_version: ClassVar[int] = API_VERSION
+    capabilities: ClassVar[frozenset[str]] = frozenset({INFERENCE, GRADIENTS})
+
+    def __init__(self, device: str | None = None) -> None:
+        super().__init__(device)
+        self.table: TorchTable = TorchTable(torch.device(self.device))
+        self.pictures_at_once = _PICTURES_AT_ONCE if self.device == "cpu" else None
+
+    @classmethod
+    def version(cls) -> str:
+        return str(torch.__version__)
+
+    @classmethod
+    def devices(cls) -> tuple[str, ...]:
+        accelerators = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+        if torch.backends.mps.is_available():
+            accelerators.append("mps")
+        return ("cpu", *accelerators)
+
+    def wrap(
+        self,
+        model: object,
+        *,
+        input_size: int | None = None,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+        channel_order: str = "rgb",
+    ) -> TorchModel:
+        if mean is None or std is None:
+            raise UnsupportedError(
+                "a torch.nn.Module does not say what pictures it was trained on; give that too: "
+                "preprocessing=Preprocessing(size=..., mean=..., std=...)"
+            )
+        return TorchModel(
+            self,
+            self.table,
+            model,
+            input_size=input_size or 224,
+            mean=mean,
+            std=std,
+            channel_order=channel_order,
+        )
+
+    def native(self, network: Network, weights: Weights) -> torch.nn.Module:
+        return TorchNetwork(network, weights, self.table.device)
+
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        table = self.table
+
+        def run(*arrays: npt.NDArray[np.float32]) -> Any:
+            # Not inference mode: a function that stands in this one and is differentiated could
+            # not close over tensors that were made in it, and it is no faster.
+            with torch.no_grad():
+                found = function(*map(table.asarray, arrays))
+                if isinstance(found, Tensor):
+                    return table.to_numpy(found)
+                return {name: table.to_numpy(tensor) for name, tensor in found.items()}
+
+        return run
+
+    def compile_tensors(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*tensors: Tensor) -> Any:
+            with torch.no_grad():
+                return function(*tensors)
+
+        return run
+
+    def value_and_grad(self, function: Callable[..., Any]) -> Callable[..., dict[str, Tensor]]:
+        def run(*tensors: Tensor) -> dict[str, Tensor]:
+            with torch.enable_grad():
+                first = tensors[0].detach().requires_grad_()
+                given = function(first, *tensors[1:])
+                found = given if isinstance(given, Mapping) else {"value": given}
+                gradient = None
+                if found["value"].requires_grad:
+                    total = found["value"].sum()
+                    (gradient,) = torch.autograd.grad(total, first, allow_unused=True)
+            if gradient is None:
+                raise self._no_gradient()
+            detached = {name: tensor.detach() for name, tensor in found.items()}
+            return {**detached, "gradient": gradient}
+
+        return run

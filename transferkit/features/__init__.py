@@ -1,0 +1,17 @@
+"""`FeatureExtractor`, and extraction of a network's activations from images."""
+
+from transferkit.features.extraction import (
+    ExtractionInterrupted,
+    Features,
+    NoneReadableError,
+    compute_features,
+)
+from transferkit.features.extractor import FeatureExtractor
+
+__all__ = [
+    "ExtractionInterrupted",
+    "FeatureExtractor",
+    "Features",
+    "NoneReadableError",
+    "compute_features",
+]

@@ -1,0 +1,203 @@
+"""From pictures to the activations of layers: one pass, however many layers and pictures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from transferkit.backends import Program
+from transferkit.errors import DatasetError, ParameterError
+from transferkit.images import (
+    Images,
+    Preprocessing,
+    Skipped,
+    count_images,
+    list_images,
+    stream_batches,
+)
+from transferkit.support.progress import show_progress
+
+__all__ = ["ExtractionInterrupted", "Features", "NoneReadableError", "compute_features"]
+
+
+@dataclass(frozen=True, eq=False)
+class Features(Mapping[str, npt.NDArray[np.float32]]):
+    """The outputs of some layers for some pictures: a mapping from layer to array.
+
+    The first axis of every array goes over the same pictures, in the order of the input.
+
+    Attributes
+    ----------
+    arrays
+        Layer to array (n, h, w, c) or (n, d), float32.
+    sources
+        What each row came from: a path, or a place in the input (``"images[3]"``).
+    indices
+        (n,) the place of each row in the input, counting from 0.
+    skipped
+        The pictures that were left out, and why.
+    """
+
+    arrays: Mapping[str, npt.NDArray[np.float32]]
+    sources: list[str]
+    indices: npt.NDArray[np.intp]
+    skipped: list[Skipped]
+
+    def __getitem__(self, layer: str) -> npt.NDArray[np.float32]:
+        return self.arrays[layer]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.arrays)
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+
+class ExtractionInterrupted(KeyboardInterrupt):
+    """Ctrl-C while features were computed; what was done is not lost.
+
+    Attributes
+    ----------
+    found
+        The features of the pictures up to then; None if there are none yet.
+    """
+
+    def __init__(self, found: Features | None) -> None:
+        super().__init__("interrupted")
+        self.found = found
+
+
+class NoneReadableError(DatasetError):
+    """Not one of the pictures can be read.
+
+    Attributes
+    ----------
+    skipped
+        The pictures, and why.
+    """
+
+    def __init__(self, skipped: list[Skipped]) -> None:
+        super().__init__(skipped)
+        self.skipped = skipped
+
+    def __str__(self) -> str:
+        reasons = [f"{left_out.source}: {left_out.reason}" for left_out in self.skipped[:3]]
+        return f"none of the {len(self.skipped)} images can be read: {'; '.join(reasons)}"
+
+
+def compute_features(
+    program: Program,
+    preprocessing: Preprocessing,
+    images: Images,
+    layers: Sequence[str],
+    *,
+    batch_size: int,
+    on_error: str,
+    progress: bool | None,
+) -> Features:
+    """Run a network over pictures and collect the outputs of layers.
+
+    Parameters
+    ----------
+    program
+        The network on its backend.
+    preprocessing
+        How pictures are resized and cropped.
+    images
+        As for `transferkit.images.stream_batches`; read in threads while the network runs.
+    layers
+        Which outputs to collect.
+    batch_size
+        How many pictures the network gets at once.
+    on_error
+        ``"raise"`` or ``"skip"``.
+    progress
+        Whether a progress bar is shown; None: on a terminal.
+
+    Raises
+    ------
+    ImageError
+        If a picture cannot be read, and ``on_error`` is ``"raise"``.
+    DatasetError
+        If there are no pictures, or, as `NoneReadableError`, all were left out.
+    UnknownNameError
+        If there is no such layer.
+    ShapeError
+        If the network cannot take pictures of their size.
+    ExtractionInterrupted
+        On Ctrl-C.
+    """
+    # One asked for twice is computed, and its rows are collected, once.
+    layers = list(dict.fromkeys(layers))
+    if not layers:
+        raise ParameterError("layers is empty; name at least one")
+    for layer in layers:
+        program.network.resolve(layer)
+    if isinstance(images, (str, os.PathLike)):
+        images = list_images(images)
+    total = count_images(images)
+    rows = {layer: _Rows(total) for layer in layers}
+    sources: list[str] = []
+    indices: list[int] = []
+    skipped: list[Skipped] = []
+
+    def found() -> Features:
+        # After an interruption the layers may have rows whose sources are not noted yet.
+        number = min(len(sources), len(indices))
+        arrays = {layer: rows[layer].array(number) for layer in layers}
+        return Features(arrays, sources[:number], np.asarray(indices[:number], np.intp), skipped)
+
+    batches = stream_batches(
+        images, preprocessing, batch_size=batch_size, on_error=on_error, skipped=skipped
+    )
+    try:
+        with (
+            closing(batches),
+            show_progress("Computing features", total, shown=progress) as advance,
+        ):
+            for batch in batches:
+                outputs = program.run(batch.pixels, layers)
+                for layer in layers:
+                    rows[layer].append(outputs[layer])
+                sources += batch.sources
+                indices += batch.indices
+                advance(len(batch.sources))
+    except KeyboardInterrupt:
+        raise ExtractionInterrupted(found() if sources else None) from None
+    if not sources:
+        raise NoneReadableError(skipped)
+    return found()
+
+
+class _Rows:
+    """An array that grows by rows; as large as it will be from the start where that is known."""
+
+    def __init__(self, expected: int | None) -> None:
+        self._expected = expected
+        self._buffer: npt.NDArray[np.float32] | None = None
+        self._length = 0
+
+    def append(self, rows: npt.NDArray[np.float32]) -> None:
+        needed = self._length + len(rows)
+        if self._buffer is None:
+            self._buffer = np.empty((self._expected or len(rows), *rows.shape[1:]), np.float32)
+        if needed > len(self._buffer):
+            larger = np.empty((max(needed, 2 * self._length), *rows.shape[1:]), np.float32)
+            larger[: self._length] = self._buffer[: self._length]
+            self._buffer = larger
+        self._buffer[self._length : needed] = rows
+        self._length = needed
+
+    def array(self, length: int) -> npt.NDArray[np.float32]:
+        """The first ``length`` rows."""
+        if self._buffer is None:
+            return np.empty((0,), np.float32)
+        if length == len(self._buffer):
+            return self._buffer
+        # A copy, so that the rows that were never filled are let go.
+        return self._buffer[:length].copy()

@@ -1,0 +1,1 @@
+"""Helpers shared by all other packages: atomic file writing, progress bars, drawing."""
