@@ -76,7 +76,7 @@ def _weights_row(entry: WeightsEntry, *, first: bool) -> tuple[str, ...]:
         f"`{entry.name}`",
         f"{entry.top1 * 100:.3f}".rstrip("0").rstrip(".") + " %",
         "" if entry.size is None else f"{entry.size:,.1f} MiB",
-        f"[{entry.licence}]({entry.licence_stated_at})",
+        f"[{entry.license}]({entry.license_stated_at})",
         "in the package" if entry.packaged else f"[{entry.checksum or 'no digest'}]({entry.url})",
         f"`{entry.published_as}`",
     )

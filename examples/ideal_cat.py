@@ -13,7 +13,7 @@ from pathlib import Path
 
 from transferkit import ImageOptimizer
 from transferkit.optimization import objectives as o
-from transferkit.training import GradientDescent
+from transferkit.training import NormalizedGradientDescent
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
         ideal = optimizer.visualize(
             arguments.wanted,
             parametrization="pixels",
-            optimizer=GradientDescent(0.01),
+            optimizer=NormalizedGradientDescent(0.01),
             transforms=(),
             octaves=1,
             regularizers=[o.TotalVariation(2e-3)],

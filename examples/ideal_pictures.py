@@ -15,7 +15,7 @@ from transferkit.demo import CAT
 from transferkit.optimization import objectives as o
 from transferkit.optimization.visualization import IdealImages
 from transferkit.support.drawing import labelled_grid
-from transferkit.training import GradientDescent
+from transferkit.training import NormalizedGradientDescent
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 CLASSES = ["Siamese cat", "zebra"]
@@ -32,7 +32,7 @@ def main() -> None:
 
     lesson = {
         "parametrization": "pixels",
-        "optimizer": GradientDescent(0.01),
+        "optimizer": NormalizedGradientDescent(0.01),
         "transforms": (),
         "octaves": 1,
     }

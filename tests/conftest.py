@@ -13,7 +13,7 @@ from hypothesis import settings
 
 from transferkit.backends import Backend, describe_backend, get_backend
 from transferkit.backends.base import GRADIENTS
-from transferkit.images import list_images, read_picture
+from transferkit.images import list_images, read_image
 from transferkit.weights import find_weights
 
 BUILT_IN = ("onnxruntime", "torch", "tensorflow")
@@ -143,7 +143,7 @@ def photos(data_folder: Path) -> npt.NDArray[np.float32]:
     ]
     chosen = [paths[index] for index in np.linspace(0, len(paths) - 1, 50).astype(int)]
     preprocessing = find_weights("mobilenet_v2").preprocessing
-    pictures = [preprocessing.apply(read_picture(path, str(path)), str(path)) for path in chosen]
+    pictures = [preprocessing.apply(read_image(path, str(path)), str(path)) for path in chosen]
     pixels: npt.NDArray[np.float32] = np.stack(pictures).astype(np.float32) / 255
     return pixels
 

@@ -87,7 +87,7 @@ def read_published(source: Path) -> tuple[str, str, dict[str, npt.NDArray[np.flo
     Raises
     ------
     FileFormatError
-        If the name is not of the published form, or the file is not the one it names.
+        If the name is not of the published variant, or the file is not the one it names.
     """
     name = _PUBLISHED_NAME.fullmatch(source.name)
     if name is None:

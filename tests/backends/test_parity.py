@@ -24,7 +24,7 @@ from transferkit.testing.conformance import (
     assert_close,
 )
 from transferkit.testing.strategies import random_statistics
-from transferkit.training import Adam, GradientDescent, Optimizer
+from transferkit.training import Adam, NormalizedGradientDescent, Optimizer
 from transferkit.weights import find_weights, load_weights
 
 Pair = tuple[Backend, Backend]
@@ -145,7 +145,7 @@ def test_gradient_of_mobilenet(
     assert_close(gradients[0], gradients[1], GRADIENT_TOLERANCE, "gradient")
 
 
-# A network of each family, in each form that differs: small pictures, neither square nor even
+# A network of each family, in each variant that differs: small pictures, neither square nor even
 # where that is possible.
 _FAMILIES = (
     ("vgg11", "torchvision", (1, 32, 47)),
@@ -171,8 +171,10 @@ class _Member(NamedTuple):
 
 @pytest.fixture(scope="module", params=_FAMILIES, ids=lambda row: f"{row[0]}-{row[1]}")
 def member(request: pytest.FixtureRequest) -> _Member:
-    name, form, shape = request.param
-    network = build_network(name, form=form, channel_order="bgr" if form == "keras" else "rgb")
+    name, variant, shape = request.param
+    network = build_network(
+        name, variant=variant, channel_order="bgr" if variant == "keras" else "rgb"
+    )
     return _Member(network, random_statistics(network, seed=1), shape)
 
 
@@ -270,7 +272,7 @@ def _first_steps(backend: Backend, **settings: Any) -> Floats:
 
 
 @pytest.mark.parametrize(
-    ("parametrization", "optimizer"), [("fourier", "adam"), ("pixels", "momentum")]
+    ("parametrization", "optimizer"), [("fourier", "adam"), ("pixels", "normalized_momentum")]
 )
 def test_first_steps_of_ideal_images(
     backend_pair: Pair, parametrization: str, optimizer: str
@@ -287,7 +289,7 @@ def test_first_steps_of_ideal_images(
 
 @pytest.mark.parametrize(
     ("parametrization", "optimizer"),
-    [("fourier", Adam(0.002)), ("pixels", GradientDescent(3e-4))],
+    [("fourier", Adam(0.002)), ("pixels", NormalizedGradientDescent(3e-4))],
     ids=["fourier", "pixels"],
 )
 def test_first_steps_from_a_photo(

@@ -24,7 +24,7 @@ from transferkit.networks import build_network, random_weights
 info = describe_backend("numpy")
 backend = get_backend("numpy")
 network = build_network("mobilenet_v2")
-weights = random_weights(network, seed=0)
+weights = random_weights(network, random_state=0)
 pixels = numpy.random.default_rng(0).random((2, 32, 32, 3), numpy.float32)
 found, expected = (
     Program(get_backend(name), network, weights).run(pixels, ["embedding", "logits"])

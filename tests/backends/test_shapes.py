@@ -50,7 +50,7 @@ def test_shapes_of_random_networks(drawn: RandomNetwork) -> None:
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (33, 47), (64, 129)])
 def test_shapes_of_mobilenet(height: int, width: int) -> None:
     network = build_network("mobilenet_v2")
-    weights = random_weights(network, seed=0)
+    weights = random_weights(network, random_state=0)
     pixels = np.zeros((1, height, width, 3))
     activations = reference_activations(network, weights, pixels, network.layers)
     shapes = infer_shapes(network, height, width)

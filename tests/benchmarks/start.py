@@ -44,7 +44,7 @@ def start_backend(name: str, path: Path) -> Callable[[], Callable[[], object]]:
     tiny = NetworkBuilder("tiny", input_size=8)
     tiny.conv2d("conv", INPUT, 3, 3, size=3)
     network = tiny.build()
-    Program(backend, network, random_weights(network, seed=0)).run(pixels, ["conv"])
+    Program(backend, network, random_weights(network, random_state=0)).run(pixels, ["conv"])
 
     def start() -> Callable[[], object]:
         # As for a published file that lies in the cache, whose digest is looked at each time.
@@ -124,7 +124,7 @@ def write_weights(path: Path) -> int:
     import torch
 
     network = build_network("vgg19")
-    weights = random_weights(network, seed=0)
+    weights = random_weights(network, random_state=0)
     torch.save({name: torch.tensor(array) for name, array in weights.items()}, path)
     export_onnx(
         network, weights, ["logits"], path.with_suffix(".onnx"), preprocessing=Preprocessing(224)

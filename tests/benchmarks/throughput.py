@@ -23,7 +23,7 @@ from torchvision import transforms
 
 from transferkit import FeatureExtractor, list_images
 from transferkit.backends import Program, get_backend
-from transferkit.images import read_picture, stream_batches
+from transferkit.images import read_image, stream_batches
 from transferkit.networks.catalogue import IMAGENET_MEAN, IMAGENET_STD
 from transferkit.weights import find_weights, load_weights
 
@@ -103,7 +103,7 @@ def overlap(backend: str, paths: list[Path], rounds: int) -> float:
 
     def read_all() -> None:
         for path in paths:
-            entry.preprocessing.apply(read_picture(path, str(path)))
+            entry.preprocessing.apply(read_image(path, str(path)))
 
     def compute_all() -> None:
         for batch in batches:

@@ -32,7 +32,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from transferkit import Classifier, Preprocessing, list_labelled_images
 from transferkit.backends import Backend, Program
 from transferkit.errors import DatasetError, ImageError, UnknownNameError
-from transferkit.images import read_picture
+from transferkit.images import read_image
 from transferkit.networks import INPUT, NetworkBuilder, random_weights
 from transferkit.testing.strategies import random_statistics
 
@@ -202,10 +202,10 @@ def test_the_network_runs_over_each_picture_once(monkeypatch: pytest.MonkeyPatch
 
     def reading(picture: Any, source: str) -> Any:
         read.append(source)
-        return read_picture(picture, source)
+        return read_image(picture, source)
 
     monkeypatch.setattr(Program, "run", counting)
-    monkeypatch.setattr("transferkit.images.stream.read_picture", reading)
+    monkeypatch.setattr("transferkit.images.stream.read_image", reading)
     pictures = coloured(NUMBERS)
     tiny_classifier().fit((picture for picture in pictures), NUMBERS)
     assert sum(rows) == 15
@@ -302,7 +302,7 @@ def test_a_body_with_the_names_of_the_head_is_refused() -> None:
     x = builder.conv2d("head", INPUT, 3, 4, size=3)
     builder.add_node("embedding", "mean", x, axes=(1, 2))
     network = builder.build()
-    classifier = Classifier(network, weights=random_weights(network, seed=0))
+    classifier = Classifier(network, weights=random_weights(network, random_state=0))
     with pytest.raises(ValueError, match=r"has weights named head\.bias, head\.weight already"):
         classifier.fit(coloured([0, 1] * 2), [0, 1] * 2)
 

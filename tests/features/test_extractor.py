@@ -44,7 +44,7 @@ from transferkit.errors import (
     ShapeError,
     UnknownNameError,
 )
-from transferkit.images import read_picture
+from transferkit.images import read_image
 
 LAYERS = ["norm1", "conv2", "embedding", "logits"]
 
@@ -53,7 +53,7 @@ def prepared(
     pictures: list[npt.NDArray[np.uint8]], preprocessing: Preprocessing
 ) -> npt.NDArray[np.float32]:
     """The pixels that a network gets, prepared one by one."""
-    rows = [preprocessing.apply(read_picture(picture, "picture")) for picture in pictures]
+    rows = [preprocessing.apply(read_image(picture, "picture")) for picture in pictures]
     return np.stack(rows).astype(np.float32) / np.float32(255)
 
 

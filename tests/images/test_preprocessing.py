@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from transferkit.errors import ImageError
-from transferkit.images import MAX_PIXELS, Preprocessing, read_picture
+from transferkit.images import MAX_PIXELS, Preprocessing, read_image
 
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -72,7 +72,7 @@ def test_equals_torchvision_on_photos():
             if opened.getexif().get(0x112, 1) != 1:
                 continue
             expected = as_torchvision(opened.convert("RGB"), 232, 224, "bilinear")
-        got = Preprocessing(224, 232).apply(read_picture(path, str(path)))
+        got = Preprocessing(224, 232).apply(read_image(path, str(path)))
         np.testing.assert_array_equal(got, expected, err_msg=str(path))
 
 

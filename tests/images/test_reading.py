@@ -23,7 +23,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from transferkit.errors import ImageError
-from transferkit.images import MAX_PIXELS, ImageTypeError, read_picture
+from transferkit.images import MAX_PIXELS, ImageTypeError, read_image
 
 COLOURS = np.random.default_rng(1).integers(0, 256, (12, 17, 3)).astype(np.uint8)
 RGB = Image.fromarray(COLOURS)
@@ -31,7 +31,7 @@ GREY = RGB.convert("L")
 
 
 def pixels(picture):
-    got = read_picture(picture, "picture")
+    got = read_image(picture, "picture")
     assert isinstance(got, Image.Image)
     assert got.mode == "RGB"
     return np.asarray(got)
@@ -103,14 +103,14 @@ def test_16_bit_files(tmp_path):
 
 def test_whole_numbers_beyond_16_bits_are_refused():
     with pytest.raises(ImageError, match="from 0 to 70000"):
-        read_picture(Image.fromarray(np.array([[0, 70000]], np.int32)), "x")
+        read_image(Image.fromarray(np.array([[0, 70000]], np.int32)), "x")
 
 
 def test_mode_f_is_floats():
-    got = read_picture(Image.fromarray(np.array([[0.0, 0.3]], np.float32)), "x")
+    got = read_image(Image.fromarray(np.array([[0.0, 0.3]], np.float32)), "x")
     np.testing.assert_array_equal(got, np.array([[[0.0] * 3, [0.3] * 3]], np.float32))
     with pytest.raises(ImageError, match=r"200.*divide them by 255"):
-        read_picture(Image.fromarray(np.array([[0.0, 200]], np.float32)), "x")
+        read_image(Image.fromarray(np.array([[0.0, 200]], np.float32)), "x")
 
 
 @pytest.mark.parametrize(
@@ -206,13 +206,13 @@ def test_what_is_given_is_not_changed():
     image = RGB.convert("RGBA")
     image.info["transparency"] = 0
     before = (image.tobytes(), dict(image.info), image.mode)
-    read_picture(image, "x")
+    read_image(image, "x")
     assert (image.tobytes(), dict(image.info), image.mode) == before
     array = COLOURS.copy()
     floats = (COLOURS / 255).astype(np.float32)
     floats_before = floats.copy()
-    read_picture(array, "x")
-    read_picture(floats, "x")
+    read_image(array, "x")
+    read_image(floats, "x")
     np.testing.assert_array_equal(array, COLOURS)
     np.testing.assert_array_equal(floats, floats_before)
 
@@ -225,13 +225,13 @@ def test_arrays():
     np.testing.assert_array_equal(pixels(grey[:, :, None]), grey_pixels(grey))
     for dtype in (np.float16, np.float32, np.float64):
         floats = (COLOURS / 255).astype(dtype)
-        got = read_picture(floats, "x")
+        got = read_image(floats, "x")
         assert got.dtype == np.float32
         np.testing.assert_array_equal(got, floats.astype(np.float32))
-        np.testing.assert_array_equal(read_picture(floats[..., :1], "x")[..., 2], got[..., 0])
+        np.testing.assert_array_equal(read_image(floats[..., :1], "x")[..., 2], got[..., 0])
     rgba = np.dstack([COLOURS / 255, np.full((12, 17), 0.25)])
     np.testing.assert_allclose(
-        read_picture(rgba, "x"), 0.75 + 0.25 * COLOURS / 255, rtol=0, atol=1e-6
+        read_image(rgba, "x"), 0.75 + 0.25 * COLOURS / 255, rtol=0, atol=1e-6
     )
 
 
@@ -257,13 +257,13 @@ def test_arrays():
 )
 def test_wrong_arrays_are_named(array, words):
     with pytest.raises(ImageError, match=rf"images\[3\]: .*{words}"):
-        read_picture(array, "images[3]")
+        read_image(array, "images[3]")
 
 
 @pytest.mark.parametrize("thing", [None, 7, {"a": 1}, [1], b"a.jpg", object(), float("nan")])
 def test_what_is_no_picture_at_all(thing):
     with pytest.raises(ImageTypeError, match=r"images\[0\]: is ") as caught:
-        read_picture(thing, "images[0]")
+        read_image(thing, "images[0]")
     assert isinstance(caught.value, TypeError)
 
 
@@ -368,7 +368,7 @@ import json, resource, sys, time, warnings
 warnings.simplefilter("ignore", UserWarning)
 warnings.simplefilter("error", RuntimeWarning)  # what the warning of a decompression bomb is
 from transferkit.errors import ImageError
-from transferkit.images import read_picture
+from transferkit.images import read_image
 def peak():
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
@@ -376,7 +376,7 @@ report = {}
 for path in sys.argv[1:]:
     before, start = peak(), time.perf_counter()
     try:
-        read_picture(path, "F")
+        read_image(path, "F")
         reason = None
     except ImageError as error:
         reason = error.reason
@@ -446,7 +446,7 @@ def test_paths_that_are_no_files(tmp_path, make, words):
 
 def error_of(path):
     with pytest.raises(ImageError) as caught:
-        read_picture(path, "F")
+        read_image(path, "F")
     return caught.value
 
 
@@ -489,7 +489,7 @@ def test_flipped_and_missing_bytes_give_a_picture_or_an_image_error(tmp_path, ki
     path.write_bytes(data[: max(1, int(length * len(data)))])
     # Any other error than this fails the test.
     with contextlib.suppress(ImageError):
-        read_picture(path, "F")
+        read_image(path, "F")
 
 
 def test_large_pictures_are_read_without_a_warning_and_nothing_global_changes(tmp_path):
@@ -498,7 +498,7 @@ def test_large_pictures_are_read_without_a_warning_and_nothing_global_changes(tm
     Image.new("L", (10_000, 9_500)).save(tmp_path / "a.png")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert read_picture(tmp_path / "a.png", "F").size == (10_000, 9_500)
+        assert read_image(tmp_path / "a.png", "F").size == (10_000, 9_500)
     assert (limit, filters) == (Image.MAX_IMAGE_PIXELS, list(warnings.filters))
     assert limit < 10_000 * 9_500 < MAX_PIXELS
 

@@ -24,7 +24,7 @@ from transferkit.images import (
     Preprocessing,
     Skipped,
     count_images,
-    read_picture,
+    read_image,
     stream_batches,
 )
 
@@ -80,9 +80,9 @@ def test_rows_are_in_input_order_with_their_sources(count, batch_size, bad):
 def test_order_is_kept_whatever_thread_is_first(monkeypatch):
     def slow(picture, source):
         time.sleep(random.Random(source).random() / 50)
-        return read_picture(picture, source)
+        return read_image(picture, source)
 
-    monkeypatch.setattr("transferkit.images.stream.read_picture", slow)
+    monkeypatch.setattr("transferkit.images.stream.read_image", slow)
     pictures = (number(index) for index in range(60))
     assert numbers_of(stream_batches(pictures, SMALL, batch_size=7)) == list(range(60))
 
@@ -170,9 +170,9 @@ def test_wrong_settings(batch_size):
 def test_the_first_bad_picture_in_order_is_raised(folder, monkeypatch):
     def slow_at_first(picture, source):
         time.sleep(0.1 if source.endswith("1.png") else 0)
-        return read_picture(picture, source)
+        return read_image(picture, source)
 
-    monkeypatch.setattr("transferkit.images.stream.read_picture", slow_at_first)
+    monkeypatch.setattr("transferkit.images.stream.read_image", slow_at_first)
     (folder / "1.png").write_bytes(b"")
     (folder / "2.png").write_bytes(b"")
     with pytest.raises(ImageError, match=r"1\.png: the file is empty"):
@@ -279,9 +279,9 @@ def test_an_early_end_leaves_nothing_running(how, monkeypatch):
     def slow(picture, source):
         seen.append(source)
         time.sleep(0.005)
-        return read_picture(picture, source)
+        return read_image(picture, source)
 
-    monkeypatch.setattr("transferkit.images.stream.read_picture", slow)
+    monkeypatch.setattr("transferkit.images.stream.read_image", slow)
     stream = stream_batches([number(0)] * 10_000, SMALL, batch_size=50)
     if how == "interrupt":
 
@@ -326,6 +326,6 @@ def test_a_failure_of_another_kind_is_not_swallowed(monkeypatch):
     def broken(_, __):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("transferkit.images.stream.read_picture", broken)
+    monkeypatch.setattr("transferkit.images.stream.read_image", broken)
     with pytest.raises(ZeroDivisionError):
         list(stream_batches([number(0)], SMALL, batch_size=1, on_error="skip"))

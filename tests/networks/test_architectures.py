@@ -45,22 +45,22 @@ _KERAS = {
     "mobilenet_v3_small": 2_554_968,
     "mobilenet_v3_large": 5_507_432,
 }
-_FORMS = [(name, form) for name, entry in NETWORKS.items() for form in entry.forms]
+_VARIANTS = [(name, variant) for name, entry in NETWORKS.items() for variant in entry.variants]
 
 
 def test_what_forms_there_are() -> None:
-    forms = set(_FORMS)
-    assert {name for name, form in forms if form == "torchvision"} == _TORCHVISION.keys()
-    assert {name for name, form in forms if form == "keras"} == _KERAS.keys()
-    assert {form for _, form in forms} == {"torchvision", "keras"}
+    variants = set(_VARIANTS)
+    assert {name for name, variant in variants if variant == "torchvision"} == _TORCHVISION.keys()
+    assert {name for name, variant in variants if variant == "keras"} == _KERAS.keys()
+    assert {variant for _, variant in variants} == {"torchvision", "keras"}
     # Where both are, the one that is meant where none is named.
-    assert build_network("resnet50") == build_network("resnet50", form="torchvision")
-    assert build_network("mobilenet_v1") == build_network("mobilenet_v1", form="keras")
+    assert build_network("resnet50") == build_network("resnet50", variant="torchvision")
+    assert build_network("mobilenet_v1") == build_network("mobilenet_v1", variant="keras")
 
 
 @pytest.mark.parametrize("name", _TORCHVISION)
 def test_size_and_cost_in_the_form_of_torchvision(name: str) -> None:
-    network = build_network(name, form="torchvision")
+    network = build_network(name, variant="torchvision")
     parameters, billions = _TORCHVISION[name]
     assert network.number_of_parameters == parameters
     assert round(count_multiply_adds(network, 224, 224) / 1e9, 3) == billions
@@ -68,7 +68,7 @@ def test_size_and_cost_in_the_form_of_torchvision(name: str) -> None:
 
 @pytest.mark.parametrize("name", _KERAS)
 def test_size_in_the_form_of_keras(name: str) -> None:
-    network = build_network(name, form="keras")
+    network = build_network(name, variant="keras")
     statistics = sum(
         shape[0]
         for parameter, shape in network.parameters.items()
@@ -77,9 +77,9 @@ def test_size_in_the_form_of_keras(name: str) -> None:
     assert network.number_of_parameters + statistics == _KERAS[name]
 
 
-@pytest.mark.parametrize(("name", "form"), _FORMS)
-def test_what_every_network_has(name: str, form: str) -> None:
-    network = build_network(name, form=form, classes=7)
+@pytest.mark.parametrize(("name", "variant"), _VARIANTS)
+def test_what_every_network_has(name: str, variant: str) -> None:
+    network = build_network(name, variant=variant, classes=7)
     assert network.name == name
     shapes = infer_shapes(network, 224, 224)
     assert shapes["logits"] == (7,)
@@ -97,9 +97,13 @@ def test_what_every_network_has(name: str, form: str) -> None:
     assert network_from_json(network_to_json(network)) == network
 
 
-@pytest.mark.parametrize("name", [name for name, entry in NETWORKS.items() if len(entry.forms) > 1])
-def test_both_forms_have_the_same_names(name: str) -> None:
-    torchvision, keras = (build_network(name, form=form) for form in ("torchvision", "keras"))
+@pytest.mark.parametrize(
+    "name", [name for name, entry in NETWORKS.items() if len(entry.variants) > 1]
+)
+def test_both_variants_have_the_same_names(name: str) -> None:
+    torchvision, keras = (
+        build_network(name, variant=variant) for variant in ("torchvision", "keras")
+    )
     assert torchvision != keras
     assert set(torchvision.parameters) <= set(keras.parameters)
     for parameter, shape in torchvision.parameters.items():
@@ -153,16 +157,16 @@ _SHAPES = {
 }
 
 
-@pytest.mark.parametrize(("name", "form"), [row for row in _FORMS if row[0] in _SHAPES])
-def test_shapes_of_the_papers(name: str, form: str) -> None:
-    shapes = infer_shapes(build_network(name, form=form), 224, 224)
+@pytest.mark.parametrize(("name", "variant"), [row for row in _VARIANTS if row[0] in _SHAPES])
+def test_shapes_of_the_papers(name: str, variant: str) -> None:
+    shapes = infer_shapes(build_network(name, variant=variant), 224, 224)
     assert {layer: shapes[layer] for layer in _SHAPES[name]} == _SHAPES[name]
 
 
 @pytest.mark.parametrize("name", ["resnet50", "resnet152"])
 def test_where_bottlenecks_halve_the_feature_map(name: str) -> None:
-    for form, halves in (("torchvision", "conv2"), ("keras", "conv1")):
-        network = build_network(name, form=form)
+    for variant, halves in (("torchvision", "conv2"), ("keras", "conv1")):
+        network = build_network(name, variant=variant)
         strided = {
             node.name
             for node in network.nodes
@@ -178,7 +182,7 @@ def test_where_bottlenecks_halve_the_feature_map(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large"])
 def test_where_keras_pads_unevenly(name: str) -> None:
-    for node in build_network(name, form="keras").nodes:
+    for node in build_network(name, variant="keras").nodes:
         if node.operation == "conv2d":
             (before, after), columns = node.attributes["padding"]  # type: ignore[misc]
             assert columns == (before, after)
@@ -186,7 +190,7 @@ def test_where_keras_pads_unevenly(name: str) -> None:
 
 
 def test_vgg_of_keras_takes_one_size() -> None:
-    network = build_network("vgg16", form="keras")
+    network = build_network("vgg16", variant="keras")
     for height, width in ((64, 96), (448, 448), (20, 20)):
         with pytest.raises(ShapeError, match="vgg16 takes only 224 x 224 pictures, not"):
             infer_shapes(network, height, width)
@@ -198,12 +202,12 @@ def test_vgg_of_keras_takes_one_size() -> None:
 
 
 def test_a_form_that_there_is_not() -> None:
-    with pytest.raises(UnknownNameError, match="form of vgg11 'keras'; there is: torchvision"):
-        build_network("vgg11", form="keras")
-    with pytest.raises(UnknownNameError, match=r"form of mobilenet_v1 'torchvision'.*keras"):
-        build_network("mobilenet_v1", form="torchvision")
+    with pytest.raises(UnknownNameError, match="variant of vgg11 'keras'; there is: torchvision"):
+        build_network("vgg11", variant="keras")
+    with pytest.raises(UnknownNameError, match=r"variant of mobilenet_v1 'torchvision'.*keras"):
+        build_network("mobilenet_v1", variant="torchvision")
     with pytest.raises(UnknownNameError, match="did you mean 'keras'"):
-        build_network("resnet50", form="Keras")
+        build_network("resnet50", variant="Keras")
 
 
 def test_order_of_channels() -> None:

@@ -71,7 +71,9 @@ def test_a_picture_of_each(differentiable: Backend) -> None:
 
 
 @pytest.mark.parametrize("parametrization", ["pixels", "fourier", Pixels(decorrelated=True)])
-@pytest.mark.parametrize("optimizer", ["adam", "momentum", "gradient_descent"])
+@pytest.mark.parametrize(
+    "optimizer", ["adam", "normalized_momentum", "normalized_gradient_descent"]
+)
 def test_the_objective_grows(differentiable: Backend, parametrization: Any, optimizer: str) -> None:
     found = run(
         differentiable,

@@ -14,7 +14,7 @@ from transferkit.backends import Backend, Program
 from transferkit.networks import NETWORKS, build_network
 from transferkit.networks.catalogue import IMAGENET_MEAN, IMAGENET_STD
 from transferkit.testing.conformance import ACTIVATION_TOLERANCE, assert_close
-from transferkit.weights.reading import classes_of, form_of, read_arrays, read_weights
+from transferkit.weights.reading import classes_of, read_arrays, read_weights, variant_of
 
 _CLASSES = 11
 
@@ -38,7 +38,7 @@ def _randomized(name: str) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, entry in NETWORKS.items() if "torchvision" in entry.forms]
+    "name", [name for name, entry in NETWORKS.items() if "torchvision" in entry.variants]
 )
 def test_a_published_file_gives_the_same_numbers(
     name: str, backends: list[Backend], tmp_path: Path
@@ -48,12 +48,12 @@ def test_a_published_file_gives_the_same_numbers(
     normalize = transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)
     with torch.inference_mode():
         expected = model(normalize(torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()))).numpy()
-    network = build_network(name, form="torchvision", classes=_CLASSES)
+    network = build_network(name, variant="torchvision", classes=_CLASSES)
     state = model.state_dict()
     for zipped in (True, False):
         path = tmp_path / "file.pth"
         torch.save(state, path, _use_new_zipfile_serialization=zipped)
-        assert form_of(path) == "torchvision"
+        assert variant_of(path) == "torchvision"
         assert classes_of(read_arrays(path, network), network) == _CLASSES
         weights = read_weights(path, network)
         assert all(np.array_equal(array, state[key].numpy()) for key, array in weights.items())

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from torchvision import transforms
 
 from transferkit.backends import Backend, Program
-from transferkit.images import Preprocessing, list_images, read_picture
+from transferkit.images import Preprocessing, list_images, read_image
 from transferkit.networks import NETWORKS, Network, Weights, build_network
 from transferkit.networks.catalogue import IMAGENET_MEAN, IMAGENET_STD
 from transferkit.testing.conformance import ACTIVATION_TOLERANCE, assert_close
@@ -139,10 +139,10 @@ def test_every_layer_of_family(backend: Backend, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, entry in NETWORKS.items() if "torchvision" in entry.forms]
+    "name", [name for name, entry in NETWORKS.items() if "torchvision" in entry.variants]
 )
 def test_output_of_every_network(backend: Backend, name: str) -> None:
-    network = build_network(name, form="torchvision")
+    network = build_network(name, variant="torchvision")
     weights = random_statistics(network, seed=2)
     pixels = np.random.default_rng(1).random((2, 96, 75, 3), np.float32)
     model = _torchvision_model(network, weights)
@@ -170,7 +170,7 @@ def test_preprocessing_pixel_for_pixel(
     for path in photos[:: max(1, len(photos) // _NUMBER_OF_TRANSFORMED_PHOTOS)]:
         with Image.open(path) as image:
             expected = recipe(ImageOps.exif_transpose(image).convert("RGB"))
-        found = preprocessing.apply(read_picture(path, str(path)), str(path))
+        found = preprocessing.apply(read_image(path, str(path)), str(path))
         assert found.dtype == np.uint8
         floats = found.astype(np.float32) / 255
         np.testing.assert_array_equal(floats, expected.numpy().transpose(1, 2, 0), str(path))
@@ -192,7 +192,7 @@ def test_published_weights_on_all_test_photos(
     layers = ["embedding", "logits"]
     for paths, theirs in _batches(_test_photos(data_folder)):
         # Each goes its own way from the file on.
-        pictures = [preprocessing.apply(read_picture(path, str(path)), str(path)) for path in paths]
+        pictures = [preprocessing.apply(read_image(path, str(path)), str(path)) for path in paths]
         ours = np.stack(pictures).astype(np.float32) / 255
         expected = _torchvision_activations(model, network, theirs)
         found = program.run(ours, layers)

@@ -10,7 +10,7 @@ from PIL import Image
 from samples import DEMO
 from torchvision.models import get_model_weights
 
-from transferkit.images import list_images, read_picture
+from transferkit.images import list_images, read_image
 from transferkit.weights import WEIGHTS, WeightsEntry
 
 ROWS = [row for row in WEIGHTS if row.source == "torchvision"]
@@ -53,7 +53,7 @@ def test_pictures_are_prepared_as_by_the_preset(row: WeightsEntry, tmp_path: Pat
     tall = tmp_path / "tall.png"
     Image.open(DEMO / "cat.jpg").convert("RGB").resize((301, 533)).save(tall)
     for path in (DEMO / "cat.jpg", *list_images(DEMO / "test")[:2], tall):
-        picture = read_picture(path, str(path))
+        picture = read_image(path, str(path))
         ours = np.asarray(row.preprocessing.apply(picture, str(path)), np.float32) / 255
         normalized = (ours - np.float32(row.preprocessing.mean)) / np.float32(row.preprocessing.std)
         with Image.open(path) as image:

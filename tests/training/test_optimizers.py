@@ -10,13 +10,19 @@ from transferkit.backends import Backend
 from transferkit.errors import NotFiniteError, UnknownNameError
 from transferkit.testing import ReferenceTable
 from transferkit.testing.conformance import ACTIVATION_TOLERANCE, assert_close
-from transferkit.training import Adam, GradientDescent, Momentum, Optimizer, find_optimizer
+from transferkit.training import (
+    Adam,
+    NormalizedGradientDescent,
+    NormalizedMomentum,
+    Optimizer,
+    find_optimizer,
+)
 
 STEPS = 5
 OPTIMIZERS = (
-    GradientDescent(0.1),
-    GradientDescent(0.1, "linear"),
-    Momentum(0.1, "cosine", momentum=0.8),
+    NormalizedGradientDescent(0.1),
+    NormalizedGradientDescent(0.1, "linear"),
+    NormalizedMomentum(0.1, "cosine", momentum=0.8),
     Adam(0.1),
     Adam(0.1, lambda done: 1 / (1 + done), beta1=0.8, beta2=0.99, epsilon=1e-3),
 )
@@ -50,7 +56,7 @@ def written_out(optimizer: Optimizer) -> npt.NDArray[np.float64]:
     x = START.astype(np.float64)
     velocity, mean, square = np.zeros_like(x), np.zeros_like(x), np.zeros_like(x)
     for step in range(1, STEPS + 1):
-        gradient, rate = slope(x), optimizer.rate_at(step - 1, STEPS)
+        gradient, rate = slope(x), optimizer.learning_rate_at(step - 1, STEPS)
         if isinstance(optimizer, Adam):
             mean = optimizer.beta1 * mean + (1 - optimizer.beta1) * gradient
             square = optimizer.beta2 * square + (1 - optimizer.beta2) * gradient**2
@@ -59,7 +65,7 @@ def written_out(optimizer: Optimizer) -> npt.NDArray[np.float64]:
             x = x - rate * mean_hat / (np.sqrt(square_hat) + optimizer.epsilon)
             continue
         gradient = gradient / np.sqrt((gradient**2).mean(axis=(1, 2, 3), keepdims=True))
-        momentum = optimizer.momentum if isinstance(optimizer, Momentum) else 0.0
+        momentum = optimizer.momentum if isinstance(optimizer, NormalizedMomentum) else 0.0
         velocity = momentum * velocity + gradient
         x = x - rate * velocity
     return x
@@ -84,7 +90,7 @@ def test_nothing_moves_without_a_gradient() -> None:
 
 def test_schedules() -> None:
     rates = [
-        [Adam(2.0, name).rate_at(step, 4) for step in range(4)]
+        [Adam(2.0, name).learning_rate_at(step, 4) for step in range(4)]
         for name in ("constant", "linear", "cosine")
     ]
     np.testing.assert_allclose(rates[0], [2, 2, 2, 2])
@@ -109,7 +115,7 @@ def test_a_schedule_that_gives_no_number() -> None:
 
 def test_found_by_name() -> None:
     assert find_optimizer("adam") == Adam(0.05)
-    assert find_optimizer("momentum") == Momentum()
+    assert find_optimizer("normalized_momentum") == NormalizedMomentum()
     assert find_optimizer(OPTIMIZERS[0]) is OPTIMIZERS[0]
     with pytest.raises(UnknownNameError, match="'adam'"):
         find_optimizer("adma")
@@ -124,8 +130,8 @@ def test_found_by_name() -> None:
         lambda: Adam(0.1, beta1=1.0),
         lambda: Adam(0.1, beta2=-0.1),
         lambda: Adam(0.1, epsilon=0.0),
-        lambda: Momentum(0.1, momentum=1.0),
-        lambda: Momentum(0.1, momentum=True),
+        lambda: NormalizedMomentum(0.1, momentum=1.0),
+        lambda: NormalizedMomentum(0.1, momentum=True),
         lambda: Adam(True),
         lambda: Adam("fast"),
         lambda: Adam(0.1, epsilon=float("inf")),

@@ -314,7 +314,7 @@ def test_bits_flipped(
 
 # ------------------------------------------------------------------------------------ the names
 
-KERAS_NETWORKS = [name for name, entry in NETWORKS.items() if "keras" in entry.forms]
+KERAS_NETWORKS = [name for name, entry in NETWORKS.items() if "keras" in entry.variants]
 
 
 def _as_keras(node: Node, weights: Mapping[str, np.ndarray]) -> list[np.ndarray]:
@@ -339,7 +339,7 @@ def _keras_layers(
 
 @pytest.mark.parametrize("name", [name for name in KERAS_NETWORKS if not name.startswith("vgg")])
 def test_every_parameter_of_a_network_has_a_layer(name: str) -> None:
-    network = build_network(name, form="keras", classes=3)
+    network = build_network(name, variant="keras", classes=3)
     weights = random_statistics(network, seed=0)
     layers = _keras_layers(network, weights)
     old = {layer.replace("_bn", "/BatchNorm"): arrays for layer, arrays in layers.items()}
@@ -351,7 +351,7 @@ def test_every_parameter_of_a_network_has_a_layer(name: str) -> None:
 
 
 def test_layers_of_another_network_are_listed() -> None:
-    network = build_network("mobilenet_v2", form="keras", classes=3)
+    network = build_network("mobilenet_v2", variant="keras", classes=3)
     layers = _keras_layers(network, random_statistics(network, seed=0))
     layers["my_dense"] = [np.zeros((2, 2), np.float32)]
     layers["Conv1"].append(np.zeros(32, np.float32))

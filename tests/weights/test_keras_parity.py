@@ -19,7 +19,7 @@ from transferkit.backends import Backend, Program
 from transferkit.networks import NETWORKS, Network, build_network
 from transferkit.testing.conformance import ACTIVATION_TOLERANCE, assert_close
 from transferkit.weights.keras_names import keras_layer_names
-from transferkit.weights.reading import classes_of, form_of, read_arrays, read_weights
+from transferkit.weights.reading import classes_of, read_arrays, read_weights, variant_of
 
 Floats = npt.NDArray[np.float32]
 
@@ -52,7 +52,7 @@ _PUBLISHED: dict[str, tuple[Callable[..., Any], Any, dict[str, Any]]] = {
 _ALPHAS = {"mobilenet_v1_025": 0.25, "mobilenet_v1_050": 0.5, "mobilenet_v1_075": 0.75}
 # Of each family one, of which every layer is compared.
 _EVERY_LAYER = {"vgg16", "resnet50", "mobilenet_v1_025", "mobilenet_v2", "mobilenet_v3_small"}
-_KERAS_NETWORKS = [name for name, entry in NETWORKS.items() if "keras" in entry.forms]
+_KERAS_NETWORKS = [name for name, entry in NETWORKS.items() if "keras" in entry.variants]
 
 
 def _made(name: str) -> tuple[Any, Any, Network]:
@@ -71,7 +71,7 @@ def _made(name: str) -> tuple[Any, Any, Network]:
         classifier_activation=None,
         **options,
     )
-    return model, module, build_network(name, form="keras", classes=_CLASSES, **preprocessing)
+    return model, module, build_network(name, variant="keras", classes=_CLASSES, **preprocessing)
 
 
 def _randomize(model: Any) -> None:
@@ -143,8 +143,8 @@ def test_a_saved_model_gives_the_same_numbers(
         again = read_weights(path, network, "keras")
         assert all(np.array_equal(again[key], weights[key]) for key in weights)
     for path in paths:
-        assert form_of(path) == "keras"
-        other = build_network(name, form="keras", classes=5)
+        assert variant_of(path) == "keras"
+        other = build_network(name, variant="keras", classes=5)
         assert classes_of(read_arrays(path, other, "keras"), other) == _CLASSES
     for backend in backends:
         found = Program(backend, network, weights).run(pixels, list(expected))
@@ -166,7 +166,7 @@ def test_numbers_in_halves(tmp_path: Path) -> None:
             model, clone_function=lambda layer, kind=kind: _with_type(layer, kind)
         )
         half.save_weights(tmp_path / "half.weights.h5")
-        network = build_network("mobilenet_v1_025", form="keras", classes=_CLASSES)
+        network = build_network("mobilenet_v1_025", variant="keras", classes=_CLASSES)
         found = read_weights(tmp_path / "half.weights.h5", network, "keras")
         kernel = np.asarray(keras.ops.cast(half.get_layer("conv1").kernel, "float32"))
         np.testing.assert_array_equal(found["conv1.weight"], kernel.transpose(3, 2, 0, 1))

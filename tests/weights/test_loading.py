@@ -37,16 +37,16 @@ def published(entry: WeightsEntry, data: bytes, cache: Path) -> WeightsEntry:
 )
 def test_weights_from_the_cache(cache: Path, network: str, source: str) -> None:
     entry = find_weights(network, source)
-    arrays = random_weights(build_network(network, form=entry.form), 0)
+    arrays = random_weights(build_network(network, variant=entry.variant), 0)
     entry = published(entry, serialize(arrays, {}), cache)
     built, found = load_weights(entry)
     assert found.keys() == arrays.keys()
     for name, array in arrays.items():
         np.testing.assert_array_equal(found[name], array)
-    # The network is of the form, and takes pixels in the way, that the weights are for.
+    # The network is of the variant, and takes pixels in the way, that the weights are for.
     expected = entry.preprocessing
     assert built == build_network(
-        network, form=source, mean=expected.mean, std=expected.std,
+        network, variant=source, mean=expected.mean, std=expected.std,
         channel_order=expected.channel_order,
     )  # fmt: skip
     assert ("reverse_channels" in built.layers) == (source == "keras")

@@ -36,7 +36,7 @@ def test_file_gives_what_its_arrays_give(tmp_path: Path) -> None:
 def test_file_that_is_written_over_changes_nothing(tmp_path: Path) -> None:
     network = build_network("mobilenet_v3_small")
     path = tmp_path / "mine.safetensors"
-    write_safetensors(path, random_weights(network, seed=0), {})
+    write_safetensors(path, random_weights(network, random_state=0), {})
     fx = FeatureExtractor("mobilenet_v3_small", weights=path, backend="onnxruntime")
     before = fx.extract([PICTURE], ["embedding"])["embedding"]
     # In place, as torch.save and cp do it; not through another file that is renamed.
@@ -52,13 +52,13 @@ def test_file_that_is_written_over_changes_nothing(tmp_path: Path) -> None:
 def test_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     network = build_network("resnet18")
-    write_safetensors(tmp_path / "mine.safetensors", random_weights(network, seed=0), {})
+    write_safetensors(tmp_path / "mine.safetensors", random_weights(network, random_state=0), {})
     found = FeatureExtractor("resnet18", weights="~/mine.safetensors", backend="onnxruntime")
     assert found.transform([PICTURE]).shape == (1, 512)
 
 
 def test_classifier_of_another_number_of_classes(tmp_path: Path) -> None:
-    weights = random_weights(build_network("mobilenet_v3_small", classes=7), seed=0)
+    weights = random_weights(build_network("mobilenet_v3_small", classes=7), random_state=0)
     path = tmp_path / "seven.safetensors"
     write_safetensors(path, weights, {})
     fx = FeatureExtractor("mobilenet_v3_small", weights=path, backend="onnxruntime")
@@ -68,7 +68,7 @@ def test_classifier_of_another_number_of_classes(tmp_path: Path) -> None:
 
 def test_file_of_another_network_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.safetensors"
-    write_safetensors(path, random_weights(build_network("mobilenet_v3_small"), seed=0), {})
+    write_safetensors(path, random_weights(build_network("mobilenet_v3_small"), random_state=0), {})
     with pytest.raises(FileFormatError, match="not the weights of resnet18") as caught:
         load_weights_file("resnet18", path)
     assert "layer1.0.conv1.weight" in str(caught.value)
@@ -114,7 +114,7 @@ def test_unknown_initialization() -> None:
 
 def test_classifier_remembers_its_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.safetensors"
-    write_safetensors(path, random_weights(build_network("mobilenet_v3_small"), seed=0), {})
+    write_safetensors(path, random_weights(build_network("mobilenet_v3_small"), random_state=0), {})
     clf = Classifier("mobilenet_v3_small", weights=path, backend="onnxruntime", C=1.0)
     images = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
     clf.fit(images, ["a", "a", "b", "b"]).save(tmp_path / "clf.safetensors")
@@ -127,17 +127,17 @@ def test_classifier_remembers_its_file(tmp_path: Path) -> None:
 
 
 def test_safetensors_say_which_form_they_are_for(tmp_path: Path) -> None:
-    # The same names and shapes in both forms, with another padding.
-    network = build_network("mobilenet_v2", form="keras")
-    weights = random_weights(network, seed=0)
-    for metadata, form in (({"form": "keras"}, "keras"), ({}, "torchvision")):
+    # The same names and shapes in both variants, with another padding.
+    network = build_network("mobilenet_v2", variant="keras")
+    weights = random_weights(network, random_state=0)
+    for metadata, variant in (({"variant": "keras"}, "keras"), ({}, "torchvision")):
         write_safetensors(tmp_path / "mine.safetensors", weights, metadata)
         fx = FeatureExtractor("mobilenet_v2", weights=tmp_path / "mine.safetensors")
-        expected = find_weights("mobilenet_v2", form)
+        expected = find_weights("mobilenet_v2", variant)
         assert fx.model().network == expected.build()
         assert fx.model().preprocessing == expected.preprocessing
-    write_safetensors(tmp_path / "mine.safetensors", weights, {"form": "caffe"})
-    with pytest.raises(FileFormatError, match=r"the form that caffe .* published by torchv"):
+    write_safetensors(tmp_path / "mine.safetensors", weights, {"variant": "caffe"})
+    with pytest.raises(FileFormatError, match=r"the variant that caffe .* published by torchv"):
         load_weights_file("mobilenet_v2", tmp_path / "mine.safetensors")
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from samples import DEMO
 
 from transferkit.errors import UnknownNameError
-from transferkit.images import list_images, read_picture
+from transferkit.images import list_images, read_image
 from transferkit.networks import NETWORKS, build_network
 from transferkit.weights import WEIGHTS, WeightsEntry, find_weights, read_safetensors
 
@@ -50,8 +50,8 @@ def test_rows_are_told_apart() -> None:
 def test_every_network_has_weights_in_each_of_its_forms() -> None:
     for name, network in NETWORKS.items():
         rows = [row for row in WEIGHTS if row.network == name]
-        assert {row.form for row in rows} == set(network.forms)
-        assert rows[0].form == next(iter(network.forms))
+        assert {row.variant for row in rows} == set(network.variants)
+        assert rows[0].variant == next(iter(network.variants))
     assert {row.network for row in WEIGHTS} == set(NETWORKS)
 
 
@@ -59,16 +59,16 @@ def test_every_network_has_weights_in_each_of_its_forms() -> None:
 def test_a_row(row: WeightsEntry) -> None:
     assert row.url.startswith("https://")
     assert row.url.endswith(f"/{row.file}")
-    assert row.form == row.source in {"torchvision", "keras"}
-    assert row.licence in {"BSD-3-Clause", "CC-BY-4.0", "MIT", "Apache-2.0"}
-    assert row.licence_stated_at.startswith("https://")
+    assert row.variant == row.source in {"torchvision", "keras"}
+    assert row.license in {"BSD-3-Clause", "CC-BY-4.0", "MIT", "Apache-2.0"}
+    assert row.license_stated_at.startswith("https://")
     assert 0.5 < row.top1 < 0.9
     assert row.top1_stated_at
     if row.checksum is not None:
         length = {"sha256": (8, 64), "md5": (32,)}[row.checksum.algorithm]
         assert re.fullmatch("[0-9a-f]+", row.checksum.digits)
         assert len(row.checksum.digits) in length
-    network = build_network(row.network, form=row.form)
+    network = build_network(row.network, variant=row.variant)
     assert row.preprocessing.size == network.input_size
     if row.size is not None:
         # Four bytes for each number, and little else.
@@ -91,7 +91,7 @@ def test_the_packaged_file_is_what_its_row_says() -> None:
         assert row.packaged.source_checksum.digits.startswith(row.checksum.digits)
         _, metadata = read_safetensors(DATA / row.packaged.name)
         assert metadata["network"] == row.network
-        assert metadata["licence"] == row.licence
+        assert metadata["licence"] == row.license
         assert metadata["source"] == row.url
         assert metadata["source_sha256"] == row.packaged.source_checksum.digits
         assert row.source in (DATA / "NOTICE.md").read_text()
@@ -175,7 +175,7 @@ def test_parity_with_the_preprocessing_of_keras_on_tensorflow(
     Image.open(DEMO / "cat.jpg").convert("RGB").resize((101, 333)).save(tall)
     for path in (*photos, tall):
         theirs = keras.utils.load_img(path, target_size=(224, 224))
-        ours = row.preprocessing.apply(read_picture(path, str(path)), str(path))
+        ours = row.preprocessing.apply(read_image(path, str(path)), str(path))
         np.testing.assert_array_equal(ours, np.asarray(theirs))
         expected = module.preprocess_input(keras.utils.img_to_array(theirs))
         if row.network.startswith("mobilenet_v3"):

@@ -14,7 +14,7 @@ from transferkit.errors import FileFormatError
 from transferkit.networks import build_network
 from transferkit.weights import write_safetensors
 from transferkit.weights.files import check_weights, serialize
-from transferkit.weights.reading import classes_of, form_of, read_arrays, read_weights
+from transferkit.weights.reading import classes_of, read_arrays, read_weights, variant_of
 
 PACKAGED = Path(str(resources.files("transferkit.weights") / "data")) / (
     "mobilenet_v2-imagenet1k_v1.safetensors"
@@ -32,7 +32,7 @@ def _torch_files() -> list[bytes]:
 def test_the_ending_does_not_matter(content: bytes, ending: str, tmp_path: Path) -> None:
     path = tmp_path / f"file{ending}"
     path.write_bytes(content)
-    assert form_of(path) == (None if content[8:9] == b"{" else "torchvision")
+    assert variant_of(path) == (None if content[8:9] == b"{" else "torchvision")
     found = read_weights(path, NETWORK)
     assert list(found) == list(NETWORK.parameters)
     for name, array in found.items():
@@ -53,12 +53,12 @@ def test_what_is_of_no_format(tmp_path: Path) -> None:
     for content, message in ((b"", "empty"), (b"GIF89a and so on", "is no weights file")):
         (tmp_path / "x").write_bytes(content)
         with pytest.raises(FileFormatError, match=message):
-            form_of(tmp_path / "x")
+            variant_of(tmp_path / "x")
 
 
 def test_a_file_of_keras_goes_with_its_form(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"\x89HDF\r\n\x1a\n and so on")
-    with pytest.raises(FileFormatError, match="form='keras'"):
+    with pytest.raises(FileFormatError, match="variant='keras'"):
         read_weights(tmp_path / "x", build_network("vgg16"))
 
 

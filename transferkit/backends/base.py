@@ -336,7 +336,7 @@ class Backend(ABC):
         What it can do: ``"inference"``, and ``"gradients"`` if `value_and_grad` works.
     table
         The primitives. Functions given to `compile` are written over it.
-    pictures_at_once
+    micro_batch_size
         How many pictures a network runs on fastest, where that is fewer than it may be
         given: what a few of them need stays in a processor's cache. None: all.
     """
@@ -345,7 +345,7 @@ class Backend(ABC):
     api_version: ClassVar[int]
     capabilities: ClassVar[frozenset[str]] = frozenset({INFERENCE})
     table: Table[Any]
-    pictures_at_once: int | None = None
+    micro_batch_size: int | None = None
 
     def __init__(self, device: str | None = None) -> None:
         devices = self.devices()

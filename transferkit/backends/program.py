@@ -51,7 +51,7 @@ class Program:
     >>> from transferkit.backends import Program, get_backend
     >>> from transferkit.networks import build_network, random_weights
     >>> network = build_network("mobilenet_v2")
-    >>> program = Program(get_backend("onnxruntime"), network, random_weights(network, seed=0))
+    >>> program = Program(get_backend("onnxruntime"), network, random_weights(network, random_state=0))
     >>> found = program.run(np.zeros((1, 64, 64, 3), np.float32), ["embedding"])
     >>> found["embedding"].shape
     (1, 1280)
@@ -158,7 +158,7 @@ class Program:
             raise ShapeError(f"pixels have shape {pixels.shape}; expected (n, h, w, 3), n >= 1")
         targets = {layer: self.network.resolve(layer) for layer in layers}
         compiled = self._get(frozenset(targets.values()), (pixels.shape[1], pixels.shape[2]))
-        step = self.backend.pictures_at_once or len(pixels)
+        step = self.backend.micro_batch_size or len(pixels)
         parts = [
             compiled.function(pixels[start : start + step]) for start in range(0, len(pixels), step)
         ]

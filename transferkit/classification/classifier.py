@@ -20,7 +20,7 @@ from transferkit.classification.evaluation import Evaluation, Mistake
 from transferkit.classification.head import fit_head
 from transferkit.classification.saved_file import (
     ClassifierFile,
-    FittedWith,
+    FitParameters,
     read_classifier,
     write_classifier,
 )
@@ -182,7 +182,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             add_probabilities(model.network), model.weights, model.preprocessing, model.labels
         )
         classifier._set_fitted(model, np.asarray(model.labels, dtype=object), None, [])
-        classifier._fitted_with = classifier._parameters()
+        classifier._fit_parameters = classifier._parameters()
         return classifier
 
     def fit(
@@ -273,7 +273,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         labels = tuple(map(str, classes))
         fitted = Model(network, arrays, model.preprocessing, labels, model.wrapped)
         self._set_fitted(fitted, classes, strength, found.skipped)
-        self._fitted_with = self._parameters()
+        self._fit_parameters = self._parameters()
         return self
 
     def predict_proba(self, images: Images) -> npt.NDArray[np.float32]:
@@ -472,7 +472,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 preprocessing=self.preprocessing_,
                 classes=self.classes_,
                 strength=self.C_,
-                parameters=self._fitted_with,
+                parameters=self._fit_parameters,
             ),
         )
 
@@ -520,12 +520,12 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         )
         model = Model(file.network, file.weights, file.preprocessing, None)
         classifier._set_fitted(model, file.classes, file.strength, [])
-        classifier._fitted_with = given
+        classifier._fit_parameters = given
         return classifier
 
-    def _parameters(self) -> FittedWith:
+    def _parameters(self) -> FitParameters:
         """The parameters that are worth keeping with what was fitted."""
-        return FittedWith(
+        return FitParameters(
             network=self.network if isinstance(self.network, str) else None,
             # Of a file the name, without the folders that it lies in on this machine.
             weights=Path(self.weights).name

@@ -6,7 +6,7 @@ Version 1 of the format. The tensors are the network's weights. The metadata, te
 - ``network``: the network as JSON; ``preprocessing`` and ``classes``: likewise;
 - ``classes_dtype``: NumPy's name for the type of the classes, such as ``<U12``;
 - ``strength``: the regularisation that was used, as JSON; ``parameters``: what the classifier
-  was fitted with, as JSON, see `FittedWith`;
+  was fitted with, as JSON, see `FitParameters`;
 - ``sha256``: of all of the above and of the tensors' names and bytes.
 """
 
@@ -31,7 +31,7 @@ from transferkit.networks import Network, network_from_json, network_to_json
 from transferkit.weights.files import check_weights, digest, read_safetensors, write_safetensors
 from transferkit.weights.mapped import in_memory
 
-__all__ = ["ClassifierFile", "FittedWith", "read_classifier", "write_classifier"]
+__all__ = ["ClassifierFile", "FitParameters", "read_classifier", "write_classifier"]
 
 _FORMAT = "transferkit.classification.classifier"
 _VERSION = 1
@@ -40,12 +40,19 @@ _VERSION = 1
 _MAX_OUTPUTS = 128_000_000
 _MAX_CLASSES_BYTES = 64 << 20
 
-# What reading metadata that lie may raise.
-_LIES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+# What parsing malformed metadata may raise.
+_PARSING_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True, slots=True)
-class FittedWith:
+class FitParameters:
     """The parameters of a classifier that a later fit would need again.
 
     Attributes
@@ -89,7 +96,7 @@ class ClassifierFile:
     preprocessing: Preprocessing
     classes: npt.NDArray[Any]
     strength: float | None
-    parameters: FittedWith
+    parameters: FitParameters
 
 
 def write_classifier(path: str | os.PathLike[str], content: ClassifierFile) -> None:
@@ -149,7 +156,7 @@ def read_classifier(path: str | os.PathLike[str]) -> ClassifierFile:
         classes = _classes(json.loads(metadata["classes"]), metadata["classes_dtype"])
         strength = _strength(json.loads(metadata["strength"]))
         parameters = _parameters(json.loads(metadata["parameters"]))
-    except _LIES as error:
+    except _PARSING_ERRORS as error:
         raise FileFormatError(f"{where}: damaged: {error!r}") from error
     check_weights(where, tensors, network)
     _check_outputs(where, network, preprocessing, len(classes))
@@ -181,7 +188,7 @@ def _strength(value: object) -> float | None:
     raise ValueError(f"the strength is {value!r}")
 
 
-def _parameters(values: Mapping[str, object]) -> FittedWith:
+def _parameters(values: Mapping[str, object]) -> FitParameters:
     network, weights, seed = values["network"], values["weights"], values["seed"]
     if (
         not (network is None or isinstance(network, str))
@@ -189,7 +196,7 @@ def _parameters(values: Mapping[str, object]) -> FittedWith:
         or not isinstance(seed, int)
     ):
         raise ValueError(f"the parameters are {values!r}")
-    return FittedWith(network, weights, _strength(values["C"]), seed)
+    return FitParameters(network, weights, _strength(values["C"]), seed)
 
 
 def _check_outputs(
@@ -202,7 +209,7 @@ def _check_outputs(
         raise FileFormatError(f"{where}: damaged: unknown operations {', '.join(sorted(unknown))}")
     try:
         shapes = infer_shapes(network, side, side)
-    except _LIES as error:
+    except _PARSING_ERRORS as error:
         raise FileFormatError(f"{where}: damaged: {error}") from error
     for layer, found in shapes.items():
         if math.prod(found) > _MAX_OUTPUTS:

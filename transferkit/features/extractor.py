@@ -16,7 +16,7 @@ from sklearn.utils import Tags
 from transferkit.backends import Backend, Program
 from transferkit.errors import ShapeError, UnsupportedError
 from transferkit.features.extraction import Features, compute_features
-from transferkit.images import Images, Picture, Preprocessing, read_picture
+from transferkit.images import ImageLike, Images, Preprocessing, read_image
 from transferkit.models.model import AnyWeights, LazyProgram, Model, load_model
 from transferkit.networks import Network
 
@@ -220,7 +220,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def show_layer(
         self,
-        image: Picture,
+        image: ImageLike,
         layer: str,
         *,
         channels: Sequence[int] | None = None,
@@ -269,7 +269,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         program, model = self._load()
         model.network.resolve(layer)
         source = os.fspath(image) if isinstance(image, (str, os.PathLike)) else "image"
-        photo = model.preprocessing.apply(read_picture(image, str(source)), str(source))
+        photo = model.preprocessing.apply(read_image(image, str(source)), str(source))
         shapes = program.shapes(*photo.shape[:2])
         check_is_map(layer, shapes)
         check_channels(shapes[layer][2], channels, scale)

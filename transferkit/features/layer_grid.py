@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from transferkit.errors import ParameterError, ShapeError
-from transferkit.images import Picture
+from transferkit.images import ImageLike
 from transferkit.support.drawing import ScaleBar, colour, labelled_grid
 
 __all__ = ["check_channels", "check_is_map", "show_layer"]
@@ -23,7 +23,7 @@ def show_layer(
     *,
     channels: Sequence[int] | None = None,
     scale: str = "channel",
-    photo: Picture | None = None,
+    photo: ImageLike | None = None,
     title: str = "",
 ) -> Image.Image:
     """A layer's output for one picture, each channel a tile with its number below it.
@@ -74,7 +74,7 @@ def show_layer(
         scale_bar = ScaleBar(f"{lowest:.4g}", f"{highest:.4g}, in all channels alike")
     else:
         scale_bar = ScaleBar("each channel's smallest value", "its largest")
-    tiles: list[Picture] = [] if photo is None else [photo]
+    tiles: list[ImageLike] = [] if photo is None else [photo]
     labels = [] if photo is None else ["photo"]
     for channel in shown:
         values = activations[:, :, channel].astype(np.float64)

@@ -6,20 +6,20 @@ in [0, 1], the same numbers whichever framework they go to.
 
 from transferkit.images.folders import list_images, list_labelled_images
 from transferkit.images.preprocessing import Preprocessing
-from transferkit.images.reading import MAX_PIXELS, ImageTypeError, Picture, read_picture
+from transferkit.images.reading import MAX_PIXELS, ImageLike, ImageTypeError, read_image
 from transferkit.images.stream import Batch, Images, Skipped, count_images, stream_batches
 
 __all__ = [
     "MAX_PIXELS",
     "Batch",
+    "ImageLike",
     "ImageTypeError",
     "Images",
-    "Picture",
     "Preprocessing",
     "Skipped",
     "count_images",
     "list_images",
     "list_labelled_images",
-    "read_picture",
+    "read_image",
     "stream_batches",
 ]

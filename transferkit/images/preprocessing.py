@@ -127,7 +127,7 @@ class Preprocessing:
         Parameters
         ----------
         picture
-            What `read_picture` gives: an RGB picture, or H x W x 3 float32 in [0, 1].
+            What `read_image` gives: an RGB picture, or H x W x 3 float32 in [0, 1].
         source
             Where the picture came from, for error messages.
 

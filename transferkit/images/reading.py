@@ -29,15 +29,15 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from transferkit.errors import ImageError
 
-__all__ = ["MAX_PIXELS", "ImageTypeError", "Picture", "read_picture"]
+__all__ = ["MAX_PIXELS", "ImageLike", "ImageTypeError", "read_image"]
 
 MAX_PIXELS = 128_000_000
 """The most pixels that a picture may have: about 512 MB while it is being read."""
 
 Array: TypeAlias = npt.NDArray[np.generic]
-"""An array of any type; which types are read as pictures, `read_picture` says."""
+"""An array of any type; which types are read as pictures, `read_image` says."""
 
-Picture: TypeAlias = str | os.PathLike[str] | Image.Image | Array
+ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | Array
 """What one picture may be given as."""
 
 _ACCEPTED = (
@@ -97,17 +97,17 @@ class ImageTypeError(ImageError, TypeError):
 
     Examples
     --------
-    >>> from transferkit.images import ImageTypeError, read_picture
+    >>> from transferkit.images import ImageTypeError, read_image
     >>> try:
-    ...     read_picture(7, "images[0]")
+    ...     read_image(7, "images[0]")
     ... except ImageTypeError as error:
     ...     print(str(error)[:20])
     images[0]: is an int
     """
 
 
-def read_picture(
-    picture: Picture, source: str | None = None
+def read_image(
+    picture: ImageLike, source: str | None = None
 ) -> Image.Image | npt.NDArray[np.float32]:
     """Read one picture and turn it upright.
 
@@ -147,8 +147,8 @@ def read_picture(
     Examples
     --------
     >>> import numpy as np
-    >>> from transferkit.images import read_picture
-    >>> read_picture(np.zeros((20, 30), np.uint8)).size
+    >>> from transferkit.images import read_image
+    >>> read_image(np.zeros((20, 30), np.uint8)).size
     (30, 20)
     """
     if source is None:

@@ -19,11 +19,11 @@ from PIL import Image
 from transferkit.errors import DatasetError, ImageError, ParameterError, ShapeError
 from transferkit.images.folders import list_images
 from transferkit.images.preprocessing import Preprocessing
-from transferkit.images.reading import Array, ImageTypeError, Picture, read_picture
+from transferkit.images.reading import Array, ImageLike, ImageTypeError, read_image
 
 __all__ = ["Batch", "Images", "Skipped", "count_images", "stream_batches"]
 
-Images: TypeAlias = Picture | Iterable[Picture]
+Images: TypeAlias = ImageLike | Iterable[ImageLike]
 """What pictures may be given as; `stream_batches` says how each is read."""
 
 _Pixels: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
@@ -182,7 +182,7 @@ def stream_batches(
     return _stream(pictures, preprocessing, batch_size, on_error == "skip", skipped)
 
 
-def _pictures(images: Images) -> Iterable[Picture]:
+def _pictures(images: Images) -> Iterable[ImageLike]:
     """The pictures one by one; sized where their number is known."""
     if isinstance(images, (str, os.PathLike)):
         return list_images(images)
@@ -199,10 +199,10 @@ def _pictures(images: Images) -> Iterable[Picture]:
     return images
 
 
-def _pictures_of_array(array: Array) -> Iterable[Picture]:
+def _pictures_of_array(array: Array) -> Iterable[ImageLike]:
     if array.dtype.kind in "OU":
         if array.ndim == 1:
-            pictures: list[Picture] = array.tolist()
+            pictures: list[ImageLike] = array.tolist()
             return pictures
     elif array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4)):
         return [array]
@@ -217,7 +217,7 @@ def _pictures_of_array(array: Array) -> Iterable[Picture]:
 
 
 def _stream(
-    pictures: Iterable[Picture],
+    pictures: Iterable[ImageLike],
     preprocessing: Preprocessing,
     batch_size: int,
     skip: bool,
@@ -267,7 +267,7 @@ class _ReadAhead:
     """Pictures that threads prepare, given out in input order, no more than ``ahead`` early."""
 
     def __init__(
-        self, pictures: Iterable[Picture], preprocessing: Preprocessing, ahead: int
+        self, pictures: Iterable[ImageLike], preprocessing: Preprocessing, ahead: int
     ) -> None:
         threads = _available_cores()
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="transferkit-images")
@@ -312,7 +312,7 @@ class _ReadAhead:
             raise self._failure
 
 
-def _named(pictures: Iterable[Picture]) -> Iterator[tuple[int, str, Picture]]:
+def _named(pictures: Iterable[ImageLike]) -> Iterator[tuple[int, str, ImageLike]]:
     """Each picture with its place and with what it is called in errors."""
     may_be_reused = not isinstance(pictures, (Sequence, np.ndarray))
     for index, picture in enumerate(pictures):
@@ -326,10 +326,10 @@ def _named(pictures: Iterable[Picture]) -> Iterator[tuple[int, str, Picture]]:
             yield index, f"images[{index}]", picture
 
 
-def _prepare(picture: Picture, source: str, preprocessing: Preprocessing) -> _Pixels:
+def _prepare(picture: ImageLike, source: str, preprocessing: Preprocessing) -> _Pixels:
     """One picture as an array, in a thread."""
     try:
-        return preprocessing.apply(read_picture(picture, source), source)
+        return preprocessing.apply(read_image(picture, source), source)
     except MemoryError as error:
         raise ImageError(source, "there is not enough memory to resize it") from error
 

@@ -70,7 +70,7 @@ def export_onnx(
     >>> from transferkit.models.export import export_onnx
     >>> from transferkit.networks import build_network, random_weights
     >>> network = build_network("mobilenet_v2")
-    >>> weights = random_weights(network, seed=0)
+    >>> weights = random_weights(network, random_state=0)
     >>> with TemporaryDirectory() as folder:
     ...     path = Path(folder, "mobilenet_v2.onnx")
     ...     export_onnx(network, weights, ["logits"], path, preprocessing=Preprocessing(224))

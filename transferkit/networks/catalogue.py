@@ -58,7 +58,7 @@ class NetworkEntry:
         Of the paper.
     paper
         Who described it, and where.
-    forms
+    variants
         The source of weights, ``"torchvision"`` or ``"keras"``, to what makes the network as
         they expect it. The first is the one that is meant where none is named.
     """
@@ -67,15 +67,15 @@ class NetworkEntry:
     family: str
     year: int
     paper: str
-    forms: Mapping[str, Architecture]
+    variants: Mapping[str, Architecture]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "forms", MappingProxyType(dict(self.forms)))
+        object.__setattr__(self, "variants", MappingProxyType(dict(self.variants)))
 
 
 def _both(architecture: partial[Network]) -> dict[str, Architecture]:
-    """The two forms of a network that both sources have weights for."""
-    return {form: partial(architecture, form=form) for form in ("torchvision", "keras")}
+    """The two variants of a network that both sources have weights for."""
+    return {variant: partial(architecture, variant=variant) for variant in ("torchvision", "keras")}
 
 
 NETWORKS: Mapping[str, NetworkEntry] = MappingProxyType(
@@ -155,7 +155,7 @@ def find_network(name: str) -> NetworkEntry:
 def build_network(
     name: str,
     *,
-    form: str | None = None,
+    variant: str | None = None,
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
     channel_order: str = "rgb",
@@ -167,7 +167,7 @@ def build_network(
     ----------
     name
         One of `NETWORKS`.
-    form
+    variant
         Whose weights it is to take, ``"torchvision"`` or ``"keras"``: networks of the same
         name differ in padding, strides or epsilon. None means the row's first.
     mean, std
@@ -181,7 +181,7 @@ def build_network(
     Raises
     ------
     UnknownNameError
-        If there is no such network, or no such form of it or order of channels.
+        If there is no such network, or no such variant of it or order of channels.
 
     Examples
     --------
@@ -190,14 +190,14 @@ def build_network(
     3504872
     >>> caffe = (123.68 / 255, 116.779 / 255, 103.939 / 255)
     >>> network = build_network(
-    ...     "vgg16", form="keras", mean=caffe, std=(1 / 255,) * 3, channel_order="bgr"
+    ...     "vgg16", variant="keras", mean=caffe, std=(1 / 255,) * 3, channel_order="bgr"
     ... )
     >>> network.layers[:3]
     ('normalize', 'reverse_channels', 'features.0')
     """
-    forms = find_network(name).forms
-    if form is None:
-        form = next(iter(forms))
-    if form not in forms:
-        raise UnknownNameError(f"form of {name}", form, forms)
-    return forms[form](mean=mean, std=std, channel_order=channel_order, classes=classes)
+    variants = find_network(name).variants
+    if variant is None:
+        variant = next(iter(variants))
+    if variant not in variants:
+        raise UnknownNameError(f"variant of {name}", variant, variants)
+    return variants[variant](mean=mean, std=std, channel_order=channel_order, classes=classes)

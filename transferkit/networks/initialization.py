@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from transferkit.errors import UnknownNameError
 from transferkit.networks.graph import Network
+from transferkit.support.random_state import RandomState, as_generator
 
 __all__ = ["INITIALIZATIONS", "random_weights"]
 
@@ -20,7 +21,7 @@ Generator: TypeAlias = np.random.Generator
 
 
 def random_weights(
-    network: Network, seed: int | Generator | None = None, initialization: str = "he"
+    network: Network, random_state: RandomState = None, initialization: str = "he"
 ) -> dict[str, Floats]:
     """Weights drawn at random, for a network that is to be trained or tested.
 
@@ -30,8 +31,8 @@ def random_weights(
     ----------
     network
         Whose parameters to draw.
-    seed
-        The same seed gives the same weights.
+    random_state
+        The same int gives the same weights on every machine.
     initialization
         How kernels and matrices are drawn. Fan-in is the number of inputs of one output,
         (in / groups) x height x width, and fan-out likewise, out x height x width.
@@ -63,14 +64,14 @@ def random_weights(
     Examples
     --------
     >>> from transferkit.networks import build_network, random_weights
-    >>> weights = random_weights(build_network("mobilenet_v2"), seed=0)
+    >>> weights = random_weights(build_network("mobilenet_v2"), random_state=0)
     >>> weights["classifier.1.weight"].shape
     (1000, 1280)
     """
     if initialization not in INITIALIZATIONS:
         raise UnknownNameError("initialization", initialization, INITIALIZATIONS)
     draw = INITIALIZATIONS[initialization]
-    generator = np.random.default_rng(seed)
+    generator = as_generator(random_state)
     weights: dict[str, Floats] = {}
     for name, shape in network.parameters.items():
         if len(shape) > 1:

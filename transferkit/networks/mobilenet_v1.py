@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from transferkit.networks.graph import Network, NetworkBuilder
-from transferkit.networks.padding import form_padding
+from transferkit.networks.padding import variant_padding
 
 __all__ = ["mobilenet_v1"]
 
@@ -86,7 +86,7 @@ def _conv_batch_norm_relu6(
         channels_out,
         size=size,
         stride=stride,
-        padding=form_padding("keras", size, stride),
+        padding=variant_padding("keras", size, stride),
         groups=groups,
         bias=False,
     )

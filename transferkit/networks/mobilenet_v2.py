@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from transferkit.networks.graph import Network, NetworkBuilder
-from transferkit.networks.padding import form_padding
+from transferkit.networks.padding import variant_padding
 
 __all__ = ["mobilenet_v2"]
 
@@ -23,7 +23,7 @@ _EPSILON = {"torchvision": 1e-5, "keras": 1e-3}
 
 def mobilenet_v2(
     *,
-    form: str = "torchvision",
+    variant: str = "torchvision",
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
     channel_order: str = "rgb",
@@ -33,9 +33,9 @@ def mobilenet_v2(
 
     Parameters
     ----------
-    form
+    variant
         Which weights it is for, ``"torchvision"`` or ``"keras"``: they differ in epsilon and
-        in the padding of what halves the feature map, see `form_padding`.
+        in the padding of what halves the feature map, see `variant_padding`.
     mean, std, channel_order
         Of the pixels the weights were trained on; see `NetworkBuilder.normalize`.
     classes
@@ -48,7 +48,7 @@ def mobilenet_v2(
     """
     net = NetworkBuilder("mobilenet_v2", input_size=224)
     x = net.normalize(mean, std, channel_order)
-    x = _conv_batch_norm_relu6(net, "features.0", x, 3, 32, form=form, size=3, stride=2)
+    x = _conv_batch_norm_relu6(net, "features.0", x, 3, 32, variant=variant, size=3, stride=2)
     channels = 32
     block = 0
     for expansion, channels_out, repeats, first_stride in _INVERTED_RESIDUALS:
@@ -60,13 +60,13 @@ def mobilenet_v2(
                 x,
                 channels,
                 channels_out,
-                form=form,
+                variant=variant,
                 expansion=expansion,
                 stride=first_stride if repeat == 0 else 1,
             )
             channels = channels_out
     last = f"features.{block + 1}"
-    x = _conv_batch_norm_relu6(net, last, x, channels, 1280, form=form, size=1)
+    x = _conv_batch_norm_relu6(net, last, x, channels, 1280, variant=variant, size=1)
     net.alias("features", x)
     x = net.add_node("embedding", "mean", x, axes=(1, 2))
     # Dropout does nothing at inference, but people ask for it by name.
@@ -84,7 +84,7 @@ def _conv_batch_norm_relu6(
     channels_in: int,
     channels_out: int,
     *,
-    form: str,
+    variant: str,
     size: int,
     stride: int = 1,
     groups: int = 1,
@@ -96,11 +96,11 @@ def _conv_batch_norm_relu6(
         channels_out,
         size=size,
         stride=stride,
-        padding=form_padding(form, size, stride),
+        padding=variant_padding(variant, size, stride),
         groups=groups,
         bias=False,
     )
-    x = net.batch_norm(f"{name}.1", x, channels_out, epsilon=_EPSILON[form])
+    x = net.batch_norm(f"{name}.1", x, channels_out, epsilon=_EPSILON[variant])
     x = net.add_node(f"{name}.2", "clip", x, low=0.0, high=6.0)
     net.alias(name, x)
     return x
@@ -113,7 +113,7 @@ def _inverted_residual(
     channels_in: int,
     channels_out: int,
     *,
-    form: str,
+    variant: str,
     expansion: int,
     stride: int,
 ) -> str:
@@ -123,14 +123,14 @@ def _inverted_residual(
     part = 0
     if expansion != 1:
         expand = f"{name}.conv.{part}"
-        x = _conv_batch_norm_relu6(net, expand, x, channels_in, hidden, form=form, size=1)
+        x = _conv_batch_norm_relu6(net, expand, x, channels_in, hidden, variant=variant, size=1)
         part += 1
     depthwise = f"{name}.conv.{part}"
     x = _conv_batch_norm_relu6(
-        net, depthwise, x, hidden, hidden, form=form, size=3, stride=stride, groups=hidden
+        net, depthwise, x, hidden, hidden, variant=variant, size=3, stride=stride, groups=hidden
     )
     x = net.conv2d(f"{name}.conv.{part + 1}", x, hidden, channels_out, size=1, bias=False)
-    x = net.batch_norm(f"{name}.conv.{part + 2}", x, channels_out, epsilon=_EPSILON[form])
+    x = net.batch_norm(f"{name}.conv.{part + 2}", x, channels_out, epsilon=_EPSILON[variant])
     net.alias(f"{name}.conv", x)
     if stride == 1 and channels_in == channels_out:
         return net.add_node(name, "add", shortcut, x)

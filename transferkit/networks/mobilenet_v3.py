@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from transferkit.networks.graph import Network, NetworkBuilder
-from transferkit.networks.padding import form_padding
+from transferkit.networks.padding import variant_padding
 
 __all__ = ["mobilenet_v3"]
 
@@ -47,7 +47,7 @@ _EPSILON = 1e-3
 def mobilenet_v3(
     size: str,
     *,
-    form: str = "torchvision",
+    variant: str = "torchvision",
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
     channel_order: str = "rgb",
@@ -62,9 +62,9 @@ def mobilenet_v3(
     ----------
     size
         ``"small"`` or ``"large"``.
-    form
+    variant
         Which weights it is for, ``"torchvision"`` or ``"keras"``: they differ in the padding
-        of what halves the feature map, see `form_padding`.
+        of what halves the feature map, see `variant_padding`.
     mean, std, channel_order
         Of the pixels the weights were trained on; see `NetworkBuilder.normalize`.
     classes
@@ -74,7 +74,7 @@ def mobilenet_v3(
     net = NetworkBuilder(f"mobilenet_v3_{size}", input_size=224)
     x = net.normalize(mean, std, channel_order)
     x = _conv_batch_norm(
-        net, "features.0", x, 3, 16, form=form, size=3, stride=2, activation="hard_swish"
+        net, "features.0", x, 3, 16, variant=variant, size=3, stride=2, activation="hard_swish"
     )
     channels = 16
     for index, (kernel, hidden, channels_out, attends, activation, stride) in enumerate(
@@ -87,7 +87,7 @@ def mobilenet_v3(
             channels,
             hidden,
             channels_out,
-            form=form,
+            variant=variant,
             size=kernel,
             attends=attends,
             activation=activation,
@@ -95,7 +95,9 @@ def mobilenet_v3(
         )
         channels = channels_out
     last, hidden = f"features.{len(blocks) + 1}", 6 * channels
-    x = _conv_batch_norm(net, last, x, channels, hidden, form=form, size=1, activation="hard_swish")
+    x = _conv_batch_norm(
+        net, last, x, channels, hidden, variant=variant, size=1, activation="hard_swish"
+    )
     net.alias("features", x)
     x = net.add_node("avgpool", "mean", x, axes=(1, 2), keepdims=True)
     x = net.add_node("flatten", "flatten", x)
@@ -117,7 +119,7 @@ def _conv_batch_norm(
     channels_in: int,
     channels_out: int,
     *,
-    form: str,
+    variant: str,
     size: int,
     stride: int = 1,
     groups: int = 1,
@@ -130,7 +132,7 @@ def _conv_batch_norm(
         channels_out,
         size=size,
         stride=stride,
-        padding=form_padding(form, size, stride),
+        padding=variant_padding(variant, size, stride),
         groups=groups,
         bias=False,
     )
@@ -149,7 +151,7 @@ def _block(
     hidden: int,
     channels_out: int,
     *,
-    form: str,
+    variant: str,
     size: int,
     attends: bool,
     activation: str,
@@ -165,7 +167,7 @@ def _block(
             x,
             channels_in,
             hidden,
-            form=form,
+            variant=variant,
             size=1,
             activation=activation,
         )
@@ -176,7 +178,7 @@ def _block(
         x,
         hidden,
         hidden,
-        form=form,
+        variant=variant,
         size=size,
         stride=stride,
         groups=hidden,
@@ -187,7 +189,14 @@ def _block(
         x = _squeeze_and_excite(net, f"{name}.block.{part}", x, hidden)
         part += 1
     x = _conv_batch_norm(
-        net, f"{name}.block.{part}", x, hidden, channels_out, form=form, size=1, activation=None
+        net,
+        f"{name}.block.{part}",
+        x,
+        hidden,
+        channels_out,
+        variant=variant,
+        size=1,
+        activation=None,
     )
     net.alias(f"{name}.block", x)
     if stride == 1 and channels_in == channels_out:

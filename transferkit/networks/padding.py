@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from transferkit.networks.graph import Padding
 
-__all__ = ["form_padding"]
+__all__ = ["variant_padding"]
 
 
-def form_padding(form: str, size: int, stride: int) -> Padding:
+def variant_padding(variant: str, size: int, stride: int) -> Padding:
     """What is padded around a feature map before a convolution.
 
     ``"torchvision"`` pads every side alike. ``"keras"`` too where the stride is 1; where it is
@@ -17,5 +17,5 @@ def form_padding(form: str, size: int, stride: int) -> Padding:
     side, a Keras model that was built for just that size would pad alike.
     """
     after = size // 2
-    before = after - 1 if form == "keras" and stride == 2 else after
+    before = after - 1 if variant == "keras" and stride == 2 else after
     return ((before, after), (before, after))

@@ -25,7 +25,7 @@ _EPSILON = {"torchvision": 1e-5, "keras": 1.001e-5}
 def resnet(
     depth: int,
     *,
-    form: str = "torchvision",
+    variant: str = "torchvision",
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
     channel_order: str = "rgb",
@@ -40,7 +40,7 @@ def resnet(
     ----------
     depth
         How many layers have weights: 18, 34, 50, 101 or 152.
-    form
+    variant
         Which weights it is for. ``"torchvision"`` halves the feature map in the 3 x 3
         convolution of a bottleneck and has convolutions without biases; ``"keras"``, which
         has bottlenecks only, in the 1 x 1 before it as the paper does, has biases, and a
@@ -52,7 +52,7 @@ def resnet(
     """
     net = NetworkBuilder(f"resnet{depth}", input_size=224)
     x = net.normalize(mean, std, channel_order)
-    blocks = _Blocks(net, form)
+    blocks = _Blocks(net, variant)
     x = blocks.convolution("conv1", "bn1", x, 3, 64, size=7, stride=2)
     x = net.add_node("relu", "relu", x)
     x = net.add_node(
@@ -78,12 +78,12 @@ def resnet(
 
 
 class _Blocks:
-    """Adds blocks to a network, in one of the two forms."""
+    """Adds blocks to a network, in one of the two variants."""
 
-    def __init__(self, net: NetworkBuilder, form: str) -> None:
+    def __init__(self, net: NetworkBuilder, variant: str) -> None:
         self._net = net
-        self._is_keras = form == "keras"
-        self._epsilon = _EPSILON[form]
+        self._is_keras = variant == "keras"
+        self._epsilon = _EPSILON[variant]
 
     def convolution(
         self,

@@ -23,7 +23,7 @@ _EPSILON = 1e-5
 def vgg(
     depth: int,
     *,
-    form: str = "torchvision",
+    variant: str = "torchvision",
     batch_norm: bool = False,
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
@@ -40,7 +40,7 @@ def vgg(
     ----------
     depth
         How many layers have weights: 11, 13, 16 or 19.
-    form
+    variant
         ``"torchvision"`` averages the last feature map to 7 x 7, so that pictures of any size
         from 32 x 32 fit, and flattens it in the order channels, rows, columns. ``"keras"``
         flattens it as it is, in the order rows, columns, channels: its classifier fits
@@ -71,11 +71,11 @@ def vgg(
         )
         index += 1
     net.alias("features", x)
-    if form == "torchvision":
+    if variant == "torchvision":
         x = net.add_node("avgpool", "adaptive_average_pool2d", x, height=7, width=7)
     else:
         net.alias("avgpool", x)
-    x = net.add_node("flatten", "flatten", x, channels_first=form == "torchvision")
+    x = net.add_node("flatten", "flatten", x, channels_first=variant == "torchvision")
     x = net.linear("classifier.0", x, 7 * 7 * channels, _HIDDEN)
     x = net.add_node("classifier.1", "relu", x)
     # Dropout does nothing at inference, but people ask for it by name.

@@ -168,7 +168,7 @@ class ImageOptimizer:
         regularizers
             What is to stay small, from `transferkit.optimization.objectives`.
         optimizer
-            ``"adam"``, ``"momentum"`` or ``"gradient_descent"``, or one from
+            ``"adam"``, ``"normalized_momentum"`` or ``"normalized_gradient_descent"``, or one from
             `transferkit.training`.
         frames
             How many pictures are kept on the way, for `IdealImages.animation`, in eight bits;

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from transferkit.errors import ParameterError
-from transferkit.images import Picture, read_picture
+from transferkit.images import ImageLike, read_image
 
 __all__ = ["ScaleBar", "colour", "labelled_grid"]
 
@@ -86,7 +86,7 @@ def colour(values: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
 
 
 def labelled_grid(
-    tiles: Sequence[Picture],
+    tiles: Sequence[ImageLike],
     labels: Sequence[str],
     *,
     title: str = "",
@@ -99,7 +99,7 @@ def labelled_grid(
     Parameters
     ----------
     tiles
-        Pictures as `transferkit.images.read_picture` takes them, in colour or grey. A small one
+        Pictures as `transferkit.images.read_image` takes them, in colour or grey. A small one
         is enlarged by a whole factor, so that its pixels are seen; a large one is shrunk.
     labels
         A name for each; it may have several lines. A column is as wide as its names need.
@@ -185,8 +185,8 @@ def labelled_grid(
     return canvas
 
 
-def _rgb(tile: Picture, source: str) -> Image.Image:
-    read = read_picture(tile, source)
+def _rgb(tile: ImageLike, source: str) -> Image.Image:
+    read = read_image(tile, source)
     if isinstance(read, Image.Image):
         return read
     return Image.fromarray(np.rint(read * 255).astype(np.uint8))

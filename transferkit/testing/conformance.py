@@ -69,7 +69,7 @@ Function: TypeAlias = Callable[..., Any]
 # Batch, height and width: the smallest, odd, oblong, large.
 _MOBILENET_SHAPES = ((1, 32, 32), (5, 33, 47), (2, 97, 64), (3, 129, 255), (1, 300, 299))
 _MOBILENET_LAYERS = ("features.6", "features.9.conv.1.0", "features.18", "embedding", "logits")
-# A network of each further family, in each form that differs but for what only takes long.
+# A network of each further family, in each variant that differs but for what only takes long.
 _FAMILIES = (
     ("vgg11", "torchvision"),
     ("resnet18", "torchvision"),
@@ -324,9 +324,9 @@ class BackendConformance:
             expected = reference_activations(network, weights, pixels, _MOBILENET_LAYERS)
             _compare(program.run(pixels, _MOBILENET_LAYERS), expected, f"mobilenet_v2 on {shape}")
 
-    @pytest.mark.parametrize(("name", "form"), _FAMILIES)
-    def test_every_layer_of_family(self, backend: Backend, name: str, form: str) -> None:
-        network = build_network(name, form=form, channel_order="bgr")
+    @pytest.mark.parametrize(("name", "variant"), _FAMILIES)
+    def test_every_layer_of_family(self, backend: Backend, name: str, variant: str) -> None:
+        network = build_network(name, variant=variant, channel_order="bgr")
         weights = random_statistics(network, seed=0)
         pixels = _pixels((1, 32, 47))
         expected = reference_activations(network, weights, pixels, network.layers)
@@ -379,7 +379,7 @@ class BackendConformance:
         x = builder.conv2d("conv", INPUT, 3, 4, size=5)
         builder.add_node("embedding", "mean", x, axes=(1, 2))
         network = builder.build()
-        program = Program(backend, network, random_weights(network, seed=0))
+        program = Program(backend, network, random_weights(network, random_state=0))
         # Left to themselves, some frameworks raise, and some give zeros.
         with pytest.raises(ShapeError, match="small cannot take 4 x 9 pixels: layer 'conv'"):
             program.run(_pixels((1, 4, 9)), ["embedding"])
@@ -398,7 +398,7 @@ class BackendConformance:
         builder = NetworkBuilder("wide", input_size=8)
         builder.conv2d("conv", INPUT, 3, channels, size=1)
         network = builder.build()
-        weights = random_weights(network, seed=0)
+        weights = random_weights(network, random_state=0)
         program = Program(backend, network, weights)
         before = program.run(_pixels((1, 4, 4)), ["conv"])["conv"].copy()
         for array in weights.values():

@@ -3,10 +3,17 @@
 from transferkit.training.optimizers import (
     SCHEDULES,
     Adam,
-    GradientDescent,
-    Momentum,
+    NormalizedGradientDescent,
+    NormalizedMomentum,
     Optimizer,
     find_optimizer,
 )
 
-__all__ = ["SCHEDULES", "Adam", "GradientDescent", "Momentum", "Optimizer", "find_optimizer"]
+__all__ = [
+    "SCHEDULES",
+    "Adam",
+    "NormalizedGradientDescent",
+    "NormalizedMomentum",
+    "Optimizer",
+    "find_optimizer",
+]

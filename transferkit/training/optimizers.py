@@ -20,7 +20,14 @@ import numpy.typing as npt
 from transferkit.backends.base import Table
 from transferkit.errors import NotFiniteError, ParameterError, UnknownNameError
 
-__all__ = ["SCHEDULES", "Adam", "GradientDescent", "Momentum", "Optimizer", "find_optimizer"]
+__all__ = [
+    "SCHEDULES",
+    "Adam",
+    "NormalizedGradientDescent",
+    "NormalizedMomentum",
+    "Optimizer",
+    "find_optimizer",
+]
 
 Schedule: TypeAlias = Callable[[float], float]
 """From the part of the run that is done, in [0, 1), to what the rate is multiplied by."""
@@ -70,7 +77,7 @@ class Optimizer(ABC):
                 "or a function"
             )
 
-    def rate_at(self, step: int, steps: int) -> float:
+    def learning_rate_at(self, step: int, steps: int) -> float:
         """The rate at a step, counted from 0, of a run of ``steps``.
 
         Raises
@@ -105,7 +112,7 @@ class Optimizer(ABC):
         NotFiniteError
             If the schedule gives a number that is not finite.
         """
-        return np.asarray([self.rate_at(step, steps)], np.float32)
+        return np.asarray([self.learning_rate_at(step, steps)], np.float32)
 
     @property
     @abstractmethod
@@ -146,7 +153,7 @@ class Optimizer(ABC):
 
 
 @dataclass(frozen=True)
-class GradientDescent(Optimizer):
+class NormalizedGradientDescent(Optimizer):
     """A step along each picture's gradient, divided by its root mean square.
 
     So the rate is how far a number goes at a step, in the mean, whatever the scale of the
@@ -174,7 +181,7 @@ class GradientDescent(Optimizer):
 
 
 @dataclass(frozen=True)
-class Momentum(GradientDescent):
+class NormalizedMomentum(NormalizedGradientDescent):
     """Gradient descent that goes on in the direction it came from.
 
     Where the gradient stays the same, steps grow to ``1 / (1 - momentum)`` times the rate.
@@ -253,7 +260,7 @@ class Adam(Optimizer):
         """The rate, and what undoes that both means began at 0."""
         taken = step - begun + 1
         corrections = [1 / (1 - beta**taken) for beta in (self.beta1, self.beta2)]
-        return np.asarray([self.rate_at(step, steps), *corrections], np.float32)
+        return np.asarray([self.learning_rate_at(step, steps), *corrections], np.float32)
 
     def update(
         self,
@@ -275,7 +282,11 @@ class Adam(Optimizer):
 
 
 _OPTIMIZERS: Mapping[str, type[Optimizer]] = MappingProxyType(
-    {"adam": Adam, "gradient_descent": GradientDescent, "momentum": Momentum}
+    {
+        "adam": Adam,
+        "normalized_gradient_descent": NormalizedGradientDescent,
+        "normalized_momentum": NormalizedMomentum,
+    }
 )
 
 

@@ -44,8 +44,8 @@ class WeightsEntry:
         What they are asked for by, among that network's weights.
     source
         Who published them: ``"torchvision"`` or ``"keras"``.
-    form
-        Which form of the network they are for: padding, epsilon and the like are as in the
+    variant
+        Which variant of the network they are for: padding, epsilon and the like are as in the
         package that is named, ``"torchvision"`` or ``"keras"``.
     published_as
         What the publisher's package calls them.
@@ -61,7 +61,7 @@ class WeightsEntry:
         How they expect pictures.
     licence
         SPDX identifier of the licence that they were published under.
-    licence_stated_at
+    license_stated_at
         Where that is said.
     top1
         The accuracy on ImageNet's validation set that is stated, in [0, 1].
@@ -74,14 +74,14 @@ class WeightsEntry:
     network: str
     name: str
     source: str
-    form: str
+    variant: str
     published_as: str
     url: str
     size: float | None
     checksum: Checksum | None
     preprocessing: Preprocessing
-    licence: str
-    licence_stated_at: str
+    license: str
+    license_stated_at: str
     top1: float
     top1_stated_at: str
     packaged: PackagedFile | None = None
@@ -95,7 +95,7 @@ class WeightsEntry:
         """The network that they are for, which normalises pixels as they expect."""
         return build_network(
             self.network,
-            form=self.form,
+            variant=self.variant,
             mean=self.preprocessing.mean,
             std=self.preprocessing.std,
             channel_order=self.preprocessing.channel_order,
@@ -110,7 +110,7 @@ _TORCHVISION_FILES = "https://download.pytorch.org/models/"
 _KERAS_FILES = "https://storage.googleapis.com/tensorflow/keras-applications/"
 _KERAS_PAGE = "https://keras.io/api/applications/"
 # Where Keras's documentation says that its weights come from, by licence.
-_KERAS_LICENCES = {
+_KERAS_LICENSES = {
     "CC-BY-4.0": "https://www.robots.ox.ac.uk/~vgg/research/very_deep/",
     "MIT": "https://github.com/KaimingHe/deep-residual-networks/blob/master/LICENSE",
     "Apache-2.0": "https://github.com/tensorflow/models/blob/master/LICENSE",
@@ -141,7 +141,7 @@ def _torchvision(
         network=network,
         name=name,
         source="torchvision",
-        form="torchvision",
+        variant="torchvision",
         published_as=f"torchvision.models.{enumeration}.{name.upper()}",
         url=f"{_TORCHVISION_FILES}{network}-{digits}.pth",
         size=size,
@@ -149,8 +149,8 @@ def _torchvision(
         preprocessing=Preprocessing(
             size=224, resize={1: 256, 2: 232}[version], mean=IMAGENET_MEAN, std=IMAGENET_STD
         ),
-        licence="BSD-3-Clause",
-        licence_stated_at="https://github.com/pytorch/vision/blob/main/LICENSE",
+        license="BSD-3-Clause",
+        license_stated_at="https://github.com/pytorch/vision/blob/main/LICENSE",
         top1=top1,
         top1_stated_at=f"torchvision.models.{enumeration}.{name.upper()}.meta",
         packaged=packaged,
@@ -162,7 +162,7 @@ def _keras(
     model: str,
     path: str,
     md5: str | None,
-    licence: str,
+    spdx: str,
     top1: float,
     *,
     caffe: bool = False,
@@ -179,7 +179,7 @@ def _keras(
         network=network,
         name="keras",
         source="keras",
-        form="keras",
+        variant="keras",
         published_as=f"keras.applications.{model}",
         url=_KERAS_FILES + path,
         size=None,
@@ -192,8 +192,8 @@ def _keras(
             std=(std, std, std),
             channel_order="bgr" if caffe else "rgb",
         ),
-        licence=licence,
-        licence_stated_at=_KERAS_LICENCES[licence],
+        license=spdx,
+        license_stated_at=_KERAS_LICENSES[spdx],
         top1=top1,
         top1_stated_at=top1_stated_at,
     )
@@ -283,7 +283,7 @@ def find_weights(network: str, name: str | None = None) -> WeightsEntry:
     Examples
     --------
     >>> from transferkit.weights import find_weights
-    >>> find_weights("mobilenet_v2").licence
+    >>> find_weights("mobilenet_v2").license
     'BSD-3-Clause'
     >>> find_weights("mobilenet_v2", "torchvision").name
     'imagenet1k_v1'

@@ -168,7 +168,7 @@ def check_weights(
     lines = [
         f"{source}: these are not the weights of {network.name}: {len(missing)} missing, "
         f"{len(unexpected)} unexpected, {len(misshapen)} of another shape"
-        + ("; they are of another network, or of another form of it" if is_another else ""),
+        + ("; they are of another network, or of another variant of it" if is_another else ""),
         *(f"missing: {name}" for name in missing),
         *(f"unexpected: {name}" for name in unexpected),
         *misshapen,

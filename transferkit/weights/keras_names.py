@@ -1,6 +1,6 @@
 """From the layers of Keras's networks to transferkit's parameters.
 
-A network here has torchvision's names, in the form that Keras's weights are for too. So for
+A network here has torchvision's names, in the variant that Keras's weights are for too. So for
 each family there is a rule that tells what ``keras.applications`` calls the layers of a
 network, and one for all families that turns arrays into torchvision's order of axes.
 """
@@ -35,7 +35,7 @@ def rename_keras(layers: KerasLayers, network: Network) -> dict[str, npt.NDArray
         From `read_keras`. Where they are called after their class and place (``conv2d_3``), as
         in a ``.weights.h5`` of an early Keras 3, it is the place that counts.
     network
-        Of `transferkit.networks.NETWORKS`, in Keras's form.
+        Of `transferkit.networks.NETWORKS`, in Keras's variant.
 
     Returns
     -------
@@ -73,7 +73,7 @@ def keras_layer_names(network: Network) -> dict[str, str]:
     Parameters
     ----------
     network
-        Of `transferkit.networks.NETWORKS`, in Keras's form.
+        Of `transferkit.networks.NETWORKS`, in Keras's variant.
 
     Returns
     -------
@@ -89,7 +89,7 @@ def keras_layer_names(network: Network) -> dict[str, str]:
     --------
     >>> from transferkit.networks import build_network
     >>> from transferkit.weights.keras_names import keras_layer_names
-    >>> names = keras_layer_names(build_network("resnet50", form="keras"))
+    >>> names = keras_layer_names(build_network("resnet50", variant="keras"))
     >>> names["conv2_block1_0_bn"]
     'layer1.0.downsample.1'
     """

@@ -48,7 +48,7 @@ def load_weights(
     if entry.packaged is not None:
         return network, _read_packaged(entry.packaged, network)
     path = fetch(entry, progress=progress)
-    return network, read_weights(path, network, entry.form)
+    return network, read_weights(path, network, entry.variant)
 
 
 def _read_packaged(packaged: PackagedFile, network: Network) -> dict[str, npt.NDArray[np.float32]]:

@@ -13,7 +13,7 @@ from transferkit.networks import Network, find_network
 from transferkit.weights.catalogue import WEIGHTS, WeightsEntry
 from transferkit.weights.files import check_weights, read_safetensors
 from transferkit.weights.mapped import in_memory
-from transferkit.weights.reading import classes_of, form_of, read_arrays
+from transferkit.weights.reading import classes_of, read_arrays, variant_of
 
 __all__ = ["RANDOM", "is_weights_file", "load_weights_file"]
 
@@ -51,8 +51,8 @@ def load_weights_file(
         Its name.
     path
         A file of PyTorch, Keras or safetensors; ``~`` means the home folder. Its format tells
-        the form of the network: Keras's files are for Keras's, PyTorch's for torchvision's.
-        Safetensors hold either: the entry ``form`` of their metadata tells which, and without
+        the variant of the network: Keras's files are for Keras's, PyTorch's for torchvision's.
+        Safetensors hold either: the entry ``variant`` of their metadata tells which, and without
         one it is the network's first. Its classifier may have any number of classes.
 
     Returns
@@ -61,7 +61,7 @@ def load_weights_file(
         That go together. The file is not needed any more, and may be written over.
     entry
         The row of the catalogue that the file is; where it is none that is known, the first
-        row of the same form, which tells how pictures are prepared.
+        row of the same variant, which tells how pictures are prepared.
     is_published
         Whether the file is the row's.
 
@@ -70,26 +70,26 @@ def load_weights_file(
     UnknownNameError
         If there is no such network.
     FileFormatError
-        If there is no such file, it cannot be read, is for a form that the network does not
+        If there is no such file, it cannot be read, is for a variant that the network does not
         have, or holds the weights of another network.
     """
     try:
         path = Path(path).expanduser()
     except RuntimeError as error:
         raise FileFormatError(f"{os.fspath(path)}: there is no such home folder") from error
-    forms = find_network(network).forms
-    form = form_of(path) or read_safetensors(path)[1].get("form") or next(iter(forms))
-    if form not in forms:
+    variants = find_network(network).variants
+    variant = variant_of(path) or read_safetensors(path)[1].get("variant") or next(iter(variants))
+    if variant not in variants:
         raise FileFormatError(
-            f"{path}: holds a network in the form that {form} publishes, but {network} is only "
-            f"known as published by {', '.join(forms)}"
+            f"{path}: holds a network in the variant that {variant} publishes, but {network} is "
+            f"only known as published by {', '.join(variants)}"
         )
-    rows = [row for row in WEIGHTS if row.network == network and row.form == form]
+    rows = [row for row in WEIGHTS if row.network == network and row.variant == variant]
     published = [row for row in rows if row.checksum is not None and row.checksum.matches(path)]
     entry = (published or rows)[0]
 
     built = entry.build()
-    arrays = read_arrays(path, built, form)
+    arrays = read_arrays(path, built, variant)
     if set(arrays) == set(built.parameters):
         built = entry.build(classes_of(arrays, built))
     check_weights(str(path), arrays, built)

@@ -15,11 +15,11 @@ from transferkit.weights.keras_names import rename_keras
 from transferkit.weights.mapped import map_file
 from transferkit.weights.torch_file import is_torch_file, read_torch
 
-__all__ = ["classes_of", "form_of", "read_arrays", "read_weights"]
+__all__ = ["classes_of", "read_arrays", "read_weights", "variant_of"]
 
 
-def form_of(path: str | os.PathLike[str]) -> str | None:
-    """The form of a network that a file's format is used for, found by what the file begins with.
+def variant_of(path: str | os.PathLike[str]) -> str | None:
+    """Find which variant of a network a file's format belongs to, from its first bytes.
 
     Returns
     -------
@@ -35,9 +35,9 @@ def form_of(path: str | os.PathLike[str]) -> str | None:
     Examples
     --------
     >>> from importlib import resources
-    >>> from transferkit.weights.reading import form_of
+    >>> from transferkit.weights.reading import variant_of
     >>> data = resources.files("transferkit.weights") / "data"
-    >>> form_of(str(data / "mobilenet_v2-imagenet1k_v1.safetensors")) is None
+    >>> variant_of(str(data / "mobilenet_v2-imagenet1k_v1.safetensors")) is None
     True
     """
     data = map_file(path)
@@ -56,7 +56,7 @@ def form_of(path: str | os.PathLike[str]) -> str | None:
 
 
 def read_arrays(
-    path: str | os.PathLike[str], network: Network, form: str | None = None
+    path: str | os.PathLike[str], network: Network, variant: str | None = None
 ) -> dict[str, npt.NDArray[np.float32]]:
     """What a file holds, under the names of a network's parameters; not checked against them.
 
@@ -66,27 +66,28 @@ def read_arrays(
 
     Parameters
     ----------
-    path, network, form
+    path, network, variant
         As for `read_weights`.
 
     Raises
     ------
     FileFormatError
-        If there is no such file, it is of no known format, or damaged, or not for this form.
+        If there is no such file, it is of no known format, or damaged, or not for this variant.
     """
-    found = form_of(path)
+    found = variant_of(path)
     if found == "keras":
-        if form != "keras":
+        if variant != "keras":
             raise FileFormatError(
                 f"{os.fspath(path)}: is a file of Keras, whose networks differ from those of "
-                f"{form or 'torchvision'} of the same name; build {network.name} with form='keras'"
+                f"{variant or 'torchvision'} of the same name; build {network.name} with "
+                "variant='keras'"
             )
         return rename_keras(read_keras(path), network)
     return read_torch(path) if found == "torchvision" else read_safetensors(path)[0]
 
 
 def read_weights(
-    path: str | os.PathLike[str], network: Network, form: str | None = None
+    path: str | os.PathLike[str], network: Network, variant: str | None = None
 ) -> dict[str, npt.NDArray[np.float32]]:
     """The weights of a network from a file.
 
@@ -98,10 +99,10 @@ def read_weights(
         it is ever run.
     network
         Whose weights they are to be.
-    form
-        The form that the network was built in. Weights of one form fit the other in shape, and
-        give other numbers, so a file of Keras is read for ``"keras"`` alone. A file of PyTorch
-        or safetensors may hold weights of either form.
+    variant
+        The variant that the network was built in. Weights of one variant fit the other in
+        shape, and give other numbers, so a file of Keras is read for ``"keras"`` alone. A file
+        of PyTorch or safetensors may hold weights of either variant.
 
     Returns
     -------
@@ -112,7 +113,7 @@ def read_weights(
     Raises
     ------
     FileFormatError
-        If there is no such file, it is of no known format, or damaged, or not for this form; or
+        If there is no such file, it is of no known format, or damaged, or not for this variant; or
         it holds other weights than the network's, in which case every tensor that is missing,
         unexpected or of another shape is listed.
 
@@ -126,7 +127,7 @@ def read_weights(
     >>> read_weights(path, build_network("mobilenet_v2"))["classifier.1.bias"].shape
     (1000,)
     """
-    arrays = read_arrays(path, network, form)
+    arrays = read_arrays(path, network, variant)
     check_weights(os.fspath(path), arrays, network)
     return {name: arrays[name] for name in network.parameters}
 

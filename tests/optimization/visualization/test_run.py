@@ -16,7 +16,7 @@ from transferkit.errors import NoGradientError, NotFiniteError, ShapeError
 from transferkit.optimization import objectives as o
 from transferkit.optimization.visualization import Fourier, IdealImages, Jitter, Pixels
 from transferkit.testing.conformance import assert_close
-from transferkit.training import Adam, GradientDescent, Momentum, Optimizer
+from transferkit.training import Adam, NormalizedGradientDescent, NormalizedMomentum, Optimizer
 
 NOTHING = 0.0 * o.Class(0)
 STEPS = 4
@@ -76,14 +76,14 @@ def written_out(
         losses.append(-float(found["value"][0]))
         gradient = np.zeros_like(x)
         np.add.at(gradient, place, -found["gradient"][0].astype(np.float64))
-        rate = optimizer.rate_at(step, len(shifts))
+        rate = optimizer.learning_rate_at(step, len(shifts))
         if isinstance(optimizer, Adam):
             mean = 0.9 * mean + 0.1 * gradient
             square = 0.999 * square + 0.001 * gradient**2
             root = np.sqrt(square / (1 - 0.999 ** (step + 1))) + 1e-8
             x = x - rate * mean / (1 - 0.9 ** (step + 1)) / root
         else:
-            keep = optimizer.momentum if isinstance(optimizer, Momentum) else 0.0
+            keep = optimizer.momentum if isinstance(optimizer, NormalizedMomentum) else 0.0
             velocity = keep * velocity + gradient / np.sqrt((gradient**2).mean())
             x = x - rate * velocity
         x = np.clip(x, 0, 1)
@@ -92,7 +92,7 @@ def written_out(
 
 @pytest.mark.parametrize(
     "optimizer",
-    [GradientDescent(0.05), Momentum(0.05, "cosine"), Adam(0.05, "linear")],
+    [NormalizedGradientDescent(0.05), NormalizedMomentum(0.05, "cosine"), Adam(0.05, "linear")],
     ids=["gradient descent", "momentum", "adam"],
 )
 def test_as_written_out(differentiable: Backend, optimizer: Optimizer) -> None:
@@ -152,7 +152,7 @@ def test_octaves_go_on_with_the_pictures_before(differentiable: Backend, start: 
             start=start,
             size=SIDE,
             regularizers=regularizers,
-            optimizer=GradientDescent(0.01),
+            optimizer=NormalizedGradientDescent(0.01),
             steps=2,
             octaves=2,
         ).history

@@ -22,8 +22,8 @@ __all__ = ["OnnxRuntimeBackend"]
 
 
 # Measured with MobileNetV2 on two cores: 4 at a time run a third faster than 32.
-_PICTURES_AT_ONCE = 4
-_PROCESSOR = "CPUExecutionProvider"
+_MICRO_BATCH_SIZE = 4
+_CPU = "CPUExecutionProvider"
 
 
 class OnnxRuntimeBackend(Backend):
@@ -35,7 +35,7 @@ class OnnxRuntimeBackend(Backend):
     def __init__(self, device: str | None = None) -> None:
         super().__init__(device)
         self.table = OnnxTable()
-        self.pictures_at_once = _PICTURES_AT_ONCE if self.device == _PROCESSOR else None
+        self.micro_batch_size = _MICRO_BATCH_SIZE if self.device == _CPU else None
 
     @classmethod
     def version(cls) -> str:
@@ -47,7 +47,7 @@ class OnnxRuntimeBackend(Backend):
         return tuple(
             sorted(
                 set(onnxruntime.get_available_providers()) - {"AzureExecutionProvider"},
-                key=lambda name: (name != _PROCESSOR, name),
+                key=lambda name: (name != _CPU, name),
             )
         )
 
@@ -90,7 +90,7 @@ class _Recording:
         # The first is for the passes over the graph, which read and replace weights; the second
         # for what is left of them, which would otherwise be copied before kernels pack it.
         options.add_external_initializers(list(arrays), self._values)
-        if device == _PROCESSOR:
+        if device == _CPU:
             for name, value in zip(arrays, self._values, strict=True):
                 options.add_initializer(name, value)
         self._session = onnxruntime.InferenceSession(

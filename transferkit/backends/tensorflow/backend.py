@@ -28,7 +28,7 @@ class TensorFlowBackend(Backend):
 
     def __init__(self, device: str | None = None) -> None:
         super().__init__(device)
-        self.table: TensorFlowTable = TensorFlowTable(on_processor=self.device.startswith("CPU"))
+        self.table: TensorFlowTable = TensorFlowTable(on_cpu=self.device.startswith("CPU"))
 
     @classmethod
     def version(cls) -> str:

@@ -25,19 +25,19 @@ class TensorFlowTable(Table[Any]):
     ----------
     dtype
         The number type of the tensors.
-    on_processor
+    on_cpu
         Whether tensors are for the processor, and large ones best made in its memory.
     """
 
     shares_memory: ClassVar[bool] = False
 
-    def __init__(self, dtype: Any = tf.float32, *, on_processor: bool = False) -> None:
+    def __init__(self, dtype: Any = tf.float32, *, on_cpu: bool = False) -> None:
         self.dtype = dtype
-        self.on_processor = on_processor
+        self.on_cpu = on_cpu
 
     def asarray(self, array: npt.ArrayLike) -> Any:
         array = np.asarray(array, self.dtype.as_numpy_dtype)
-        if not self.on_processor or array.nbytes < _LARGE:
+        if not self.on_cpu or array.nbytes < _LARGE:
             return tf.convert_to_tensor(array)
         # TensorFlow makes two copies of an array, and keeps one until it is called again.
         return tf.experimental.dlpack.from_dlpack(_aligned_copy(array).__dlpack__())

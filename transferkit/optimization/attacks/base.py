@@ -41,7 +41,7 @@ absolute logit: two backends may differ by 1e-4 of that in either, so what is a 
 is one on all."""
 
 # Where a backend does not say how many pictures it runs fastest on.
-_PICTURES_AT_ONCE = 24
+_MICRO_BATCH_SIZE = 24
 # How far back a smallest change may be taken, and how finely, once the steps are done.
 _LEAST_SHARE = 0.75
 _HALVINGS = 6
@@ -349,7 +349,7 @@ class AttackRunner:
         )
         already = margins(task.logits, task.labels, task.targets) > MARGIN
         outcome.success[already] = True
-        size = min(self.batch_size, self.program.backend.pictures_at_once or _PICTURES_AT_ONCE)
+        size = min(self.batch_size, self.program.backend.micro_batch_size or _MICRO_BATCH_SIZE)
         todo = np.flatnonzero(~already)
         try:
             with show_progress("Attacking", number, shown=progress) as advance:
