@@ -51,7 +51,8 @@ class Program:
     >>> from transferkit.backends import Program, get_backend
     >>> from transferkit.networks import build_network, random_weights
     >>> network = build_network("mobilenet_v2")
-    >>> program = Program(get_backend("onnxruntime"), network, random_weights(network, random_state=0))
+    >>> weights = random_weights(network, random_state=0)
+    >>> program = Program(get_backend("onnxruntime"), network, weights)
     >>> found = program.run(np.zeros((1, 64, 64, 3), np.float32), ["embedding"])
     >>> found["embedding"].shape
     (1, 1280)
