@@ -204,6 +204,6 @@ def test_a_backend_without_models() -> None:
     with pytest.raises(UnsupportedError, match="'onnxruntime' cannot run a dict; 'torch' takes"):
         backend.wrap({})
     with pytest.raises(UnsupportedError, match="'onnxruntime' has no models of its own"):
-        backend.native(NETWORK, WEIGHTS)
+        backend.to_native(NETWORK, WEIGHTS)
     with pytest.raises(UnsupportedError, match="no models of its own"):
         _ = tiny_extractor(backend="onnxruntime").native

@@ -81,7 +81,7 @@ def test_layers_are_called_as_torchvision_calls_them() -> None:
 @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18", "vgg11_bn", "mobilenet_v3_small"])
 def test_native_goes_into_torchvisions_model_and_back(name: str) -> None:
     network = build_network(name)
-    native = get_backend("torch").native(network, random_statistics(network, seed=0))
+    native = get_backend("torch").to_native(network, random_statistics(network, seed=0))
     assert isinstance(native, nn.Module)
     model = torchvision.models.get_model(name, weights=None)
     model.load_state_dict(native.state_dict())

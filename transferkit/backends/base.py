@@ -15,7 +15,7 @@ import numpy.typing as npt
 from transferkit.errors import NoGradientError, UnknownNameError, UnsupportedError
 from transferkit.networks.graph import Network, Padding, Weights
 
-__all__ = ["API_VERSION", "OPERATIONS", "Backend", "Table", "WrappedModel"]
+__all__ = ["API_VERSION", "OPERATIONS", "Backend", "Table", "WrappedModel", "no_gradient_error"]
 
 API_VERSION = 1
 """The version of the plugin interface that this transferkit speaks."""
@@ -402,7 +402,7 @@ class Backend(ABC):
         UnsupportedError
             If the framework has no gradients, and so nothing to optimise.
         """
-        raise self._without_gradients()
+        raise self._gradients_unsupported()
 
     def value_and_grad(self, function: Function) -> Function:
         """``function`` together with its derivative with respect to its first argument.
@@ -428,16 +428,9 @@ class Backend(ABC):
             When called: if the value does not depend on the first argument, or only through
             what has no derivative.
         """
-        raise self._without_gradients()
+        raise self._gradients_unsupported()
 
-    @staticmethod
-    def _no_gradient() -> NoGradientError:
-        return NoGradientError(
-            "the value does not depend on the first argument, or only through what has no "
-            "derivative, such as NumPy's functions"
-        )
-
-    def _without_gradients(self) -> UnsupportedError:
+    def _gradients_unsupported(self) -> UnsupportedError:
         return UnsupportedError(
             f"backend {self.name!r} runs networks but has no gradients; 'torch' and "
             "'tensorflow' have: pip install \"transferkit[torch]\""
@@ -478,7 +471,7 @@ class Backend(ABC):
             "torch.nn.Module, 'tensorflow' a keras.Model"
         )
 
-    def native(self, network: Network, weights: Weights) -> object:
+    def to_native(self, network: Network, weights: Weights) -> object:
         """``network`` as an object of the framework, to go on with there.
 
         Parameters
@@ -501,3 +494,11 @@ class Backend(ABC):
             f"backend {self.name!r} has no models of its own; 'torch' and 'tensorflow' have: "
             'pip install "transferkit[torch]"'
         )
+
+
+def no_gradient_error() -> NoGradientError:
+    """Return the error that the function of `Backend.value_and_grad` raises."""
+    return NoGradientError(
+        "the value does not depend on the first argument, or only through operations without a "
+        "derivative, such as NumPy functions"
+    )

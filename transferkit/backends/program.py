@@ -109,7 +109,7 @@ class Program:
 
         return function
 
-    def native(self) -> object:
+    def to_native(self) -> object:
         """The network as an object of the framework; where it is one, that object.
 
         Raises
@@ -119,7 +119,7 @@ class Program:
         """
         if self.wrapped is not None:
             return self.wrapped.model
-        return self.backend.native(self.network, self.weights)
+        return self.backend.to_native(self.network, self.weights)
 
     def shapes(self, height: int, width: int) -> Mapping[str, tuple[int, ...]]:
         """The shape of each layer's output for one picture, (h, w, c) or (d,).

@@ -138,7 +138,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         UnsupportedError
             If the backend has no models of its own.
         """
-        return self._load()[0].native()
+        return self._load()[0].to_native()
 
     def model(self) -> Model:
         """The network, its weights and its preprocessing, as the parameters ask for them."""

@@ -29,7 +29,7 @@ def _pixels(*shape: int, seed: int = 0) -> Floats:
 
 
 def _native(network: Network = NETWORK, weights: Weights = WEIGHTS) -> Any:
-    found = BACKEND.native(network, weights)
+    found = BACKEND.to_native(network, weights)
     assert isinstance(found, keras.Model)
     return found
 

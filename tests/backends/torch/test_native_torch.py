@@ -36,7 +36,7 @@ def _logits(native: Callable[..., object], pixels: Floats) -> Floats:
 
 
 def _native(network: object = NETWORK, weights: Weights = WEIGHTS) -> nn.Module:
-    found = BACKEND.native(network, weights)  # type: ignore[arg-type]
+    found = BACKEND.to_native(network, weights)  # type: ignore[arg-type]
     assert isinstance(found, nn.Module)
     return found
 

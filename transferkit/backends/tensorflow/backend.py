@@ -10,7 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from transferkit.backends.base import API_VERSION, GRADIENTS, INFERENCE, Backend
+from transferkit.backends.base import (
+    API_VERSION,
+    GRADIENTS,
+    INFERENCE,
+    Backend,
+    no_gradient_error,
+)
 from transferkit.backends.tensorflow.native import keras_model
 from transferkit.backends.tensorflow.table import TensorFlowTable
 from transferkit.backends.tensorflow.wrap import KerasModel
@@ -60,7 +66,7 @@ class TensorFlowBackend(Backend):
             channel_order=channel_order,
         )
 
-    def native(self, network: Network, weights: Weights) -> Any:
+    def to_native(self, network: Network, weights: Weights) -> Any:
         with tf.device(self.device):
             return keras_model(network, weights)
 
@@ -119,7 +125,7 @@ class TensorFlowBackend(Backend):
                 found = given if isinstance(given, Mapping) else {"value": given}
             gradient = tape.gradient(found["value"], tensors[0])
             if gradient is None:
-                raise self._no_gradient()
+                raise no_gradient_error()
             return {**found, "gradient": gradient}
 
         return run

@@ -10,7 +10,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from transferkit.backends.base import API_VERSION, GRADIENTS, INFERENCE, Backend
+from transferkit.backends.base import (
+    API_VERSION,
+    GRADIENTS,
+    INFERENCE,
+    Backend,
+    no_gradient_error,
+)
 from transferkit.backends.torch.native import TorchNetwork
 from transferkit.backends.torch.table import TorchTable
 from transferkit.backends.torch.wrap import TorchModel
@@ -70,7 +76,7 @@ class TorchBackend(Backend):
             channel_order=channel_order,
         )
 
-    def native(self, network: Network, weights: Weights) -> torch.nn.Module:
+    def to_native(self, network: Network, weights: Weights) -> torch.nn.Module:
         return TorchNetwork(network, weights, self.table.device)
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -105,7 +111,7 @@ class TorchBackend(Backend):
                     total = found["value"].sum()
                     (gradient,) = torch.autograd.grad(total, first, allow_unused=True)
             if gradient is None:
-                raise self._no_gradient()
+                raise no_gradient_error()
             detached = {name: tensor.detach() for name, tensor in found.items()}
             return {**detached, "gradient": gradient}
 
