@@ -12,11 +12,11 @@ from transferkit.backends.wrapping import (
     LAYER,
     LAYER_INPUT,
     OUTPUT,
-    Place,
     ShapeCache,
-    find_source,
-    name_layers,
-    own_outputs,
+    TensorLocation,
+    assign_layer_names,
+    find_producer,
+    named_outputs,
 )
 from transferkit.errors import UnsupportedError
 from transferkit.networks.graph import INPUT, WRAPPED, NetworkBuilder
@@ -27,10 +27,10 @@ from transferkit.testing import ReferenceTable
 def names(
     calls: list[tuple[str, int]],
     outputs: list[str],
-    embedding: Place | None = None,
-    logits: Place | None = None,
+    embedding: TensorLocation | None = None,
+    logits: TensorLocation | None = None,
 ) -> tuple[list[str], dict[str, str]]:
-    places, aliases = name_layers(calls, outputs, embedding=embedding, logits=logits)
+    places, aliases = assign_layer_names(calls, outputs, embedding=embedding, logits=logits)
     return list(places), aliases
 
 
@@ -48,7 +48,7 @@ def test_counting_leaves_out_names_that_there_are() -> None:
 
 def test_names_that_mean_something() -> None:
     calls = [("pixels", 0), ("normalize", 0), ("embedding", 0), ("logits", 0), ("fc", 0)]
-    embedding, logits = Place(LAYER_INPUT, "fc"), Place(OUTPUT, "output")
+    embedding, logits = TensorLocation(LAYER_INPUT, "fc"), TensorLocation(OUTPUT, "output")
     found, aliases = names(calls, ["output"], embedding, logits)
     assert found == [
         "module.pixels", "module.normalize", "module.embedding", "module.logits", "embedding",
@@ -61,19 +61,19 @@ def test_names_that_mean_something() -> None:
 
 def test_outputs_whose_names_are_taken() -> None:
     found, aliases = names([("fc", 0), ("logits", 0)], ["fc", "logits"], None,
-                           Place(OUTPUT, "logits"))  # fmt: skip
+                           TensorLocation(OUTPUT, "logits"))  # fmt: skip
     assert (found, aliases) == (["fc", "module.logits", "output.fc", "logits"], {})
     assert names([("output", 0)], ["output"])[0] == ["output", "output.output"]
-    embedding = Place(LAYER_INPUT, "fc")
+    embedding = TensorLocation(LAYER_INPUT, "fc")
     assert names([("fc", 0)], ["embedding"], embedding)[0] == [
         "embedding", "fc", "output.embedding",
     ]  # fmt: skip
 
 
 def test_places_are_where_the_names_say() -> None:
-    places, _ = name_layers([("a", 0), ("a", 1)], ["a"], embedding=None, logits=None)
+    places, _ = assign_layer_names([("a", 0), ("a", 1)], ["a"], embedding=None, logits=None)
     assert places == {
-        "a": Place(LAYER, "a", 0), "a_1": Place(LAYER, "a", 1), "output.a": Place(OUTPUT, "a"),
+        "a": TensorLocation(LAYER, "a", 0), "a_1": TensorLocation(LAYER, "a", 1), "output.a": TensorLocation(OUTPUT, "a"),
     }  # fmt: skip
 
 
@@ -81,13 +81,13 @@ def test_own_outputs() -> None:
     def is_number(value: object) -> bool:
         return isinstance(value, float)
 
-    assert own_outputs(1.0, is_number) == {"output": 1.0}
-    assert own_outputs({"a": 1.0, "b": "no"}, is_number) == {"a": 1.0}
-    assert own_outputs([None, 2.0], is_number) == {"output.1": 2.0}
+    assert named_outputs(1.0, is_number) == {"output": 1.0}
+    assert named_outputs({"a": 1.0, "b": "no"}, is_number) == {"a": 1.0}
+    assert named_outputs([None, 2.0], is_number) == {"output.1": 2.0}
     with pytest.raises(UnsupportedError, match=r"gives a dict \('a': str\); expected a tensor"):
-        own_outputs({"a": "no"}, is_number)
+        named_outputs({"a": "no"}, is_number)
     with pytest.raises(UnsupportedError, match=r"an? ndarray of shape \(3,\) and type int64"):
-        own_outputs(np.zeros(3, np.int64), is_number)
+        named_outputs(np.zeros(3, np.int64), is_number)
 
 
 def test_the_source_of_a_result() -> None:
@@ -99,13 +99,13 @@ def test_the_source_of_a_result() -> None:
         "early": [],
         "y": ["fc"],
     }
-    fc, early = Place(LAYER, "fc"), Place(LAYER, "early")
+    fc, early = TensorLocation(LAYER, "fc"), TensorLocation(LAYER, "early")
     sources = {"fc": fc, "early": early}
-    assert find_source("out", sources, before.__getitem__) == fc
-    assert find_source("out", {"early": early}, before.__getitem__) == early
-    assert find_source("out", {"fc": fc, "x": early}, before.__getitem__) is None
-    assert find_source("x", sources, before.__getitem__) is None
-    assert find_source(None, sources, before.__getitem__) is None
+    assert find_producer("out", sources, before.__getitem__) == fc
+    assert find_producer("out", {"early": early}, before.__getitem__) == early
+    assert find_producer("out", {"fc": fc, "x": early}, before.__getitem__) is None
+    assert find_producer("x", sources, before.__getitem__) is None
+    assert find_producer(None, sources, before.__getitem__) is None
 
 
 def test_shapes_are_found_once() -> None:

@@ -10,7 +10,14 @@ from typing import Any, NamedTuple, TypeVar
 from transferkit.errors import UnsupportedError
 from transferkit.networks.graph import INPUT, WRAPPED, Network, NetworkBuilder
 
-__all__ = ["Place", "ShapeCache", "build_network", "find_source", "name_layers", "own_outputs"]
+__all__ = [
+    "ShapeCache",
+    "TensorLocation",
+    "assign_layer_names",
+    "build_wrapped_network",
+    "find_producer",
+    "named_outputs",
+]
 
 Step = TypeVar("Step", bound=Hashable)
 Shape = tuple[int, ...]
@@ -21,24 +28,24 @@ LAYER = "layer"
 LAYER_INPUT = "layer input"
 """The kind of place that is what a layer takes."""
 
-BEFORE_ACTIVATION = "before activation"
+PRE_ACTIVATION = "before activation"
 """The kind of place that is the output of a layer without the activation it ends in."""
 
 OUTPUT = "output"
 """The kind of place that is an output of the model itself."""
 
 # What the nodes before the model are called.
-_TAKEN = frozenset({INPUT, "normalize", "reverse_channels"})
+_RESERVED_NAMES = frozenset({INPUT, "normalize", "reverse_channels"})
 _SIZES_KEPT = 64
 
 
-class Place(NamedTuple):
+class TensorLocation(NamedTuple):
     """Where in a running model a tensor is found.
 
     Attributes
     ----------
     kind
-        `LAYER`, `LAYER_INPUT` (as one row for each picture), `BEFORE_ACTIVATION` or `OUTPUT`.
+        `LAYER`, `LAYER_INPUT` (as one row for each picture), `PRE_ACTIVATION` or `OUTPUT`.
     name
         What the framework calls the layer, or the name of the output.
     call
@@ -68,7 +75,7 @@ class ShapeCache:
         return found
 
 
-def own_outputs(output: object, is_activation: Callable[[Any], bool]) -> dict[str, Any]:
+def named_outputs(output: object, is_activation: Callable[[Any], bool]) -> dict[str, Any]:
     """The tensors that a model gives, each with its name.
 
     Parameters
@@ -112,7 +119,7 @@ def _describe(output: object) -> str:
     return f"a {name}"
 
 
-def is_one_row(shape: Shape, channels: int = -1) -> bool:
+def is_vector_per_image(shape: Shape, channels: int = -1) -> bool:
     """Whether a tensor of this shape is one row for each picture, of which axis ``channels`` is.
 
     A convolution of such a feature map, of one pixel, is a linear layer.
@@ -120,11 +127,11 @@ def is_one_row(shape: Shape, channels: int = -1) -> bool:
     return len(shape) in (2, 4) and math.prod(shape[1:]) == shape[channels]
 
 
-def find_source(
+def find_producer(
     result: Step | None,
-    sources: Mapping[Step, Place],
+    sources: Mapping[Step, TensorLocation],
     steps_before: Callable[[Step], Iterable[Step]],
-) -> Place | None:
+) -> TensorLocation | None:
     """The one place among ``sources`` that ``result`` is computed from most directly.
 
     Parameters
@@ -138,10 +145,10 @@ def find_source(
 
     Returns
     -------
-    Place or None
+    TensorLocation or None
         None if there is no source, or there are several.
     """
-    found: set[Place] = set()
+    found: set[TensorLocation] = set()
     seen: set[Step] = set()
     waiting = [] if result is None else [result]
     while waiting:
@@ -156,13 +163,13 @@ def find_source(
     return found.pop() if len(found) == 1 else None
 
 
-def name_layers(
+def assign_layer_names(
     calls: Sequence[tuple[str, int]],
     outputs: Sequence[str],
     *,
-    embedding: Place | None,
-    logits: Place | None,
-) -> tuple[dict[str, Place], dict[str, str]]:
+    embedding: TensorLocation | None,
+    logits: TensorLocation | None,
+) -> tuple[dict[str, TensorLocation], dict[str, str]]:
     """What the layers of a wrapped model are called.
 
     A layer has the name that the framework gives it, and where it runs again that name with
@@ -185,26 +192,26 @@ def name_layers(
     places, aliases
         Name to place, in the order of computing; alias to name.
     """
-    taken = set(_TAKEN)
+    taken = set(_RESERVED_NAMES)
     taken |= {"embedding"} if embedding is not None else set()
     taken |= {"logits"} if logits is not None else set()
     first_runs = {name for name, _ in calls}
-    places: dict[str, Place] = {}
+    places: dict[str, TensorLocation] = {}
     for name, call in calls:
-        if embedding is not None and embedding == Place(LAYER_INPUT, name, call):
+        if embedding is not None and embedding == TensorLocation(LAYER_INPUT, name, call):
             places["embedding"] = embedding
         number = call
         label = name if call == 0 else f"{name}_{number}"
         while label in places or (call and label in first_runs):
             number += 1
             label = f"{name}_{number}"
-        places[f"module.{label}" if label in taken else label] = Place(LAYER, name, call)
+        places[f"module.{label}" if label in taken else label] = TensorLocation(LAYER, name, call)
     for name, place in (("embedding", embedding), ("logits", logits)):
         if place is not None and place.kind != OUTPUT:
             places.setdefault(name, place)
     aliases: dict[str, str] = {}
     for name in outputs:
-        place = Place(OUTPUT, name)
+        place = TensorLocation(OUTPUT, name)
         is_meant = (name, place) in {("embedding", embedding), ("logits", logits)}
         label = name if is_meant or (name not in places and name not in taken) else f"output.{name}"
         places[label] = place
@@ -213,7 +220,7 @@ def name_layers(
     return places, aliases
 
 
-def build_network(
+def build_wrapped_network(
     name: str,
     input_size: int,
     places: Iterable[str],

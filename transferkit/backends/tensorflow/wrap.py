@@ -15,17 +15,17 @@ import tensorflow as tf
 from transferkit.backends.base import Backend, WrappedModel
 from transferkit.backends.tensorflow.table import TensorFlowTable
 from transferkit.backends.wrapping import (
-    BEFORE_ACTIVATION,
     LAYER,
     LAYER_INPUT,
     OUTPUT,
-    Place,
+    PRE_ACTIVATION,
     ShapeCache,
-    build_network,
-    find_source,
-    is_one_row,
-    name_layers,
-    own_outputs,
+    TensorLocation,
+    assign_layer_names,
+    build_wrapped_network,
+    find_producer,
+    is_vector_per_image,
+    named_outputs,
 )
 from transferkit.errors import ShapeError, UnsupportedError
 
@@ -40,7 +40,7 @@ _SCALE_OF_BYTES = 1 / 64
 _LOCK = threading.RLock()
 _NOTHING = object()
 
-Observer = Callable[[Any, Place, Any, Any], None]
+Observer = Callable[[Any, TensorLocation, Any, Any], None]
 
 
 def check_keras() -> None:
@@ -126,7 +126,7 @@ class KerasModel(WrappedModel):
         mean, std = mean or (0.0,) * 3, std or (1.0,) * 3
         if (mean, std) == ((0.0,) * 3, (1.0,) * 3) and _takes_bytes(model):
             std = (1 / 255,) * 3
-        self.network = build_network(
+        self.network = build_wrapped_network(
             model.name,
             height,
             self._places,
@@ -172,7 +172,7 @@ class KerasModel(WrappedModel):
         # What was traced cannot be pickled; it is traced again.
         return (_restore, (type(self), {**self.__dict__, "_run_all": None, "_layers": None}))
 
-    def _learn(self, height: int, width: int) -> tuple[dict[str, Place], dict[str, str]]:
+    def _learn(self, height: int, width: int) -> tuple[dict[str, TensorLocation], dict[str, str]]:
         """Where the model's layers are, and aliases, from tracing it once."""
         if self._size is None:
             # Whether it can be traced for any size shows what it takes.
@@ -180,7 +180,7 @@ class KerasModel(WrappedModel):
                 self._trace(lambda x: self.model(x, training=False), (None, None, None, 3))
             except Exception:  # it is the user's own code, and may fail in any way
                 self._size = (height, width)
-        learnt: list[tuple[dict[str, Place], dict[str, str]]] = []
+        learnt: list[tuple[dict[str, TensorLocation], dict[str, str]]] = []
 
         def function(x: Any) -> Any:
             seen = _Seen(x.graph)
@@ -202,17 +202,17 @@ class KerasModel(WrappedModel):
         with _LOCK, keras.StatelessScope(initialize_variables=False):
             tf.function(function, input_signature=[spec], autograph=False).get_concrete_function()
 
-    def _run(self, x: Any, places: set[Place]) -> dict[Place, Any]:
+    def _run(self, x: Any, places: set[TensorLocation]) -> dict[TensorLocation, Any]:
         """The tensors at ``places`` when the model gets ``x`` (n, h, w, 3)."""
-        found: dict[Place, Any] = {}
+        found: dict[TensorLocation, Any] = {}
 
-        def see(layer: Any, place: Place, taken: Any, given: Any) -> None:
+        def see(layer: Any, place: TensorLocation, taken: Any, given: Any) -> None:
             for kind, tensor in ((LAYER, given), (LAYER_INPUT, taken)):
                 if (there := place._replace(kind=kind)) in places and tf.is_tensor(tensor):
                     found[there] = tensor
                     if kind == LAYER_INPUT:
                         found[there] = tf.reshape(tensor, (-1, tensor.shape[-1]))
-            if (there := place._replace(kind=BEFORE_ACTIVATION)) in places:
+            if (there := place._replace(kind=PRE_ACTIVATION)) in places:
                 found[there] = _before_activation(layer, taken)
 
         names = {place.name for place in places if place.kind != OUTPUT}
@@ -223,8 +223,10 @@ class KerasModel(WrappedModel):
             output = self._call(x)
         wanted = {place.name for place in places if place.kind == OUTPUT}
         if wanted:
-            outputs = own_outputs(output, tf.is_tensor)
-            found |= {Place(OUTPUT, name): outputs[name] for name in wanted & outputs.keys()}
+            outputs = named_outputs(output, tf.is_tensor)
+            found |= {
+                TensorLocation(OUTPUT, name): outputs[name] for name in wanted & outputs.keys()
+            }
         return found
 
     def _call(self, x: Any) -> Any:
@@ -257,34 +259,34 @@ class _Seen:
         self._graph = graph
         self._calls: list[tuple[str, int]] = []
         # What each layer took and gave, by a reference to what it gave.
-        self._given: dict[Any, tuple[Any, Place, Any, Any]] = {}
+        self._given: dict[Any, tuple[Any, TensorLocation, Any, Any]] = {}
 
-    def see(self, layer: Any, place: Place, taken: Any, given: Any) -> None:
+    def see(self, layer: Any, place: TensorLocation, taken: Any, given: Any) -> None:
         if self._is_activation(given):
             self._calls.append((place.name, place.call))
             # A model gives what its last layer gave; the layer is meant.
             self._given.setdefault(given.ref(), (layer, place, taken, given))
 
-    def places(self, output: Any) -> tuple[dict[str, Place], dict[str, str]]:
-        outputs = own_outputs(output, self._is_activation)
+    def places(self, output: Any) -> tuple[dict[str, TensorLocation], dict[str, str]]:
+        outputs = named_outputs(output, self._is_activation)
         embedding = logits = None
         name = "output" if len(outputs) == 1 else "logits"
         if name in outputs and outputs[name].shape.rank == 2:
-            logits = Place(OUTPUT, name)
+            logits = TensorLocation(OUTPUT, name)
             if name == "output":
                 logits = self._before_probabilities(outputs[name]) or logits
             embedding = self._embedding(outputs[name])
         if "embedding" in outputs and outputs["embedding"].shape.rank == 2:
-            embedding = Place(OUTPUT, "embedding")
-        return name_layers(self._calls, list(outputs), embedding=embedding, logits=logits)
+            embedding = TensorLocation(OUTPUT, "embedding")
+        return assign_layer_names(self._calls, list(outputs), embedding=embedding, logits=logits)
 
-    def _before_probabilities(self, output: Any) -> Place | None:
+    def _before_probabilities(self, output: Any) -> TensorLocation | None:
         """Where the numbers are that the last layer makes probabilities of, if it does."""
         if output.ref() not in self._given:
             return None
         layer, place, taken, _ = self._given[output.ref()]
         if isinstance(layer, keras.layers.Dense) and not _is_linear(layer):
-            return place._replace(kind=BEFORE_ACTIVATION)
+            return place._replace(kind=PRE_ACTIVATION)
         if isinstance(layer, (keras.layers.Softmax, keras.layers.Activation)):
             found = self._given.get(taken.ref())
             if found is None or not isinstance(found[0], keras.layers.Dense):
@@ -292,17 +294,17 @@ class _Seen:
             return found[1]
         return None
 
-    def _embedding(self, output: Any) -> Place | None:
+    def _embedding(self, output: Any) -> TensorLocation | None:
         """What the linear layer takes that ``output`` comes from, where that can be told."""
         linear = {
             reference: place._replace(kind=LAYER_INPUT)
             for reference, (layer, place, taken, given) in self._given.items()
             if isinstance(layer, (keras.layers.Dense, keras.layers.Conv2D))
-            and is_one_row(tuple(taken.shape))
-            and is_one_row(tuple(given.shape))
+            and is_vector_per_image(tuple(taken.shape))
+            and is_vector_per_image(tuple(given.shape))
             and given.shape[-1] == output.shape[-1]
         }
-        return find_source(output.ref(), linear, _steps_before)
+        return find_producer(output.ref(), linear, _steps_before)
 
     def _is_activation(self, value: Any) -> bool:
         # What was computed in the graph of a loop or of a function cannot leave it.
@@ -327,7 +329,7 @@ def _seeing(layers: Mapping[str, Any], see: Observer) -> Iterator[None]:
             given = call(*arguments, **named)
             if threading.get_ident() == thread:
                 taken = arguments[0] if arguments else next(iter(named.values()), None)
-                see(layer, Place(LAYER, name, runs[name]), taken, given)
+                see(layer, TensorLocation(LAYER, name, runs[name]), taken, given)
                 runs[name] += 1
             return given
 

@@ -17,13 +17,13 @@ from transferkit.backends.wrapping import (
     LAYER,
     LAYER_INPUT,
     OUTPUT,
-    Place,
     ShapeCache,
-    build_network,
-    find_source,
-    is_one_row,
-    name_layers,
-    own_outputs,
+    TensorLocation,
+    assign_layer_names,
+    build_wrapped_network,
+    find_producer,
+    is_vector_per_image,
+    named_outputs,
 )
 from transferkit.errors import ShapeError, UnsupportedError
 
@@ -85,7 +85,7 @@ class TorchModel(WrappedModel):
         self._table = table
         self._shapes = ShapeCache()
         self._places, aliases = self._learn(input_size)
-        self.network = build_network(
+        self.network = build_wrapped_network(
             type(model).__name__,
             input_size,
             self._places,
@@ -122,23 +122,27 @@ class TorchModel(WrappedModel):
 
         return self._shapes.get((height, width), find)
 
-    def _learn(self, side: int) -> tuple[dict[str, Place], dict[str, str]]:
+    def _learn(self, side: int) -> tuple[dict[str, TensorLocation], dict[str, str]]:
         """Where the model's layers are, and aliases, from running it once."""
         calls: list[tuple[str, int]] = []
         # The step of autograd that each linear layer is, and what the layer gave.
-        linear: dict[Any, tuple[Place, int]] = {}
+        linear: dict[Any, tuple[TensorLocation, int]] = {}
         # The layers that take one row for each picture.
-        rows: set[Place] = set()
+        rows: set[TensorLocation] = set()
 
-        def see(module: nn.Module, place: Place, output: Any) -> None:
+        def see(module: nn.Module, place: TensorLocation, output: Any) -> None:
             if _is_activation(output):
                 calls.append((place.name, place.call))
                 is_linear = isinstance(module, (nn.Linear, nn.Conv2d)) and place in rows
-                if is_linear and output.grad_fn is not None and is_one_row(output.shape, 1):
+                if (
+                    is_linear
+                    and output.grad_fn is not None
+                    and is_vector_per_image(output.shape, 1)
+                ):
                     linear[output.grad_fn] = (place._replace(kind=LAYER_INPUT), output.shape[1])
 
-        def see_input(place: Place, value: object) -> None:
-            if isinstance(value, Tensor) and is_one_row(value.shape, 1):
+        def see_input(place: TensorLocation, value: object) -> None:
+            if isinstance(value, Tensor) and is_vector_per_image(value.shape, 1):
                 rows.add(place._replace(kind=LAYER))
 
         names = {name for name, _ in self.model.named_modules() if name}
@@ -152,28 +156,28 @@ class TorchModel(WrappedModel):
                 output = self.model(self._to_model(pixels))
         except Exception as error:
             raise ShapeError(_cannot_take(self.model, side, side, error)) from error
-        outputs = own_outputs(output, _is_activation)
+        outputs = named_outputs(output, _is_activation)
         embedding = logits = None
         name = "output" if len(outputs) == 1 else "logits"
         if name in outputs and outputs[name].ndim == 2:
-            logits = Place(OUTPUT, name)
+            logits = TensorLocation(OUTPUT, name)
             classes = outputs[name].shape[1]
             sources = {step: place for step, (place, size) in linear.items() if size == classes}
-            embedding = find_source(outputs[name].grad_fn, sources, _steps_before)
+            embedding = find_producer(outputs[name].grad_fn, sources, _steps_before)
         if "embedding" in outputs and outputs["embedding"].ndim == 2:
-            embedding = Place(OUTPUT, "embedding")
-        return name_layers(calls, list(outputs), embedding=embedding, logits=logits)
+            embedding = TensorLocation(OUTPUT, "embedding")
+        return assign_layer_names(calls, list(outputs), embedding=embedding, logits=logits)
 
-    def _run(self, x: Tensor, places: set[Place]) -> dict[Place, Tensor]:
+    def _run(self, x: Tensor, places: set[TensorLocation]) -> dict[TensorLocation, Tensor]:
         """The tensors at ``places`` when the model gets ``x`` (n, h, w, 3)."""
-        found: dict[Place, Tensor] = {}
+        found: dict[TensorLocation, Tensor] = {}
 
-        def see(_: nn.Module, place: Place, output: object) -> None:
+        def see(_: nn.Module, place: TensorLocation, output: object) -> None:
             # A copy, since what follows may write into the layer's output.
             if place in places and isinstance(output, Tensor):
                 found[place] = output.clone()
 
-        def see_input(place: Place, value: object) -> None:
+        def see_input(place: TensorLocation, value: object) -> None:
             if place in places and isinstance(value, Tensor):
                 found[place] = value.clone().flatten(1)
 
@@ -182,8 +186,10 @@ class TorchModel(WrappedModel):
             output = self.model(self._to_model(x))
         wanted = {place.name for place in places if place.kind == OUTPUT}
         if wanted:
-            outputs = own_outputs(output, _is_tensor)
-            found |= {Place(OUTPUT, name): outputs[name] for name in wanted & outputs.keys()}
+            outputs = named_outputs(output, _is_tensor)
+            found |= {
+                TensorLocation(OUTPUT, name): outputs[name] for name in wanted & outputs.keys()
+            }
         return found
 
     def _to_model(self, x: Tensor) -> Tensor:
@@ -236,8 +242,8 @@ def _version(tensor: Tensor) -> int:
 def _seeing(
     model: nn.Module,
     names: set[str],
-    see: Callable[[nn.Module, Place, Any], None],
-    see_input: Callable[[Place, Any], None],
+    see: Callable[[nn.Module, TensorLocation, Any], None],
+    see_input: Callable[[TensorLocation, Any], None],
 ) -> Iterator[None]:
     """Calls ``see`` with each output of the modules called ``names``, in this thread."""
     thread = threading.get_ident()
@@ -249,12 +255,12 @@ def _seeing(
         def before(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
             if threading.get_ident() == thread:
                 value = inputs[0] if inputs else next(iter(named.values()), None)
-                see_input(Place(LAYER_INPUT, name, started[name]), value)
+                see_input(TensorLocation(LAYER_INPUT, name, started[name]), value)
                 started[name] += 1
 
         def after(_: nn.Module, __: tuple[Any, ...], output: object) -> None:
             if threading.get_ident() == thread:
-                see(module, Place(LAYER, name, ended[name]), output)
+                see(module, TensorLocation(LAYER, name, ended[name]), output)
                 ended[name] += 1
 
         handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
