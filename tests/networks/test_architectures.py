@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from transferkit.backends.macs import count_macs
 
-from transferkit.backends.multiply_adds import count_multiply_adds
 from transferkit.backends.shapes import infer_shapes
 from transferkit.errors import ShapeError, UnknownNameError
 from transferkit.networks import NETWORKS, build_network, network_from_json, network_to_json
@@ -63,7 +63,7 @@ def test_size_and_cost_in_the_form_of_torchvision(name: str) -> None:
     network = build_network(name, variant="torchvision")
     parameters, billions = _TORCHVISION[name]
     assert network.number_of_parameters == parameters
-    assert round(count_multiply_adds(network, 224, 224) / 1e9, 3) == billions
+    assert round(count_macs(network, 224, 224) / 1e9, 3) == billions
 
 
 @pytest.mark.parametrize("name", _KERAS)
@@ -222,6 +222,6 @@ def test_order_of_channels() -> None:
 
 def test_counting_is_of_the_size_asked_for() -> None:
     network = build_network("resnet18")
-    whole, quarter = (count_multiply_adds(network, side, side) for side in (448, 224))
+    whole, quarter = (count_macs(network, side, side) for side in (448, 224))
     last = 512 * 1000
     assert whole - last == 4 * (quarter - last)

@@ -18,7 +18,7 @@ def networks() -> None:
     Operations are multiplications, each with an addition, for one picture of the input size;
     top-1 is the accuracy on ImageNet that the weights' publisher states.
     """
-    from transferkit.backends.multiply_adds import count_multiply_adds
+    from transferkit.backends.macs import count_macs
     from transferkit.networks import NETWORKS, build_network
     from transferkit.weights import WEIGHTS
 
@@ -33,7 +33,7 @@ def networks() -> None:
                 entry.family,
                 entry.year,
                 f"{network.number_of_parameters / 1e6:.1f} M",
-                f"{count_multiply_adds(network, side, side) / 1e9:.2f} G",
+                f"{count_macs(network, side, side) / 1e9:.2f} G",
                 f"{side} x {side}",
                 "\n".join(_weights_name(row) for row in weights),
                 "\n".join(f"{row.top1:.3f}" for row in weights),

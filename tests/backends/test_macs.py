@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from transferkit.backends.multiply_adds import count_multiply_adds
+from transferkit.backends.macs import count_macs
 from transferkit.errors import ShapeError
 from transferkit.networks import INPUT, NetworkBuilder
 
@@ -20,6 +20,6 @@ def test_by_hand() -> None:
     # 8 rows and one more, 9 columns and two more: 4 x 5 places.
     convolution = 4 * 5 * 4 * (3 * 3 * 3)
     grouped = 4 * 5 * 6 * 2
-    assert count_multiply_adds(network, 8, 9) == convolution + grouped + 6 * 5
+    assert count_macs(network, 8, 9) == convolution + grouped + 6 * 5
     with pytest.raises(ShapeError, match="layer 'conv'"):
-        count_multiply_adds(network, 1, 9)
+        count_macs(network, 1, 9)

@@ -7,10 +7,10 @@ import math
 from transferkit.backends.shapes import infer_shapes
 from transferkit.networks.graph import Network
 
-__all__ = ["count_multiply_adds"]
+__all__ = ["count_macs"]
 
 
-def count_multiply_adds(network: Network, height: int, width: int) -> int:
+def count_macs(network: Network, height: int, width: int) -> int:
     """The multiplications, each with its addition, that a network does for one picture.
 
     Those of convolutions and linear layers are counted, which are nearly all; biases, batch
@@ -31,9 +31,9 @@ def count_multiply_adds(network: Network, height: int, width: int) -> int:
 
     Examples
     --------
-    >>> from transferkit.backends.multiply_adds import count_multiply_adds
+    >>> from transferkit.backends.macs import count_macs
     >>> from transferkit.networks import build_network
-    >>> round(count_multiply_adds(build_network("mobilenet_v2"), 224, 224) / 1e6)
+    >>> round(count_macs(build_network("mobilenet_v2"), 224, 224) / 1e6)
     301
     """
     shapes = infer_shapes(network, height, width)
