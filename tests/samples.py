@@ -12,7 +12,7 @@ from PIL import Image
 import transferkit
 from transferkit import Classifier, FeatureExtractor
 from transferkit.networks import INPUT, Network, NetworkBuilder
-from transferkit.testing.strategies import random_statistics
+from transferkit.testing.strategies import random_weights_and_statistics
 
 DEMO = Path(transferkit.__file__).parent / "demo"
 """Two dozen small photos to train on, as many to judge on, and a cat."""
@@ -35,7 +35,7 @@ def tiny_network(width: int = 6) -> Network:
 
 
 NETWORK = tiny_network()
-WEIGHTS = random_statistics(NETWORK, seed=0)
+WEIGHTS = random_weights_and_statistics(NETWORK, seed=0)
 
 
 def tiny_extractor(**parameters: Any) -> FeatureExtractor:

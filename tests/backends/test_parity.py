@@ -23,7 +23,7 @@ from transferkit.testing.conformance import (
     GRADIENT_TOLERANCE,
     assert_close,
 )
-from transferkit.testing.strategies import random_statistics
+from transferkit.testing.strategies import random_weights_and_statistics
 from transferkit.training import Adam, NormalizedGradientDescent, Optimizer
 from transferkit.weights import find_weights, load_weights
 
@@ -34,7 +34,7 @@ Floats = npt.NDArray[np.float32]
 @pytest.fixture(scope="module")
 def mobilenet() -> tuple[Network, Weights]:
     network = build_network("mobilenet_v2")
-    return network, random_statistics(network, seed=1)
+    return network, random_weights_and_statistics(network, seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +175,7 @@ def member(request: pytest.FixtureRequest) -> _Member:
     network = build_network(
         name, variant=variant, channel_order="bgr" if variant == "keras" else "rgb"
     )
-    return _Member(network, random_statistics(network, seed=1), shape)
+    return _Member(network, random_weights_and_statistics(network, seed=1), shape)
 
 
 def test_family(backend_pair: Pair, member: _Member) -> None:

@@ -34,7 +34,7 @@ from transferkit.backends import Backend, Program
 from transferkit.errors import DatasetError, ImageError, UnknownNameError
 from transferkit.images import read_image
 from transferkit.networks import INPUT, NetworkBuilder, random_weights
-from transferkit.testing.strategies import random_statistics
+from transferkit.testing.strategies import random_weights_and_statistics
 
 NUMBERS = [0, 1, 2] * 5
 
@@ -251,7 +251,7 @@ def test_grid_search_over_strength_and_network() -> None:
     narrow = tiny_network(width=2)
     grid = [
         {"network": [NETWORK], "weights": [WEIGHTS]},
-        {"network": [narrow], "weights": [random_statistics(narrow, seed=0)]},
+        {"network": [narrow], "weights": [random_weights_and_statistics(narrow, seed=0)]},
     ]
     search = GridSearchCV(tiny_classifier(C=100.0), grid, cv=3).fit(pictures, NUMBERS)
     assert len(search.cv_results_["params"]) == 2

@@ -26,7 +26,7 @@ from transferkit.models.model import Model
 from transferkit.networks import INPUT, Network, NetworkBuilder, Weights, build_network
 from transferkit.testing import reference_activations
 from transferkit.testing.conformance import ACTIVATION_TOLERANCE, assert_close
-from transferkit.testing.strategies import RandomNetwork, networks, random_statistics
+from transferkit.testing.strategies import RandomNetwork, networks, random_weights_and_statistics
 
 
 def _check(
@@ -62,7 +62,7 @@ def test_random_networks(drawn: RandomNetwork) -> None:
 
 def test_mobilenet(tmp_path: Path) -> None:
     network = build_network("mobilenet_v2")
-    weights = random_statistics(network, seed=0)
+    weights = random_weights_and_statistics(network, seed=0)
     path = tmp_path / "mobilenet.onnx"
     layers = ["features.6", "features.18", "embedding", "logits"]
     export_onnx(network, weights, layers, path, preprocessing=Preprocessing())
@@ -94,7 +94,7 @@ def test_a_network_of_one_size_says_so(tmp_path: Path) -> None:
     x = builder.add_node("embedding", "flatten", x)
     builder.linear("logits", x, 32, 3)
     network = builder.build()
-    weights = random_statistics(network, seed=0)
+    weights = random_weights_and_statistics(network, seed=0)
     for layers, shape in ((["logits"], ["batch", 8, 8, 3]),
                           (["conv", "embedding"], ["batch", "height", "width", 3])):  # fmt: skip
         path = tmp_path / "fixed.onnx"

@@ -23,7 +23,7 @@ from transferkit.networks import (
 from transferkit.networks.graph import Weights
 from transferkit.testing import reference_activations
 from transferkit.testing.conformance import assert_close
-from transferkit.testing.strategies import RandomNetwork, networks, random_statistics
+from transferkit.testing.strategies import RandomNetwork, networks, random_weights_and_statistics
 
 # Folded kernels are rounded to float32; all else is computed in float64.
 _ROUNDING = 1e-5
@@ -96,7 +96,7 @@ def test_fold_batch_norm(data: st.DataObject, drawn: RandomNetwork) -> None:
 
 def test_fold_batch_norm_of_mobilenet() -> None:
     network = build_network("mobilenet_v2")
-    weights = random_statistics(network, seed=0)
+    weights = random_weights_and_statistics(network, seed=0)
     pixels = np.random.default_rng(0).random((1, 33, 47, 3))
     _check_folding(network, weights, [], pixels)
     folded, _ = fold_batch_norm(network, weights, keep=[])
@@ -123,7 +123,7 @@ def _shared_convolution() -> Network:
 
 def test_batch_norm_that_cannot_be_folded_is_left() -> None:
     network = _shared_convolution()
-    weights = random_statistics(network, seed=0)
+    weights = random_weights_and_statistics(network, seed=0)
     _check_folding(network, weights, [], np.random.default_rng(0).random((1, 8, 8, 3)))
     folded, _ = fold_batch_norm(network, weights, keep=[])
     assert folded.nodes == network.nodes
@@ -137,7 +137,7 @@ def test_replace_head(drawn: RandomNetwork, classes: int) -> None:
     replaced = replace_head(network, classes, embedding_size=size, name="mine")
     assert network == before
     assert replaced.name == "mine"
-    weights = random_statistics(replaced, seed=0)
+    weights = random_weights_and_statistics(replaced, seed=0)
     body = {name: drawn.weights[name] for name in replaced.parameters if name in drawn.weights}
     weights |= body
     pixels = _pixels(drawn)

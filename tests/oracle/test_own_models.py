@@ -15,7 +15,7 @@ from transferkit.backends import get_backend
 from transferkit.networks import build_network
 from transferkit.networks.catalogue import IMAGENET_MEAN, IMAGENET_STD
 from transferkit.testing.conformance import ACTIVATION_TOLERANCE, assert_close
-from transferkit.testing.strategies import random_statistics
+from transferkit.testing.strategies import random_weights_and_statistics
 
 # Small ones of each kind, with the layer that is called embedding here, as its users get it.
 _TIMM = ("resnet10t", "mobilenetv3_small_050", "vit_tiny_patch16_224", "convnext_atto")
@@ -81,7 +81,7 @@ def test_layers_are_called_as_torchvision_calls_them() -> None:
 @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18", "vgg11_bn", "mobilenet_v3_small"])
 def test_native_goes_into_torchvisions_model_and_back(name: str) -> None:
     network = build_network(name)
-    native = get_backend("torch").to_native(network, random_statistics(network, seed=0))
+    native = get_backend("torch").to_native(network, random_weights_and_statistics(network, seed=0))
     assert isinstance(native, nn.Module)
     model = torchvision.models.get_model(name, weights=None)
     model.load_state_dict(native.state_dict())

@@ -21,7 +21,7 @@ from transferkit.images import Preprocessing, list_images, read_image
 from transferkit.networks import NETWORKS, Network, Weights, build_network
 from transferkit.networks.catalogue import IMAGENET_MEAN, IMAGENET_STD
 from transferkit.testing.conformance import ACTIVATION_TOLERANCE, assert_close
-from transferkit.testing.strategies import random_statistics
+from transferkit.testing.strategies import random_weights_and_statistics
 from transferkit.weights import find_weights, load_weights
 
 _BATCH_SIZE = 32
@@ -96,7 +96,7 @@ def _transformed(path: Path) -> npt.NDArray[np.float32]:
 @pytest.fixture(scope="module")
 def mobilenet() -> tuple[Network, Weights]:
     network = build_network("mobilenet_v2", mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    return network, random_statistics(network, seed=0)
+    return network, random_weights_and_statistics(network, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def _check_every_layer(
 )
 def test_every_layer_of_family(backend: Backend, name: str) -> None:
     network = build_network(name)
-    weights = random_statistics(network, seed=0)
+    weights = random_weights_and_statistics(network, seed=0)
     _check_every_layer(backend, network, weights, (1, 64, 97, 3))
 
 
@@ -143,7 +143,7 @@ def test_every_layer_of_family(backend: Backend, name: str) -> None:
 )
 def test_output_of_every_network(backend: Backend, name: str) -> None:
     network = build_network(name, variant="torchvision")
-    weights = random_statistics(network, seed=2)
+    weights = random_weights_and_statistics(network, seed=2)
     pixels = np.random.default_rng(1).random((2, 96, 75, 3), np.float32)
     model = _torchvision_model(network, weights)
     expected = _torchvision_activations(model, network, pixels)

@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as from_numpy
 from transferkit.errors import FileFormatError
 from transferkit.networks import NETWORKS, Network, build_network
 from transferkit.networks.graph import Node
-from transferkit.testing.strategies import random_statistics
+from transferkit.testing.strategies import random_weights_and_statistics
 from transferkit.weights.files import check_weights
 from transferkit.weights.keras_file import read_keras
 from transferkit.weights.keras_names import keras_layer_names, rename_keras
@@ -340,7 +340,7 @@ def _keras_layers(
 @pytest.mark.parametrize("name", [name for name in KERAS_NETWORKS if not name.startswith("vgg")])
 def test_every_parameter_of_a_network_has_a_layer(name: str) -> None:
     network = build_network(name, variant="keras", classes=3)
-    weights = random_statistics(network, seed=0)
+    weights = random_weights_and_statistics(network, seed=0)
     layers = _keras_layers(network, weights)
     old = {layer.replace("_bn", "/BatchNorm"): arrays for layer, arrays in layers.items()}
     for given_layers in (layers, old):
@@ -352,7 +352,7 @@ def test_every_parameter_of_a_network_has_a_layer(name: str) -> None:
 
 def test_layers_of_another_network_are_listed() -> None:
     network = build_network("mobilenet_v2", variant="keras", classes=3)
-    layers = _keras_layers(network, random_statistics(network, seed=0))
+    layers = _keras_layers(network, random_weights_and_statistics(network, seed=0))
     layers["my_dense"] = [np.zeros((2, 2), np.float32)]
     layers["Conv1"].append(np.zeros(32, np.float32))
     del layers["bn_Conv1"]

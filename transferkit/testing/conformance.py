@@ -49,9 +49,9 @@ from transferkit.testing.strategies import (
     PRIMITIVE_CALLS,
     PrimitiveCall,
     RandomNetwork,
+    images,
     networks,
-    pictures,
-    random_statistics,
+    random_weights_and_statistics,
 )
 
 __all__ = ["ACTIVATION_TOLERANCE", "GRADIENT_TOLERANCE", "BackendConformance", "assert_close"]
@@ -304,7 +304,7 @@ class BackendConformance:
     @pytest.fixture
     def mobilenet(self) -> tuple[Network, Weights]:
         network = build_network("mobilenet_v2")
-        return network, random_statistics(network, seed=0)
+        return network, random_weights_and_statistics(network, seed=0)
 
     def test_every_layer_of_mobilenet(
         self, backend: Backend, mobilenet: tuple[Network, Weights]
@@ -327,7 +327,7 @@ class BackendConformance:
     @pytest.mark.parametrize(("name", "variant"), _FAMILIES)
     def test_every_layer_of_family(self, backend: Backend, name: str, variant: str) -> None:
         network = build_network(name, variant=variant, channel_order="bgr")
-        weights = random_statistics(network, seed=0)
+        weights = random_weights_and_statistics(network, seed=0)
         pixels = _pixels((1, 32, 47))
         expected = reference_activations(network, weights, pixels, network.layers)
         found = Program(backend, network, weights).run(pixels, network.layers)
@@ -531,7 +531,7 @@ class BackendConformance:
     def test_gradient_of_hard_swish_and_attention_to_channels(self, backend: Backend) -> None:
         _need_gradients(backend)
         network = build_network("mobilenet_v3_small")
-        weights = random_statistics(network, seed=0)
+        weights = random_weights_and_statistics(network, seed=0)
         pixels = next(
             pixels
             for seed in range(100)
@@ -643,7 +643,7 @@ def _pixels(shape: tuple[int, int, int], seed: int = 0) -> Floats:
 
 def _draw_pixels(data: st.DataObject, drawn: RandomNetwork, most: int = 5) -> Floats:
     sides = (st.just(drawn.height), st.just(drawn.width))
-    return data.draw(pictures(*sides, st.integers(1, most)))
+    return data.draw(images(*sides, st.integers(1, most)))
 
 
 def _check_result(found: Array) -> None:

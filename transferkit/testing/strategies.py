@@ -23,9 +23,9 @@ __all__ = [
     "PRIMITIVE_CALLS",
     "PrimitiveCall",
     "RandomNetwork",
+    "images",
     "networks",
-    "pictures",
-    "random_statistics",
+    "random_weights_and_statistics",
 ]
 
 Floats: TypeAlias = npt.NDArray[np.float32]
@@ -88,7 +88,7 @@ class RandomNetwork(NamedTuple):
 
 
 @st.composite
-def pictures(
+def images(
     draw: Draw,
     heights: st.SearchStrategy[int],
     widths: st.SearchStrategy[int],
@@ -108,15 +108,15 @@ def pictures(
     Examples
     --------
     >>> from hypothesis import strategies
-    >>> from transferkit.testing.strategies import pictures
+    >>> from transferkit.testing.strategies import images
     >>> sides = strategies.integers(32, 300)
-    >>> many = pictures(heights=sides, widths=sides)
+    >>> many = images(heights=sides, widths=sides)
     """
     shape = (draw(batches), draw(heights), draw(widths), 3)
     return np.random.default_rng(draw(_SEEDS)).random(shape, np.float32)
 
 
-def random_statistics(network: Network, seed: int) -> dict[str, Floats]:
+def random_weights_and_statistics(network: Network, seed: int) -> dict[str, Floats]:
     """Random weights in which batch norm has work to do, unlike in fresh ones.
 
     Parameters
@@ -135,8 +135,8 @@ def random_statistics(network: Network, seed: int) -> dict[str, Floats]:
     Examples
     --------
     >>> from transferkit.networks import build_network
-    >>> from transferkit.testing.strategies import random_statistics
-    >>> weights = random_statistics(build_network("mobilenet_v2"), seed=0)
+    >>> from transferkit.testing.strategies import random_weights_and_statistics
+    >>> weights = random_weights_and_statistics(build_network("mobilenet_v2"), seed=0)
     >>> bool((weights["features.0.1.running_var"] == 1).any())
     False
     """
@@ -642,5 +642,5 @@ def networks(draw: Draw, sides: st.SearchStrategy[int] = _NETWORK_SIDES) -> Rand
     builder.alias("logits", x)
     builder.add_node("probabilities", "softmax", x)
     network = builder.build()
-    weights = random_statistics(network, draw(_SEEDS))
+    weights = random_weights_and_statistics(network, draw(_SEEDS))
     return RandomNetwork(network, weights, drawing.height, drawing.width)

@@ -26,7 +26,7 @@ from transferkit.testing.strategies import (
     PrimitiveCall,
     RandomNetwork,
     networks,
-    random_statistics,
+    random_weights_and_statistics,
 )
 
 
@@ -43,7 +43,7 @@ def _counts(model: onnx.ModelProto) -> Counter[str]:
 @pytest.fixture(scope="module")
 def mobilenet() -> tuple[Network, Weights]:
     network = build_network("mobilenet_v2")
-    return network, random_statistics(network, seed=0)
+    return network, random_weights_and_statistics(network, seed=0)
 
 
 @pytest.mark.parametrize("operation", sorted(OPERATIONS))

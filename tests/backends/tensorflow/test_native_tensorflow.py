@@ -17,7 +17,7 @@ from transferkit.backends import Program, get_backend
 from transferkit.errors import UnsupportedError
 from transferkit.networks import INPUT, Network, NetworkBuilder, Weights, build_network
 from transferkit.testing.conformance import ACTIVATION_TOLERANCE, assert_close
-from transferkit.testing.strategies import RandomNetwork, networks, random_statistics
+from transferkit.testing.strategies import RandomNetwork, networks, random_weights_and_statistics
 
 Floats = npt.NDArray[np.float32]
 
@@ -71,7 +71,7 @@ def test_saved_by_kerass_means(
 @pytest.mark.parametrize("name", ["mobilenet_v2", "mobilenet_v3_small"])
 def test_networks_of_the_catalogue(name: str, tmp_path: Path) -> None:
     network = build_network(name)
-    weights = random_statistics(network, seed=1)
+    weights = random_weights_and_statistics(network, seed=1)
     native = _native(network, weights)
     assert native.input_shape == (None, None, None, 3)
     pixels = _pixels(2, 65, 47)
@@ -99,7 +99,7 @@ def test_it_trains(tmp_path: Path) -> None:
     x = builder.add_node("embedding", "mean", x, axes=(1, 2))
     builder.linear("logits", x, 4, 3)
     network = builder.build()
-    native = _native(network, random_statistics(network, seed=0))
+    native = _native(network, random_weights_and_statistics(network, seed=0))
     before = [np.array(variable) for variable in native.variables]
     native.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     pixels, labels = _pixels(12, SIDE, SIDE), np.arange(12) % 3
@@ -121,7 +121,7 @@ def test_a_network_of_one_size(channels_first: bool, tmp_path: Path) -> None:
     x = builder.add_node("embedding", "flatten", x, channels_first=channels_first)
     builder.linear("logits", x, 16, 3)
     network = builder.build()
-    weights = random_statistics(network, seed=2)
+    weights = random_weights_and_statistics(network, seed=2)
     native = _native(network, weights)
     assert native.input_shape == (None, SIDE, SIDE, 3)
     pixels = _pixels(2, SIDE, SIDE)
@@ -146,7 +146,7 @@ def test_shared_weights_are_refused() -> None:
     builder.linear("logits", x, 3, 2)
     network = builder.build()
     with pytest.raises(UnsupportedError, match="'conv'"):
-        _native(network, random_statistics(network, seed=0))
+        _native(network, random_weights_and_statistics(network, seed=0))
 
 
 def test_making_one_draws_no_random_numbers() -> None:

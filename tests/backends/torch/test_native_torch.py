@@ -17,7 +17,7 @@ from torch import nn
 from transferkit.backends import Program, get_backend
 from transferkit.networks import INPUT, NetworkBuilder, Weights, build_network
 from transferkit.testing.conformance import ACTIVATION_TOLERANCE, assert_close
-from transferkit.testing.strategies import RandomNetwork, networks, random_statistics
+from transferkit.testing.strategies import RandomNetwork, networks, random_weights_and_statistics
 
 Floats = npt.NDArray[np.float32]
 
@@ -54,7 +54,7 @@ def test_same_logits_as_the_network(drawn: RandomNetwork) -> None:
 @pytest.mark.parametrize("name", ["mobilenet_v2", "mobilenet_v3_small", "resnet18"])
 def test_state_has_the_names_of_the_weights(name: str) -> None:
     network = build_network(name)
-    weights = random_statistics(network, seed=1)
+    weights = random_weights_and_statistics(network, seed=1)
     native = _native(network, weights).eval()
     state = native.state_dict()
     learnt = {key for key in state if not key.endswith(".num_batches_tracked")}
@@ -78,7 +78,7 @@ def test_state_goes_into_another_and_back() -> None:
     file = io.BytesIO()
     torch.save(native.state_dict(), file)
     file.seek(0)
-    other = _native(NETWORK, random_statistics(NETWORK, seed=9)).eval()
+    other = _native(NETWORK, random_weights_and_statistics(NETWORK, seed=9)).eval()
     pixels = _pixels(2, SIDE, SIDE)
     assert not np.allclose(_logits(other, pixels), _logits(native, pixels))
     other.load_state_dict(torch.load(file, weights_only=True))
@@ -170,7 +170,7 @@ def test_parameters_of_any_name_and_use() -> None:
     x = builder.add_node("embedding", "mean", x, axes=(1, 2))
     builder.linear("logits", x, 3, 2)
     network = builder.build()
-    weights = random_statistics(network, seed=3)
+    weights = random_weights_and_statistics(network, seed=3)
     pixels = _pixels(2, 9, 8)
     native = _native(network, weights).eval()
     assert set(native.state_dict()) - {"block.num_batches_tracked"} == set(weights)

@@ -18,7 +18,7 @@ from transferkit.optimization.attacks import METHODS
 from transferkit.optimization.attacks.losses import LOSSES
 from transferkit.optimization.attacks.norms import lengths
 from transferkit.optimization.attacks.result import AdversarialResult
-from transferkit.testing.strategies import random_statistics
+from transferkit.testing.strategies import random_weights_and_statistics
 
 SIDE = 8
 CLASSES = 5
@@ -51,7 +51,7 @@ class Case:
 
     def __init__(self, backend: Backend, seed: int, number: int) -> None:
         generator = np.random.default_rng(seed)
-        weights = random_statistics(NETWORK, seed)
+        weights = random_weights_and_statistics(NETWORK, seed)
         # So that the classes are told apart by more than rounding.
         weights["logits.weight"] = weights["logits.weight"] * 20
         self.weights = weights
