@@ -1,13 +1,14 @@
-"""What training and optimising have in common: optimisers and their schedules."""
+"""Parts shared by training and image optimization: optimizers, schedules, moving averages."""
 
+from transferkit.training.averages import moving_average
 from transferkit.training.optimizers import (
-    SCHEDULES,
     Adam,
     NormalizedGradientDescent,
     NormalizedMomentum,
     Optimizer,
     find_optimizer,
 )
+from transferkit.training.schedules import SCHEDULES, Schedule
 
 __all__ = [
     "SCHEDULES",
@@ -15,5 +16,7 @@ __all__ = [
     "NormalizedGradientDescent",
     "NormalizedMomentum",
     "Optimizer",
+    "Schedule",
     "find_optimizer",
+    "moving_average",
 ]

@@ -1,27 +1,28 @@
-"""Optimisers, written once over the table: frameworks' own differ in defaults and epsilons.
+"""Optimizers, written once over the table, since the frameworks' own differ in their defaults.
 
-An optimiser holds no state of its own. What it keeps from step to step are tensors that go into
-a step and come out of it, so that they stay on the device, and one optimiser serves many runs.
+An optimizer is immutable. Its state, the slots, are tensors that each update takes and returns:
+they stay on the device, and one optimizer can serve several runs.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
 from types import MappingProxyType
-from typing import Any, TypeAlias, TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
 from transferkit.backends.base import Table
 from transferkit.errors import NotFiniteError, ParameterError, UnknownNameError
+from transferkit.training.averages import moving_average
+from transferkit.training.schedules import Schedule, find_schedule
 
 __all__ = [
-    "SCHEDULES",
     "Adam",
     "NormalizedGradientDescent",
     "NormalizedMomentum",
@@ -29,167 +30,193 @@ __all__ = [
     "find_optimizer",
 ]
 
-Schedule: TypeAlias = Callable[[float], float]
-"""From the part of the run that is done, in [0, 1), to what the rate is multiplied by."""
-
-SCHEDULES: Mapping[str, Schedule] = MappingProxyType(
-    {
-        "constant": lambda done: 1.0,  # noqa: ARG005
-        "linear": lambda done: 1.0 - done,
-        "cosine": lambda done: 0.5 * (1.0 + math.cos(math.pi * done)),
-    }
-)
-"""How the rate may change over a run, by name."""
-
-# Keeps a picture without any gradient from being divided by 0.
-_SMALLEST_MEAN_SQUARE = 1e-24
+# Prevents a division by 0 for an image whose gradient is 0 everywhere.
+_MIN_MEAN_SQUARE = 1e-24
 
 
 @dataclass(frozen=True)
 class Optimizer(ABC):
-    """How parameters follow a gradient downhill.
+    """The rule by which parameters follow the gradient of a loss downhill.
 
     Parameters
     ----------
-    rate
-        The size of a step, greater than 0; what that is, each optimiser says.
+    learning_rate
+        The step size, greater than 0. Its unit depends on the optimizer.
     schedule
-        One of `SCHEDULES`, or a function from the part of the run that is done, in [0, 1),
-        to what the rate is multiplied by.
+        One of `SCHEDULES`, or a function from the fraction of the steps already taken, in
+        [0, 1), to a factor of the learning rate.
 
     Raises
     ------
+    UnknownNameError
+        If no schedule has that name.
     ParameterError
-        If a value is not one of these.
+        If a value is of the wrong type or out of range.
     """
 
-    rate: float
+    learning_rate: float
     schedule: str | Schedule = "constant"
 
     def __post_init__(self) -> None:
-        _check_positive("rate", self.rate)
-        if isinstance(self.schedule, str):
-            if self.schedule not in SCHEDULES:
-                raise UnknownNameError("schedule", self.schedule, SCHEDULES)
-        elif not callable(self.schedule):
-            raise ParameterError(
-                f"schedule is {self.schedule!r}; it must be {' or '.join(map(repr, SCHEDULES))}, "
-                "or a function"
-            )
+        _check_positive("learning_rate", self.learning_rate)
+        find_schedule(self.schedule)
 
     def learning_rate_at(self, step: int, steps: int) -> float:
-        """The rate at a step, counted from 0, of a run of ``steps``.
+        """Return the learning rate of a step.
+
+        Parameters
+        ----------
+        step
+            The index of the step, from 0.
+        steps
+            The number of steps of the run.
 
         Raises
         ------
         NotFiniteError
-            If the schedule gives a number that is not finite.
+            If the schedule makes the learning rate infinite or NaN.
         """
-        schedule = SCHEDULES[self.schedule] if isinstance(self.schedule, str) else self.schedule
-        rate = self.rate * schedule(step / steps)
-        if not math.isfinite(rate):
-            raise NotFiniteError(f"step {step}, counted from 0: the schedule makes the rate {rate}")
-        return rate
+        learning_rate = self.learning_rate * find_schedule(self.schedule)(step / steps)
+        if not math.isfinite(learning_rate):
+            raise NotFiniteError(
+                f"the schedule makes the learning rate {learning_rate} at step {step} (counted "
+                "from 0); expected a finite number"
+            )
+        return learning_rate
 
-    def numbers(
+    def coefficients(
         self,
         step: int,
         steps: int,
         *,
-        begun: int = 0,  # noqa: ARG002 - for optimisers that keep something
+        reset_at: int = 0,  # noqa: ARG002 - for optimizers with slots
     ) -> npt.NDArray[np.float32]:
-        """What `update` needs to know of a step: (k,), the rate first.
+        """Return the numbers that `update` needs at a step.
 
         Parameters
         ----------
-        step, steps
-            Which step, counted from 0, and how many there are.
-        begun
-            The step at which what is kept was last 0.
+        step
+            The index of the step, from 0.
+        steps
+            The number of steps of the run.
+        reset_at
+            The step at which the slots were last 0.
+
+        Returns
+        -------
+        array
+            (k,); the learning rate is first.
 
         Raises
         ------
         NotFiniteError
-            If the schedule gives a number that is not finite.
+            If the schedule makes the learning rate infinite or NaN.
         """
         return np.asarray([self.learning_rate_at(step, steps)], np.float32)
 
     @property
     @abstractmethod
-    def kept(self) -> int:
-        """How many tensors, of the parameters' shape and at first 0, are kept between steps."""
+    def num_slots(self) -> int:
+        """The number of slots: tensors of the parameters' shape, 0 before the first step."""
 
     @abstractmethod
-    def update(
-        self,
-        table: Table[Any],
-        parameters: Any,
-        gradient: Any,
-        state: tuple[Any, ...],
-        numbers: Any,
+    def direction(
+        self, table: Table[Any], gradient: Any, slots: tuple[Any, ...], coefficients: Any
     ) -> tuple[Any, tuple[Any, ...]]:
-        """One step.
+        """Return the step for a learning rate of 1, which is subtracted from the parameters.
 
         Parameters
         ----------
         table
-            What computes.
-        parameters
-            Of any shape.
+            The primitives.
         gradient
-            Of what is to become small; of the same shape.
-        state
-            What was kept from the step before, as many tensors as `kept` says.
-        numbers
-            A tensor of `numbers` of this step.
+            The gradient of the loss: a tensor of the parameters' shape.
+        slots
+            The slots after the step before, as many as `num_slots`.
+        coefficients
+            The `coefficients` of this step as a tensor.
 
         Returns
         -------
-        parameters : tensor
-            The new ones.
-        state : tuple of tensors
-            To be kept for the next step.
+        direction : tensor
+            Of the parameters' shape.
+        slots : tuple of tensors
+            The slots after this step.
         """
-
-
-@dataclass(frozen=True)
-class NormalizedGradientDescent(Optimizer):
-    """A step along each picture's gradient, divided by its root mean square.
-
-    So the rate is how far a number goes at a step, in the mean, whatever the scale of the
-    objective: the usual way of optimising pictures, as in Mordvintsev et al., 2015.
-    """
-
-    rate: float = 0.01
-
-    @property
-    def kept(self) -> int:
-        """Nothing."""
-        return 0
 
     def update(
         self,
         table: Table[Any],
         parameters: Any,
         gradient: Any,
-        state: tuple[Any, ...],
-        numbers: Any,
+        slots: tuple[Any, ...],
+        coefficients: Any,
     ) -> tuple[Any, tuple[Any, ...]]:
-        """As for every `Optimizer`; the first axis of the parameters goes over pictures."""
-        step = table.multiply(_number(table, numbers, 0), _normalized(table, gradient))
-        return table.subtract(parameters, step), state
+        """Return the parameters and the slots after one step.
+
+        Parameters
+        ----------
+        table
+            The primitives.
+        parameters
+            A tensor of any shape.
+        gradient
+            The gradient of the loss: a tensor of the same shape.
+        slots
+            The slots after the step before, as many as `num_slots`.
+        coefficients
+            The `coefficients` of this step as a tensor.
+
+        Returns
+        -------
+        parameters : tensor
+            The parameters after this step.
+        slots : tuple of tensors
+            The slots after this step.
+        """
+        direction, slots = self.direction(table, gradient, slots, coefficients)
+        step = table.multiply(_coefficient(table, coefficients, 0), direction)
+        return table.subtract(parameters, step), slots
+
+
+@dataclass(frozen=True)
+class NormalizedGradientDescent(Optimizer):
+    """Gradient descent in which each image's gradient is divided by its root mean square (RMS).
+
+    The learning rate is therefore the RMS change of an image's parameters in one step, whatever
+    the scale of the loss, as is usual for the optimization of images (Mordvintsev et al., 2015).
+    The first axis of the parameters is the images.
+    """
+
+    learning_rate: float = 0.01
+
+    @property
+    def num_slots(self) -> int:
+        """0."""
+        return 0
+
+    def direction(
+        self,
+        table: Table[Any],
+        gradient: Any,
+        slots: tuple[Any, ...],
+        coefficients: Any,  # noqa: ARG002
+    ) -> tuple[Any, tuple[Any, ...]]:
+        """Return the normalized gradient; see `Optimizer.direction`."""
+        return _divide_by_rms(table, gradient), slots
 
 
 @dataclass(frozen=True)
 class NormalizedMomentum(NormalizedGradientDescent):
-    """Gradient descent that goes on in the direction it came from.
+    """Gradient descent with momentum; each image's gradient is divided by its RMS first.
 
-    Where the gradient stays the same, steps grow to ``1 / (1 - momentum)`` times the rate.
+    While the gradient stays the same, steps grow to ``1 / (1 - momentum)`` times the learning
+    rate. The first axis of the parameters is the images.
 
     Parameters
     ----------
     momentum
-        What is kept of each step for the next, in [0, 1).
+        The decay of the velocity at each step, in [0, 1).
 
     References
     ----------
@@ -203,44 +230,42 @@ class NormalizedMomentum(NormalizedGradientDescent):
         _check_decay("momentum", self.momentum)
 
     @property
-    def kept(self) -> int:
-        """The velocity."""
+    def num_slots(self) -> int:
+        """1: the velocity."""
         return 1
 
-    def update(
+    def direction(
         self,
         table: Table[Any],
-        parameters: Any,
         gradient: Any,
-        state: tuple[Any, ...],
-        numbers: Any,
+        slots: tuple[Any, ...],
+        coefficients: Any,  # noqa: ARG002
     ) -> tuple[Any, tuple[Any, ...]]:
-        """As for every `Optimizer`; the first axis of the parameters goes over pictures."""
-        (velocity,) = state
+        """Return the velocity; see `Optimizer.direction`."""
+        (velocity,) = slots
         velocity = table.add(
-            table.multiply(velocity, table.asarray(self.momentum)), _normalized(table, gradient)
+            table.multiply(velocity, table.asarray(self.momentum)), _divide_by_rms(table, gradient)
         )
-        step = table.multiply(_number(table, numbers, 0), velocity)
-        return table.subtract(parameters, step), (velocity,)
+        return velocity, (velocity,)
 
 
 @dataclass(frozen=True)
 class Adam(Optimizer):
-    """A step of about the rate along each number's mean gradient, by its own mean square.
+    """Adam: steps along the average gradient, divided by the root of the average squared gradient.
 
     Parameters
     ----------
     beta1, beta2
-        What is kept of the mean gradient and of its mean square at each step, in [0, 1).
+        The decays of the moving averages of the gradient and of its square, in [0, 1).
     epsilon
-        Added to the root of the mean square, greater than 0.
+        Added to the root of the average squared gradient, greater than 0.
 
     References
     ----------
     Kingma and Ba, 2015, "Adam: A Method for Stochastic Optimization", algorithm 1.
     """
 
-    rate: float = 0.05
+    learning_rate: float = 0.05
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
@@ -252,33 +277,28 @@ class Adam(Optimizer):
         _check_positive("epsilon", self.epsilon)
 
     @property
-    def kept(self) -> int:
-        """The mean gradient and its mean square."""
+    def num_slots(self) -> int:
+        """2: the moving averages of the gradient and of its square."""
         return 2
 
-    def numbers(self, step: int, steps: int, *, begun: int = 0) -> npt.NDArray[np.float32]:
-        """The rate, and what undoes that both means began at 0."""
-        taken = step - begun + 1
-        corrections = [1 / (1 - beta**taken) for beta in (self.beta1, self.beta2)]
+    def coefficients(self, step: int, steps: int, *, reset_at: int = 0) -> npt.NDArray[np.float32]:
+        """Return the learning rate and both bias corrections; see `Optimizer.coefficients`."""
+        count = step - reset_at + 1
+        corrections = [1 / (1 - beta**count) for beta in (self.beta1, self.beta2)]
         return np.asarray([self.learning_rate_at(step, steps), *corrections], np.float32)
 
-    def update(
-        self,
-        table: Table[Any],
-        parameters: Any,
-        gradient: Any,
-        state: tuple[Any, ...],
-        numbers: Any,
+    def direction(
+        self, table: Table[Any], gradient: Any, slots: tuple[Any, ...], coefficients: Any
     ) -> tuple[Any, tuple[Any, ...]]:
-        """As for every `Optimizer`."""
-        mean, square = state
-        mean = _moving(table, mean, gradient, self.beta1)
-        square = _moving(table, square, table.multiply(gradient, gradient), self.beta2)
-        rate, of_mean, of_square = (_number(table, numbers, index) for index in range(3))
-        root = table.sqrt(table.multiply(square, of_square))
+        """Return the bias-corrected step for a learning rate of 1; see `Optimizer.direction`."""
+        mean, square = slots
+        mean = moving_average(table, mean, gradient, self.beta1)
+        square = moving_average(table, square, table.multiply(gradient, gradient), self.beta2)
+        mean_correction = _coefficient(table, coefficients, 1)
+        square_correction = _coefficient(table, coefficients, 2)
+        root = table.sqrt(table.multiply(square, square_correction))
         root = table.add(root, table.asarray(self.epsilon))
-        step = table.divide(table.multiply(mean, of_mean), root)
-        return table.subtract(parameters, table.multiply(rate, step)), (mean, square)
+        return table.divide(table.multiply(mean, mean_correction), root), (mean, square)
 
 
 _OPTIMIZERS: Mapping[str, type[Optimizer]] = MappingProxyType(
@@ -291,17 +311,17 @@ _OPTIMIZERS: Mapping[str, type[Optimizer]] = MappingProxyType(
 
 
 def find_optimizer(optimizer: str | Optimizer) -> Optimizer:
-    """The optimiser of a name, with its usual settings, or the one that is given.
+    """Return the optimizer with a name and default settings, or the given optimizer.
 
     Raises
     ------
     UnknownNameError
-        If there is none of that name.
+        If no optimizer has that name.
 
     Examples
     --------
     >>> from transferkit.training import find_optimizer
-    >>> find_optimizer("adam").rate
+    >>> find_optimizer("adam").learning_rate
     0.05
     """
     if isinstance(optimizer, Optimizer):
@@ -311,34 +331,27 @@ def find_optimizer(optimizer: str | Optimizer) -> Optimizer:
     return _OPTIMIZERS[optimizer]()  # type: ignore[call-arg]
 
 
-def _number(table: Table[Any], numbers: Any, index: int) -> Any:
-    """One of a step's numbers, of shape (1,)."""
-    return table.slice(numbers, axis=0, start=index, stop=index + 1)
+def _coefficient(table: Table[Any], coefficients: Any, index: int) -> Any:
+    """Return one of a step's coefficients, of shape (1,)."""
+    return table.slice(coefficients, axis=0, start=index, stop=index + 1)
 
 
-def _normalized(table: Table[Any], gradient: Any) -> Any:
+def _divide_by_rms(table: Table[Any], gradient: Any) -> Any:
+    """Return the gradient (n, ...) of each image, divided by its root mean square."""
     axes = tuple(range(1, len(gradient.shape)))
     mean_square = table.mean(table.multiply(gradient, gradient), axes=axes, keepdims=True)
-    root = table.sqrt(table.add(mean_square, table.asarray(_SMALLEST_MEAN_SQUARE)))
-    return table.divide(gradient, root)
-
-
-def _moving(table: Table[Any], mean: Any, value: Any, decay: float) -> Any:
-    """A moving mean, one value further."""
-    return table.add(
-        table.multiply(mean, table.asarray(decay)),
-        table.multiply(value, table.asarray(1 - decay)),
-    )
+    rms = table.sqrt(table.add(mean_square, table.asarray(_MIN_MEAN_SQUARE)))
+    return table.divide(gradient, rms)
 
 
 def _check_positive(name: str, value: object) -> None:
     if not _is_number(value) or not 0 < value < math.inf:
-        raise ParameterError(f"{name} is {value!r}; it must be a finite number greater than 0")
+        raise ParameterError(f"{name} is {value!r}; expected a finite number greater than 0")
 
 
 def _check_decay(name: str, value: object) -> None:
     if not _is_number(value) or not 0 <= value < 1:
-        raise ParameterError(f"{name} is {value!r}; it must be in [0, 1)")
+        raise ParameterError(f"{name} is {value!r}; expected a number in [0, 1)")
 
 
 def _is_number(value: object) -> TypeGuard[float]:

@@ -202,7 +202,7 @@ class _Octave:
             near = self._to_images(tensor) if anchor is None else table.asarray(anchor[rows].copy())
             state = [
                 table.asarray(np.zeros_like(parameters[rows]))
-                for _ in range(self.recipe.optimizer.kept)
+                for _ in range(self.recipe.optimizer.num_slots)
             ]
             self._chunks.append(_Chunk(self._compiled(self._bound[rows]), tensor, near, state))
 
@@ -334,7 +334,7 @@ class _Run:
         """Go through the steps of an octave."""
         recipe, octave = self._recipe, self.octave
         for step in steps:
-            numbers = recipe.optimizer.numbers(step, recipe.steps, begun=steps.start)
+            numbers = recipe.optimizer.coefficients(step, recipe.steps, reset_at=steps.start)
             try:
                 losses, slopes = octave.advance(numbers, octave.chain.draw(self._generator))
             except NoGradientError as error:
