@@ -1,8 +1,8 @@
-"""The errors that transferkit raises on purpose.
+"""The errors that transferkit raises deliberately.
 
-Every one is a `TransferkitError`, and also the built-in kind of error that it is
-nearest to, so that ``except ValueError`` works as a reader would expect. A message says
-what was given, what was expected, and what to do about it.
+Each one is a `TransferkitError` and also the closest built-in error, so that
+``except ValueError`` works as expected. A message states the cause first, then what was
+given, what was expected, and how to fix it.
 """
 
 from __future__ import annotations
@@ -26,22 +26,42 @@ __all__ = [
     "TransferkitError",
     "UnknownNameError",
     "UnsupportedError",
+    "shorten",
 ]
 
-_MOST_SUGGESTED = 4
+_MAX_VALUE_LENGTH = 100
+_MAX_SUGGESTIONS = 4
+_MAX_LISTED = 12
+
+
+def shorten(value: object) -> str:
+    """Return the ``repr`` of a value for an error message, cut to 100 characters.
+
+    Examples
+    --------
+    >>> from transferkit.errors import shorten
+    >>> shorten("mobilenet")
+    "'mobilenet'"
+    >>> len(shorten("x" * 1000))
+    100
+    """
+    # A string is cut before its repr is made: it may be very long.
+    is_long_string = isinstance(value, str | bytes) and len(value) > _MAX_VALUE_LENGTH
+    text = repr(value[:_MAX_VALUE_LENGTH]) if is_long_string else repr(value)  # type: ignore[index]
+    return text if len(text) <= _MAX_VALUE_LENGTH else text[: _MAX_VALUE_LENGTH - 3] + "..."
 
 
 class TransferkitError(Exception):
-    """What all errors of this library have in common.
+    """The base class of all errors of this library.
 
     Examples
     --------
     >>> from transferkit import TransferkitError, list_images
     >>> try:
-    ...     list_images("no such folder")
+    ...     list_images("missing")
     ... except TransferkitError as error:
     ...     print(error)
-    no such folder: there is no such file or folder
+    missing: no such file or folder
     """
 
 
@@ -51,14 +71,23 @@ class UnknownNameError(TransferkitError, ValueError):
     Parameters
     ----------
     kind
-        What was looked for, as a noun: ``"network"``, ``"layer"``.
+        What was looked up, as a noun: ``"network"``, ``"layer"``.
     name
         The name that was given.
     known
-        The names that there are; those that have the name as one of their words, or else the
-        closest, are put into the message.
+        The valid names. The message suggests those that contain the given name as a word, or
+        else the closest ones; if none is close, it lists the first 12.
     of
-        What it was looked for in, where the kind does not say it: a layer for a channel.
+        The container that was searched, if any: the network of a layer, the layer of a channel.
+    hint
+        A further clause for the end of the message.
+
+    Attributes
+    ----------
+    kind, name
+        As given.
+    close_matches
+        The suggested names.
 
     Examples
     --------
@@ -67,19 +96,26 @@ class UnknownNameError(TransferkitError, ValueError):
     unknown network 'mobilenetv2'; did you mean 'mobilenet_v2'?
     >>> print(UnknownNameError("class", "cat", ["crate", "tiger cat", "Egyptian cat"]))
     unknown class 'cat'; did you mean 'tiger cat' or 'Egyptian cat'?
+    >>> print(UnknownNameError("layer", "x", ["conv", "logits"], of="mobilenet_v2"))
+    mobilenet_v2 has no layer 'x'; available: conv, logits
     """
 
-    def __init__(self, kind: str, name: object, known: Iterable[str], *, of: str = "") -> None:
+    def __init__(
+        self, kind: str, name: object, known: Iterable[str], *, of: str = "", hint: str = ""
+    ) -> None:
         known = list(known)
-        word = str(name).casefold()
-        close = [other for other in known if word in other.casefold().split()][:_MOST_SUGGESTED]
-        close = close or difflib.get_close_matches(str(name), known, n=_MOST_SUGGESTED, cutoff=0.6)
-        message = f"unknown {kind} {name!r}" + (f" of {of}" if of else "")
+        given = str(name)[:_MAX_VALUE_LENGTH]
+        word = given.casefold()
+        close = [other for other in known if word in other.casefold().split()][:_MAX_SUGGESTIONS]
+        close = close or difflib.get_close_matches(given, known, n=_MAX_SUGGESTIONS, cutoff=0.6)
+        message = f"{of} has no {kind} {shorten(name)}" if of else f"unknown {kind} {shorten(name)}"
         if close:
-            message += f"; did you mean {' or '.join(map(repr, close))}?"
+            message += f"; did you mean {_join(map(repr, close))}?"
         elif known:
-            shown = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
-            message += f"; there is: {shown}"
+            listed = known[:_MAX_LISTED] + ["..."] * (len(known) > _MAX_LISTED)
+            message += f"; available: {', '.join(listed)}"
+        if hint:
+            message += f" ({hint})" if close else f"; {hint}"
         super().__init__(message)
         self.kind = kind
         self.name = name
@@ -92,36 +128,37 @@ class UnknownNameError(TransferkitError, ValueError):
 def _restore_unknown_name(
     message: str, kind: str, name: object, close_matches: list[str]
 ) -> UnknownNameError:
-    """Rebuild the error in another process, where the known names are no longer at hand."""
+    """Rebuild the error in another process; the known names are not sent along."""
     error = UnknownNameError(kind, name, close_matches)
     error.args = (message,)
     return error
 
 
 class AmbiguousNameError(TransferkitError, ValueError):
-    """A name that several things have.
+    """A name that refers to several things.
 
     Parameters
     ----------
     kind
-        What was looked for, as a noun: ``"class"``.
+        What was looked up, as a noun: ``"class"``.
     name
         The name that was given.
     choices
-        What it may mean, each as it is told to a reader.
+        The candidates, as they are shown in the message.
     remedy
-        How to say which is meant, as a clause.
+        How to choose one of them, as a clause.
 
     Examples
     --------
     >>> from transferkit.errors import AmbiguousNameError
-    >>> print(AmbiguousNameError("class", "crane", ["a bird", "a machine"], "give its index"))
-    class 'crane' may be a bird or a machine; give its index
+    >>> choices = ["'crane bird' (index 134)", "'crane' (index 517)"]
+    >>> print(AmbiguousNameError("class", "crane", choices, "give the index"))
+    class 'crane' is ambiguous: 'crane bird' (index 134) or 'crane' (index 517); give the index
     """
 
     def __init__(self, kind: str, name: object, choices: Iterable[str], remedy: str) -> None:
         choices = list(choices)
-        super().__init__(f"{kind} {name!r} may be {' or '.join(choices)}; {remedy}")
+        super().__init__(f"{kind} {shorten(name)} is ambiguous: {_join(choices)}; {remedy}")
         self.kind = kind
         self.name = name
         self.choices = choices
@@ -131,33 +168,39 @@ class AmbiguousNameError(TransferkitError, ValueError):
         return (AmbiguousNameError, (self.kind, self.name, self.choices, self.remedy))
 
 
+def _join(choices: Iterable[str]) -> str:
+    """Return ``a``, ``a or b`` or ``a, b or c``."""
+    *others, last = choices
+    return f"{', '.join(others)} or {last}" if others else last
+
+
 class BackendNotInstalledError(TransferkitError, ImportError):
-    """A backend was asked for whose framework is not installed; the message has the remedy."""
+    """A backend whose framework is not installed; the message says how to install it."""
 
 
 class PluginError(TransferkitError, RuntimeError):
-    """A backend plugin is broken, or made for another version of the plugin interface."""
+    """A backend plugin that is broken or made for another version of the plugin interface."""
 
 
 class UnsupportedError(TransferkitError, RuntimeError):
-    """A backend was asked for something that it cannot do, such as gradients."""
+    """An operation that the backend does not support, such as gradients."""
 
 
 class ParameterError(TransferkitError, ValueError):
-    """A parameter has a value that it cannot have; the message says which it can."""
+    """A parameter with an invalid value; the message says which values are valid."""
 
 
 class ShapeError(TransferkitError, ValueError):
-    """An array or a picture has a shape that the network or the call cannot take."""
+    """An array or an image of a shape that the network or the call does not accept."""
 
 
 class ImageError(TransferkitError, ValueError):
-    """One picture cannot be used.
+    """An image that cannot be used.
 
     Parameters
     ----------
     source
-        Where the picture came from: its path, or its place in the input (``"images[3]"``).
+        Where the image came from: its path, or its position in the input (``"images[3]"``).
     reason
         What is wrong with it, as a clause.
 
@@ -178,24 +221,24 @@ class ImageError(TransferkitError, ValueError):
 
 
 class DatasetError(TransferkitError, ValueError):
-    """Pictures or labels that cannot be learnt from: none, one class, unequal lengths."""
+    """Unusable training data: no images, one class only, or not one label per image."""
 
 
 class DownloadError(TransferkitError, OSError):
-    """A file could not be fetched; the message says from where, and where it can be put by hand."""
+    """A failed download; the message has the URL and where to put the file manually."""
 
 
 class FileFormatError(TransferkitError, ValueError):
-    """A weights or classifier file that is damaged, of another kind, or too new."""
+    """A weights or classifier file that is damaged, of another format, or of a newer version."""
 
 
 class NoGradientError(TransferkitError, ValueError):
-    """What is to be made large or small has no derivative in the picture."""
+    """An objective that has no derivative with respect to the image."""
 
 
 class NotFiniteError(TransferkitError, ArithmeticError):
-    """An optimisation met a value that is infinite or no number; names the step."""
+    """An infinite or NaN value during an optimization; the message has the step."""
 
 
 class OutputError(TransferkitError, OSError):
-    """A result could not be written where it was asked for; nothing was left there."""
+    """A result that could not be written; no partial file is left behind."""

@@ -252,7 +252,7 @@ def test_download_and_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_download_that_cannot_be(cache: Path) -> None:
     # The second name is looked up before the first file would be fetched.
     assert "unknown network 'vgg99'" in failed("download", "vgg16", "vgg99")
-    assert "there is: imagenet1k_v1" in failed("download", "vgg11", "--weights", "keras")
+    assert "available: imagenet1k_v1" in failed("download", "vgg11", "--weights", "keras")
     message = failed("download", "vgg16")
     assert "TRANSFERKIT_OFFLINE is set" in message
     assert str(cache / "vgg16-397923af.pth") in message
@@ -301,7 +301,7 @@ def test_every_kind_of_bad_input(tmp_path: Path, model: Path) -> None:
     features = tmp_path / "out.npz"
     missing = tmp_path / "missing"
     cases: list[tuple[tuple[object, ...], str]] = [
-        (("fit", missing, "-o", output), "there is no such file or folder"),
+        (("fit", missing, "-o", output), "no such file or folder"),
         (("fit", empty, "-o", output), "no folders and no pictures"),
         (("fit", one, "-o", output), "are of one class"),
         (("fit", alone, "-o", output), "only one image of each of the classes"),

@@ -44,9 +44,9 @@ def test_loops_of_links_end(tmp_path):
 
 
 def test_what_is_not_there():
-    with pytest.raises(DatasetError, match=r"^no/such: there is no such file or folder$"):
+    with pytest.raises(DatasetError, match=r"^no/such: no such file or folder$"):
         list_images("no/such")
-    with pytest.raises(DatasetError, match=r"^no/such: there is no such file or folder$"):
+    with pytest.raises(DatasetError, match=r"^no/such: no such file or folder$"):
         list_labelled_images("no/such")
     with pytest.raises(DatasetError, match="no path"):
         list_images("a\0b")

@@ -155,7 +155,7 @@ def test_no_images(tmp_path):
             stream_batches(images, SMALL, batch_size=1)
     with pytest.raises(DatasetError, match=r"^no images were given$"):
         next(stream_batches(iter([]), SMALL, batch_size=1))
-    with pytest.raises(DatasetError, match="there is no such file or folder"):
+    with pytest.raises(DatasetError, match="no such file or folder"):
         stream_batches(tmp_path / "none", SMALL, batch_size=1)
 
 

@@ -202,9 +202,11 @@ def test_vgg_of_keras_takes_one_size() -> None:
 
 
 def test_a_form_that_there_is_not() -> None:
-    with pytest.raises(UnknownNameError, match="variant of vgg11 'keras'; there is: torchvision"):
+    with pytest.raises(
+        UnknownNameError, match="vgg11 has no variant 'keras'; available: torchvision"
+    ):
         build_network("vgg11", variant="keras")
-    with pytest.raises(UnknownNameError, match=r"variant of mobilenet_v1 'torchvision'.*keras"):
+    with pytest.raises(UnknownNameError, match=r"mobilenet_v1 has no variant 'torchvision'.*keras"):
         build_network("mobilenet_v1", variant="torchvision")
     with pytest.raises(UnknownNameError, match="did you mean 'keras'"):
         build_network("resnet50", variant="Keras")
@@ -216,7 +218,7 @@ def test_order_of_channels() -> None:
     assert dict(network.nodes[0].attributes) == {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
     network = build_network("resnet18", channel_order="bgr")
     assert [node.name for node in network.nodes[:3]] == ["normalize", "reverse_channels", "conv1"]
-    with pytest.raises(UnknownNameError, match="order of channels 'brg'; did you mean"):
+    with pytest.raises(UnknownNameError, match="unknown channel order 'brg'; did you mean"):
         build_network("resnet18", channel_order="brg")
 
 

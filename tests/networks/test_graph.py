@@ -103,7 +103,7 @@ def test_layers_can_be_resolved() -> None:
 @pytest.mark.parametrize("look_up", [Network.resolve, Network.node])
 def test_unknown_layer_names_close_matches(look_up: object) -> None:
     network = build_network("mobilenet_v2")
-    with pytest.raises(UnknownNameError, match=r"layer of mobilenet_v2.*features\.18"):
+    with pytest.raises(UnknownNameError, match=r"mobilenet_v2 has no layer.*features\.18"):
         look_up(network, "feature.18")  # type: ignore[operator]
     # The pixels are no layer.
     with pytest.raises(UnknownNameError):

@@ -178,10 +178,10 @@ def test_what_composed_ones_are_for() -> None:
     [
         (o.Class("cta"), "did you mean 'cat'"),
         (o.Class(3), "0 to 2"),
-        (o.Channel("conv2", 6), "unknown channel 6 of conv2; there is: 0 to 5"),
-        (o.Channel("conv2", -1), "unknown channel"),
-        (o.Neuron("conv2", 0, row=3), "unknown row 3 of conv2"),
-        (o.Neuron("conv2", 0, column=9), "unknown column"),
+        (o.Channel("conv2", 6), "conv2 has no channel 6; available: 0 to 5"),
+        (o.Channel("conv2", -1), "conv2 has no channel"),
+        (o.Neuron("conv2", 0, row=3), "conv2 has no row 3"),
+        (o.Neuron("conv2", 0, column=9), "conv2 has no column"),
     ],
 )
 def test_what_is_not_there(objective: o.Objective, message: str) -> None:

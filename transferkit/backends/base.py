@@ -350,7 +350,7 @@ class Backend(ABC):
     def __init__(self, device: str | None = None) -> None:
         devices = self.devices()
         if device is not None and device not in devices:
-            raise UnknownNameError(f"{self.name} device", device, devices)
+            raise UnknownNameError("device", device, devices, of=self.name)
         self.device = devices[0] if device is None else device
 
     @classmethod

@@ -145,7 +145,7 @@ def _existing(folder: str | os.PathLike[str]) -> Path:
         path = Path(folder)
         os.stat(path)
     except FileNotFoundError:
-        raise DatasetError(f"{folder}: there is no such file or folder") from None
+        raise DatasetError(f"{folder}: no such file or folder") from None
     except OSError as error:
         raise DatasetError(f"{folder}: cannot be used: {error.strerror}") from error
     except ValueError as error:

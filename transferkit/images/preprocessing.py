@@ -243,7 +243,7 @@ class Preprocessing:
 
 def _check_choice(name: str, value: object, choices: Collection[str]) -> None:
     if not isinstance(value, str) or value not in choices:
-        raise ParameterError(f"{name} is {value!r}; there is: {', '.join(choices)}")
+        raise ParameterError(f"{name} is {value!r}; available: {', '.join(choices)}")
 
 
 def _check_side(name: str, value: object) -> int:

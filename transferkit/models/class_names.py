@@ -70,14 +70,14 @@ class ClassNames:
         if isinstance(given, Integral):
             return self._resolve_number(int(given))
         if self.labels is None:
-            raise UnknownNameError("class", given, [f"an index from 0 to {self.number - 1}"])
+            raise UnknownNameError("class", given, [f"indices 0 to {self.number - 1}"])
         if self.are_imagenet:
             called = imagenet_classes_called(given)
             if len(called) > 1:
                 choices = [
                     f"{found.name!r} (index {found.index}, {found.wordnet_id})" for found in called
                 ]
-                raise AmbiguousNameError("class", given, choices, "give its index or WordNet id")
+                raise AmbiguousNameError("class", given, choices, "give the index or WordNet id")
             for found in imagenet_classes():
                 if given == found.wordnet_id:
                     return found.index
@@ -99,7 +99,7 @@ class ClassNames:
         if self.labels is not None and not all(isinstance(label, str) for label in self.labels):
             return self._resolve_label(given)
         if not 0 <= given < self.number:
-            raise UnknownNameError("class", given, [f"an index from 0 to {self.number - 1}"])
+            raise UnknownNameError("class", given, [f"indices 0 to {self.number - 1}"])
         return given
 
     def _resolve_label(self, given: Hashable) -> int:

@@ -199,5 +199,5 @@ def build_network(
     if variant is None:
         variant = next(iter(variants))
     if variant not in variants:
-        raise UnknownNameError(f"variant of {name}", variant, variants)
+        raise UnknownNameError("variant", variant, variants, of=name)
     return variants[variant](mean=mean, std=std, channel_order=channel_order, classes=classes)

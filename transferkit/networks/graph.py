@@ -180,7 +180,7 @@ class Network:
         """
         name = self.aliases.get(layer, layer)
         if not any(node.name == name for node in self.nodes):
-            raise UnknownNameError(f"layer of {self.name}", layer, self.layers)
+            raise UnknownNameError("layer", layer, self.layers, of=self.name)
         return name
 
     def node(self, layer: str) -> Node:
@@ -230,7 +230,7 @@ class NetworkBuilder:
         known = {INPUT, *(node.name for node in self._nodes)}
         for required in inputs:
             if required not in known:
-                raise UnknownNameError("input node", required, known)
+                raise UnknownNameError("layer", required, known, of=self._name)
         if name in known or name in self._aliases:
             raise ValueError(f"{self._name} has a layer named {name!r} already")
         parameters = parameters or {}
@@ -256,7 +256,7 @@ class NetworkBuilder:
             If ``channel_order`` is neither ``"rgb"`` nor ``"bgr"``.
         """
         if channel_order not in CHANNEL_ORDERS:
-            raise UnknownNameError("order of channels", channel_order, CHANNEL_ORDERS)
+            raise UnknownNameError("channel order", channel_order, CHANNEL_ORDERS)
         x = self.add_node("normalize", "normalize", INPUT, mean=mean, std=std)
         if channel_order == "bgr":
             x = self.add_node("reverse_channels", "reverse_channels", x)

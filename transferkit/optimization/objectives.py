@@ -301,7 +301,7 @@ class Class(Objective):
 
     def __post_init__(self) -> None:
         if self.value not in _CLASS_VALUES:
-            raise UnknownNameError("value of a class", self.value, _CLASS_VALUES)
+            raise UnknownNameError("class value", self.value, _CLASS_VALUES)
 
     @property
     def layers(self) -> tuple[str, ...]:

@@ -293,4 +293,4 @@ def find_weights(network: str, name: str | None = None) -> WeightsEntry:
     for row in rows:
         if name in (None, row.source, row.name):
             return row
-    raise UnknownNameError(f"weights of {network}", name, [row.name for row in rows])
+    raise UnknownNameError("weights", name, [row.name for row in rows], of=network)

@@ -335,7 +335,7 @@ def test_without_a_linear_layer_there_is_no_embedding() -> None:
     model = Plain(Giving(lambda x: x.mean((2, 3))))
     run = program(model)
     assert run.network.resolve("logits") == "output"
-    with pytest.raises(UnknownNameError, match="there is: normalize, conv, head, output, logits"):
+    with pytest.raises(UnknownNameError, match="available: normalize, conv, head, output, logits"):
         run.run(pixels_of(1, SIDE, SIDE), ["embedding"])
 
 

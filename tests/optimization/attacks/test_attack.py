@@ -46,7 +46,7 @@ def optimizer(backend: Backend) -> ImageOptimizer:
         ({}, ValueError, "needs epsilon"),
         ({"epsilon": 0.1, "method": "pdg"}, UnknownNameError, "did you mean 'pgd'"),
         ({"epsilon": 0.1, "norm": "linv"}, UnknownNameError, "'linf'"),
-        ({"epsilon": 0.1, "norm": "l0"}, UnknownNameError, "for l0 there is fmn"),
+        ({"epsilon": 0.1, "norm": "l0"}, UnknownNameError, "l0 is supported by fmn"),
         ({"epsilon": 0.1, "loss": "crossentropy"}, UnknownNameError, "'cross-entropy'"),
         ({"epsilon": 0.1, "steps": 0}, ValueError, "at least 1"),
         ({"epsilon": 0.1, "steps": 2, "method": "fgsm"}, ValueError, "takes 1"),

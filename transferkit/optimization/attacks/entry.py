@@ -167,7 +167,7 @@ def transfer_images(
     for name in wanted:
         # Classes are told apart by name: another network may have them in another order.
         if name not in names:
-            raise UnknownNameError("class of the other network", name, map(str, names))
+            raise UnknownNameError("class", name, map(str, names), of="the other network")
     aims = np.array([names.index(name) for name in wanted], np.intp)
     targets = None if adversarial.targets is None else aims
 
@@ -204,11 +204,10 @@ def _find_attack(method: str, norm: str, loss: str | None) -> Attack:
     kind = METHODS[method]
     if norm not in kind.norms:
         others = [name for name, other in METHODS.items() if norm in other.norms]
-        raise UnknownNameError(
-            f"norm of {method!r} (for {norm} there is {', '.join(others)})", norm, kind.norms
-        )
+        hint = f"{norm} is supported by {', '.join(others)}"
+        raise UnknownNameError("norm", norm, kind.norms, of=method, hint=hint)
     if loss is not None and loss not in kind.known_losses:
-        raise UnknownNameError(f"loss of {method!r}", loss, kind.known_losses)
+        raise UnknownNameError("loss", loss, kind.known_losses, of=method)
     return kind(norm, loss or kind.known_losses[0])
 
 
