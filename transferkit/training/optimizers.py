@@ -10,15 +10,15 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Real
 from types import MappingProxyType
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from transferkit.backends.base import Table
 from transferkit.errors import NotFiniteError, ParameterError, UnknownNameError
+from transferkit.support.validation import check_positive, is_number
 from transferkit.training.averages import moving_average
 from transferkit.training.schedules import Schedule, find_schedule
 
@@ -58,7 +58,7 @@ class Optimizer(ABC):
     schedule: str | Schedule = "constant"
 
     def __post_init__(self) -> None:
-        _check_positive("learning_rate", self.learning_rate)
+        check_positive("learning_rate", self.learning_rate)
         find_schedule(self.schedule)
 
     def learning_rate_at(self, step: int, steps: int) -> float:
@@ -274,7 +274,7 @@ class Adam(Optimizer):
         super().__post_init__()
         _check_decay("beta1", self.beta1)
         _check_decay("beta2", self.beta2)
-        _check_positive("epsilon", self.epsilon)
+        check_positive("epsilon", self.epsilon)
 
     @property
     def num_slots(self) -> int:
@@ -344,15 +344,6 @@ def _divide_by_rms(table: Table[Any], gradient: Any) -> Any:
     return table.divide(gradient, rms)
 
 
-def _check_positive(name: str, value: object) -> None:
-    if not _is_number(value) or not 0 < value < math.inf:
-        raise ParameterError(f"{name} is {value!r}; expected a finite number greater than 0")
-
-
 def _check_decay(name: str, value: object) -> None:
-    if not _is_number(value) or not 0 <= value < 1:
+    if not is_number(value) or not 0 <= value < 1:
         raise ParameterError(f"{name} is {value!r}; expected a number in [0, 1)")
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, Real) and not isinstance(value, bool)
