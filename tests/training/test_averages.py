@@ -19,3 +19,13 @@ def test_moving_average_weights_values_by_their_age(backend: Backend) -> None:
     weights = 0.3 * 0.7 ** np.arange(len(VALUES))[::-1]
     expected = np.tensordot(weights, VALUES.astype(np.float64), axes=1)
     assert_close(average, expected, ACTIVATION_TOLERANCE, "moving average")
+
+
+def test_moving_average_has_one_decay_per_row(backend: Backend) -> None:
+    decay = np.array([0.0, 0.25], np.float32).reshape(2, 1)
+    update = backend.compile(
+        lambda average, value, decay: moving_average(backend.table, average, value, decay)
+    )
+    found = update(VALUES[0], VALUES[1], decay)
+    expected = [VALUES[1][0], 0.25 * VALUES[0][1] + 0.75 * VALUES[1][1]]
+    assert_close(found, np.array(expected), ACTIVATION_TOLERANCE, "moving average")
