@@ -13,6 +13,7 @@ from transferkit.backends.base import Table
 from transferkit.errors import ShapeError, UnknownNameError
 from transferkit.models.class_names import ClassNames
 from transferkit.optimization import objectives as o
+from transferkit.optimization.objectives.base import bind_checked
 from transferkit.testing import ReferenceTable, finite_differences, reference_activations
 from transferkit.testing.conformance import (
     ACTIVATION_TOLERANCE,
@@ -38,18 +39,18 @@ OBJECTIVES: Mapping[str, o.Objective] = {
     "distinct": o.Class("bird", "distinct"),
     "channel": o.Channel("conv2", 3),
     "channel of a vector": o.Channel("embedding", 2),
-    "neuron in the middle": o.Neuron("conv2", 1),
+    "neuron at the center": o.Neuron("conv2", 1),
     "neuron": o.Neuron("conv2", 1, row=0, column=2),
     "layer": o.Layer("conv2"),
-    "layer of one row": o.Layer("logits"),
+    "layer of a vector": o.Layer("logits"),
     "direction": o.Direction("conv2", GENERATOR.normal(size=6)),
     "direction of a vector": o.Direction("embedding", GENERATOR.normal(size=6)),
     "custom": o.Custom(spread, ["conv2"]),
-    "composed": o.Class("cat")
+    "combined": o.Class("cat")
     - 0.5 * o.Class("dog")
     + o.Layer("conv2") / 4
     - o.Channel("conv1", 0),
-    "negative": -(o.Class("cat") - o.Class("bird")),
+    "negated": -(o.Class("cat") - o.Class("bird")),
 }
 REGULARIZERS: Mapping[str, o.Regularizer] = {
     "total variation": o.TotalVariation(0.5),
@@ -63,36 +64,32 @@ REGULARIZERS: Mapping[str, o.Regularizer] = {
 }
 
 
-def bound(backend: Backend, objective: o.Objective) -> o.Evaluate:
-    program = Program(backend, NETWORK, WEIGHTS)
-    return objective.bind(o.Subject.of(program, objective.layers, CLASSES, SIDE, SIDE))
-
-
-def check(
+def assert_matches(
     backend: Backend,
     function: Callable[[Any], Any],
     reference: Callable[[npt.NDArray[Any]], npt.NDArray[Any]],
 ) -> None:
-    """Compare values and the derivative along some directions with the reference in float64."""
-    found = backend.compile(backend.value_and_grad(function))(PIXELS)
+    """Compare values and directional derivatives with the reference in float64."""
+    result = backend.compile(backend.value_and_grad(function))(PIXELS)
     expected = reference(PIXELS.astype(np.float64))
     assert expected.shape == (len(PIXELS),)
-    assert_close(found["value"], expected, ACTIVATION_TOLERANCE, "value")
+    assert_close(result["value"], expected, ACTIVATION_TOLERANCE, "value")
     generator = np.random.default_rng(0)
     directions = generator.choice([-1.0, 1.0], (4, *PIXELS.shape))
-    # One picture at a time: a derivative in one must not come from another.
+    # All but one change the first image only, whose gradient must not involve the others.
     directions[1:, 1:] = 0
-    slopes = finite_differences(lambda x: reference(x).sum(), PIXELS, directions)
-    along = np.einsum("nhwc,dnhwc->d", found["gradient"].astype(np.float64), directions)
-    assert_close(along, slopes, GRADIENT_TOLERANCE, "derivative")
+    derivatives = np.einsum("nhwc,dnhwc->d", result["gradient"].astype(np.float64), directions)
+    differences = finite_differences(lambda x: reference(x).sum(), PIXELS, directions)
+    assert_close(derivatives, differences, GRADIENT_TOLERANCE, "derivative")
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_objective(differentiable: Backend, name: str) -> None:
+def test_objective_and_gradient_match_the_reference(differentiable: Backend, name: str) -> None:
     objective = OBJECTIVES[name]
-    evaluate = bound(differentiable, objective)
-    load = differentiable.load(NETWORK, WEIGHTS, objective.layers)
-    check(
+    program = Program(differentiable, NETWORK, WEIGHTS)
+    evaluate = objective.bind(o.Subject.of(program, objective.layers, CLASSES, SIDE, SIDE))
+    load = program.load(objective.layers)
+    assert_matches(
         differentiable,
         lambda x: evaluate(differentiable.table, load(x)),
         lambda x: evaluate(
@@ -102,10 +99,10 @@ def test_objective(differentiable: Backend, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", REGULARIZERS)
-def test_regularizer(differentiable: Backend, name: str) -> None:
+def test_regularizer_and_gradient_match_the_reference(differentiable: Backend, name: str) -> None:
     regularizer = REGULARIZERS[name]
     table = differentiable.table
-    check(
+    assert_matches(
         differentiable,
         lambda x: regularizer.evaluate(table, x, table.asarray(START)),
         lambda x: regularizer.evaluate(ReferenceTable(), x, START.astype(np.float64)),
@@ -113,34 +110,34 @@ def test_regularizer(differentiable: Backend, name: str) -> None:
 
 
 def values(objective: o.Objective) -> npt.NDArray[np.float64]:
-    """By the reference, written out."""
+    """Compute an objective with the reference."""
     shapes = {"logits": (3,), "embedding": (6,), "conv2": (3, 3, 6), "conv1": (8, 8, 4)}
-    evaluate = o.bind_checked(objective, o.Subject(shapes, CLASSES))
+    evaluate = bind_checked(objective, o.Subject(shapes, CLASSES))
     activations = reference_activations(NETWORK, WEIGHTS, PIXELS, list(shapes))
     return np.asarray(evaluate(ReferenceTable(), activations))
 
 
-def test_what_objectives_are() -> None:
-    found = reference_activations(NETWORK, WEIGHTS, PIXELS, ["logits", "conv2", "embedding"])
-    logits, conv2 = found["logits"], found["conv2"]
-    likely = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+def test_objectives_match_their_definitions() -> None:
+    activations = reference_activations(NETWORK, WEIGHTS, PIXELS, ["logits", "conv2", "embedding"])
+    logits, conv2 = activations["logits"], activations["conv2"]
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     close = np.testing.assert_allclose
     close(values(OBJECTIVES["logit"]), logits[:, 1])
-    close(values(OBJECTIVES["probability"]), likely[:, 1])
-    close(values(OBJECTIVES["cross-entropy"]), np.log(likely[:, 2]))
-    close(values(OBJECTIVES["distinct"]), logits[:, 2] + 300 * np.log(likely[:, 2]))
+    close(values(OBJECTIVES["probability"]), probabilities[:, 1])
+    close(values(OBJECTIVES["cross-entropy"]), np.log(probabilities[:, 2]))
+    close(values(OBJECTIVES["distinct"]), logits[:, 2] + 300 * np.log(probabilities[:, 2]))
     close(values(OBJECTIVES["channel"]), conv2[..., 3].mean(axis=(1, 2)))
-    close(values(OBJECTIVES["channel of a vector"]), found["embedding"][:, 2])
-    close(values(OBJECTIVES["neuron in the middle"]), conv2[:, 1, 1, 1])
+    close(values(OBJECTIVES["channel of a vector"]), activations["embedding"][:, 2])
+    close(values(OBJECTIVES["neuron at the center"]), conv2[:, 1, 1, 1])
     close(values(OBJECTIVES["neuron"]), conv2[:, 0, 2, 1])
     close(values(OBJECTIVES["layer"]), (conv2**2).mean(axis=(1, 2, 3)))
     vector = np.arange(1.0, 7.0)
-    along = conv2.mean(axis=(1, 2)) @ vector / np.linalg.norm(vector)
-    close(values(o.Direction("conv2", vector)), along)
-    close(values(o.Direction("conv2", 9 * vector)), along)
+    projection = conv2.mean(axis=(1, 2)) @ vector / np.linalg.norm(vector)
+    close(values(o.Direction("conv2", vector)), projection)
+    close(values(o.Direction("conv2", 9 * vector)), projection)
 
 
-def test_arithmetic() -> None:
+def test_objectives_can_be_added_and_scaled() -> None:
     cat, dog, layer = o.Class("cat"), o.Class("dog"), o.Layer("conv2")
     close = np.testing.assert_allclose
     close(values(cat + dog), values(cat) + values(dog))
@@ -157,7 +154,7 @@ def test_arithmetic() -> None:
         cat * float("nan")
 
 
-def test_what_composed_ones_are_for() -> None:
+def test_target_and_name_of_combined_objectives() -> None:
     cat, dog = o.Class("cat"), o.Class("dog")
     assert (cat - dog).target == "cat"
     assert (-dog + cat).target == "cat"
@@ -184,15 +181,17 @@ def test_what_composed_ones_are_for() -> None:
         (o.Neuron("conv2", 0, column=9), "conv2 has no column"),
     ],
 )
-def test_what_is_not_there(objective: o.Objective, message: str) -> None:
+def test_missing_class_channel_or_position_is_rejected(
+    objective: o.Objective, message: str
+) -> None:
     with pytest.raises(UnknownNameError, match=message):
         values(objective)
 
 
-def test_what_does_not_fit() -> None:
+def test_wrong_shapes_and_arguments_are_rejected() -> None:
     with pytest.raises(ShapeError, match=r"Channel\('embedding', 1\)"):
         values(o.Neuron("embedding", 1))
-    with pytest.raises(ShapeError, match="5 numbers, but 'conv2' has 6"):
+    with pytest.raises(ShapeError, match="5 values, but layer 'conv2' has 6"):
         values(o.Direction("conv2", np.ones(5)))
     with pytest.raises(ShapeError, match="shape"):
         o.Direction("conv2", np.ones((2, 3)))
@@ -202,43 +201,47 @@ def test_what_does_not_fit() -> None:
         o.Class("cat", "probabilty")
     with pytest.raises(TypeError, match=r"\['conv2'\]"):
         o.Custom(spread, "conv2")
-    with pytest.raises(ShapeError, match="one number for each picture"):
-        values(o.Custom(lambda _, found: found["conv2"], ["conv2"]))
-    with pytest.raises(ShapeError, match="nothing with a shape"):
+    with pytest.raises(ShapeError, match="one value per image"):
+        values(o.Custom(lambda _, activations: activations["conv2"], ["conv2"]))
+    with pytest.raises(ShapeError, match="returned a float; expected shape"):
         values(o.Custom(lambda *_: 3.0, ["conv2"]))
-    wrong = o.Custom(lambda table, found: table.sum(found["conv2"], axes=(0, 1, 2)), ["conv2"])
-    for within in (wrong, 2 * wrong, o.Layer("conv1") + wrong, wrong - o.Layer("conv1")):
-        with pytest.raises(ShapeError, match=r"<lambda> gives shape \(6,\); expected \(3,\)"):
-            values(within)
-    with pytest.raises(ValueError, match="made of no layer"):
+    wrong = o.Custom(
+        lambda table, activations: table.sum(activations["conv2"], axes=(0, 1, 2)), ["conv2"]
+    )
+    for objective in (wrong, 2 * wrong, o.Layer("conv1") + wrong, wrong - o.Layer("conv1")):
+        with pytest.raises(
+            ShapeError, match=r"<lambda> returned shape \(6,\); expected shape \(3,\)"
+        ):
+            values(objective)
+    with pytest.raises(ValueError, match="has no layers"):
         values(o.Custom(spread, []))
 
 
-def test_what_regularizers_are() -> None:
+def test_regularizers_match_their_definitions() -> None:
     table, x = ReferenceTable(), PIXELS.astype(np.float64)
     dy, dx = np.diff(x, axis=1), np.diff(x, axis=2)
     close = np.testing.assert_allclose
 
-    def found(regularizer: o.Regularizer) -> Any:
+    def penalty(regularizer: o.Regularizer) -> Any:
         return regularizer.evaluate(table, x, START)
 
     axes = (1, 2, 3)
-    close(found(o.TotalVariation(2.0)), 2 * (abs(dy).sum(axes) + abs(dx).sum(axes)))
+    close(penalty(o.TotalVariation(2.0)), 2 * (abs(dy).sum(axes) + abs(dx).sum(axes)))
     close(
-        found(o.TotalVariation(1.0, power=1.5)),
+        penalty(o.TotalVariation(1.0, power=1.5)),
         (abs(dy) ** 1.5).sum(axes) + (abs(dx) ** 1.5).sum(axes),
         rtol=1e-6,
     )
-    beyond = ((0, 0), (0, 1), (0, 0), (0, 0)), ((0, 0), (0, 0), (0, 1), (0, 0))
-    lengths = np.hypot(np.pad(dy, beyond[0]), np.pad(dx, beyond[1]))
-    close(found(o.TotalVariation(1.0, isotropic=True)), lengths.sum(axes), rtol=1e-4)
-    close(found(o.TotalVariation(1.0, 2.0, isotropic=True)), (lengths**2).sum(axes))
-    close(found(o.L2(2.0)), 2 * ((x - 0.5) ** 2).sum(axes))
-    close(found(o.DistanceToStart(1.0)), ((x - START) ** 2).sum(axes))
+    below, right = ((0, 0), (0, 1), (0, 0), (0, 0)), ((0, 0), (0, 0), (0, 1), (0, 0))
+    norms = np.hypot(np.pad(dy, below), np.pad(dx, right))
+    close(penalty(o.TotalVariation(1.0, isotropic=True)), norms.sum(axes), rtol=1e-4)
+    close(penalty(o.TotalVariation(1.0, 2.0, isotropic=True)), (norms**2).sum(axes))
+    close(penalty(o.L2(2.0)), 2 * ((x - 0.5) ** 2).sum(axes))
+    close(penalty(o.DistanceToStart(1.0)), ((x - START) ** 2).sum(axes))
 
 
-def test_a_flat_picture_has_no_variation(differentiable: Backend) -> None:
-    flat = np.full((1, 4, 5, 3), 0.3, np.float32)
+def test_total_variation_of_a_uniform_image_is_zero(differentiable: Backend) -> None:
+    uniform = np.full((1, 4, 5, 3), 0.3, np.float32)
     for regularizer in REGULARIZERS.values():
         if isinstance(regularizer, o.TotalVariation):
             compiled = differentiable.compile(
@@ -246,12 +249,12 @@ def test_a_flat_picture_has_no_variation(differentiable: Backend) -> None:
                     lambda x, used=regularizer: used.evaluate(differentiable.table, x, x)
                 )
             )
-            found = compiled(flat)
-            np.testing.assert_allclose(found["value"], 0, atol=1e-6)
-            np.testing.assert_allclose(found["gradient"], 0, atol=1e-6)
+            result = compiled(uniform)
+            np.testing.assert_allclose(result["value"], 0, atol=1e-6)
+            np.testing.assert_allclose(result["gradient"], 0, atol=1e-6)
 
 
-def test_numbers_that_make_no_sense() -> None:
+def test_weights_and_powers_out_of_range_are_rejected() -> None:
     for make in (o.TotalVariation, o.L2, o.DistanceToStart):
         for weight in (-1.0, float("inf"), "much"):
             with pytest.raises(ValueError, match="weight"):

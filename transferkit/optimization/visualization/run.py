@@ -25,9 +25,8 @@ from transferkit.optimization.objectives import (
     Objective,
     Regularizer,
     Subject,
-    bind_checked,
-    one_for_each,
 )
+from transferkit.optimization.objectives.base import bind_checked, check_one_per_image
 from transferkit.optimization.visualization.parametrizations import Parametrization
 from transferkit.optimization.visualization.result import IdealImages, to_bytes
 from transferkit.optimization.visualization.transforms import Transform, TransformChain
@@ -255,7 +254,7 @@ class _Octave:
             for regularizer in recipe.regularizers:
                 penalty = regularizer.evaluate(table, images, anchor)
                 what = f"regularizer {type(regularizer).__name__}"
-                total = table.add(total, one_for_each(penalty, images.shape[0], what))
+                total = table.add(total, check_one_per_image(penalty, images.shape[0], what))
             return total
 
         differentiated = self.backend.value_and_grad(losses)
