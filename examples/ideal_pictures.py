@@ -12,9 +12,10 @@ from PIL import Image
 
 from transferkit import ImageOptimizer
 from transferkit.demo import CAT
+from transferkit.images.conversion import to_uint8
 from transferkit.optimization import objectives as o
 from transferkit.optimization.visualization import IdealImages
-from transferkit.support.drawing import labelled_grid
+from transferkit.support.drawing import labeled_grid
 from transferkit.training import NormalizedGradientDescent
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
@@ -28,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Make the pictures of the documentation.")
     parser.add_argument("--backend", help="torch or tensorflow")
     arguments = parser.parse_args()
-    optimizer = ImageOptimizer("mobilenet_v2", backend=arguments.backend, seed=0)
+    optimizer = ImageOptimizer("mobilenet_v2", backend=arguments.backend, random_state=0)
 
     lesson = {
         "parametrization": "pixels",
@@ -61,12 +62,12 @@ def write_comparison(runs: list[tuple[str, IdealImages]]) -> None:
     tiles, labels = [], []
     for place, name in enumerate(CLASSES):
         for method, found in runs:
-            tiles.append(found.images[place])
+            tiles.append(to_uint8(found.images[place]))
             labels.append(
                 f"{name}: {method}\n{found.probability[place]:.3f}, "
                 f"robustness {found.robustness[place]:.3f}"
             )
-    grid = labelled_grid(tiles, labels, columns=len(runs), side=224)
+    grid = labeled_grid(tiles, labels, columns=len(runs), side=224)
     write("classes", grid)
     for method, found in runs:
         print(f"classes, {method}: {found.seconds:.1f} s")
@@ -75,9 +76,9 @@ def write_comparison(runs: list[tuple[str, IdealImages]]) -> None:
 def tell(name: str, found: IdealImages) -> None:
     """Write one run's pictures, and how it went."""
     if len(found.images) == 1:
-        write(name, Image.fromarray((found.images[0] * 255).round().astype("uint8")))
+        write(name, Image.fromarray(to_uint8(found.images[0])))
     else:
-        write(name, labelled_grid(list(found.images), found.labels, side=160))
+        write(name, labeled_grid(list(to_uint8(found.images)), found.labels, side=160))
     print(f"{name}: {found.seconds:.1f} s, {found.probability}, {found.robustness}")
 
 

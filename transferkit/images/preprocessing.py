@@ -1,7 +1,8 @@
-"""How a network wants its pictures: resized, cropped and normalised how.
+"""The preprocessing that a network expects: how images are resized, cropped and normalized.
 
-The geometry is torchvision's ``Resize`` and ``CenterCrop`` on Pillow pictures, or Keras's
-``load_img``, reproduced pixel for pixel, because published weights were evaluated with it.
+The geometry is that of torchvision's ``Resize`` and ``CenterCrop`` on Pillow images, or of
+Keras's ``load_img``, reproduced pixel for pixel, because published weights were evaluated with
+it.
 """
 
 from __future__ import annotations
@@ -15,50 +16,46 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from transferkit.errors import ImageError, ParameterError
+from transferkit.errors import ImageError, ParameterError, shorten
 from transferkit.images.reading import MAX_PIXELS
+from transferkit.images.resizing import INTERPOLATIONS, resize
 
 __all__ = ["Preprocessing"]
 
-_INTERPOLATIONS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-}
 _CHANNEL_ORDERS = ("rgb", "bgr")
 
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """What is done to a picture before a network sees it.
+    """The steps between an image and the input of a network.
 
     Parameters
     ----------
     size
-        Side in pixels of the square that the network gets. None leaves the picture as it is:
+        The side in pixels of the square input of the network. None leaves images as they are:
         neither resized nor cropped.
     resize
-        Length in pixels of the shorter side after resizing, at least ``size``; the longer
-        side follows, rounded down. None means the same as ``size``.
+        The length in pixels of the shorter side after resizing, at least ``size``; the longer
+        side keeps the aspect ratio, rounded down. None: the same as ``size``.
     interpolation
-        ``"bilinear"`` or ``"bicubic"``, both with antialiasing, or ``"nearest"``, as Pillow does
-        them.
+        ``"bilinear"`` or ``"bicubic"``, both with antialiasing, or ``"nearest"``: Pillow's
+        filters.
     mean, std
-        Per channel (red, green, blue), in units of pixels in [0, 1]. They are carried here
-        and applied by the network's first node, ``(pixels - mean) / std``, not by `apply`.
+        Per channel (red, green, blue), for pixels in [0, 1]. The network's first node applies
+        them, ``(pixels - mean) / std``; `apply` does not.
     channel_order
-        ``"rgb"`` or ``"bgr"``: the order in which the network's first convolution takes the
-        channels. It too is carried here and applied by the network, after ``mean`` and ``std``,
-        which are red, green, blue whatever it is. Pictures are always given as RGB.
+        ``"rgb"`` or ``"bgr"``: the channel order of the network's first convolution. The
+        network applies it too, after ``mean`` and ``std``, which are always in the order red,
+        green, blue. Images are always given as RGB.
     crop
-        True cuts the square from the centre of the resized picture. False stretches the whole
-        picture to the square instead, as Keras's ``load_img(target_size=...)`` does; there is
-        no ``resize`` then.
+        True crops the square from the center of the resized image. False stretches the whole
+        image to the square instead, as Keras's ``load_img(target_size=...)`` does; ``resize``
+        must then be None.
 
     Raises
     ------
     ParameterError
-        If a value is not one of these.
+        If a value is invalid.
 
     Examples
     --------
@@ -68,7 +65,7 @@ class Preprocessing:
     >>> preprocessing.apply(np.zeros((300, 400, 3), np.float32)).shape
     (224, 224, 3)
 
-    What Keras's documentation does for its VGG and ResNet, ``load_img`` and the "caffe" way of
+    Keras's preprocessing for VGG and ResNet, ``load_img`` and the "caffe" mode of
     ``preprocess_input``:
 
     >>> keras = Preprocessing(
@@ -93,8 +90,8 @@ class Preprocessing:
         if self.size is None:
             if self.resize is not None:
                 raise ParameterError(
-                    f"resize is {self.resize!r} but size is None, which leaves pictures as they "
-                    "are; give size too, or leave out resize"
+                    f"resize is {shorten(self.resize)} but size is None, which leaves images as "
+                    "they are; set size too, or leave out resize"
                 )
         else:
             object.__setattr__(self, "size", _check_side("size", self.size))
@@ -102,93 +99,92 @@ class Preprocessing:
             object.__setattr__(self, "resize", _check_side("resize", self.resize))
             if self.size is not None and self.resize < self.size:
                 raise ParameterError(
-                    f"resize is {self.resize}, less than size {self.size}: a crop cannot be larger "
-                    "than the picture that it is cut from"
+                    f"resize is {self.resize}, less than size, which is {self.size}; the crop "
+                    "cannot be larger than the resized image"
                 )
         if not isinstance(self.crop, bool):
-            raise ParameterError(f"crop is {self.crop!r}; it must be True or False")
+            raise ParameterError(f"crop is {shorten(self.crop)}; expected True or False")
         if not self.crop and (self.size is None or self.resize is not None):
             raise ParameterError(
-                f"crop is False, which stretches pictures to size x size, but size is {self.size} "
-                f"and resize is {self.resize}; give size, and leave out resize"
+                f"crop is False, which stretches images to size x size, but size is {self.size} "
+                f"and resize is {self.resize}; set size, and leave out resize"
             )
-        _check_choice("interpolation", self.interpolation, _INTERPOLATIONS)
+        _check_choice("interpolation", self.interpolation, INTERPOLATIONS)
         _check_choice("channel_order", self.channel_order, _CHANNEL_ORDERS)
         object.__setattr__(self, "mean", _three_numbers("mean", self.mean))
         object.__setattr__(self, "std", _three_numbers("std", self.std))
         if min(self.std) <= 0:
-            raise ParameterError(f"std is {self.std}; each must be greater than 0")
+            raise ParameterError(f"std is {self.std}; expected numbers greater than 0")
 
     def apply(
-        self, picture: Image.Image | npt.NDArray[np.float32], source: str = "picture"
+        self, image: Image.Image | npt.NDArray[np.float32], source: str = "image"
     ) -> npt.NDArray[np.uint8] | npt.NDArray[np.float32]:
-        """Resize and crop, or stretch, one picture.
+        """Resize and crop, or stretch, one image.
 
         Parameters
         ----------
-        picture
-            What `read_image` gives: an RGB picture, or H x W x 3 float32 in [0, 1].
+        image
+            As `read_image` returns it: an RGB PIL image, or (h, w, 3) float32 in [0, 1].
         source
-            Where the picture came from, for error messages.
+            Where the image came from, for error messages.
 
         Returns
         -------
         array
-            ``size`` x ``size`` x 3 (the picture's own height and width where ``size`` is None);
-            uint8 from a picture, float32 in [0, 1] from floats.
+            (size, size, 3), or (h, w, 3) if ``size`` is None; uint8 for a PIL image, float32
+            in [0, 1] for floats.
 
         Raises
         ------
         ImageError
-            If the picture is so long and narrow that, resized, it has more than `MAX_PIXELS`.
+            If the image is so long and narrow that it would have more than `MAX_PIXELS` pixels
+            after resizing.
         """
-        if isinstance(picture, Image.Image):
-            pixels: npt.NDArray[np.uint8] = np.asarray(self._resize_and_crop(picture, source))
-            return pixels
         if self.size is None:
-            return picture
-        channels = [
-            # Pillow resizes floats in one channel only. Its mode "F" keeps their precision.
-            np.asarray(
-                self._resize_and_crop(
-                    Image.fromarray(np.ascontiguousarray(picture[..., channel])), source
-                )
-            )
-            for channel in range(3)
-        ]
-        # Bicubic interpolation overshoots at edges; Pillow clips bytes, so floats are clipped too.
-        floats: npt.NDArray[np.float32] = np.clip(np.stack(channels, axis=-1), 0.0, 1.0)
+            return np.asarray(image, np.uint8) if isinstance(image, Image.Image) else image
+        if isinstance(image, Image.Image):
+            height, width = self._resized_shape(image.height, image.width, source)
+            if image.size != (width, height):
+                image = image.resize((width, height), INTERPOLATIONS[self.interpolation])
+            box = self._crop_box(width, height)
+            return np.asarray(image if box == (0, 0, width, height) else image.crop(box), np.uint8)
+        height, width = self._resized_shape(image.shape[0], image.shape[1], source)
+        resized = resize(image[np.newaxis], (height, width), self.interpolation)[0]
+        left, top, right, bottom = self._crop_box(width, height)
+        # Bicubic interpolation overshoots at edges. Pillow clips bytes, so floats are clipped too.
+        floats: npt.NDArray[np.float32] = np.clip(resized[top:bottom, left:right], 0.0, 1.0)
         return floats
 
-    def _resize_and_crop(self, picture: Image.Image, source: str) -> Image.Image:
+    def _resized_shape(self, height: int, width: int, source: str) -> tuple[int, int]:
+        """Height and width after resizing, before cropping."""
         if self.size is None:
-            return picture
+            return height, width
         if not self.crop:
-            if picture.size == (self.size, self.size):
-                return picture
-            return picture.resize((self.size, self.size), _INTERPOLATIONS[self.interpolation])
-        width, height = picture.size
+            return self.size, self.size
         shorter, longer = min(width, height), max(width, height)
         target = self.size if self.resize is None else self.resize
-        if shorter != target:
-            # Rounded down after a division in floating point, as torchvision does it.
-            longer = int(target * longer / shorter)
-            if target * longer > MAX_PIXELS:
-                raise ImageError(
-                    source,
-                    f"is {width:,} x {height:,} pixels, too long and narrow: with its shorter side "
-                    f"resized to {target} it would have more than {MAX_PIXELS:,}",
-                )
-            width, height = (target, longer) if width <= height else (longer, target)
-            picture = picture.resize((width, height), _INTERPOLATIONS[self.interpolation])
+        if shorter == target:
+            return height, width
+        # Rounded down after a floating-point division, as torchvision does.
+        longer = int(target * longer / shorter)
+        if target * longer > MAX_PIXELS:
+            raise ImageError(
+                source,
+                f"too long and narrow: {width:,} x {height:,} pixels would become more than "
+                f"{MAX_PIXELS:,} when the shorter side is resized to {target}",
+            )
+        return (longer, target) if width <= height else (target, longer)
+
+    def _crop_box(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom of the center crop of a resized image."""
+        if self.size is None:
+            return 0, 0, width, height
         left = round((width - self.size) / 2.0)
         top = round((height - self.size) / 2.0)
-        if (width, height) == (self.size, self.size):
-            return picture
-        return picture.crop((left, top, left + self.size, top + self.size))
+        return left, top, left + self.size, top + self.size
 
     def to_dict(self) -> dict[str, object]:
-        """The settings as plain data that JSON can hold; `from_dict` reads it.
+        """Return the settings as plain data for JSON; `from_dict` reads it.
 
         Examples
         --------
@@ -208,14 +204,14 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, object]) -> Preprocessing:
-        """The settings that `to_dict` wrote down.
+        """Return the settings that `to_dict` wrote.
 
-        What was written before there were ``channel_order`` and ``crop`` has their defaults.
+        ``channel_order`` and ``crop``, which older files lack, have their defaults if missing.
 
         Raises
         ------
         ParameterError
-            If an entry is missing, unknown, or not what it must be; the message names it.
+            If an entry is missing, unknown or invalid; the message names it.
 
         Examples
         --------
@@ -243,12 +239,12 @@ class Preprocessing:
 
 def _check_choice(name: str, value: object, choices: Collection[str]) -> None:
     if not isinstance(value, str) or value not in choices:
-        raise ParameterError(f"{name} is {value!r}; available: {', '.join(choices)}")
+        raise ParameterError(f"{name} is {shorten(value)}; available: {', '.join(choices)}")
 
 
 def _check_side(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or not 1 <= int(value) <= 10_000:
-        raise ParameterError(f"{name} is {value!r}; it must be a whole number from 1 to 10,000")
+        raise ParameterError(f"{name} is {shorten(value)}; expected an integer from 1 to 10,000")
     return int(value)
 
 
@@ -265,4 +261,6 @@ def _three_numbers(name: str, values: object) -> tuple[float, float, float]:
         ]
         if len(numbers) == 3 and all(map(math.isfinite, numbers)):
             return (numbers[0], numbers[1], numbers[2])
-    raise ParameterError(f"{name} is {values!r}; it must be three finite numbers: red, green, blue")
+    raise ParameterError(
+        f"{name} is {shorten(values)}; expected three finite numbers: red, green, blue"
+    )

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from transferkit.errors import DatasetError, ImageError, ParameterError, ShapeError
+from transferkit.images.conversion import to_float32
 from transferkit.images.folders import list_images
 from transferkit.images.preprocessing import Preprocessing
 from transferkit.images.reading import Array, ImageLike, ImageTypeError, read_image
@@ -338,11 +339,7 @@ def _take_batch(rows: list[_Row]) -> Batch:
     """A batch of the rows, which are taken out of the list."""
     pixels = np.empty((len(rows), *rows[0].pixels.shape), np.float32)
     for place, row in zip(pixels, rows, strict=True):
-        if row.pixels.dtype == np.uint8:
-            # Divided, not multiplied by 1 / 255, which would differ in the last bit.
-            np.divide(row.pixels, np.float32(255), out=place)
-        else:
-            place[...] = row.pixels
+        to_float32(row.pixels, out=place)
     batch = Batch(pixels, [row.source for row in rows], [row.index for row in rows])
     rows.clear()
     return batch

@@ -1,4 +1,4 @@
-"""Pictures of many small pictures: tiles in a grid, each with its name below it."""
+"""Grids of small images, each with a label below it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from transferkit.errors import ParameterError
-from transferkit.images import ImageLike, read_image
 
-__all__ = ["ScaleBar", "colour", "labelled_grid"]
+__all__ = ["ScaleBar", "Tile", "colormap", "labeled_grid"]
 
-# Ten evenly spaced colours of viridis (Smith and van der Walt, 2015, for matplotlib): equal
-# steps look equal, also to the colour-blind and in grey.
+Tile: TypeAlias = Image.Image | npt.NDArray[np.uint8]
+"""An image of any mode, or (h, w) or (h, w, 3) uint8."""
+
+# Ten evenly spaced colors of viridis (Smith and van der Walt, 2015, for matplotlib), which is
+# perceptually uniform, also for color-blind readers and in grayscale.
 _VIRIDIS = np.array(
     [
         [0x44, 0x01, 0x54],
@@ -40,27 +42,27 @@ _GAP = 8
 _TITLE_SIZE = 16
 _LABEL_SIZE = 12
 _BAR_WIDTH = 128
-# The sides that tiles may have, and the width of the picture that they are chosen for.
+# By default tiles have a side in this range, chosen so that the grid has about this width.
 _SIDES = (56, 160)
 _WIDTH = 1600
 
 
 @dataclass(frozen=True, slots=True)
 class ScaleBar:
-    """What the colours of a grid mean.
+    """The legend for the colors of a grid.
 
     Attributes
     ----------
     low, high
-        What the darkest and the brightest colour stand for.
+        The text for the darkest and for the brightest color.
     """
 
     low: str
     high: str
 
 
-def colour(values: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
-    """Numbers as colours, from dark violet through green to bright yellow.
+def colormap(values: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
+    """Map values to colors, from dark violet through green to bright yellow.
 
     Parameters
     ----------
@@ -75,18 +77,18 @@ def colour(values: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
     Examples
     --------
     >>> import numpy as np
-    >>> from transferkit.support.drawing import colour
-    >>> colour(np.array([[0.0, 1.0]])).tolist()
+    >>> from transferkit.support.drawing import colormap
+    >>> colormap(np.array([[0.0, 1.0]])).tolist()
     [[[68, 1, 84], [253, 231, 37]]]
     """
-    places = np.linspace(0.0, 1.0, len(_VIRIDIS))
-    channels = [np.interp(values, places, _VIRIDIS[:, channel]) for channel in range(3)]
-    colours: npt.NDArray[np.uint8] = np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
-    return colours
+    positions = np.linspace(0.0, 1.0, len(_VIRIDIS))
+    channels = [np.interp(values, positions, _VIRIDIS[:, channel]) for channel in range(3)]
+    colors: npt.NDArray[np.uint8] = np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
+    return colors
 
 
-def labelled_grid(
-    tiles: Sequence[ImageLike],
+def labeled_grid(
+    tiles: Sequence[Tile],
     labels: Sequence[str],
     *,
     title: str = "",
@@ -94,24 +96,24 @@ def labelled_grid(
     columns: int | None = None,
     side: int | None = None,
 ) -> Image.Image:
-    """Pictures side by side, row by row, with names.
+    """Arrange images in a grid, row by row, each with a label below it.
 
     Parameters
     ----------
     tiles
-        Pictures as `transferkit.images.read_image` takes them, in colour or grey. A small one
-        is enlarged by a whole factor, so that its pixels are seen; a large one is shrunk.
+        The images. A small one is enlarged by an integer factor, so that its pixels remain
+        visible; a large one is shrunk.
     labels
-        A name for each; it may have several lines. A column is as wide as its names need.
+        A label for each tile, of one or more lines. Columns are as wide as the labels need.
     title
-        A few lines above them.
+        Text above the grid, of one or more lines.
     scale_bar
-        What the colours mean, below the title.
+        The legend for the colors, below the title.
     columns
-        How many tiles stand in a row; None: about as many as there are rows.
+        The number of tiles in a row; None: about the number of rows.
     side
-        How long the longer side of a tile may be, in pixels; None: from 56 to 160, so that
-        the picture is not much wider than 1,600.
+        The maximum length in pixels of the longer side of a tile; None: from 56 to 160,
+        chosen so that the grid is not much wider than 1,600.
 
     Returns
     -------
@@ -121,49 +123,50 @@ def labelled_grid(
     Raises
     ------
     ParameterError
-        If there are no tiles, not as many labels, or ``columns`` or ``side`` is below 1.
-    ImageError
-        If a tile is no picture.
+        If there are no tiles, if there is not one label per tile, or if ``columns`` or
+        ``side`` is less than 1.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from transferkit.support.drawing import labelled_grid
-    >>> tiles = [np.zeros((7, 7)), np.ones((7, 7, 3))]
-    >>> labelled_grid(tiles, ["black", "white"], side=100).width
+    >>> from transferkit.support.drawing import labeled_grid
+    >>> tiles = [np.zeros((7, 7), np.uint8), np.full((7, 7, 3), 255, np.uint8)]
+    >>> labeled_grid(tiles, ["black", "white"], side=100).width
     220
     """
     if not tiles or len(tiles) != len(labels):
-        raise ParameterError(f"there are {len(tiles)} tiles and {len(labels)} labels")
+        raise ParameterError(
+            f"{len(tiles)} tiles and {len(labels)} labels; expected one label for each tile"
+        )
     if columns is None:
         columns = math.ceil(math.sqrt(len(tiles)))
     if columns < 1 or (side is not None and side < 1):
-        raise ParameterError(f"columns is {columns} and side is {side}; each must be at least 1")
+        raise ParameterError(f"columns is {columns} and side is {side}; expected at least 1")
     columns = min(columns, len(tiles))
     if side is None:
         side = min(max(_WIDTH // columns - _GAP, _SIDES[0]), _SIDES[1])
-    read = [_rgb(tile, f"tiles[{index}]") for index, tile in enumerate(tiles)]
-    # Large tiles are made as small as enlarged ones come out, so that all are alike.
-    longer = {max(picture.size) for picture in read}
-    side = max((side // length * length for length in longer if length <= side), default=side)
-    pictures = [_fit(picture, side) for picture in read]
+    images = [_as_rgb(tile) for tile in tiles]
+    # Large tiles are shrunk to the size of the enlarged ones, so that all have the same size.
+    longer_sides = {max(image.size) for image in images}
+    side = max((side // length * length for length in longer_sides if length <= side), default=side)
+    images = [_fit(image, side) for image in images]
     title_font = ImageFont.load_default(_TITLE_SIZE)
     font = ImageFont.load_default(_LABEL_SIZE)
-    ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    label_boxes = [ruler.multiline_textbbox((0, 0), label, font=font) for label in labels]
+    scratch = ImageDraw.Draw(Image.new("RGB", (1, 1)))  # only measures text
+    label_boxes = [scratch.multiline_textbbox((0, 0), label, font=font) for label in labels]
     cell_width = max(
-        *(picture.width for picture in pictures), *(math.ceil(box[2]) for box in label_boxes)
+        *(image.width for image in images), *(math.ceil(box[2]) for box in label_boxes)
     )
-    tile_height = max(picture.height for picture in pictures)
+    tile_height = max(image.height for image in images)
     label_height = max(math.ceil(box[3]) for box in label_boxes)
     row_height = tile_height + _GAP // 2 + label_height + _GAP
-    title_box = ruler.multiline_textbbox((0, 0), title, font=title_font)
+    title_box = scratch.multiline_textbbox((0, 0), title, font=title_font)
     top = _GAP + (math.ceil(title_box[3]) + _GAP if title else 0)
     bar_height = _LABEL_SIZE + _GAP if scale_bar is not None else 0
     width = max(
         columns * (cell_width + _GAP),
         math.ceil(title_box[2]) + _GAP,
-        0 if scale_bar is None else _bar_width(ruler, scale_bar, font) + _GAP,
+        0 if scale_bar is None else _bar_width(scratch, scale_bar, font) + _GAP,
     )
     rows = math.ceil(len(tiles) / columns)
     canvas = Image.new("RGB", (width + _GAP, top + bar_height + rows * row_height), _BACKGROUND)
@@ -171,13 +174,11 @@ def labelled_grid(
     draw.multiline_text((_GAP, _GAP), title, font=title_font, fill=_INK)
     if scale_bar is not None:
         _draw_bar(canvas, draw, (_GAP, top), scale_bar, font)
-    for index, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
+    for index, (image, label) in enumerate(zip(images, labels, strict=True)):
         row, column = divmod(index, columns)
         x = _GAP + column * (cell_width + _GAP)
         y = top + bar_height + row * row_height
-        canvas.paste(
-            picture, (x + (cell_width - picture.width) // 2, y + tile_height - picture.height)
-        )
+        canvas.paste(image, (x + (cell_width - image.width) // 2, y + tile_height - image.height))
         draw.multiline_text(
             (x + cell_width / 2, y + tile_height + _GAP // 2),
             label, font=font, fill=_INK, anchor="ma", align="center",
@@ -185,27 +186,25 @@ def labelled_grid(
     return canvas
 
 
-def _rgb(tile: ImageLike, source: str) -> Image.Image:
-    read = read_image(tile, source)
-    if isinstance(read, Image.Image):
-        return read
-    return Image.fromarray(np.rint(read * 255).astype(np.uint8))
+def _as_rgb(tile: Tile) -> Image.Image:
+    image = tile if isinstance(tile, Image.Image) else Image.fromarray(tile)
+    return image.convert("RGB")
 
 
-def _fit(picture: Image.Image, side: int) -> Image.Image:
-    """The picture, in another size, its longer side at most ``side``."""
-    width, height = picture.size
+def _fit(image: Image.Image, side: int) -> Image.Image:
+    """Resize an image so that its longer side is at most ``side``."""
+    width, height = image.size
     longer = max(width, height)
     if longer <= side:
         factor = side // longer
-        return picture.resize((width * factor, height * factor), Image.Resampling.NEAREST)
+        return image.resize((width * factor, height * factor), Image.Resampling.NEAREST)
     size = (max(1, width * side // longer), max(1, height * side // longer))
-    return picture.resize(size, Image.Resampling.BOX)
+    return image.resize(size, Image.Resampling.BOX)
 
 
-def _bar_width(ruler: ImageDraw.ImageDraw, scale_bar: ScaleBar, font: _Font) -> int:
-    texts = (ruler.textlength(text, font=font) for text in (scale_bar.low, scale_bar.high))
-    return math.ceil(sum(texts)) + _BAR_WIDTH + 2 * _GAP
+def _bar_width(draw: ImageDraw.ImageDraw, scale_bar: ScaleBar, font: _Font) -> int:
+    lengths = (draw.textlength(text, font=font) for text in (scale_bar.low, scale_bar.high))
+    return math.ceil(sum(lengths)) + _BAR_WIDTH + 2 * _GAP
 
 
 def _draw_bar(
@@ -218,6 +217,6 @@ def _draw_bar(
     x, y = corner
     draw.text((x, y), scale_bar.low, font=font, fill=_INK)
     x += math.ceil(draw.textlength(scale_bar.low, font=font)) + _GAP
-    ramp = colour(np.tile(np.linspace(0.0, 1.0, _BAR_WIDTH), (_LABEL_SIZE, 1)))
+    ramp = colormap(np.tile(np.linspace(0.0, 1.0, _BAR_WIDTH), (_LABEL_SIZE, 1)))
     canvas.paste(Image.fromarray(ramp), (x, y))
     draw.text((x + _BAR_WIDTH + _GAP, y), scale_bar.high, font=font, fill=_INK)

@@ -17,6 +17,7 @@ from PIL import Image
 from transferkit.classification.classifier import Prediction
 from transferkit.errors import OutputError, ParameterError, UnsupportedError
 from transferkit.images import Skipped
+from transferkit.images.conversion import to_float32, to_uint8
 from transferkit.optimization.attacks.norms import lengths
 from transferkit.optimization.attacks.rounding import levels
 from transferkit.support.atomic_write import check_writable, write_atomically
@@ -246,19 +247,22 @@ class AdversarialResult:
         ParameterError
             If there is no such picture, or none is named.
         """
-        from transferkit.support.drawing import labelled_grid
+        from transferkit.support.drawing import labeled_grid
 
         chosen = list(range(min(len(self), 8))) if rows is None else np.ravel(rows).tolist()
         if not chosen or any(row not in range(len(self)) for row in chosen):
             raise ParameterError(f"rows are {rows!r}; expected some of 0 to {len(self) - 1}")
-        tiles: list[Any] = []
+        tiles: list[npt.NDArray[np.uint8]] = []
         labels = []
         for row in chosen:
-            saved = self.saved[row].astype(np.float32) / 255
-            change = saved - self.originals[row]
+            change = to_float32(self.saved[row]) - self.originals[row]
             largest = float(np.abs(change).max())
             factor = 0.5 / largest if largest > 0 else 1.0
-            tiles += [self.originals[row], np.clip(0.5 + factor * change, 0, 1), saved]
+            tiles += [
+                to_uint8(self.originals[row]),
+                to_uint8(np.clip(0.5 + factor * change, 0, 1)),
+                self.saved[row],
+            ]
             far = float(self.distance_saved[row])
             said = f"{far * 255:.2g}/255" if self.norm == "linf" else f"{far:.3g}"
             labels += [
@@ -266,7 +270,7 @@ class AdversarialResult:
                 f"change x {factor:.0f}\n{self.norm} {said}",
                 _said(self.after_saved[row]) + ("" if self.success_saved[row] else " (failed)"),
             ]
-        return Panel(labelled_grid(tiles, labels, columns=3, side=_SIDE))
+        return Panel(labeled_grid(tiles, labels, columns=3, side=_SIDE))
 
     def save(self, folder: str | os.PathLike[str]) -> list[Path]:
         """Write `saved` as PNG files, which keep every pixel as it is.

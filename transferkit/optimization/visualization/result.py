@@ -16,7 +16,7 @@ from transferkit.backends import Program
 from transferkit.errors import OutputError, ParameterError
 from transferkit.optimization.visualization.transforms import Jitter, Rotate, Scale, TransformChain
 from transferkit.support.atomic_write import write_atomically
-from transferkit.support.drawing import labelled_grid
+from transferkit.support.drawing import labeled_grid
 
 __all__ = ["IdealImages", "image_grid", "to_bytes"]
 
@@ -130,7 +130,7 @@ class IdealImages:
         if len(tiles) == 1:
             picture = Image.fromarray(tiles[0])
         else:
-            picture = labelled_grid(tiles, self.labels, side=max(tiles[0].shape))
+            picture = labeled_grid(tiles, self.labels, side=max(tiles[0].shape))
         with write_atomically(path) as file:
             picture.save(file, _SUFFIXES[path.suffix.lower()], quality=95)
 

@@ -1,0 +1,62 @@
+"""Numerical functions on NumPy arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["l2_normalize", "softmax"]
+
+# Added to the squared norm, as in the primitive ``l2_normalize``: a zero vector stays zero.
+_EPSILON = 1e-12
+
+
+def softmax(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """Return the probabilities of each row of logits.
+
+    Parameters
+    ----------
+    logits
+        (n, classes), floats.
+
+    Returns
+    -------
+    array
+        (n, classes), float64, computed in float64; each row sums to 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from transferkit.support.numerics import softmax
+    >>> softmax(np.array([[0.0, 0.0, 1000.0], [1.0, 1.0, -1000.0]])).tolist()
+    [[0.0, 0.0, 1.0], [0.5, 0.5, 0.0]]
+    """
+    # The maximum is subtracted to avoid overflow; it cancels out.
+    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    probabilities: npt.NDArray[np.float64] = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+def l2_normalize(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Scale each row to Euclidean norm 1, as the primitive of the same name does.
+
+    Parameters
+    ----------
+    x
+        (n, d), float32.
+
+    Returns
+    -------
+    array
+        (n, d), float32; a row of zeros stays zero. Norms are computed in float64.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from transferkit.support.numerics import l2_normalize
+    >>> l2_normalize(np.array([[3.0, 4.0], [0.0, 0.0]], np.float32)).round(6).tolist()
+    [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
+    """
+    squared_norms = np.sum(x.astype(np.float64) ** 2, axis=1, keepdims=True)
+    normalized: npt.NDArray[np.float32] = (x / np.sqrt(squared_norms + _EPSILON)).astype(np.float32)
+    return normalized
