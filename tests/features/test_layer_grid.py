@@ -12,7 +12,7 @@ from test_cli import done, failed
 
 from transferkit.errors import ImageError, ShapeError, UnknownNameError
 from transferkit.features.layer_grid import show_layer
-from transferkit.support.drawing import colour
+from transferkit.support.drawing import colormap
 
 CAT = DEMO / "cat.jpg"
 
@@ -22,7 +22,7 @@ def _colours(picture: Image.Image) -> set[tuple[int, ...]]:
 
 
 def _of(value: float) -> tuple[int, ...]:
-    return tuple(colour(np.array([[value]]))[0, 0].tolist())
+    return tuple(colormap(np.array([[value]]))[0, 0].tolist())
 
 
 def test_channels_are_coloured_each_by_itself_or_alike() -> None:

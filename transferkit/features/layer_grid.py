@@ -10,8 +10,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from transferkit.errors import ParameterError, ShapeError
-from transferkit.images import ImageLike
-from transferkit.support.drawing import ScaleBar, colour, labelled_grid
+from transferkit.images import ImageLike, read_image
+from transferkit.images.conversion import to_uint8
+from transferkit.support.drawing import ScaleBar, Tile, colormap, labeled_grid
 
 __all__ = ["check_channels", "check_is_map", "show_layer"]
 
@@ -74,7 +75,12 @@ def show_layer(
         scale_bar = ScaleBar(f"{lowest:.4g}", f"{highest:.4g}, in all channels alike")
     else:
         scale_bar = ScaleBar("each channel's smallest value", "its largest")
-    tiles: list[ImageLike] = [] if photo is None else [photo]
+    tiles: list[Tile] = []
+    if photo is not None:
+        input_image = read_image(photo, "photo")
+        if isinstance(input_image, np.ndarray):
+            input_image = Image.fromarray(to_uint8(input_image))
+        tiles.append(input_image)
     labels = [] if photo is None else ["photo"]
     for channel in shown:
         values = activations[:, :, channel].astype(np.float64)
@@ -82,9 +88,9 @@ def show_layer(
             lowest, highest = float(values.min()), float(values.max())
         # Where all values are the same there is nothing to tell apart: all dark.
         spread = highest - lowest or 1.0
-        tiles.append(colour((values - lowest) / spread))
+        tiles.append(colormap((values - lowest) / spread))
         labels.append(str(channel))
-    return labelled_grid(tiles, labels, title=title, scale_bar=scale_bar)
+    return labeled_grid(tiles, labels, title=title, scale_bar=scale_bar)
 
 
 def check_channels(number: int, channels: Sequence[int] | None, scale: str) -> None:
