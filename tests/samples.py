@@ -57,9 +57,7 @@ def noise(number: int, seed: int = 0) -> list[npt.NDArray[np.uint8]]:
     ]
 
 
-def coloured(
-    numbers: npt.ArrayLike, seed: int = 0, spread: int = 60
-) -> list[npt.NDArray[np.uint8]]:
+def colored(numbers: npt.ArrayLike, seed: int = 0, spread: int = 60) -> list[npt.NDArray[np.uint8]]:
     """A picture of noise around one of five colours for each of ``numbers``, 0 to 4."""
     generator = np.random.default_rng(seed)
     colours = np.array(
@@ -73,7 +71,7 @@ def coloured(
     ]
 
 
-def write_pictures(folder: Path, pictures: list[npt.NDArray[np.uint8]]) -> list[Path]:
+def write_images(folder: Path, pictures: list[npt.NDArray[np.uint8]]) -> list[Path]:
     """The pictures as PNG files in a new folder; their paths."""
     folder.mkdir(parents=True)
     paths = [folder / f"{index:03}.png" for index in range(len(pictures))]
@@ -82,8 +80,8 @@ def write_pictures(folder: Path, pictures: list[npt.NDArray[np.uint8]]) -> list[
     return paths
 
 
-def labelled_folder(folder: Path, number: int = 6, classes: int = 2, seed: int = 0) -> Path:
+def labeled_folder(folder: Path, number: int = 6, classes: int = 2, seed: int = 0) -> Path:
     """A folder of labelled folders: ``number`` pictures of each of the first colours."""
     for index, name in enumerate(("blood", "grass", "sky", "straw", "sea")[:classes]):
-        write_pictures(folder / name, coloured([index] * number, seed=seed + index))
+        write_images(folder / name, colored([index] * number, seed=seed + index))
     return folder

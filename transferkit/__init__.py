@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transferkit.features import Features as Features
     from transferkit.images import Preprocessing as Preprocessing
     from transferkit.images import list_images as list_images
-    from transferkit.images import list_labelled_images as list_labelled_images
+    from transferkit.images import list_labeled_images as list_labeled_images
     from transferkit.optimization import ImageOptimizer as ImageOptimizer
 
 __version__ = "0.1.0"
@@ -33,7 +33,7 @@ _HOMES = {
     "Preprocessing": "transferkit.images",
     "TransferkitError": "transferkit.errors",
     "list_images": "transferkit.images",
-    "list_labelled_images": "transferkit.images",
+    "list_labeled_images": "transferkit.images",
 }
 
 __all__ = [
@@ -46,7 +46,7 @@ __all__ = [
     "Preprocessing",
     "TransferkitError",
     "list_images",
-    "list_labelled_images",
+    "list_labeled_images",
 ]
 
 

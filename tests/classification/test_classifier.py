@@ -16,8 +16,8 @@ from samples import (
     NETWORK,
     SIDE,
     WEIGHTS,
-    coloured,
-    labelled_folder,
+    colored,
+    labeled_folder,
     noise,
     tiny_classifier,
     tiny_extractor,
@@ -29,7 +29,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
-from transferkit import Classifier, Preprocessing, list_labelled_images
+from transferkit import Classifier, Preprocessing, list_labeled_images
 from transferkit.backends import Backend, Program
 from transferkit.errors import DatasetError, ImageError, UnknownNameError
 from transferkit.images import read_image
@@ -58,7 +58,7 @@ class Series:
 @pytest.fixture(scope="module")
 def fitted() -> Classifier:
     """A classifier of three colours that is wrong at times."""
-    pictures = coloured(NUMBERS, spread=200)
+    pictures = colored(NUMBERS, spread=200)
     return tiny_classifier().fit(pictures, [("red", "green", "blue")[n] for n in NUMBERS])
 
 
@@ -66,8 +66,8 @@ def fitted() -> Classifier:
 
 
 def test_a_folder_is_its_paths_and_labels(tmp_path: Path) -> None:
-    folder = labelled_folder(tmp_path / "colours", classes=3)
-    paths, labels = list_labelled_images(folder)
+    folder = labeled_folder(tmp_path / "colours", classes=3)
+    paths, labels = list_labeled_images(folder)
     from_folder = tiny_classifier().fit(folder)
     from_lists = tiny_classifier().fit(paths, labels)
     assert from_folder.classes_.tolist() == ["blood", "grass", "sky"]
@@ -98,13 +98,13 @@ def test_labels_keep_their_type(labels: Any, classes: npt.NDArray[Any], tmp_path
         many = Series(many.tolist(), many.dtype)
     elif not isinstance(labels, np.ndarray):
         many = [labels[number] for number in numbers]
-    classifier = tiny_classifier(C=100).fit(coloured(numbers), many)
+    classifier = tiny_classifier(C=100).fit(colored(numbers), many)
     np.testing.assert_array_equal(classifier.classes_, classes)
     assert classifier.classes_.dtype == classes.dtype
-    predicted = classifier.predict(coloured(numbers))
+    predicted = classifier.predict(colored(numbers))
     assert predicted.dtype == classes.dtype
-    assert classifier.evaluate(coloured(numbers), many).accuracy == classifier.score(
-        coloured(numbers), many
+    assert classifier.evaluate(colored(numbers), many).accuracy == classifier.score(
+        colored(numbers), many
     )
     classifier.save(tmp_path / "saved.safetensors")
     loaded = Classifier.load(tmp_path / "saved.safetensors")
@@ -118,13 +118,13 @@ def test_labels_keep_their_type(labels: Any, classes: npt.NDArray[Any], tmp_path
 def test_probabilities_are_the_softmax_of_the_networks_logits(
     backend: Backend, fitted: Classifier
 ) -> None:
-    pictures = coloured(NUMBERS, seed=1)
+    pictures = colored(NUMBERS, seed=1)
     pixels = np.stack(pictures).astype(np.float32) / np.float32(255)
     program = Program(backend, fitted.network_, fitted.weights_)
     logits = program.run(pixels, ["logits"])["logits"].astype(np.float64)
     softmax = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     found = clone(fitted).set_params(backend=backend).fit(
-        coloured(NUMBERS, spread=200), NUMBERS
+        colored(NUMBERS, spread=200), NUMBERS
     ).predict_proba(pictures)  # fmt: skip
     assert found.shape == (15, 3)
     assert found.dtype == np.float32
@@ -138,7 +138,7 @@ def test_probabilities_are_the_softmax_of_the_networks_logits(
 @pytest.mark.parametrize("classes", [2, 5])
 def test_it_is_the_logistic_regression_of_scikit_learn(classes: int) -> None:
     numbers = list(range(classes)) * 6
-    train, test = coloured(numbers, spread=200), coloured(numbers, seed=1, spread=200)
+    train, test = colored(numbers, spread=200), colored(numbers, seed=1, spread=200)
     classifier = tiny_classifier(C=20.0).fit(train, numbers)
 
     def unit(pictures: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float64]:
@@ -152,7 +152,7 @@ def test_it_is_the_logistic_regression_of_scikit_learn(classes: int) -> None:
 
 
 def test_parity_of_classifiers(backend_pair: tuple[Backend, Backend]) -> None:
-    pictures, test = coloured(NUMBERS, spread=200), coloured(NUMBERS, seed=1, spread=200)
+    pictures, test = colored(NUMBERS, spread=200), colored(NUMBERS, seed=1, spread=200)
     found = [
         tiny_classifier(backend=backend, C=10.0).fit(pictures, NUMBERS).predict_proba(test)
         for backend in backend_pair
@@ -170,7 +170,7 @@ def test_the_demo_is_learnt(backend: Backend) -> None:
 
 
 def test_strength_is_chosen_again_alike() -> None:
-    pictures, labels = coloured(NUMBERS, spread=250), NUMBERS
+    pictures, labels = colored(NUMBERS, spread=250), NUMBERS
     for seed in (0, 3):
         first, second = (tiny_classifier(seed=seed).fit(pictures, labels) for _ in range(2))
         assert first.C_ == second.C_
@@ -180,7 +180,7 @@ def test_strength_is_chosen_again_alike() -> None:
 
 
 def test_a_generator_is_drawn_from() -> None:
-    pictures = coloured(NUMBERS)
+    pictures = colored(NUMBERS)
     generator = np.random.default_rng(5)
     before = generator.bit_generator.state
     first = tiny_classifier(seed=generator).fit(pictures, NUMBERS)
@@ -206,14 +206,14 @@ def test_the_network_runs_over_each_picture_once(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(Program, "run", counting)
     monkeypatch.setattr("transferkit.images.stream.read_image", reading)
-    pictures = coloured(NUMBERS)
+    pictures = colored(NUMBERS)
     tiny_classifier().fit((picture for picture in pictures), NUMBERS)
     assert sum(rows) == 15
     assert sorted(read) == sorted(f"images[{index}]" for index in range(15))
 
 
 def test_arguments_are_not_changed() -> None:
-    pictures = coloured(NUMBERS)
+    pictures = colored(NUMBERS)
     labels = np.array(NUMBERS)
     weights = {name: array.copy() for name, array in WEIGHTS.items()}
     classifier = tiny_classifier(weights=weights).fit(pictures, labels)
@@ -222,7 +222,7 @@ def test_arguments_are_not_changed() -> None:
     assert weights.keys() == WEIGHTS.keys()
     for name, array in WEIGHTS.items():
         np.testing.assert_array_equal(weights[name], array)
-    for picture, was in zip(pictures, coloured(NUMBERS), strict=True):
+    for picture, was in zip(pictures, colored(NUMBERS), strict=True):
         np.testing.assert_array_equal(picture, was)
 
 
@@ -236,14 +236,14 @@ def test_identical_pictures_of_two_classes() -> None:
 
 
 def test_cross_validation() -> None:
-    pictures = np.stack(coloured(NUMBERS))
+    pictures = np.stack(colored(NUMBERS))
     assert cross_val_score(tiny_classifier(C=100.0), pictures, NUMBERS, cv=3).tolist() == [1.0] * 3
     as_list = cross_val_score(tiny_classifier(C=100.0), list(pictures), NUMBERS, cv=3, n_jobs=2)
     assert as_list.tolist() == [1.0] * 3
 
 
 def test_grid_search_over_strength_and_network() -> None:
-    pictures = coloured(NUMBERS, spread=200)
+    pictures = colored(NUMBERS, spread=200)
     search = GridSearchCV(tiny_classifier(), {"C": [1e-4, 100.0]}, cv=3).fit(pictures, NUMBERS)
     assert search.best_params_ == {"C": 100.0}
     assert search.best_estimator_.C_ == 100.0
@@ -258,19 +258,19 @@ def test_grid_search_over_strength_and_network() -> None:
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
     search = GridSearchCV(
         Classifier(backend="onnxruntime"), {"network": ["mobilenet_v2"], "C": [1.0, 30.0]}, cv=2
-    ).fit(*list_labelled_images(DEMO / "train"))
+    ).fit(*list_labeled_images(DEMO / "train"))
     assert search.best_score_ > 0.9
 
 
 def test_what_a_search_found_can_be_saved(tmp_path: Path) -> None:
     search = GridSearchCV(tiny_classifier(), {"C": np.array([1, 10])}, cv=2)
-    best = search.fit(coloured([0, 1] * 4), [0, 1] * 4).best_estimator_
+    best = search.fit(colored([0, 1] * 4), [0, 1] * 4).best_estimator_
     best.save(tmp_path / "saved.safetensors")
     assert Classifier.load(tmp_path / "saved.safetensors").C_ == best.C_
 
 
 def test_a_loaded_classifier_has_the_parameters_it_was_fitted_with(tmp_path: Path) -> None:
-    fitted = tiny_classifier(seed=7).fit(coloured([0, 1] * 4), [0, 1] * 4)
+    fitted = tiny_classifier(seed=7).fit(colored([0, 1] * 4), [0, 1] * 4)
     # What is set after the fit is not what was fitted.
     fitted.set_params(network="mobilenet_v2", weights=None, C=3.0)
     fitted.save(tmp_path / "saved.safetensors")
@@ -292,8 +292,8 @@ def test_labels_none_of_which_is_a_class_get_no_score(fitted: Classifier) -> Non
 
 
 def test_evaluation_of_a_folder_of_one_class(tmp_path: Path) -> None:
-    classifier = tiny_classifier(C=1.0).fit(labelled_folder(tmp_path / "both", classes=2))
-    found = classifier.evaluate(labelled_folder(tmp_path / "one", classes=1))
+    classifier = tiny_classifier(C=1.0).fit(labeled_folder(tmp_path / "both", classes=2))
+    found = classifier.evaluate(labeled_folder(tmp_path / "one", classes=1))
     assert found.confusion_matrix.shape == (2, 2)
 
 
@@ -304,7 +304,7 @@ def test_a_body_with_the_names_of_the_head_is_refused() -> None:
     network = builder.build()
     classifier = Classifier(network, weights=random_weights(network, random_state=0))
     with pytest.raises(ValueError, match=r"has weights named head\.bias, head\.weight already"):
-        classifier.fit(coloured([0, 1] * 2), [0, 1] * 2)
+        classifier.fit(colored([0, 1] * 2), [0, 1] * 2)
 
 
 def test_a_clone_is_not_fitted(fitted: Classifier) -> None:
@@ -323,7 +323,7 @@ def test_a_clone_is_not_fitted(fitted: Classifier) -> None:
 
 
 def test_parameters_set_after_use_take_effect(fitted: Classifier) -> None:
-    pictures = coloured(NUMBERS, spread=200)
+    pictures = colored(NUMBERS, spread=200)
     classifier = tiny_classifier(C=10.0).fit(pictures, NUMBERS)
     before = classifier.predict_proba(pictures)
     classifier.set_params(C=0.01).fit(pictures, NUMBERS)
@@ -340,7 +340,7 @@ def test_parameters_set_after_use_take_effect(fitted: Classifier) -> None:
 
 def test_evaluation_agrees_with_scikit_learn(fitted: Classifier) -> None:
     numbers = [0, 1, 2, 1] * 8
-    pictures = coloured(numbers, seed=2, spread=250)
+    pictures = colored(numbers, seed=2, spread=250)
     labels = np.array(["red", "green", "blue"])[numbers]
     predicted = fitted.predict(pictures)
     probabilities = fitted.predict_proba(pictures)
@@ -372,14 +372,14 @@ def test_evaluation_agrees_with_scikit_learn(fitted: Classifier) -> None:
 
 
 def test_evaluation_of_some_of_the_classes(fitted: Classifier) -> None:
-    found = fitted.evaluate(coloured([0, 0, 1]), ["red", "red", "green"])
+    found = fitted.evaluate(colored([0, 0, 1]), ["red", "red", "green"])
     assert found.confusion_matrix.shape == (3, 3)
     assert np.isnan(found.per_class["blue"].recall)
     assert found.per_class["red"].support == 2
 
 
 def test_evaluation_skips_and_says_so(fitted: Classifier) -> None:
-    pictures: list[Any] = [*coloured([0, 1]), "nowhere.png", *coloured([2])]
+    pictures: list[Any] = [*colored([0, 1]), "nowhere.png", *colored([2])]
     labels = ["red", "green", "red", "blue"]
     found = fitted.evaluate(pictures, labels, on_error="skip")
     assert found.confusion_matrix.sum() == 3
@@ -398,7 +398,7 @@ def test_labels_that_are_none_of_the_classes(fitted: Classifier) -> None:
 
 
 def test_top_predictions(fitted: Classifier) -> None:
-    pictures = coloured(NUMBERS, seed=3)
+    pictures = colored(NUMBERS, seed=3)
     probabilities = fitted.predict_proba(pictures)
     for k in (1, 3):
         for row, best in zip(probabilities, fitted.predict_top(pictures, k=k), strict=True):
@@ -436,7 +436,7 @@ def test_a_saved_classifier_is_the_same_anywhere(
     path = tmp_path / "saved.safetensors"
     fitted.save(path)
     loaded = Classifier.load(path, backend=backend)
-    pictures = coloured(NUMBERS, seed=1)
+    pictures = colored(NUMBERS, seed=1)
     np.testing.assert_allclose(
         loaded.predict_proba(pictures), fitted.predict_proba(pictures), atol=1e-5
     )
@@ -488,7 +488,7 @@ def test_a_loaded_classifier_of_ones_own_network_can_be_fitted_again(
 ) -> None:
     fitted.save(tmp_path / "saved.safetensors")
     loaded = Classifier.load(tmp_path / "saved.safetensors")
-    pictures = coloured(NUMBERS)
+    pictures = colored(NUMBERS)
     loaded.fit(pictures, NUMBERS)
     assert loaded.classes_.tolist() == [0, 1, 2]
     again = tiny_classifier(C=loaded.C_).fit(pictures, NUMBERS)
@@ -553,11 +553,11 @@ def test_bad_on_error() -> None:
 
 
 def test_pictures_left_out_of_the_training() -> None:
-    pictures: list[Any] = [*coloured([0, 1, 0, 1]), "nowhere.png", "neither.png"]
+    pictures: list[Any] = [*colored([0, 1, 0, 1]), "nowhere.png", "neither.png"]
     labels = ["a", "b", "a", "b", "a", "b"]
     classifier = tiny_classifier(C=100.0).fit(pictures, labels, on_error="skip")
     assert [left.source for left in classifier.skipped_] == ["nowhere.png", "neither.png"]
-    assert classifier.score(coloured([0, 1]), ["a", "b"]) == 1.0
+    assert classifier.score(colored([0, 1]), ["a", "b"]) == 1.0
     with pytest.raises(ImageError, match=r"nowhere\.png"):
         tiny_classifier().fit(pictures, labels)
     with pytest.raises(DatasetError, match="only one image of class 'b'"):
@@ -569,7 +569,7 @@ def test_pictures_left_out_of_the_training() -> None:
 
 
 def test_predictions_always_raise(fitted: Classifier) -> None:
-    images = [*coloured([0]), "nowhere.png"]
+    images = [*colored([0]), "nowhere.png"]
     for call in (
         fitted.predict,
         fitted.predict_proba,
@@ -585,6 +585,6 @@ def test_bad_folders(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no folders and no pictures"):
         tiny_classifier().fit(tmp_path)
     with pytest.raises(DatasetError, match="are of one class"):
-        tiny_classifier().fit(labelled_folder(tmp_path / "one", classes=1))
+        tiny_classifier().fit(labeled_folder(tmp_path / "one", classes=1))
     with pytest.raises(DatasetError, match="each of the classes 'blood', 'grass'"):
-        tiny_classifier().fit(labelled_folder(tmp_path / "alone", number=1))
+        tiny_classifier().fit(labeled_folder(tmp_path / "alone", number=1))

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from transferkit import FeatureExtractor, list_labelled_images
+from transferkit import FeatureExtractor, list_labeled_images
 from transferkit.backends import Backend
 from transferkit.classification.head import fit_head
 
@@ -28,7 +28,7 @@ class Part(NamedTuple):
 
 @cache
 def part(folder: Path, backend: str) -> Part:
-    paths, labels = list_labelled_images(folder)
+    paths, labels = list_labeled_images(folder)
     found = FeatureExtractor("mobilenet_v2", backend=backend).transform(paths)
     return Part(found / np.linalg.norm(found, axis=1, keepdims=True), np.asarray(labels))
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from samples import WEIGHTS, coloured, tiny_classifier
+from samples import WEIGHTS, colored, tiny_classifier
 
 from transferkit import Classifier
 from transferkit.classification.saved_file import ClassifierFile, read_classifier
@@ -28,7 +28,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     numbers = [0, 1, 2] * 2
     path = tmp_path_factory.mktemp("saved") / "colours.safetensors"
     labels = np.array(["red", "green", "blüe"])[numbers]
-    tiny_classifier(C=10.0).fit(coloured(numbers), labels).save(path)
+    tiny_classifier(C=10.0).fit(colored(numbers), labels).save(path)
     return path
 
 
@@ -358,7 +358,7 @@ def test_deep_json_is_refused(saved: Path, tmp_path: Path) -> None:
 
 
 def test_unwritable_outputs(tmp_path: Path) -> None:
-    fitted = tiny_classifier(C=1.0).fit(coloured([0, 1, 0, 1]), [0, 1, 0, 1])
+    fitted = tiny_classifier(C=1.0).fit(colored([0, 1, 0, 1]), [0, 1, 0, 1])
     with pytest.raises(OutputError, match="there is no folder"):
         fitted.save(tmp_path / "missing" / "saved.safetensors")
     with pytest.raises(OutputError, match="is a folder"):
@@ -375,7 +375,7 @@ def test_a_file_is_replaced_only_by_a_whole_one(
     path = tmp_path / "kept.safetensors"
     shutil.copy(saved, path)
     before = path.read_bytes()
-    fitted = tiny_classifier(C=1.0).fit(coloured([0, 1, 0, 1]), [0, 1, 0, 1])
+    fitted = tiny_classifier(C=1.0).fit(colored([0, 1, 0, 1]), [0, 1, 0, 1])
 
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")

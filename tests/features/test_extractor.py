@@ -26,10 +26,10 @@ from samples import (
     NETWORK,
     SIDE,
     WEIGHTS,
-    coloured,
+    colored,
     noise,
     tiny_extractor,
-    write_pictures,
+    write_images,
 )
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
@@ -133,7 +133,7 @@ def test_preprocessing_is_used() -> None:
 
 @pytest.fixture(scope="module")
 def squares() -> npt.NDArray[np.uint8]:
-    return np.stack(coloured([0, 1, 2, 3, 4, 0, 1]))
+    return np.stack(colored([0, 1, 2, 3, 4, 0, 1]))
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def squares() -> npt.NDArray[np.uint8]:
 def test_rows_come_in_the_order_of_the_input(
     kind: str, squares: npt.NDArray[np.uint8], tmp_path: Path
 ) -> None:
-    paths = write_pictures(tmp_path / "photos", list(squares))
+    paths = write_images(tmp_path / "photos", list(squares))
     images = {
         "folder": tmp_path / "photos",
         "paths": paths,
@@ -163,8 +163,8 @@ def test_rows_come_in_the_order_of_the_input(
 
 
 def test_mixed_inputs(tmp_path: Path) -> None:
-    pictures = coloured([0, 1, 2, 3])
-    paths = write_pictures(tmp_path / "photos", pictures)
+    pictures = colored([0, 1, 2, 3])
+    paths = write_images(tmp_path / "photos", pictures)
     mixed = [paths[0], str(paths[1]), Image.fromarray(pictures[2]), pictures[3]]
     extractor = tiny_extractor()
     found = extractor.extract(mixed)
@@ -175,13 +175,13 @@ def test_mixed_inputs(tmp_path: Path) -> None:
 
 
 def test_one_picture_is_one_row() -> None:
-    picture = coloured([0])[0]
+    picture = colored([0])[0]
     for images in (picture, Image.fromarray(picture), [picture], picture[None]):
         assert tiny_extractor().transform(images).shape == (1, 6)
 
 
 def test_broken_pictures_are_skipped_or_raise(tmp_path: Path) -> None:
-    good = write_pictures(tmp_path / "good", coloured([0, 1, 2]))
+    good = write_images(tmp_path / "good", colored([0, 1, 2]))
     text, empty, missing = (tmp_path / name for name in ("text.png", "empty.png", "missing.png"))
     text.write_text("no picture")
     empty.touch()
@@ -286,8 +286,8 @@ def test_a_backend_set_after_use_is_the_one_that_runs(
 def test_a_pipeline_from_pictures_to_classes() -> None:
     numbers = [0, 1] * 8
     pipeline = make_pipeline(tiny_extractor(), LogisticRegression(C=100))
-    pipeline.fit(coloured(numbers), numbers)
-    assert pipeline.score(coloured(numbers, seed=1), numbers) == 1.0
+    pipeline.fit(colored(numbers), numbers)
+    assert pipeline.score(colored(numbers, seed=1), numbers) == 1.0
 
 
 def test_copies_and_pickles_compute_the_same(backend: Backend) -> None:

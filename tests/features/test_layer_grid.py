@@ -1,4 +1,4 @@
-"""The picture of a layer: which channels, how they are coloured, and what cannot be drawn."""
+"""The picture of a layer: which channels, how they are colored, and what cannot be drawn."""
 
 from __future__ import annotations
 

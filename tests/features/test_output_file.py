@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from samples import SIDE, noise, tiny_extractor, write_pictures
+from samples import SIDE, noise, tiny_extractor, write_images
 from sklearn.base import clone
 
 from transferkit import FeatureExtractor, Preprocessing
@@ -25,7 +25,7 @@ LAYERS = ["conv2", "embedding"]
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[Path]:
-    paths = write_pictures(tmp_path / "photos", noise(9))
+    paths = write_images(tmp_path / "photos", noise(9))
     (tmp_path / "photos" / "004b.png").write_text("no picture")
     return sorted([*paths, tmp_path / "photos" / "004b.png"])
 
@@ -123,7 +123,7 @@ def test_an_interrupted_run_is_gone_on_with(
 def test_only_broken_pictures_are_left(
     tiny: FeatureExtractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = write_pictures(tmp_path / "photos", noise(4))
+    files = write_images(tmp_path / "photos", noise(4))
     for path in files[2:]:
         path.write_text("no picture")
     output = tmp_path / "features.npz"
@@ -207,7 +207,7 @@ def test_a_partial_file_that_is_none_counts_for_nothing(
 
 
 def test_the_same_file_twice_is_two_rows(tiny: FeatureExtractor, tmp_path: Path) -> None:
-    files = write_pictures(tmp_path / "photos", noise(2))
+    files = write_images(tmp_path / "photos", noise(2))
     output = tmp_path / "features.npz"
     found = extract_to_file(tiny, [*files, files[0]], ["embedding"], output)
     assert found.sources == [str(files[0]), str(files[1]), str(files[0])]

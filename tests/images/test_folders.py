@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from transferkit.errors import DatasetError
-from transferkit.images import list_images, list_labelled_images
+from transferkit.images import list_images, list_labeled_images
 
 
 def make(root, *names):
@@ -47,7 +47,7 @@ def test_what_is_not_there():
     with pytest.raises(DatasetError, match=r"^no/such: no such file or folder$"):
         list_images("no/such")
     with pytest.raises(DatasetError, match=r"^no/such: no such file or folder$"):
-        list_labelled_images("no/such")
+        list_labeled_images("no/such")
     with pytest.raises(DatasetError, match="no path"):
         list_images("a\0b")
 
@@ -60,7 +60,7 @@ def test_a_folder_without_images(tmp_path):
 
 def test_labels_are_the_first_level(tmp_path):
     make(tmp_path, "dog/1.png", "cat/old/2.png", "cat/3.png", ".cache/4.png", "loose.png")
-    paths, labels = list_labelled_images(tmp_path)
+    paths, labels = list_labeled_images(tmp_path)
     names = [path.relative_to(tmp_path).as_posix() for path in paths]
     assert names == ["cat/3.png", "cat/old/2.png", "dog/1.png"]
     assert labels == ["cat", "cat", "dog"]
@@ -68,7 +68,7 @@ def test_labels_are_the_first_level(tmp_path):
 
 def test_pictures_of_trains_and_tests(tmp_path):
     make(tmp_path, "train/1.png", "train/steam/2.png", "test/3.png")
-    assert list_labelled_images(tmp_path)[1] == ["test", "train", "train"]
+    assert list_labeled_images(tmp_path)[1] == ["test", "train", "train"]
 
 
 @pytest.mark.parametrize(
@@ -83,9 +83,9 @@ def test_pictures_of_trains_and_tests(tmp_path):
 def test_layouts_that_are_not_labelled_folders(tmp_path, files, words):
     make(tmp_path, *files)
     with pytest.raises(DatasetError, match=words):
-        list_labelled_images(tmp_path)
+        list_labeled_images(tmp_path)
     with pytest.raises(DatasetError, match="is a file"):
-        list_labelled_images(tmp_path / files[0])
+        list_labeled_images(tmp_path / files[0])
 
 
 def test_pictures_that_are_not_read_are_not_passed_over(tmp_path):

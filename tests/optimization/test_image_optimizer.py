@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from samples import NETWORK, SIDE, WEIGHTS, coloured, tiny_classifier, tiny_extractor
+from samples import NETWORK, SIDE, WEIGHTS, colored, tiny_classifier, tiny_extractor
 from scipy.ndimage import map_coordinates
 from scipy.special import log_softmax, softmax
 
@@ -139,7 +139,7 @@ def test_global_randomness_is_left_alone(differentiable: Backend) -> None:
 
 
 def test_from_pictures(differentiable: Backend, tmp_path: Path) -> None:
-    photos = coloured([0, 1, 2])
+    photos = colored([0, 1, 2])
     Image.fromarray(photos[0]).save(tmp_path / "photo.png")
     settings = {
         "steps": 1,
@@ -199,7 +199,7 @@ def test_the_usual_octaves(differentiable: Backend, monkeypatch: pytest.MonkeyPa
     assert seen(0, size=10) == []
     assert seen([0, o.Layer("conv2")]) == [23, 32]
     assert seen(o.Neuron("conv2", 0, row=6)) == []
-    assert seen(0, start=coloured([0])[0]) == [32]
+    assert seen(0, start=colored([0])[0]) == [32]
 
 
 def test_a_size_goes_before_the_preprocessings_own(differentiable: Backend) -> None:
@@ -235,7 +235,7 @@ def test_a_network_of_a_fixed_size(differentiable: Backend) -> None:
 
 def test_a_fitted_classifier(differentiable: Backend) -> None:
     classifier = tiny_classifier(backend=differentiable, progress=False)
-    classifier.fit(coloured([0, 1] * 6), ["red", "green"] * 6)
+    classifier.fit(colored([0, 1] * 6), ["red", "green"] * 6)
     optimizer = ImageOptimizer(classifier, backend=differentiable, progress=False)
     found = optimizer.visualize(["green", "red"], steps=40)
     assert found.targets == (0, 1)
@@ -243,7 +243,7 @@ def test_a_fitted_classifier(differentiable: Backend) -> None:
     expected = np.diag(classifier.predict_proba(images))
     np.testing.assert_allclose(found.probability, expected, atol=1e-5)
     assert (found.history[-1] < found.history[0]).all()
-    classifier.fit(coloured([0, 1] * 6), [7, 3] * 6)
+    classifier.fit(colored([0, 1] * 6), [7, 3] * 6)
     assert optimizer.resolve_class(7) == 1
     with pytest.raises(UnknownNameError, match="unknown class 1"):
         optimizer.visualize(1)
@@ -262,12 +262,12 @@ def test_a_model_of_ones_own(differentiable: Backend, monkeypatch: pytest.Monkey
     found = optimizer.visualize([0, 2], steps=STEPS, transforms=())
     expected = run(differentiable, [0, 2], transforms=())
     assert_close(found.images, expected.images, GRADIENT_TOLERANCE, what="images")
-    picture = coloured([0])[0]
+    picture = colored([0])[0]
     attacked = optimizer.attack(picture, target=2, method="fmn", norm="l2")
     assert attacked.success.all()
     assert optimizer.transfer(attacked, differentiable.name).rate == 1
     classifier = Classifier(theirs, preprocessing=as_it_is, progress=False)
-    classifier.fit(coloured([0, 1] * 6), ["red", "green"] * 6)
+    classifier.fit(colored([0, 1] * 6), ["red", "green"] * 6)
     again = ImageOptimizer(classifier, progress=False).visualize("green", steps=STEPS)
     assert again.labels == ("green",)
     with pytest.raises(UnsupportedError, match="only"):
@@ -307,7 +307,7 @@ def test_classes_of_any_type(differentiable: Backend) -> None:
     assert run(differentiable, np.int64(2), steps=1).targets == (2,)
     assert run(differentiable, np.array([2, 0]), steps=1).targets == (2, 0)
     classifier = tiny_classifier(backend=differentiable, progress=False)
-    classifier.fit(coloured([0, 1] * 6), [0.5, 2.5] * 6)
+    classifier.fit(colored([0, 1] * 6), [0.5, 2.5] * 6)
     optimizer = ImageOptimizer(classifier, backend=differentiable, progress=False)
     assert optimizer.visualize(2.5, steps=1).targets == (1,)
 

@@ -41,15 +41,15 @@ def fit(
 ) -> None:
     """Make a classifier of a folder of labelled folders."""
     from transferkit.classification.classifier import Classifier
-    from transferkit.images import list_labelled_images
+    from transferkit.images import list_labeled_images
     from transferkit.support.atomic_write import check_writable
 
     # Found out now rather than after the work.
     if output.suffix != MODEL_SUFFIX:
         raise OutputError(f"{output}: end the name of a classifier's file in {MODEL_SUFFIX}")
     check_writable(output)
-    labels = set(list_labelled_images(images)[1])
-    if test is not None and (unknown := set(list_labelled_images(test)[1]) - labels):
+    labels = set(list_labeled_images(images)[1])
+    if test is not None and (unknown := set(list_labeled_images(test)[1]) - labels):
         names = ", ".join(sorted(unknown)[:5])
         raise DatasetError(
             f"{test}: {len(unknown)} class folders that {images} does not have: {names}"

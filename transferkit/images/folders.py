@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transferkit.errors import DatasetError
 
-__all__ = ["SUFFIXES", "list_images", "list_labelled_images"]
+__all__ = ["SUFFIXES", "list_images", "list_labeled_images"]
 
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -76,7 +76,7 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     return paths
 
 
-def list_labelled_images(folder: str | os.PathLike[str]) -> tuple[list[Path], list[str]]:
+def list_labeled_images(folder: str | os.PathLike[str]) -> tuple[list[Path], list[str]]:
     """The pictures in a folder of labelled folders, and the label of each.
 
     Parameters
@@ -104,12 +104,12 @@ def list_labelled_images(folder: str | os.PathLike[str]) -> tuple[list[Path], li
     >>> import tempfile
     >>> from pathlib import Path
     >>> from PIL import Image
-    >>> from transferkit import list_labelled_images
+    >>> from transferkit import list_labeled_images
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     for label in ("dog", "cat"):
     ...         (Path(folder) / label).mkdir()
     ...         Image.new("RGB", (8, 8)).save(Path(folder) / label / "1.png")
-    ...     paths, labels = list_labelled_images(folder)
+    ...     paths, labels = list_labeled_images(folder)
     >>> labels
     ['cat', 'dog']
     """

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 import tensorflow as tf
 from keras import layers
-from samples import coloured, noise
+from samples import colored, noise
 from sklearn.base import clone
 
 from transferkit import Classifier, FeatureExtractor, Preprocessing
@@ -392,14 +392,14 @@ def test_extractor() -> None:
 def test_classifier(tmp_path: Path) -> None:
     model = classifying()
     numbers = [0, 1, 2] * 4
-    classifier = Classifier(model).fit(coloured(numbers), numbers)
-    pictures = coloured(numbers, seed=1)
+    classifier = Classifier(model).fit(colored(numbers), numbers)
+    pictures = colored(numbers, seed=1)
     assert classifier.score(pictures, numbers) == 1.0
     with pytest.raises(UnsupportedError, match="a Sequential of your own"):
         classifier.save(tmp_path / "classifier.safetensors")
     expected = classifier.predict_proba(pictures)
     for other in (pickle.loads(pickle.dumps(classifier)), copy.deepcopy(classifier)):
         np.testing.assert_allclose(other.predict_proba(pictures), expected, rtol=1e-5)
-    other = clone(classifier).fit(coloured(numbers), numbers)
+    other = clone(classifier).fit(colored(numbers), numbers)
     assert other.network is not model
     np.testing.assert_allclose(other.predict_proba(pictures), expected, rtol=1e-5)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from samples import coloured, noise
+from samples import colored, noise
 from sklearn.base import clone
 from torch import Tensor, nn
 
@@ -458,8 +458,8 @@ def test_classifier(tmp_path: Path) -> None:
     before = state_of(model)
     numbers = [0, 1, 2] * 4
     classifier = Classifier(model, preprocessing=PREPROCESSING)
-    classifier.fit(coloured(numbers), numbers)
-    pictures = coloured(numbers, seed=1)
+    classifier.fit(colored(numbers), numbers)
+    pictures = colored(numbers, seed=1)
     assert classifier.score(pictures, numbers) == 1.0
     assert state_of(model) == before
     with pytest.raises(UnsupportedError, match="pickle the whole classifier"):
@@ -470,14 +470,14 @@ def test_classifier(tmp_path: Path) -> None:
         np.testing.assert_array_equal(other.predict_proba(pictures), expected)
     other = clone(classifier)
     assert other.network is not model
-    other.fit(coloured(numbers), numbers)
+    other.fit(colored(numbers), numbers)
     np.testing.assert_allclose(other.predict_proba(pictures), expected, rtol=1e-5)
 
 
 def test_a_classifier_needs_an_embedding() -> None:
     model = Plain(Giving(lambda x: x.mean((2, 3))))
     with pytest.raises(UnknownNameError, match="embedding"):
-        Classifier(model, preprocessing=PREPROCESSING).fit(coloured([0, 1] * 3), [0, 1] * 3)
+        Classifier(model, preprocessing=PREPROCESSING).fit(colored([0, 1] * 3), [0, 1] * 3)
 
 
 def test_what_does_not_go_together() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from samples import NETWORK, WEIGHTS, coloured, write_pictures
+from samples import NETWORK, WEIGHTS, colored, write_images
 
 from transferkit import ImageOptimizer, TransferkitError
 from transferkit.backends import Backend, Program
@@ -26,7 +26,7 @@ from transferkit.errors import (
 )
 from transferkit.optimization.attacks.base import AttackRunner
 
-PICTURES = coloured([0, 1, 2, 3])
+PICTURES = colored([0, 1, 2, 3])
 
 
 def optimizer(backend: Backend) -> ImageOptimizer:
@@ -82,7 +82,7 @@ def test_target_that_a_picture_already_has(differentiable: Backend) -> None:
 
 def test_what_it_gives(differentiable: Backend, tmp_path: Path) -> None:
     opt = optimizer(differentiable)
-    paths = write_pictures(tmp_path / "in", PICTURES)
+    paths = write_images(tmp_path / "in", PICTURES)
     found = opt.attack(paths, epsilon=[0.01, 0.3], steps=5)
     assert found.images.shape == found.saved.shape == (4, 16, 16, 3)
     assert found.images.dtype == np.float32
@@ -189,7 +189,7 @@ def test_pictures_are_not_replaced_by_their_own(
 ) -> None:
     from transferkit.cli import app
 
-    paths = write_pictures(tmp_path / "photos", PICTURES)
+    paths = write_images(tmp_path / "photos", PICTURES)
     before = [path.read_bytes() for path in paths]
     found = optimizer(differentiable).attack(tmp_path / "photos", epsilon=0.1, steps=1)
     with pytest.raises(OutputError, match="one of the pictures themselves"):
@@ -277,7 +277,7 @@ def test_what_no_8_bit_picture_can_do_is_not_looked_for(
 ) -> None:
     """Below a 255th a success in floats is all that there can be."""
     opt = optimizer(differentiable)
-    pictures = coloured([0, 1, 2, 3, 4] * 12, spread=127)
+    pictures = colored([0, 1, 2, 3, 4] * 12, spread=127)
     distance = 255 * opt.attack(pictures, method="fmn", norm="linf").distance
     chosen = [pictures[row] for row in (*np.flatnonzero(distance < 0.7), distance.argmax())]
     assert len(chosen) > 2
