@@ -120,7 +120,7 @@ def test_probabilities_are_the_softmax_of_the_networks_logits(
 ) -> None:
     pictures = colored(NUMBERS, seed=1)
     pixels = np.stack(pictures).astype(np.float32) / np.float32(255)
-    program = Program(backend, fitted.network_, fitted.weights_)
+    program = Program(backend, fitted.model_.network, fitted.model_.weights)
     logits = program.run(pixels, ["logits"])["logits"].astype(np.float64)
     softmax = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     found = clone(fitted).set_params(backend=backend).fit(
@@ -172,7 +172,7 @@ def test_the_demo_is_learnt(backend: Backend) -> None:
 def test_strength_is_chosen_again_alike() -> None:
     pictures, labels = colored(NUMBERS, spread=250), NUMBERS
     for seed in (0, 3):
-        first, second = (tiny_classifier(seed=seed).fit(pictures, labels) for _ in range(2))
+        first, second = (tiny_classifier(random_state=seed).fit(pictures, labels) for _ in range(2))
         assert first.C_ == second.C_
         assert first.C_ in (3.0, 10.0, 30.0, 100.0)
         np.testing.assert_array_equal(first.predict_proba(pictures), second.predict_proba(pictures))
@@ -183,9 +183,9 @@ def test_a_generator_is_drawn_from() -> None:
     pictures = colored(NUMBERS)
     generator = np.random.default_rng(5)
     before = generator.bit_generator.state
-    first = tiny_classifier(seed=generator).fit(pictures, NUMBERS)
+    first = tiny_classifier(random_state=generator).fit(pictures, NUMBERS)
     assert generator.bit_generator.state != before
-    again = tiny_classifier(seed=np.random.default_rng(5)).fit(pictures, NUMBERS)
+    again = tiny_classifier(random_state=np.random.default_rng(5)).fit(pictures, NUMBERS)
     assert first.C_ == again.C_
 
 
@@ -270,12 +270,12 @@ def test_what_a_search_found_can_be_saved(tmp_path: Path) -> None:
 
 
 def test_a_loaded_classifier_has_the_parameters_it_was_fitted_with(tmp_path: Path) -> None:
-    fitted = tiny_classifier(seed=7).fit(colored([0, 1] * 4), [0, 1] * 4)
+    fitted = tiny_classifier(random_state=7).fit(colored([0, 1] * 4), [0, 1] * 4)
     # What is set after the fit is not what was fitted.
     fitted.set_params(network="mobilenet_v2", weights=None, C=3.0)
     fitted.save(tmp_path / "saved.safetensors")
     loaded = Classifier.load(tmp_path / "saved.safetensors")
-    assert (loaded.C, loaded.seed, loaded.network) == (None, 7, fitted.network_)
+    assert (loaded.C, loaded.seed, loaded.network) == (None, 7, fitted.model_.network)
 
 
 def test_a_backend_that_is_not_there_is_told_of_when_loading(
@@ -440,12 +440,12 @@ def test_a_saved_classifier_is_the_same_anywhere(
     np.testing.assert_allclose(
         loaded.predict_proba(pictures), fitted.predict_proba(pictures), atol=1e-5
     )
-    assert loaded.network_ == fitted.network_
-    assert loaded.preprocessing_ == fitted.preprocessing_
+    assert loaded.model_.network == fitted.model_.network
+    assert loaded.model_.preprocessing == fitted.model_.preprocessing
     assert loaded.C_ == fitted.C_
     assert loaded.classes_.dtype == fitted.classes_.dtype
-    for name, array in fitted.weights_.items():
-        np.testing.assert_array_equal(loaded.weights_[name], array)
+    for name, array in fitted.model_.weights.items():
+        np.testing.assert_array_equal(loaded.model_.weights[name], array)
 
 
 def test_a_saved_classifier_of_the_real_network(tmp_path: Path) -> None:
@@ -456,7 +456,7 @@ def test_a_saved_classifier_of_the_real_network(tmp_path: Path) -> None:
     loaded = Classifier.load(tmp_path / "saved.safetensors", backend="onnxruntime")
     assert loaded.network == "mobilenet_v2"
     assert loaded.weights is None
-    assert loaded.preprocessing_ == classifier.preprocessing_
+    assert loaded.model_.preprocessing == classifier.model_.preprocessing
     expected = classifier.predict_proba(DEMO / "test")
     np.testing.assert_allclose(loaded.predict_proba(DEMO / "test"), expected, atol=1e-5)
     # It can be fitted again, to other classes too.

@@ -39,7 +39,7 @@ def probabilities(
     rows=st.integers(10, 60),
     columns=st.integers(1, 60),
     classes=st.integers(2, 5),
-    strength=st.floats(0.01, 100),
+    C=st.floats(0.01, 100),
     seed=st.integers(0, 1000),
 )
 def test_the_fit_is_that_of_scikit_learn(
@@ -47,7 +47,7 @@ def test_the_fit_is_that_of_scikit_learn(
 ) -> None:
     """With fewer pictures than columns, and with more: turning the axes loses nothing."""
     embeddings, labels = problem(rows, columns, classes, seed)
-    weight, bias, used = fit_head(embeddings, labels, strength=strength, seed=0)
+    weight, bias, used = fit_head(embeddings, labels, C=strength, seed=0)
     assert weight.shape == (classes, columns)
     assert bias.shape == (classes,)
     assert weight.dtype == bias.dtype == np.float32
@@ -68,15 +68,15 @@ def test_the_fit_is_that_of_scikit_learn(
 @pytest.mark.parametrize("classes", [2, 4])
 def test_it_does_not_depend_on_the_names_or_the_order(classes: int) -> None:
     embeddings, labels = problem(40, 12, classes, seed=5)
-    weight, bias, _ = fit_head(embeddings, labels, strength=10.0, seed=0)
+    weight, bias, _ = fit_head(embeddings, labels, C=10.0, seed=0)
     other = np.roll(np.arange(classes), 1)  # class i is now called other[i]
-    renamed, renamed_bias, _ = fit_head(embeddings, other[labels], strength=10.0, seed=0)
+    renamed, renamed_bias, _ = fit_head(embeddings, other[labels], C=10.0, seed=0)
     expected = probabilities(embeddings, weight, bias)
     np.testing.assert_allclose(
         probabilities(embeddings, renamed, renamed_bias)[:, other], expected, atol=1e-5
     )
     order = np.random.default_rng(0).permutation(40)
-    shuffled, shuffled_bias, _ = fit_head(embeddings[order], labels[order], strength=10.0, seed=0)
+    shuffled, shuffled_bias, _ = fit_head(embeddings[order], labels[order], C=10.0, seed=0)
     np.testing.assert_allclose(
         probabilities(embeddings, shuffled, shuffled_bias), expected, atol=1e-5
     )
@@ -86,8 +86,8 @@ def test_it_does_not_depend_on_how_the_axes_are_turned() -> None:
     embeddings, labels = problem(30, 8, 3, seed=2)
     turn = np.linalg.qr(np.random.default_rng(0).normal(size=(8, 8)))[0]
     turned = (embeddings @ turn).astype(np.float32)
-    expected = probabilities(embeddings, *fit_head(embeddings, labels, strength=5.0, seed=0)[:2])
-    found = probabilities(turned, *fit_head(turned, labels, strength=5.0, seed=0)[:2])
+    expected = probabilities(embeddings, *fit_head(embeddings, labels, C=5.0, seed=0)[:2])
+    found = probabilities(turned, *fit_head(turned, labels, C=5.0, seed=0)[:2])
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
@@ -96,7 +96,7 @@ def test_the_strength_is_chosen_by_cross_validation(seed: int) -> None:
     """None of the others is more accurate on pictures left out, but by a hair's breadth."""
     embeddings, labels = problem(60, 30, 3, seed)
     embeddings += np.random.default_rng(seed).normal(scale=0.2, size=(60, 30)).astype(np.float32)
-    chosen = fit_head(embeddings, labels, strength=None, seed=seed)[2]
+    chosen = fit_head(embeddings, labels, C=None, seed=seed)[2]
     folds = StratifiedKFold(5, shuffle=True, random_state=seed)
     accuracies = {
         strength: cross_val_score(
@@ -110,11 +110,11 @@ def test_the_strength_is_chosen_by_cross_validation(seed: int) -> None:
 
 def test_two_pictures_a_class_are_enough() -> None:
     embeddings, labels = problem(6, 50, 3, seed=0)
-    weight, bias, _ = fit_head(embeddings, labels, strength=None, seed=0)
+    weight, bias, _ = fit_head(embeddings, labels, C=None, seed=0)
     assert probabilities(embeddings, weight, bias).argmax(axis=1).tolist() == labels.tolist()
 
 
 def test_pictures_that_are_all_the_same() -> None:
     embeddings = np.full((6, 4), 0.5, np.float32)
-    weight, bias, _ = fit_head(embeddings, np.array([0, 1, 0, 1, 0, 1]), strength=None, seed=0)
+    weight, bias, _ = fit_head(embeddings, np.array([0, 1, 0, 1, 0, 1]), C=None, seed=0)
     np.testing.assert_allclose(probabilities(embeddings, weight, bias), 0.5, atol=1e-3)

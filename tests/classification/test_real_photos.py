@@ -36,7 +36,7 @@ def part(folder: Path, backend: str) -> Part:
 def train(chosen: Part, test: Part) -> npt.NDArray[np.str_]:
     """What the photos of ``test`` are taken for by a classifier made of ``chosen``."""
     classes, numbers = np.unique(chosen.labels, return_inverse=True)
-    weight, bias, strength = fit_head(chosen.embeddings, numbers, strength=None, seed=0)
+    weight, bias, strength = fit_head(chosen.embeddings, numbers, C=None, seed=0)
     print(f"\n{len(numbers)} photos, {len(classes)} classes: C = {strength:g}", end="")  # noqa: T201
     return classes[(test.embeddings @ weight.T + bias).argmax(axis=1)]
 

@@ -78,12 +78,12 @@ def test_transform_and_extract_are_what_the_program_computes(backend: Backend) -
 def test_layers_tell_the_shapes_of_the_outputs(size: int) -> None:
     extractor = tiny_extractor(preprocessing=Preprocessing(size))
     found = extractor.extract(noise(2), list(NETWORK.layers))
-    assert {name: array.shape[1:] for name, array in found.items()} == dict(extractor.layers)
+    assert {name: array.shape[1:] for name, array in found.items()} == dict(extractor.layers())
 
 
 def test_layers_of_the_real_network(backend: Backend) -> None:
     extractor = FeatureExtractor("mobilenet_v2", backend=backend)
-    layers = extractor.layers
+    layers = extractor.layers()
     asked = ["features.0.0", "features.6", "features.18.1", "embedding", "logits"]
     found = extractor.extract(DEMO / "cat.jpg", asked)
     assert {name: found[name].shape for name in asked} == {

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import done, failed
 from PIL import Image
 from samples import DEMO, tiny_extractor
-from test_cli import done, failed
 
 from transferkit.errors import ImageError, ShapeError, UnknownNameError
 from transferkit.features.layer_grid import show_layer
@@ -43,8 +43,8 @@ def test_the_picture_of_an_extractor_is_that_of_its_activations() -> None:
     for options in ({}, {"channels": [3, 0]}, {"scale": "layer"}):
         shown = extractor.show_layer(CAT, "conv2", **options)
         size = " x ".join(map(str, found.shape))
-        photo = extractor.model().preprocessing.apply(Image.open(CAT).convert("RGB"))
-        expected = show_layer(found, photo=photo, title=f"tiny, conv2: {size}", **options)
+        image = extractor.model().preprocessing.apply(Image.open(CAT).convert("RGB"))
+        expected = show_layer(found, image=image, title=f"tiny, conv2: {size}", **options)
         np.testing.assert_array_equal(np.asarray(shown), np.asarray(expected))
     assert extractor.show_layer(np.ones((40, 30, 3)), "conv2").mode == "RGB"
 

@@ -121,10 +121,12 @@ def test_a_batch_gives_what_its_pictures_give_alone(differentiable: Backend) -> 
 def test_the_same_seed_gives_the_same(differentiable: Backend) -> None:
     first, second = run(differentiable), run(differentiable)
     np.testing.assert_array_equal(first.images, second.images)
-    other = tiny(differentiable, seed=1).visualize(1, steps=STEPS)
+    other = tiny(differentiable, random_state=1).visualize(1, steps=STEPS)
     assert not np.allclose(first.images, other.images)
     generator = np.random.default_rng(0)
-    drawn_from = [tiny(differentiable, seed=generator).visualize(1, steps=1) for _ in range(2)]
+    drawn_from = [
+        tiny(differentiable, random_state=generator).visualize(1, steps=1) for _ in range(2)
+    ]
     assert not np.allclose(drawn_from[0].images, drawn_from[1].images)
 
 
@@ -254,7 +256,7 @@ def test_a_fitted_classifier(differentiable: Backend) -> None:
 def test_a_model_of_ones_own(differentiable: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     # The framework's own object says what runs it, whatever runs other networks.
     monkeypatch.setenv("TRANSFERKIT_BACKEND", "onnxruntime")
-    theirs = tiny_extractor(backend=differentiable).native
+    theirs = tiny_extractor(backend=differentiable).to_native()
     as_it_is = Preprocessing(SIDE)
     if differentiable.name == "torch":
         theirs.eval()  # type: ignore[attr-defined]

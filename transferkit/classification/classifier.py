@@ -1,9 +1,9 @@
-"""`Classifier`: labelled pictures in, a network that tells their classes apart out."""
+"""`Classifier`: logistic regression on the embedding of a network."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -13,11 +13,19 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import confusion_matrix
 from sklearn.utils import Tags
+from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import check_is_fitted
 
 from transferkit.backends import Backend, get_backend
 from transferkit.classification.evaluation import Evaluation, Mistake
 from transferkit.classification.head import fit_head
+from transferkit.classification.labels import (
+    Labels,
+    check_classes,
+    format_labels,
+    labels_of_rows,
+    with_labels,
+)
 from transferkit.classification.saved_file import (
     ClassifierFile,
     FitParameters,
@@ -25,79 +33,77 @@ from transferkit.classification.saved_file import (
     write_classifier,
 )
 from transferkit.errors import DatasetError, ParameterError, UnsupportedError
-from transferkit.features.extraction import Features, compute_features
-from transferkit.images import Images, Preprocessing, Skipped, count_images, list_labelled_images
-from transferkit.models.model import AnyWeights, LazyProgram, Model, load_model
+from transferkit.features import Features, compute_features
+from transferkit.images import Images, Preprocessing, Skipped
+from transferkit.models import AnyWeights, Model, load_model
+from transferkit.models.estimator import NetworkEstimator, document_parameters
+from transferkit.models.program_cache import ProgramCache
 from transferkit.networks import NETWORKS, Network, add_probabilities, replace_head
-from transferkit.weights.own_file import RANDOM
+from transferkit.support.numerics import l2_normalize
+from transferkit.support.random_state import RandomState, as_generator, as_seed
 
-__all__ = ["Classifier", "Prediction"]
+__all__ = ["Classifier", "Prediction", "top_predictions"]
 
+SampleWeight = Sequence[float] | npt.NDArray[np.floating[Any]]
 
-# What labels may be, by NumPy's letter for their type; all must be of one sort.
-_KINDS = {"U": str, "b": bool, "i": float, "u": float, "f": float}
+_SEED_OF_FOLDS = 2**31
 
 
 class Prediction(NamedTuple):
-    """One of the classes a picture may be of.
+    """A class and its probability.
 
     Attributes
     ----------
     label
         The class.
     probability
-        How likely the classifier finds it, in [0, 1].
+        Its probability, in [0, 1].
     """
 
     label: Hashable
     probability: float
 
 
-class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """Classifies pictures: logistic regression on what a trained network makes of them.
+@document_parameters
+class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ignore[misc]
+    """Classifies images by logistic regression on the embedding of a network.
 
-    A scikit-learn classifier: it stands in ``cross_val_score`` and ``GridSearchCV``. Once
-    fitted it can be shared between threads.
+    A scikit-learn classifier, for use in ``cross_validate``, ``GridSearchCV`` and so on. A
+    fitted classifier can be used from several threads.
 
     Parameters
     ----------
-    network
-        A name (``transferkit networks`` lists them), a `transferkit.networks.Network`, or a
-        model of your own: a ``torch.nn.Module`` or a ``keras.Model``, used where it is.
+    {network}
     C
-        Inverse strength of the regularisation, greater than 0, for embeddings scaled to
-        length 1; None chooses it by cross-validation.
-    weights
-        The name of published weights, a file, ``"random"``, or an array for each parameter, as
-        for `transferkit.FeatureExtractor`.
-    backend, device
-        What computes, as for `transferkit.FeatureExtractor`.
-    preprocessing
-        How pictures are resized and cropped; None means as the weights expect it.
-    batch_size
-        How many pictures the network gets at once.
-    seed
-        For drawing the folds of the cross-validation, and random weights: a number, or a
-        generator, which is drawn from.
-    progress
-        Whether a progress bar is shown on standard error; None: only on a terminal.
+        Inverse regularization strength, greater than 0, for embeddings of unit length; None:
+        chosen by cross-validation.
+    class_weight
+        Weight of each class in `fit`: a mapping from label to weight, ``"balanced"`` for
+        weights inversely proportional to the number of images, or None for equal weights.
+    {weights}
+    {backend}
+    {device}
+    {preprocessing}
+    {batch_size}
+    {initialization}
+    random_state
+        Seed of the cross-validation folds and of random weights: an int, a
+        ``numpy.random.Generator``, a ``numpy.random.RandomState``, or None for a different one
+        at each fit.
+    {progress}
 
     Attributes
     ----------
     classes_ : array
         (c,) the classes, sorted; for a pretrained classifier in the order of its logits.
-    network_ : Network
-        From pixels to ``logits`` and ``probabilities`` of the classes, in one.
-    weights_ : mapping of str to array
-        Its weights.
-    wrapped_ : WrappedModel or None
-        What computes the layers that are a framework's own model, if any.
-    preprocessing_ : Preprocessing
-        How it wants pictures.
+    model_ : transferkit.models.Model
+        The network, from pixels to ``logits`` and ``probabilities`` of the classes, with its
+        weights, preprocessing and labels. It can be passed to the other classes as
+        ``network``.
     C_ : float or None
-        The strength that was used; None for a pretrained classifier.
+        The inverse regularization strength that was used; None for a pretrained classifier.
     skipped_ : list of Skipped
-        The pictures that `fit` left out, and why.
+        The images that `fit` left out, and why.
 
     Examples
     --------
@@ -106,36 +112,41 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     >>> generator = np.random.default_rng(0)
     >>> dark = generator.integers(0, 90, (6, 64, 64, 3), dtype=np.uint8)
     >>> bright = generator.integers(160, 255, (6, 64, 64, 3), dtype=np.uint8)
-    >>> images = np.concatenate([dark, bright])
-    >>> clf = Classifier(backend="onnxruntime").fit(images, ["dark"] * 6 + ["bright"] * 6)
-    >>> clf.classes_.tolist(), clf.predict(images[[0, 11]]).tolist()
+    >>> X = np.concatenate([dark, bright])
+    >>> clf = Classifier(backend="onnxruntime").fit(X, ["dark"] * 6 + ["bright"] * 6)
+    >>> clf.classes_.tolist(), clf.predict(X[[0, 11]]).tolist()
     (['bright', 'dark'], ['dark', 'bright'])
     """
 
     def __init__(
         self,
-        network: str | Network | object = "mobilenet_v2",
+        network: str | Network | Model | object = "mobilenet_v2",
         *,
-        C: float | None = None,  # noqa: N803 - scikit-learn's name for it
+        C: float | None = None,
+        class_weight: Mapping[Hashable, float] | str | None = None,
         weights: AnyWeights = None,
         backend: str | Backend | None = None,
         device: str | None = None,
         preprocessing: Preprocessing | None = None,
         batch_size: int = 32,
-        seed: int | np.random.Generator = 0,
+        initialization: str = "he",
+        random_state: RandomState = 0,
         progress: bool | None = None,
     ) -> None:
-        self.network = network
+        super().__init__(
+            network,
+            weights=weights,
+            backend=backend,
+            device=device,
+            preprocessing=preprocessing,
+            batch_size=batch_size,
+            initialization=initialization,
+            random_state=random_state,
+            progress=progress,
+        )
         self.C = C
-        self.weights = weights
-        self.backend = backend
-        self.device = device
-        self.preprocessing = preprocessing
-        self.batch_size = batch_size
-        self.seed = seed
-        self.progress = progress
-        self._body_program = LazyProgram()
-        self._program = LazyProgram()
+        self.class_weight = class_weight
+        self._fitted_programs = ProgramCache()
 
     @classmethod
     def pretrained(
@@ -149,12 +160,17 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         batch_size: int = 32,
         progress: bool | None = None,
     ) -> Self:
-        """The network with the classes that its published weights were trained for.
+        """Return a classifier for the classes that published weights were trained on.
 
         Parameters
         ----------
         network, weights, backend, device, preprocessing, batch_size, progress
             As for the class.
+
+        Raises
+        ------
+        DatasetError
+            If the labels of the network's classes are unknown.
 
         Examples
         --------
@@ -174,94 +190,83 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         model = load_model(network, weights, preprocessing, progress=progress)
         if model.labels is None:
             raise DatasetError(
-                f"what the classes of {model.network.name} are called is not known with these "
-                "weights: fit a Classifier on labelled pictures, or ask a FeatureExtractor for "
-                "layer 'logits', which needs no names"
+                f"the labels of {model.network.name}'s classes are unknown with these weights; fit "
+                "a Classifier on labeled images, or extract layer 'logits' with a FeatureExtractor"
             )
         model = Model(
             add_probabilities(model.network), model.weights, model.preprocessing, model.labels
         )
         classifier._set_fitted(model, np.asarray(model.labels, dtype=object), None, [])
-        classifier._fit_parameters = classifier._parameters()
+        classifier._fit_parameters = classifier._current_parameters()
         return classifier
 
     def fit(
         self,
-        images: Images,
-        labels: Sequence[Hashable] | npt.NDArray[Any] | None = None,
+        X: Images,
+        y: Labels | None = None,
         *,
+        sample_weight: SampleWeight | None = None,
         on_error: str = "raise",
     ) -> Self:
-        """Learn to tell classes apart.
+        """Fit the classifier.
 
-        The network runs over each picture once.
+        The network runs over each image once.
 
         Parameters
         ----------
-        images
-            A folder with one subfolder of pictures for each class, where ``labels`` is None;
-            else pictures as for `transferkit.FeatureExtractor`.
-        labels
-            (n,) one label for each picture: texts, numbers or truth values.
+        X
+            A folder with one subfolder of images for each class if ``y`` is None; otherwise
+            images, as for `transferkit.FeatureExtractor`.
+        y
+            (n,) the label of each image: strings, numbers or booleans.
+        sample_weight
+            (n,) weight of each image, at least 0; None: all equal.
         on_error
-            ``"raise"``, or ``"skip"`` to leave out pictures that cannot be read; `skipped_`
-            lists them.
+            ``"raise"``, or ``"skip"`` to leave out images that cannot be read; they are listed
+            in ``skipped_``.
 
         Returns
         -------
         Classifier
-            Itself.
+            The fitted classifier itself.
 
         Raises
         ------
         DatasetError
-            If there are no pictures, one class only, a class of one picture, or not as many
-            labels as pictures.
+            If there are no images, only one class, a class of one image, or not as many labels
+            or weights as images.
         ImageError
-            If a picture cannot be read and ``on_error`` is ``"raise"``.
+            If an image cannot be read and ``on_error`` is ``"raise"``.
         ParameterError
-            If ``C`` is not greater than 0.
+            If ``C``, ``class_weight`` or ``sample_weight`` is invalid.
         """
-        if self.C is not None and not (np.isfinite(self.C) and self.C > 0):
-            raise ParameterError(f"C is {self.C!r}; it must be a number greater than 0, or None")
-        strength = None if self.C is None else float(self.C)
-        images, labels = _with_labels(images, labels)
-        _check_classes(labels)
-        program, model = self._body_program.get(
-            (
-                self.network,
-                self.weights,
-                self.preprocessing,
-                # Of published weights it changes nothing but the folds.
-                self.seed if self.weights == RANDOM else None,
-            ),
-            lambda: load_model(
-                self.network,
-                self.weights,
-                self.preprocessing,
-                self.backend,
-                self.device,
-                seed=self.seed,
-                progress=self.progress,
-            ),
-            self.backend,
-            self.device,
-        )
-        found = compute_features(
+        C = _check_C(self.C)
+        X, labels = with_labels(X, y)
+        check_classes(labels)
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(sample_weight)
+        seed = as_seed(self.random_state)
+        program, model = self._load()
+        features = compute_features(
             program,
             model.preprocessing,
-            images,
+            X,
             ["embedding"],
             batch_size=self.batch_size,
             on_error=on_error,
             progress=self.progress,
         )
-        labels = _labels_of_rows(labels, found)
-        _check_classes(labels)
-        classes, numbers = np.unique(labels, return_inverse=True)
-        seed = int(np.random.default_rng(self.seed).integers(2**31))
-        embeddings = _unit_length(found["embedding"])
-        weight, bias, strength = fit_head(embeddings, numbers, strength=strength, seed=seed)
+        labels = labels_of_rows(labels, features)
+        check_classes(labels)
+        classes, indices = np.unique(labels, return_inverse=True)
+        embeddings = l2_normalize(features["embedding"])
+        weight, bias, C = fit_head(
+            embeddings,
+            indices,
+            C=C,
+            seed=int(as_generator(seed).integers(_SEED_OF_FOLDS)),
+            sample_weight=self._combined_weight(labels, sample_weight, features),
+        )
         network = replace_head(
             model.network,
             len(classes),
@@ -270,208 +275,227 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         )
         arrays = {**model.weights, "head.weight": weight, "head.bias": bias}
         arrays = {name: arrays[name] for name in network.parameters}
-        labels = tuple(map(str, classes))
-        fitted = Model(network, arrays, model.preprocessing, labels, model.wrapped)
-        self._set_fitted(fitted, classes, strength, found.skipped)
-        self._fit_parameters = self._parameters()
+        fitted = Model(network, arrays, model.preprocessing, tuple(classes.tolist()), model.wrapped)
+        self._set_fitted(fitted, classes, C, features.skipped)
+        self._fit_parameters = self._current_parameters()
         return self
 
-    def predict_proba(self, images: Images) -> npt.NDArray[np.float32]:
-        """How likely each picture is of each class.
+    def decision_function(self, X: Images) -> npt.NDArray[np.float32]:
+        """Return the logits of each image.
 
         Parameters
         ----------
-        images
-            As for `transferkit.FeatureExtractor`.
+        X
+            Images, as for `transferkit.FeatureExtractor`.
 
         Returns
         -------
         array
-            (n, c) float32, in [0, 1]; each row sums to 1; columns are as in `classes_`.
+            (n, c) float32, columns as in ``classes_``; with two classes (n,), the logit of
+            ``classes_[1]`` minus that of ``classes_[0]``, as in scikit-learn.
 
         Raises
         ------
         ImageError
-            If a picture cannot be read; so that rows always match the input.
+            If an image cannot be read.
         DatasetError
-            If there are no pictures.
+            If there are no images.
         """
-        return self._probabilities(images, on_error="raise")["probabilities"]
+        logits = self._outputs(X, "logits", on_error="raise")["logits"]
+        if logits.shape[1] == 2:
+            logits = logits[:, 1] - logits[:, 0]
+        return logits
 
-    def predict(self, images: Images) -> npt.NDArray[Any]:
-        """The likeliest class of each picture.
+    def predict_proba(self, X: Images) -> npt.NDArray[np.float32]:
+        """Return the probability of each class for each image.
 
         Parameters
         ----------
-        images
-            As for `transferkit.FeatureExtractor`.
+        X
+            Images, as for `transferkit.FeatureExtractor`.
 
         Returns
         -------
         array
-            (n,) entries of `classes_`.
+            (n, c) float32, in [0, 1], columns as in ``classes_``; rows sum to 1.
 
         Raises
         ------
         ImageError
-            If a picture cannot be read; so that rows always match the input.
+            If an image cannot be read, so that rows always match the input.
         DatasetError
-            If there are no pictures.
+            If there are no images.
         """
-        best = self.predict_proba(images).argmax(axis=1)
+        return self._outputs(X, "probabilities", on_error="raise")["probabilities"]
+
+    def predict(self, X: Images) -> npt.NDArray[Any]:
+        """Return the most probable class of each image.
+
+        Parameters
+        ----------
+        X
+            Images, as for `transferkit.FeatureExtractor`.
+
+        Returns
+        -------
+        array
+            (n,) entries of ``classes_``.
+
+        Raises
+        ------
+        ImageError
+            If an image cannot be read, so that rows always match the input.
+        DatasetError
+            If there are no images.
+        """
+        best = self.predict_proba(X).argmax(axis=1)
         return np.asarray(self.classes_[best])
 
-    def predict_top(self, images: Images, k: int = 5) -> list[list[Prediction]]:
-        """The ``k`` likeliest classes of each picture, the likeliest first.
+    def predict_top(self, X: Images, k: int = 5) -> list[list[Prediction]]:
+        """Return the ``k`` most probable classes of each image, most probable first.
 
         Parameters
         ----------
-        images
-            As for `transferkit.FeatureExtractor`.
+        X
+            Images, as for `transferkit.FeatureExtractor`.
         k
-            At least 1. Where there are fewer classes, all are given.
+            At least 1; all classes are returned if there are fewer.
 
         Returns
         -------
         list of list of Prediction
-            One list for each picture.
+            One list for each image.
 
         Raises
         ------
         ImageError
-            If a picture cannot be read.
+            If an image cannot be read.
         ParameterError
             If ``k`` is less than 1.
         """
         check_is_fitted(self, "classes_")
-        if not isinstance(k, Integral) or k < 1:
-            raise ParameterError(f"k is {k!r}; expected a whole number, at least 1")
-        return [top_predictions(self.classes_, row, k) for row in self.predict_proba(images)]
+        if isinstance(k, bool) or not isinstance(k, Integral) or k < 1:
+            raise ParameterError(f"k is {k!r}; expected an integer of at least 1")
+        return [top_predictions(self.classes_, row, int(k)) for row in self.predict_proba(X)]
 
     def score(
         self,
-        images: Images,
-        labels: Sequence[Hashable] | npt.NDArray[Any] | None = None,
-        sample_weight: Sequence[float] | npt.NDArray[np.floating[Any]] | None = None,
+        X: Images,
+        y: Labels | None = None,
+        sample_weight: SampleWeight | None = None,
     ) -> float:
-        """The share of pictures that are taken for what they are.
+        """Return the accuracy.
 
         Parameters
         ----------
-        images, labels
+        X, y
             As for `fit`.
         sample_weight
-            (n,) how much each picture counts; None means alike.
+            (n,) weight of each image; None: all equal.
 
         Returns
         -------
         float
-            In [0, 1]. A label that is none of `classes_` counts as a mistake.
+            In [0, 1]. A label that is not in ``classes_`` counts as misclassified.
 
         Raises
         ------
         DatasetError
-            If there are no pictures, labels of another number, or none of the labels is one
-            of `classes_`.
+            If there are no images, not as many labels as images, or no label is in
+            ``classes_``.
         ImageError
-            If a picture cannot be read.
+            If an image cannot be read.
         """
         check_is_fitted(self, "classes_")
-        images, labels = _with_labels(images, labels)
-        known = set(self.classes_.tolist())
-        if known.isdisjoint(labels.tolist()):
+        X, labels = with_labels(X, y)
+        if set(self.classes_.tolist()).isdisjoint(labels.tolist()):
             raise self._unknown_labels(set(labels.tolist()))
-        found = self._probabilities(images, on_error="raise")
-        expected = _labels_of_rows(labels, found)
-        predicted = self.classes_[found["probabilities"].argmax(axis=1)]
+        outputs = self._outputs(X, "probabilities", on_error="raise")
+        expected = labels_of_rows(labels, outputs)
+        predicted = self.classes_[outputs["probabilities"].argmax(axis=1)]
         return float(np.average(predicted == expected, weights=sample_weight))
 
     def evaluate(
-        self,
-        images: Images,
-        labels: Sequence[Hashable] | npt.NDArray[Any] | None = None,
-        *,
-        on_error: str = "raise",
+        self, X: Images, y: Labels | None = None, *, on_error: str = "raise"
     ) -> Evaluation:
-        """How good the classifier is on labelled pictures, and where it is wrong.
+        """Evaluate the classifier on labeled images.
 
         Parameters
         ----------
-        images, labels
+        X, y
             As for `fit`.
         on_error
-            ``"raise"``, or ``"skip"`` to leave out pictures that cannot be read.
+            ``"raise"``, or ``"skip"`` to leave out images that cannot be read.
 
         Returns
         -------
         Evaluation
-            Accuracy, precision and recall per class, confusion matrix, mistaken pictures.
+            Accuracy, precision and recall per class, confusion matrix, misclassified images.
 
         Raises
         ------
         DatasetError
-            If there are no pictures, labels of another number, or a label that is none of
-            `classes_`.
+            If there are no images, not as many labels as images, or a label is not in
+            ``classes_``.
         ImageError
-            If a picture cannot be read and ``on_error`` is ``"raise"``.
+            If an image cannot be read and ``on_error`` is ``"raise"``.
         """
         check_is_fitted(self, "classes_")
-        images, labels = _with_labels(images, labels)
-        row_of = {label: row for row, label in enumerate(self.classes_.tolist())}
-        unknown = set(labels.tolist()) - row_of.keys()
+        X, labels = with_labels(X, y)
+        index_of = {label: index for index, label in enumerate(self.classes_.tolist())}
+        unknown = set(labels.tolist()) - index_of.keys()
         if unknown:
             raise self._unknown_labels(unknown)
-        found = self._probabilities(images, on_error=on_error)
-        expected = _labels_of_rows(labels, found)
-        probabilities = found["probabilities"]
+        outputs = self._outputs(X, "probabilities", on_error=on_error)
+        expected = labels_of_rows(labels, outputs)
+        probabilities = outputs["probabilities"]
         best = probabilities.argmax(axis=1)
-        predicted = self.classes_[best]
         mistakes = [
-            Mistake(found.sources[row], label, taken_for, float(probabilities[row, best[row]]))
-            for row, (label, taken_for) in enumerate(
-                zip(expected.tolist(), predicted.tolist(), strict=True)
+            Mistake(outputs.sources[row], label, predicted, float(probabilities[row, best[row]]))
+            for row, (label, predicted) in enumerate(
+                zip(expected.tolist(), self.classes_[best].tolist(), strict=True)
             )
-            if label != taken_for
+            if label != predicted
         ]
         mistakes.sort(key=lambda mistake: -mistake.probability)
-        # Counted by place, since scikit-learn takes fractions for no classes.
-        rows = [row_of[label] for label in expected.tolist()]
-        matrix = confusion_matrix(rows, best, labels=range(len(row_of)))
-        return Evaluation(self.classes_, matrix, mistakes, found.skipped)
+        # By index, since scikit-learn does not accept fractions as classes.
+        indices = [index_of[label] for label in expected.tolist()]
+        matrix = confusion_matrix(indices, best, labels=range(len(index_of)))
+        return Evaluation(self.classes_, matrix, mistakes, outputs.skipped)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the fitted classifier to one safetensors file, which `load` reads.
+        """Write the fitted classifier to a safetensors file that `load` reads on any backend.
 
-        The file holds the network, its weights, the classes and how pictures are read:
-        nothing else is needed to use it, on any backend.
+        The file holds the network, its weights, its preprocessing and the classes.
 
         Parameters
         ----------
         path
-            Of the file; what is there is replaced once the new file is whole.
+            The file to write; an existing file is replaced once the new one is complete.
 
         Raises
         ------
         OutputError
-            If it cannot be written there.
+            If the file cannot be written.
         UnsupportedError
-            If the network is a model of a framework's own.
+            If the network is an object of a framework.
         """
         check_is_fitted(self, "classes_")
-        if self.wrapped_ is not None:
+        model = self.model_
+        if model.wrapped is not None:
             raise UnsupportedError(
-                f"{self.network_.name} runs a {type(self.wrapped_.model).__name__} of your own, "
-                "which such a file cannot hold: save that model by its framework's means, and fit "
-                "again once it is loaded, or pickle the whole classifier where you trust the file"
+                f"{model.network.name} is a {type(model.wrapped.model).__name__}, which such a "
+                "file cannot hold; save it with its framework and fit again after loading it, or "
+                "pickle the classifier if you trust the file"
             )
         write_classifier(
             path,
             ClassifierFile(
-                network=self.network_,
-                weights=self.weights_,
-                preprocessing=self.preprocessing_,
+                network=model.network,
+                weights=model.weights,
+                preprocessing=model.preprocessing,
                 classes=self.classes_,
-                strength=self.C_,
+                C=self.C_,
                 parameters=self._fit_parameters,
             ),
         )
@@ -486,95 +510,106 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         batch_size: int = 32,
         progress: bool | None = None,
     ) -> Self:
-        """A classifier that `save` wrote.
+        """Read a classifier that `save` wrote.
 
         Parameters
         ----------
         path
-            Of the file. Nothing in it is ever run.
+            The file. Nothing in it is executed.
         backend, device, batch_size, progress
-            As for the class; the file may have been written with any other.
+            As for the class; independent of those that the file was written with.
 
         Raises
         ------
         FileFormatError
-            If it is no such file, is damaged or cut short, holds other tensors than it says,
-            or was written by a newer transferkit.
+            If the file is of another kind, damaged, truncated, or written by a newer
+            transferkit.
         """
         file = read_classifier(path)
         if backend is not None:
-            # A backend that is not there is told of now, not at the first picture.
+            # Fail now, not at the first prediction, if the backend is not available.
             backend = get_backend(backend, device=device)
-        given = file.parameters
-        is_known = given.network in NETWORKS
+        model = Model(file.network, file.weights, file.preprocessing, tuple(file.classes.tolist()))
+        parameters = file.parameters
+        in_catalogue = parameters.network is not None and parameters.network in NETWORKS
         classifier = cls(
-            given.network if given.network is not None and is_known else file.network,
-            C=given.C,
-            weights=given.weights if is_known else file.weights,
+            parameters.network if in_catalogue else model,
+            C=parameters.C,
+            weights=parameters.weights if in_catalogue else None,
             backend=backend,
             device=device,
-            preprocessing=file.preprocessing,
+            preprocessing=file.preprocessing if in_catalogue else None,
             batch_size=batch_size,
-            seed=given.seed,
+            random_state=parameters.random_state,
             progress=progress,
         )
-        model = Model(file.network, file.weights, file.preprocessing, None)
-        classifier._set_fitted(model, file.classes, file.strength, [])
-        classifier._fit_parameters = given
+        classifier._set_fitted(model, file.classes, file.C, [])
+        classifier._fit_parameters = parameters
         return classifier
 
-    def _parameters(self) -> FitParameters:
-        """The parameters that are worth keeping with what was fitted."""
+    def _current_parameters(self) -> FitParameters:
+        """Return the parameters that are saved with a fitted classifier."""
         return FitParameters(
             network=self.network if isinstance(self.network, str) else None,
-            # Of a file the name, without the folders that it lies in on this machine.
+            # Of a file only its name, not the folder on this machine.
             weights=Path(self.weights).name
             if isinstance(self.weights, (str, os.PathLike))
             else None,
             C=None if self.C is None else float(self.C),
-            seed=self.seed if isinstance(self.seed, int) else 0,
+            random_state=int(self.random_state) if isinstance(self.random_state, Integral) else 0,
         )
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
+        tags.target_tags.required = False  # A folder of class folders has the labels.
+        tags.input_tags.one_d_array = True
         tags.input_tags.two_d_array = False
         tags.input_tags.string = True
         return tags
 
     def _unknown_labels(self, unknown: set[Hashable]) -> DatasetError:
         return DatasetError(
-            f"labels that are none of the classifier's classes: {_listed(sorted(unknown, key=str))}"
-            f"; it has {_listed(self.classes_.tolist())}"
+            f"y has unknown labels: {format_labels(sorted(unknown, key=str))}; the classifier's "
+            f"classes are {format_labels(self.classes_.tolist())}"
         )
 
-    def _set_fitted(
+    def _combined_weight(
         self,
-        model: Model,
-        classes: npt.NDArray[Any],
-        strength: float | None,
-        skipped: list[Skipped],
+        labels: npt.NDArray[Any],
+        sample_weight: npt.NDArray[np.float64] | None,
+        features: Features,
+    ) -> npt.NDArray[np.float64] | None:
+        """Return the weight of each row: that of its image times that of its class."""
+        if sample_weight is not None:
+            sample_weight = labels_of_rows(sample_weight, features)
+        if self.class_weight is None:
+            return sample_weight
+        try:
+            of_class = compute_sample_weight(self.class_weight, labels)
+        except (TypeError, ValueError) as error:
+            raise ParameterError(f"class_weight is {self.class_weight!r}: {error}") from error
+        combined = of_class if sample_weight is None else of_class * sample_weight
+        return np.asarray(combined, np.float64)
+
+    def _set_fitted(
+        self, model: Model, classes: npt.NDArray[Any], C: float | None, skipped: list[Skipped]
     ) -> None:
-        self.network_ = model.network
-        self.weights_ = model.weights
-        self.wrapped_ = model.wrapped
-        self.preprocessing_ = model.preprocessing
+        self.model_ = model
         self.classes_ = classes
-        self.C_ = strength
+        self.C_ = C
         self.skipped_ = skipped
 
-    def _probabilities(self, images: Images, *, on_error: str) -> Features:
+    def _outputs(self, X: Images, layer: str, *, on_error: str) -> Features:
+        """Return the output of a layer of the fitted model."""
         check_is_fitted(self, "classes_")
-        program, model = self._program.get(
-            (self.network_, self.weights_, self.preprocessing_),
-            lambda: Model(self.network_, self.weights_, self.preprocessing_, None, self.wrapped_),
-            self.backend,
-            self.device,
+        program, model = self._fitted_programs.get(
+            (self.model_,), lambda: self.model_, self.backend, self.device
         )
         return compute_features(
             program,
             model.preprocessing,
-            images,
-            ["probabilities"],
+            X,
+            [layer],
             batch_size=self.batch_size,
             on_error=on_error,
             progress=self.progress,
@@ -584,7 +619,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 def top_predictions(
     classes: npt.NDArray[Any], probabilities: npt.NDArray[np.float32], k: int
 ) -> list[Prediction]:
-    """The ``k`` likeliest of ``classes`` (c,) by ``probabilities`` (c,), the likeliest first."""
+    """Return the ``k`` most probable of ``classes`` (c,) by ``probabilities`` (c,), sorted."""
     order = np.argsort(-probabilities, kind="stable")[:k]
     return [
         Prediction(label, float(probability))
@@ -592,85 +627,21 @@ def top_predictions(
     ]
 
 
-def _listed(labels: Sequence[Hashable]) -> str:
-    """The first few labels, and how many more there are."""
-    more = f" and {len(labels) - 5} more" if len(labels) > 5 else ""
-    return ", ".join(map(repr, labels[:5])) + more
+def _check_C(C: float | None) -> float | None:  # noqa: N802
+    if C is None:
+        return None
+    if not (np.isfinite(C) and C > 0):
+        raise ParameterError(f"C is {C!r}; expected a number greater than 0, or None")
+    return float(C)
 
 
-def _with_labels(
-    images: Images, labels: Sequence[Hashable] | npt.NDArray[Any] | None
-) -> tuple[Images, npt.NDArray[Any]]:
-    """Pictures and their labels, one for each; from a folder of labelled folders if need be."""
-    if labels is None:
-        if not isinstance(images, (str, os.PathLike)):
-            raise DatasetError(
-                "labels are missing: give one for each image, or the path of a folder with one "
-                "subfolder of images for each class"
-            )
-        paths, names = list_labelled_images(images)
-        return paths, np.asarray(names)
-    array = _label_array(labels)
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        place = int(np.argmin(np.isfinite(array)))
-        raise DatasetError(f"labels[{place}] is {array[place]}; expected a number")
-    number = count_images(images)
-    if number is not None and number != len(array):
-        raise DatasetError(f"there are {number} images but {len(array)} labels")
-    return images, array
-
-
-def _label_array(labels: Sequence[Hashable] | npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Labels as an array of one axis, and of the type that they have."""
+def _check_sample_weight(sample_weight: SampleWeight) -> npt.NDArray[np.float64]:
     try:
-        array = np.asarray(labels)
-    except ValueError as error:
-        raise DatasetError(f"labels are not one label for each image: {error}") from error
-    if array.ndim != 1:
-        raise DatasetError(f"labels have shape {array.shape}; expected one label for each image")
-    if array.dtype == object or isinstance(labels, Sequence):
-        # NumPy would make texts of numbers that stand among texts, and numbers of truth values.
-        kinds = {_KINDS.get(np.dtype(type(label)).kind, type(label)) for label in labels}
-        if len(kinds) > 1 or not kinds <= set(_KINDS.values()):
-            types = sorted({type(label).__name__ for label in labels})
-            raise DatasetError(
-                f"labels are of type {', '.join(types)}; expected all text, all numbers or all "
-                "truth values"
-            )
-        if array.dtype == object and kinds != {str}:
-            array = np.asarray(array.tolist())
-            if array.dtype == object:
-                raise DatasetError("labels are numbers of more than 64 bits")
-    if array.dtype.kind not in "OUbiuf":
-        raise DatasetError(f"labels are {array.dtype}; expected text, numbers or truth values")
-    return array
-
-
-def _labels_of_rows(labels: npt.NDArray[Any], found: Features) -> npt.NDArray[Any]:
-    """The labels of the pictures that were not left out."""
-    number = len(found.sources) + len(found.skipped)
-    if number != len(labels):
-        raise DatasetError(f"there are {number} images but {len(labels)} labels")
-    return labels[found.indices]
-
-
-def _check_classes(labels: npt.NDArray[Any]) -> None:
-    classes, counts = np.unique(labels, return_counts=True)
-    if len(classes) == 0:
-        raise DatasetError("no images were given")
-    if len(classes) == 1:
-        raise DatasetError(
-            f"all {len(labels)} images are of one class, {classes.tolist()[0]!r}; at least two "
-            "are needed"
+        weight = np.asarray(sample_weight, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ParameterError(f"sample_weight is not an array of numbers: {error}") from error
+    if weight.ndim != 1 or not (np.isfinite(weight).all() and (weight >= 0).all()):
+        raise ParameterError(
+            f"sample_weight has shape {weight.shape}; expected (n,) finite numbers of at least 0"
         )
-    if counts.min() == 1:
-        alone = classes[counts == 1].tolist()
-        each = "class" if len(alone) == 1 else "each of the classes"
-        raise DatasetError(f"only one image of {each} {_listed(alone)}; a class needs at least two")
-
-
-def _unit_length(embeddings: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """What the head's network computes before its matrix: ``l2_normalize`` of the table."""
-    squares = np.sum(embeddings.astype(np.float64) ** 2, axis=1, keepdims=True)
-    unit: npt.NDArray[np.float32] = (embeddings / np.sqrt(squares + 1e-12)).astype(np.float32)
-    return unit
+    return weight

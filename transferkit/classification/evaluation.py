@@ -1,4 +1,4 @@
-"""How good a classifier is on labelled pictures, and where it is wrong."""
+"""The result of evaluating a classifier on labeled images."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ __all__ = ["ClassScore", "Confusion", "Evaluation", "Mistake"]
 
 
 class ClassScore(NamedTuple):
-    """How well one class is recognised.
+    """Precision and recall of one class.
 
     Attributes
     ----------
     precision
-        Of the pictures taken for this class, the share that are; nan if there are none.
+        The fraction of the images predicted as this class that belong to it; nan if there are
+        none.
     recall
-        Of the pictures of this class, the share taken for it; nan if there are none.
+        The fraction of the images of this class that are predicted as such; nan if there are
+        none.
     support
-        How many pictures of this class there are.
+        The number of images of this class.
     """
 
     precision: float
@@ -33,18 +35,18 @@ class ClassScore(NamedTuple):
 
 
 class Mistake(NamedTuple):
-    """A picture that was taken for something else.
+    """A misclassified image.
 
     Attributes
     ----------
     source
-        Its path, or its place in the input.
+        Its path, or its position in the input.
     label
-        What it is.
+        The true label.
     predicted
-        What it was taken for.
+        The predicted label.
     probability
-        How sure the classifier was of that, in [0, 1].
+        The probability of the predicted label, in [0, 1].
     """
 
     source: str
@@ -54,16 +56,16 @@ class Mistake(NamedTuple):
 
 
 class Confusion(NamedTuple):
-    """Two classes of which one was taken for the other.
+    """A pair of classes of which one is predicted as the other.
 
     Attributes
     ----------
     label
-        What the pictures are.
+        The true label.
     predicted
-        What they were taken for.
+        The predicted label.
     images
-        How many of them.
+        The number of such images.
     """
 
     label: Hashable
@@ -73,26 +75,28 @@ class Confusion(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
-    """What `transferkit.Classifier.evaluate` found.
+    """The result of `transferkit.Classifier.evaluate`.
 
     Attributes
     ----------
     classes
         (c,) the classes, in the order of the matrix.
     confusion_matrix
-        (c, c) integers: row is what the pictures are, column what they were taken for.
+        (c, c) integers: rows are true classes, columns predicted ones.
     mistakes
-        The pictures that were taken for something else, the surest mistake first.
+        The misclassified images, most confident first.
     skipped
-        The pictures that could not be read, and why. They count in no figure.
+        The images that could not be read, and why. They are not counted anywhere.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from transferkit.classification.evaluation import Evaluation
-    >>> found = Evaluation(np.array(["cat", "dog"]), np.array([[3, 1], [0, 4]]), [], [])
-    >>> found.accuracy, found.per_class["cat"], found.worst_pairs(1)[0].images
-    (0.875, ClassScore(precision=1.0, recall=0.75, support=4), 1)
+    >>> from transferkit import Evaluation
+    >>> evaluation = Evaluation(np.array(["cat", "dog"]), np.array([[3, 1], [0, 4]]), [], [])
+    >>> evaluation.accuracy, evaluation.worst_pairs(1)[0].images
+    (0.875, 1)
+    >>> evaluation.per_class["cat"]
+    ClassScore(precision=1.0, recall=0.75, support=4)
     """
 
     classes: npt.NDArray[np.generic]
@@ -102,39 +106,39 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """The share of pictures that were taken for what they are, in [0, 1]."""
+        """The fraction of correctly classified images, in [0, 1]."""
         return float(self.confusion_matrix.trace() / self.confusion_matrix.sum())
 
     @property
     def per_class(self) -> Mapping[Hashable, ClassScore]:
-        """Each class to its precision, recall and number of pictures."""
-        right = self.confusion_matrix.diagonal()
-        taken = self.confusion_matrix.sum(axis=0)
-        there = self.confusion_matrix.sum(axis=1)
+        """Each class with its precision, recall and number of images."""
+        correct = self.confusion_matrix.diagonal()
+        predicted = self.confusion_matrix.sum(axis=0)
+        support = self.confusion_matrix.sum(axis=1)
         return {
-            label: ClassScore(_ratio(hit, chosen), _ratio(hit, number), int(number))
-            for label, hit, chosen, number in zip(
-                self.classes.tolist(), right, taken, there, strict=True
+            label: ClassScore(_ratio(hits, chosen), _ratio(hits, images), int(images))
+            for label, hits, chosen, images in zip(
+                self.classes.tolist(), correct, predicted, support, strict=True
             )
         }
 
     def worst_pairs(self, number: int = 5) -> list[Confusion]:
-        """The pairs of classes that are confused most often, at most ``number`` of them."""
-        wrong = self.confusion_matrix.copy()
-        np.fill_diagonal(wrong, 0)
+        """Return the pairs of classes that are confused most often, at most ``number``."""
+        errors = self.confusion_matrix.copy()
+        np.fill_diagonal(errors, 0)
         labels = self.classes.tolist()
-        order = np.argsort(-wrong, axis=None, kind="stable")[:number]
-        rows, columns = np.unravel_index(order, wrong.shape)
+        order = np.argsort(-errors, axis=None, kind="stable")[:number]
+        rows, columns = np.unravel_index(order, errors.shape)
         return [
-            Confusion(labels[row], labels[column], int(wrong[row, column]))
+            Confusion(labels[row], labels[column], int(errors[row, column]))
             for row, column in zip(rows, columns, strict=True)
-            if wrong[row, column]
+            if errors[row, column]
         ]
 
     def __str__(self) -> str:
-        number = int(self.confusion_matrix.sum())
-        right = int(self.confusion_matrix.trace())
-        lines = [f"accuracy {self.accuracy:.4f} ({right} of {number})"]
+        total = int(self.confusion_matrix.sum())
+        correct = int(self.confusion_matrix.trace())
+        lines = [f"accuracy {self.accuracy:.4f} ({correct} of {total})"]
         lines += [
             f"{label}: precision {score.precision:.3f}, recall {score.recall:.3f}, "
             f"{score.support} images"

@@ -1,4 +1,4 @@
-"""The classifier that is put on a network's embedding: logistic regression, as two arrays."""
+"""The linear head on a network's embedding: multinomial logistic regression."""
 
 from __future__ import annotations
 
@@ -9,21 +9,25 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 __all__ = ["fit_head"]
 
-# Inverse regularisation strengths to choose from, for embeddings of length 1. Tried out on
-# photos of cats, dogs and 37 breeds of them: beyond these ends accuracy only falls, while
-# cross-validation on a few hundred photos is too noisy to keep away from there.
-_STRENGTHS = (3.0, 10.0, 30.0, 100.0)
+# Candidates for C, for embeddings of unit length. On photos of cats, dogs and 37 of their breeds,
+# accuracy only decreases beyond both ends, while cross-validation on a few hundred images is too
+# noisy to avoid these values.
+_CANDIDATES = (3.0, 10.0, 30.0, 100.0)
 _MAX_FOLDS = 5
-_WEIGHT_OF_LIKELIHOOD = 0.01
+_LOG_LIKELIHOOD_WEIGHT = 0.01
+
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
 
 
 def fit_head(
-    embeddings: npt.NDArray[np.float32],
+    embeddings: Floats,
     labels: npt.NDArray[np.intp],
     *,
-    strength: float | None,
+    C: float | None,
     seed: int,
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], float]:
+    sample_weight: Doubles | None = None,
+) -> tuple[Floats, Floats, float]:
     """Fit a linear classifier to embeddings.
 
     Parameters
@@ -31,12 +35,13 @@ def fit_head(
     embeddings
         (n, d).
     labels
-        (n,) class indices from 0 to c - 1, each of them at least twice.
-    strength
-        Inverse strength of the regularisation, scikit-learn's ``C``; None chooses it by
-        cross-validation.
+        (n,) class indices from 0 to c - 1, each at least twice.
+    C
+        Inverse regularization strength, as in scikit-learn; None: chosen by cross-validation.
     seed
-        For drawing the folds.
+        Seed of the cross-validation folds.
+    sample_weight
+        (n,) weight of each image; None: all equal.
 
     Returns
     -------
@@ -44,54 +49,59 @@ def fit_head(
         (c, d) float32; ``embedding @ weight.T + bias`` are the logits.
     bias
         (c,) float32.
-    strength
-        The one that was used.
+    C
+        The value that was used.
     """
     mean = embeddings.mean(axis=0, dtype=np.float64)
-    # What the penalty is on, the length of the weights, does not change when the axes are
-    # turned, and no weight can be gained along an axis on which no picture differs. So the
-    # fit is done on at most n - 1 axes instead of d: exact, and many times faster.
-    _, lengths, axes = np.linalg.svd(embeddings - mean, full_matrices=False)
-    # Where all pictures are the same, all axes are kept: one at least is needed.
-    axes = axes[lengths >= lengths[0] * np.finfo(np.float32).eps * max(embeddings.shape)]
-    turned = (embeddings - mean) @ axes.T
-    if strength is None:
-        strength = _choose_strength(turned, labels, seed)
-    regression = _regression(strength).fit(turned, labels)
+    # The penalty, the squared norm of the weights, is invariant to rotation, and the weights have
+    # no component along axes with zero variance. So the regression is fitted on at most n - 1
+    # principal axes instead of d: exactly the same, and much faster.
+    _, singular_values, axes = np.linalg.svd(embeddings - mean, full_matrices=False)
+    # If all images are identical, all axes are kept: at least one is needed.
+    tolerance = singular_values[0] * np.finfo(np.float32).eps * max(embeddings.shape)
+    axes = axes[singular_values >= tolerance]
+    projected = (embeddings - mean) @ axes.T
+    if C is None:
+        C = _choose_C(projected, labels, seed, sample_weight)
+    regression = _regression(C).fit(projected, labels, sample_weight)
     weight, intercept = regression.coef_, regression.intercept_
     if len(weight) == 1:
-        # With two classes there is one logit, that of the second against the first.
+        # With two classes, scikit-learn has one logit: that of the second minus the first.
         weight = np.concatenate([-weight / 2, weight / 2])
         intercept = np.concatenate([-intercept / 2, intercept / 2])
     weight = weight @ axes
     bias = intercept - weight @ mean
-    return weight.astype(np.float32), bias.astype(np.float32), strength
+    return weight.astype(np.float32), bias.astype(np.float32), C
 
 
-def _choose_strength(
-    embeddings: npt.NDArray[np.float64], labels: npt.NDArray[np.intp], seed: int
+def _choose_C(  # noqa: N802
+    embeddings: Doubles, labels: npt.NDArray[np.intp], seed: int, sample_weight: Doubles | None
 ) -> float:
-    """The strength with the best cross-validated accuracy.
+    """Return the candidate with the best cross-validated accuracy.
 
-    Accuracy moves in steps too coarse to tell strengths apart from a few hundred pictures.
-    Where two are equal or nearly so, the one under which the truth was likelier is better.
+    With a few hundred images accuracy is too coarse to separate the candidates; among those
+    that are equal or nearly so, the one with the higher log-likelihood wins.
     """
     folds = StratifiedKFold(
         min(_MAX_FOLDS, int(np.bincount(labels).min())), shuffle=True, random_state=seed
     )
     rows = np.arange(len(labels))
+    params = None if sample_weight is None else {"sample_weight": sample_weight}
 
-    def score(strength: float) -> float:
-        regression = _regression(strength)
-        found = cross_val_predict(regression, embeddings, labels, cv=folds, method="predict_proba")
-        accuracy = np.mean(found.argmax(axis=1) == labels)
-        log_likelihood = np.mean(np.log(found[rows, labels] + 1e-12))
-        return float(accuracy + _WEIGHT_OF_LIKELIHOOD * log_likelihood)
+    def score(C: float) -> float:
+        probabilities = cross_val_predict(
+            _regression(C), embeddings, labels, cv=folds, method="predict_proba", params=params
+        )
+        accuracy = np.average(probabilities.argmax(axis=1) == labels, weights=sample_weight)
+        log_likelihood = np.average(
+            np.log(probabilities[rows, labels] + 1e-12), weights=sample_weight
+        )
+        return float(accuracy + _LOG_LIKELIHOOD_WEIGHT * log_likelihood)
 
-    return max(_STRENGTHS, key=score)
+    return max(_CANDIDATES, key=score)
 
 
-def _regression(strength: float) -> LogisticRegression:
-    # Newton's method takes few, large steps and gets close to the optimum, so that features
-    # that differ in the last digits, as those of two backends do, give the same classifier.
-    return LogisticRegression(C=strength, solver="newton-cg", tol=1e-6, max_iter=1000)
+def _regression(C: float) -> LogisticRegression:
+    # Newton's method converges close to the optimum in few steps, so that features that differ
+    # by rounding, as those of two backends do, give the same classifier.
+    return LogisticRegression(C=C, solver="newton-cg", tol=1e-6, max_iter=1000)

@@ -36,7 +36,7 @@ __all__ = ["ClassifierFile", "FitParameters", "read_classifier", "write_classifi
 _FORMAT = "transferkit.classification.classifier"
 _VERSION = 1
 
-# Far beyond what any network has for one picture, and far below what a machine cannot hold.
+# Far more values than any layer has for one image, far fewer than memory can hold.
 _MAX_OUTPUTS = 128_000_000
 _MAX_CLASSES_BYTES = 64 << 20
 
@@ -53,27 +53,27 @@ _PARSING_ERRORS = (
 
 @dataclass(frozen=True, slots=True)
 class FitParameters:
-    """The parameters of a classifier that a later fit would need again.
+    """The parameters of a classifier that are needed to fit it again.
 
     Attributes
     ----------
     network, weights
-        Their names in the catalogues; None for a network of one's own, or its usual weights.
+        Their names in the catalogs; None for a user-defined network, or its default weights.
     C
-        As it was given: None where it was to be chosen.
-    seed
-        Of the cross-validation.
+        The parameter: None if it was chosen by cross-validation.
+    random_state
+        The seed; 0 if it was not an int.
     """
 
     network: str | None
     weights: str | None
     C: float | None
-    seed: int
+    random_state: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClassifierFile:
-    """What the file of a classifier holds.
+    """The content of a classifier's file.
 
     Attributes
     ----------
@@ -82,30 +82,30 @@ class ClassifierFile:
     weights
         Its weights.
     preprocessing
-        How it wants pictures.
+        Its preprocessing.
     classes
-        (c,) what its outputs stand for.
-    strength
-        The regularisation it was fitted with; None if it was not fitted here.
+        (c,) the class of each output.
+    C
+        The inverse regularization strength that was used; None for a pretrained classifier.
     parameters
-        What the classifier was fitted with.
+        Those of the classifier when it was fitted.
     """
 
     network: Network
     weights: Mapping[str, npt.NDArray[np.float32]]
     preprocessing: Preprocessing
     classes: npt.NDArray[Any]
-    strength: float | None
+    C: float | None
     parameters: FitParameters
 
 
 def write_classifier(path: str | os.PathLike[str], content: ClassifierFile) -> None:
-    """Write ``content`` to ``path``, whole or not at all.
+    """Write ``content`` to ``path``, atomically.
 
     Raises
     ------
     OutputError
-        If it cannot be written there.
+        If the file cannot be written.
     """
     metadata = {
         "format": _FORMAT,
@@ -114,7 +114,7 @@ def write_classifier(path: str | os.PathLike[str], content: ClassifierFile) -> N
         "preprocessing": json.dumps(content.preprocessing.to_dict()),
         "classes": json.dumps(content.classes.tolist()),
         "classes_dtype": content.classes.dtype.str,
-        "strength": json.dumps(content.strength),
+        "C": json.dumps(content.C),
         "parameters": json.dumps(dataclasses.asdict(content.parameters)),
     }
     metadata["sha256"] = digest(content.weights, metadata)
@@ -122,45 +122,45 @@ def write_classifier(path: str | os.PathLike[str], content: ClassifierFile) -> N
 
 
 def read_classifier(path: str | os.PathLike[str]) -> ClassifierFile:
-    """Read what `write_classifier` wrote, and check that it fits together.
+    """Read a file that `write_classifier` wrote, and check that it is consistent.
 
-    The file is not needed afterwards, and may be written over.
+    The file may be deleted or replaced afterwards.
 
     Raises
     ------
     FileFormatError
-        If it does not, or the file is of another kind, damaged, or from a newer version.
+        If it is not, or is of another kind, damaged, or from a newer version.
     """
     tensors, metadata = read_safetensors(path)
     where = os.fspath(path)
     if metadata.get("format") != _FORMAT:
-        raise FileFormatError(f"{where}: no classifier saved by transferkit")
+        raise FileFormatError(f"{where}: not a classifier saved by transferkit")
     try:
         version = int(metadata["format_version"])
     except (KeyError, ValueError):
-        raise FileFormatError(f"{where}: damaged: it does not say its version") from None
+        raise FileFormatError(f"{where}: damaged: its format version is missing") from None
     if version > _VERSION:
         raise FileFormatError(
-            f"{where}: written by a newer transferkit (version {version} of the format; this one "
-            f"reads up to {_VERSION}); pip install --upgrade transferkit"
+            f"{where}: written by a newer transferkit (format version {version}; this one reads up "
+            f"to {_VERSION}); run pip install --upgrade transferkit"
         )
     if version < 1:
-        raise FileFormatError(f"{where}: damaged: there is no version {version} of the format")
+        raise FileFormatError(f"{where}: damaged: invalid format version {version}")
     expected_digest = metadata.pop("sha256", None)
     if digest(tensors, metadata) != expected_digest:
-        raise FileFormatError(f"{where}: damaged: what is in it is not what was saved")
-    # From here on the file is as it was written, but not perforce by transferkit.
+        raise FileFormatError(f"{where}: damaged: its SHA-256 does not match its content")
+    # The file is as it was written, but not necessarily by transferkit.
     try:
         network = network_from_json(metadata["network"])
         preprocessing = Preprocessing.from_dict(json.loads(metadata["preprocessing"]))
         classes = _classes(json.loads(metadata["classes"]), metadata["classes_dtype"])
-        strength = _strength(json.loads(metadata["strength"]))
+        C = _parse_C(json.loads(metadata["C"]))
         parameters = _parameters(json.loads(metadata["parameters"]))
     except _PARSING_ERRORS as error:
         raise FileFormatError(f"{where}: damaged: {error!r}") from error
     check_weights(where, tensors, network)
     _check_outputs(where, network, preprocessing, len(classes))
-    return ClassifierFile(network, in_memory(tensors), preprocessing, classes, strength, parameters)
+    return ClassifierFile(network, in_memory(tensors), preprocessing, classes, C, parameters)
 
 
 def _classes(values: object, name: str) -> npt.NDArray[Any]:
@@ -172,37 +172,38 @@ def _classes(values: object, name: str) -> npt.NDArray[Any]:
         or not all(isinstance(value, expected) for value in values)
         or len(set(values)) != len(values)
     ):
-        raise ValueError("the classes are no list of different texts or numbers")
-    # A type of texts says how long they may be, and memory is taken accordingly.
+        raise ValueError("the classes are not a list of distinct strings or numbers")
+    # The dtype of strings determines how much memory is allocated.
     if dtype.itemsize * len(values) > _MAX_CLASSES_BYTES:
-        raise ValueError(f"the classes are said to be of type {name}")
+        raise ValueError(f"the classes have dtype {name}")
     classes = np.asarray(values, dtype=dtype)
     if dtype.kind == "f" and not np.isfinite(classes).all():
         raise ValueError("the classes are not all finite")
     return classes
 
 
-def _strength(value: object) -> float | None:
+def _parse_C(value: object) -> float | None:  # noqa: N802
     if value is None or (isinstance(value, (int, float)) and 0 < value < math.inf):
         return value
-    raise ValueError(f"the strength is {value!r}")
+    raise ValueError(f"C is {value!r}")
 
 
 def _parameters(values: Mapping[str, object]) -> FitParameters:
-    network, weights, seed = values["network"], values["weights"], values["seed"]
+    network, weights = values["network"], values["weights"]
+    random_state = values["random_state"]
     if (
         not (network is None or isinstance(network, str))
         or not (weights is None or isinstance(weights, str))
-        or not isinstance(seed, int)
+        or not isinstance(random_state, int)
     ):
         raise ValueError(f"the parameters are {values!r}")
-    return FitParameters(network, weights, _strength(values["C"]), seed)
+    return FitParameters(network, weights, _parse_C(values["C"]), random_state)
 
 
 def _check_outputs(
     where: str, network: Network, preprocessing: Preprocessing, classes: int
 ) -> None:
-    """See that the network runs, and gives a probability for each class."""
+    """Raise an error unless the network runs and outputs a probability for each class."""
     side = preprocessing.size or network.input_size
     unknown = {node.operation for node in network.nodes} - OPERATIONS
     if unknown:
@@ -217,5 +218,5 @@ def _check_outputs(
     shape = shapes.get("probabilities")
     if shape != (classes,):
         raise FileFormatError(
-            f"{where}: damaged: {classes} classes, but probabilities of shape {shape}"
+            f"{where}: damaged: {classes} classes, but probabilities have shape {shape}"
         )

@@ -27,12 +27,12 @@ def load_optimizer(
     progress = False if quiet else None
     if not network.endswith(MODEL_SUFFIX):
         return ImageOptimizer(
-            network, weights=weights, backend=backend, seed=seed, progress=progress
+            network, weights=weights, backend=backend, random_state=seed, progress=progress
         )
     if weights is not None:
         raise typer.BadParameter(f"{network}: has its own weights; leave out --weights")
     classifier = Classifier.load(network, backend=backend)
-    return ImageOptimizer(classifier, backend=backend, seed=seed, progress=progress)
+    return ImageOptimizer(classifier, backend=backend, random_state=seed, progress=progress)
 
 
 def parse_class(given: str) -> str | int:

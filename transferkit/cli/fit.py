@@ -59,7 +59,7 @@ def fit(
         C=strength,
         weights=weights,
         backend=backend,
-        seed=seed,
+        random_state=seed,
         batch_size=batch_size,
         progress=False if quiet else None,
     )

@@ -119,10 +119,8 @@ def _probabilities(
     from transferkit.features.extractor import FeatureExtractor
 
     extractor = FeatureExtractor(
-        classifier.network_,
-        weights=classifier.weights_,
+        classifier.model_,
         backend=classifier.backend,
-        preprocessing=classifier.preprocessing_,
         batch_size=batch_size,
         progress=progress,
     )

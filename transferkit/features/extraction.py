@@ -1,4 +1,4 @@
-"""From pictures to the activations of layers: one pass, however many layers and pictures."""
+"""Extraction of the activations of layers from images, in one pass."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ __all__ = ["ExtractionInterrupted", "Features", "NoneReadableError", "compute_fe
 
 @dataclass(frozen=True, eq=False)
 class Features(Mapping[str, npt.NDArray[np.float32]]):
-    """The outputs of some layers for some pictures: a mapping from layer to array.
+    """The outputs of layers for images: a mapping from layer to array.
 
-    The first axis of every array goes over the same pictures, in the order of the input.
+    Row i of every array belongs to the same image; rows are in the order of the input.
 
     Attributes
     ----------
     arrays
         Layer to array (n, h, w, c) or (n, d), float32.
     sources
-        What each row came from: a path, or a place in the input (``"images[3]"``).
+        The source of each row: a path, or a position in the input (``"images[3]"``).
     indices
-        (n,) the place of each row in the input, counting from 0.
+        (n,) the position of each row in the input, counted from 0.
     skipped
-        The pictures that were left out, and why.
+        The images that were left out, and why.
     """
 
     arrays: Mapping[str, npt.NDArray[np.float32]]
@@ -59,26 +59,26 @@ class Features(Mapping[str, npt.NDArray[np.float32]]):
 
 
 class ExtractionInterrupted(KeyboardInterrupt):
-    """Ctrl-C while features were computed; what was done is not lost.
+    """Raised on Ctrl-C during an extraction; holds the results so far.
 
     Attributes
     ----------
-    found
-        The features of the pictures up to then; None if there are none yet.
+    features
+        The features of the images so far; None if there are none.
     """
 
-    def __init__(self, found: Features | None) -> None:
+    def __init__(self, features: Features | None) -> None:
         super().__init__("interrupted")
-        self.found = found
+        self.features = features
 
 
 class NoneReadableError(DatasetError):
-    """Not one of the pictures can be read.
+    """None of the images can be read.
 
     Attributes
     ----------
     skipped
-        The pictures, and why.
+        The images, and why.
     """
 
     def __init__(self, skipped: list[Skipped]) -> None:
@@ -87,7 +87,9 @@ class NoneReadableError(DatasetError):
 
     def __str__(self) -> str:
         reasons = [f"{left_out.source}: {left_out.reason}" for left_out in self.skipped[:3]]
-        return f"none of the {len(self.skipped)} images can be read: {'; '.join(reasons)}"
+        number = len(self.skipped)
+        which = "the image cannot" if number == 1 else f"none of {number} images can"
+        return f"{which} be read: {'; '.join(reasons)}"
 
 
 def compute_features(
@@ -100,42 +102,43 @@ def compute_features(
     on_error: str,
     progress: bool | None,
 ) -> Features:
-    """Run a network over pictures and collect the outputs of layers.
+    """Run a network over images and collect the outputs of layers.
 
     Parameters
     ----------
     program
-        The network on its backend.
+        The network on a backend.
     preprocessing
-        How pictures are resized and cropped.
+        How images are resized and cropped.
     images
-        As for `transferkit.images.stream_batches`; read in threads while the network runs.
+        As for `transferkit.images.stream_batches`. They are read in threads while the network
+        runs.
     layers
-        Which outputs to collect.
+        The layers whose outputs are collected.
     batch_size
-        How many pictures the network gets at once.
+        Number of images in a batch.
     on_error
         ``"raise"`` or ``"skip"``.
     progress
-        Whether a progress bar is shown; None: on a terminal.
+        Whether to show a progress bar; None: only on a terminal.
 
     Raises
     ------
     ImageError
-        If a picture cannot be read, and ``on_error`` is ``"raise"``.
+        If an image cannot be read and ``on_error`` is ``"raise"``.
     DatasetError
-        If there are no pictures, or, as `NoneReadableError`, all were left out.
+        If there are no images; `NoneReadableError` if all were skipped.
     UnknownNameError
-        If there is no such layer.
+        If a layer is unknown.
     ShapeError
-        If the network cannot take pictures of their size.
+        If the network cannot run on images of their size.
     ExtractionInterrupted
         On Ctrl-C.
     """
-    # One asked for twice is computed, and its rows are collected, once.
+    # A layer that is listed twice is collected once.
     layers = list(dict.fromkeys(layers))
     if not layers:
-        raise ParameterError("layers is empty; name at least one")
+        raise ParameterError("layers is empty; expected at least one")
     for layer in layers:
         program.network.resolve(layer)
     if isinstance(images, (str, os.PathLike)):
@@ -146,8 +149,8 @@ def compute_features(
     indices: list[int] = []
     skipped: list[Skipped] = []
 
-    def found() -> Features:
-        # After an interruption the layers may have rows whose sources are not noted yet.
+    def result() -> Features:
+        # After an interruption, layers may have rows whose sources are not recorded yet.
         number = min(len(sources), len(indices))
         arrays = {layer: rows[layer].array(number) for layer in layers}
         return Features(arrays, sources[:number], np.asarray(indices[:number], np.intp), skipped)
@@ -168,14 +171,14 @@ def compute_features(
                 indices += batch.indices
                 advance(len(batch.sources))
     except KeyboardInterrupt:
-        raise ExtractionInterrupted(found() if sources else None) from None
+        raise ExtractionInterrupted(result() if sources else None) from None
     if not sources:
         raise NoneReadableError(skipped)
-    return found()
+    return result()
 
 
 class _Rows:
-    """An array that grows by rows; as large as it will be from the start where that is known."""
+    """An array that grows by rows; allocated in full if the number of rows is known."""
 
     def __init__(self, expected: int | None) -> None:
         self._expected = expected
@@ -194,10 +197,10 @@ class _Rows:
         self._length = needed
 
     def array(self, length: int) -> npt.NDArray[np.float32]:
-        """The first ``length`` rows."""
+        """Return the first ``length`` rows."""
         if self._buffer is None:
             return np.empty((0,), np.float32)
         if length == len(self._buffer):
             return self._buffer
-        # A copy, so that the rows that were never filled are let go.
+        # A copy, to free the memory of rows that were never filled.
         return self._buffer[:length].copy()

@@ -1,4 +1,4 @@
-"""A layer's channels as one picture: what each of them sees in a photo."""
+"""The channels of a layer as a grid of tiles."""
 
 from __future__ import annotations
 
@@ -24,69 +24,69 @@ def show_layer(
     *,
     channels: Sequence[int] | None = None,
     scale: str = "channel",
-    photo: ImageLike | None = None,
+    image: ImageLike | None = None,
     title: str = "",
 ) -> Image.Image:
-    """A layer's output for one picture, each channel a tile with its number below it.
+    """Draw a layer's output for one image, each channel as a tile with its number below.
 
     Parameters
     ----------
     activations
         (h, w, c).
     channels
-        Which channels, counted from 0, in which order; None: all.
+        The channels to draw, in this order, counted from 0; None: all.
     scale
-        ``"channel"``: each tile goes from dark, the smallest value in it, to bright, the
-        largest. ``"layer"``: all are coloured alike, from the smallest value of the whole
-        layer to the largest, so that tiles can be compared.
-    photo
-        The picture that the network saw; the first tile.
+        ``"channel"``: the colors of each tile range from its minimum, dark, to its maximum,
+        bright. ``"layer"``: all tiles share the range of the whole layer, so that they can be
+        compared.
+    image
+        The image that the network received, drawn as the first tile.
     title
         A line above the tiles.
 
     Returns
     -------
     PIL image
-        Of mode RGB.
+        Mode RGB.
 
     Raises
     ------
     ShapeError
-        If ``activations`` have another number of axes.
+        If ``activations`` does not have three axes.
     ParameterError
-        If there is no such channel or scale, or a value is infinite or not a number.
+        If a channel or ``scale`` is invalid, or a value is not finite.
 
     Examples
     --------
     >>> import numpy as np
     >>> from transferkit.features.layer_grid import show_layer
-    >>> picture = show_layer(np.random.default_rng(0).random((7, 7, 12), np.float32))
-    >>> picture.mode
+    >>> image = show_layer(np.random.default_rng(0).random((7, 7, 12), np.float32))
+    >>> image.mode
     'RGB'
     """
     if activations.ndim != 3:
         raise ShapeError(f"activations have shape {activations.shape}; expected (h, w, c)")
     check_channels(activations.shape[2], channels, scale)
     if not np.isfinite(activations).all():
-        raise ValueError("the layer has values that are infinite or not a number")
+        raise ParameterError("activations has values that are not finite")
     shown = range(activations.shape[2]) if channels is None else channels
     lowest, highest = float(activations.min()), float(activations.max())
     if scale == "layer":
-        scale_bar = ScaleBar(f"{lowest:.4g}", f"{highest:.4g}, in all channels alike")
+        scale_bar = ScaleBar(f"{lowest:.4g}", f"{highest:.4g}, for all channels")
     else:
-        scale_bar = ScaleBar("each channel's smallest value", "its largest")
+        scale_bar = ScaleBar("minimum of each channel", "maximum")
     tiles: list[Tile] = []
-    if photo is not None:
-        input_image = read_image(photo, "photo")
+    if image is not None:
+        input_image = read_image(image, "image")
         if isinstance(input_image, np.ndarray):
             input_image = Image.fromarray(to_uint8(input_image))
         tiles.append(input_image)
-    labels = [] if photo is None else ["photo"]
+    labels = [] if image is None else ["input"]
     for channel in shown:
         values = activations[:, :, channel].astype(np.float64)
         if scale == "channel":
             lowest, highest = float(values.min()), float(values.max())
-        # Where all values are the same there is nothing to tell apart: all dark.
+        # A constant channel is drawn dark.
         spread = highest - lowest or 1.0
         tiles.append(colormap((values - lowest) / spread))
         labels.append(str(channel))
@@ -94,51 +94,53 @@ def show_layer(
 
 
 def check_channels(number: int, channels: Sequence[int] | None, scale: str) -> None:
-    """See that a layer of so many channels can be shown so.
+    """Check ``channels`` and ``scale`` for a layer of ``number`` channels.
 
     Raises
     ------
     ParameterError
-        If there is no such channel or scale.
+        If a channel or ``scale`` is invalid.
     TypeError
-        If ``channels`` is no list of whole numbers.
+        If ``channels`` is not a sequence of integers.
     """
     if scale not in _SCALES:
         raise ParameterError(f"scale is {scale!r}; expected {' or '.join(map(repr, _SCALES))}")
     if channels is None:
         return
-    whole = isinstance(channels, (Sequence, np.ndarray)) and all(
+    are_integers = isinstance(channels, (Sequence, np.ndarray)) and all(
         isinstance(channel, Integral) for channel in channels
     )
-    if not whole:
-        raise TypeError(f"channels is {channels!r}; expected a list of whole numbers")
+    if not are_integers:
+        raise TypeError(f"channels is {channels!r}; expected a list of integers")
     if len(channels) == 0:
-        raise ParameterError("channels is empty; name at least one, or None for all")
+        raise ParameterError("channels is empty; expected at least one, or None for all")
     for channel in channels:
         if not 0 <= channel < number:
-            raise ParameterError(f"there is no channel {channel}; the layer has 0 to {number - 1}")
+            raise ParameterError(
+                f"channels has {channel}; the layer has channels 0 to {number - 1}"
+            )
 
 
 def check_is_map(layer: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """See that a layer's output has a height and a width.
+    """Raise an error unless the output of a layer is a feature map.
 
     Parameters
     ----------
     layer
         One of ``shapes``.
     shapes
-        Each layer to its output's shape for one picture.
+        Layer to the shape of its output for one image.
 
     Raises
     ------
     ShapeError
-        If it has not; names layers that have.
+        If it is a vector; the message lists layers that have feature maps.
     """
     if len(shapes[layer]) == 3:
         return
     maps = [name for name, shape in shapes.items() if len(shape) == 3]
     close = ", ".join(maps[-5:])
     raise ShapeError(
-        f"layer {layer!r} has shape {shapes[layer]}, no height and width, and so no picture; "
-        f"the last layers that have one are: {close or 'none'}"
+        f"layer {layer!r} has shape {shapes[layer]}; expected a feature map (h, w, c), such as "
+        f"that of one of the last layers that have one: {close or 'none'}"
     )

@@ -1,4 +1,4 @@
-"""Features in a NumPy file; what an interrupted run has done is kept, and gone on from."""
+"""Extraction to a NumPy file, which is resumed after an interruption."""
 
 from __future__ import annotations
 
@@ -32,37 +32,37 @@ def extract_to_file(
     """Extract features of files and write them to a ``.npz`` file.
 
     The file has an array for each layer, and ``sources``, the path of each row, in the order
-    of ``files``. Pictures that cannot be read are left out. On Ctrl-C what is done is written
-    beside it, under the name with ``.partial`` behind it; the next call with the same output
-    and layers takes it from there and removes it in the end.
+    of ``files``. Images that cannot be read are left out. On Ctrl-C the results so far are
+    written to a second file, named after the first with ``.partial`` appended; the next call
+    with the same output and layers resumes from it, and removes it at the end.
 
     Parameters
     ----------
     extractor
-        What extracts.
+        The extractor to run.
     files
-        Of pictures.
+        Paths of images.
     layers
-        Which layers.
+        The layers to extract.
     output
         The file to write.
 
     Returns
     -------
     Features
-        What was written, and what was skipped.
+        The features that were written, and the images that were skipped.
 
     Raises
     ------
     OutputError
-        If the file cannot be written; found out before the work where that is possible.
+        If the file cannot be written; checked before the extraction where possible.
     UnknownNameError
-        If there is no such layer.
+        If a layer is unknown.
     KeyboardInterrupt
-        On Ctrl-C, once what is done has been written.
+        On Ctrl-C, after the results so far have been written.
     """
     if output.suffix != ".npz":
-        raise OutputError(f"{output}: features are written to a NumPy file; end its name in .npz")
+        raise OutputError(f"{output}: expected a file name that ends in .npz")
     check_writable(output)
     partial = output.with_name(output.name + ".partial")
     done = _read(partial, extractor, layers, files)
@@ -73,23 +73,23 @@ def extract_to_file(
     except NoneReadableError as error:
         if not done.sources:
             raise
-        # What an earlier call left over are just the pictures that cannot be read.
+        # An earlier call has done all images that can be read.
         new = dataclasses.replace(done, skipped=error.skipped)
     except ExtractionInterrupted as interruption:
-        if interruption.found is not None:
-            kept = _joined(files, layers, done, interruption.found)
+        if interruption.features is not None:
+            kept = _joined(files, layers, done, interruption.features)
             _write(partial, {**_arrays(kept), **_origin(extractor, kept.sources)})
         raise
-    found = _joined(files, layers, done, new or done)
-    _write(output, _arrays(found))
+    features = _joined(files, layers, done, new or done)
+    _write(output, _arrays(features))
     partial.unlink(missing_ok=True)
-    return found
+    return features
 
 
 def _joined(
     files: Sequence[Path], layers: Sequence[str], done: Features, new: Features
 ) -> Features:
-    """The rows of both, in the order of ``files``."""
+    """Return the rows of both, in the order of ``files``."""
     if not done.sources:
         return new
     sources = [*done.sources, *new.sources]
@@ -102,12 +102,12 @@ def _joined(
     return Features(arrays, ordered, np.asarray(indices, np.intp), new.skipped)
 
 
-def _arrays(found: Features) -> dict[str, npt.NDArray[Any]]:
-    return {**found, "sources": np.asarray(found.sources)}
+def _arrays(features: Features) -> dict[str, npt.NDArray[Any]]:
+    return {**features, "sources": np.asarray(features.sources)}
 
 
 def _origin(extractor: FeatureExtractor, sources: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
-    """All that the numbers depend on: what they must still agree with to be gone on from."""
+    """Return a digest of everything that the values depend on, and the files' times."""
     model = extractor.model()
     description = {
         "network": network_to_json(model.network),
@@ -120,7 +120,7 @@ def _origin(extractor: FeatureExtractor, sources: Sequence[str]) -> dict[str, np
 
 
 def _modified(source: str) -> int:
-    """When a file was last changed, in nanoseconds; 0 if it is gone."""
+    """Return the modification time of a file in nanoseconds; 0 if it does not exist."""
     try:
         return os.stat(source).st_mtime_ns
     except OSError:
@@ -129,7 +129,7 @@ def _modified(source: str) -> int:
 
 def _write(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     with write_atomically(path) as file, zipfile.ZipFile(file, "w") as archive:
-        # np.savez takes names as keyword arguments, of which "file" would be its own.
+        # np.savez takes names as keyword arguments, and "file" is one of its own.
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, array, allow_pickle=False)
@@ -138,13 +138,13 @@ def _write(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
 def _read(
     path: Path, extractor: FeatureExtractor, layers: Sequence[str], files: Sequence[Path]
 ) -> Features:
-    """What an interrupted run left for these; nothing if there is none, or another's."""
+    """Return the results of an interrupted run with the same settings; empty if there are none."""
     nothing = Features({}, [], np.empty(0, np.intp), [])
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays: Mapping[str, npt.NDArray[Any]] = dict(archive)
     except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile):
-        # Not written by `_write`: no archive of arrays at all.
+        # Not written by `_write`.
         return nothing
     if set(arrays) != {*layers, "sources", "made_by", "modified"}:
         return nothing
@@ -154,7 +154,7 @@ def _read(
     origin = _origin(extractor, sources)
     if arrays["made_by"] != origin["made_by"]:
         return nothing
-    # A picture that was changed since is done again.
+    # An image that has changed since is extracted again.
     unchanged = arrays["modified"] == origin["modified"]
     names = set(map(os.fspath, files))
     rows = [row for row, source in enumerate(sources) if source in names and bool(unchanged[row])]

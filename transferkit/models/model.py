@@ -1,11 +1,10 @@
-"""A network with its weights, its way of reading a picture, and the names of its classes."""
+"""A network with its weights, its preprocessing and the labels of its classes."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -13,111 +12,163 @@ import numpy as np
 import numpy.typing as npt
 
 from transferkit.backends import Backend, Program, WrappedModel, backend_of, get_backend
-from transferkit.backends.base import INFERENCE
+from transferkit.backends.shapes import infer_shapes
 from transferkit.errors import ParameterError, UnknownNameError, UnsupportedError
 from transferkit.images import Preprocessing
 from transferkit.networks import Network, random_weights
 from transferkit.networks.initialization import INITIALIZATIONS
-from transferkit.weights import WeightsEntry, find_weights, imagenet_classes, load_weights
+from transferkit.support.random_state import RandomState
+from transferkit.weights import find_weights, imagenet_classes, load_weights
 from transferkit.weights.files import check_weights
 from transferkit.weights.own_file import RANDOM, is_weights_file, load_weights_file
 
-__all__ = ["AnyWeights", "LazyProgram", "Model", "load_model"]
+__all__ = ["AnyWeights", "Model", "find_architecture", "load_model"]
 
 AnyWeights: TypeAlias = str | os.PathLike[str] | Mapping[str, npt.NDArray[np.float32]] | None
-"""What may be given as weights: a name, a file, arrays, or nothing."""
+"""What is accepted as weights: a name, a file, arrays, or None."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Model:
-    """All that is needed to go from pictures to a network's outputs, on any backend.
+    """A network with its weights, its preprocessing and the labels of its classes.
 
     Attributes
     ----------
     network
-        What is computed.
+        The network, as data.
     weights
-        With which numbers.
+        Parameter name to float32 array; empty for a framework's own model.
     preprocessing
-        From pictures read how.
+        How images are resized, cropped and normalized for it.
     labels
-        What each of its logits stands for; None where that is not known.
+        The label of each logit; None if unknown.
     wrapped
-        What computes the nodes of the network that are a framework's own model, if any.
+        The framework's own model that computes the `WRAPPED` nodes of the network, if any.
     """
 
     network: Network
     weights: Mapping[str, npt.NDArray[np.float32]]
     preprocessing: Preprocessing
-    labels: tuple[str, ...] | None
+    labels: tuple[Hashable, ...] | None = None
     wrapped: WrappedModel | None = None
+
+    @property
+    def image_size(self) -> int:
+        """The side in pixels of the images that it is run on by default."""
+        return self.preprocessing.size or self.network.input_size
+
+    def layers(self) -> Mapping[str, tuple[int, ...]]:
+        """Return the shape of each layer's output for one image, (h, w, c) or (d,)."""
+        return infer_shapes(self.network, self.image_size, self.image_size, self.wrapped)
+
+    def program(self, backend: Backend) -> Program:
+        """Return a program that runs the model on ``backend``."""
+        return Program(backend, self.network, self.weights, self.wrapped)
 
 
 def load_model(
-    network: str | Network | object,
+    network: str | Network | Model | object,
     weights: AnyWeights = None,
     preprocessing: Preprocessing | None = None,
     backend: str | Backend | None = None,
     device: str | None = None,
     *,
     initialization: str = "he",
-    seed: int | np.random.Generator | None = None,
+    random_state: RandomState = None,
     progress: bool | None = None,
 ) -> Model:
-    """The model that the parameters of an estimator ask for.
+    """Load the model that the parameters of an estimator describe.
 
     Parameters
     ----------
     network
-        A name in the catalogue, a network, or an object of a framework: a
+        A name in the catalog, a network, a model, or an object of a framework: a
         ``torch.nn.Module`` or a ``keras.Model``.
     weights
-        For a network of the catalogue: the name of published weights (None: the network's
-        first), the path of a file, or ``"random"``. For a network of one's own: an array for
-        each of its parameters, or ``"random"``.
+        For a network of the catalog: the name of published weights (None: the network's
+        first), the path of a file, or ``"random"``. For a `Network`: a mapping from parameter
+        name to array, or ``"random"``.
     preprocessing
-        How pictures are read; None means as the published weights expect, and for a network
-        of one's own: the shorter side resized to its input size, and the centre cut out. Mean
-        and deviation belong to published weights and need not be said again. A
-        ``torch.nn.Module`` needs it; a ``keras.Model`` says of itself how large pictures are.
+        How images are read; None: as the published weights expect, and for a `Network`: the
+        shorter side resized to its input size, then a center crop. Mean, standard deviation
+        and channel order of published weights need not be repeated. Required for a
+        ``torch.nn.Module``.
     backend, device
         What runs an object of a framework; None: the backend that it belongs to.
-    initialization, seed
+    initialization, random_state
         Of random weights, as for `transferkit.networks.random_weights`.
     progress
-        Of a download; None shows it on a terminal only.
+        Whether a download shows a progress bar; None: only on a terminal.
 
     Raises
     ------
     UnknownNameError
-        If there is no such network or no such weights.
+        If the network, the weights or the initialization are unknown.
     FileFormatError
-        If the weights are not those of the network.
+        If the weights do not fit the network.
     DownloadError
-        If they have to be downloaded, and cannot be.
+        If the weights have to be downloaded, and cannot be.
     TypeError
-        If a network and the weights do not go together.
+        If the network and the weights cannot be combined.
     UnsupportedError
         If an object of a framework cannot be run, or not by this backend.
     ParameterError
-        If ``preprocessing`` normalises otherwise than the published weights expect.
+        If ``preprocessing`` normalizes differently from what the published weights expect.
     """
     if initialization not in INITIALIZATIONS:
         raise UnknownNameError("initialization", initialization, INITIALIZATIONS)
     if isinstance(network, str):
-        return _load_catalogued(network, weights, preprocessing, initialization, seed, progress)
+        return _load_catalogued(
+            network, weights, preprocessing, initialization, random_state, progress
+        )
+    if isinstance(network, Model):
+        if weights is not None:
+            raise TypeError("a Model has its own weights; omit weights")
+        expected = network.preprocessing
+        return dataclasses.replace(
+            network, preprocessing=_normalize_as(expected, preprocessing, "the model")
+        )
     if not isinstance(network, Network):
         return _wrap(network, weights, preprocessing, backend, device)
     if isinstance(weights, str) and weights == RANDOM:
-        weights = random_weights(network, seed, initialization)
+        weights = random_weights(network, random_state, initialization)
     if not isinstance(weights, Mapping):
         raise TypeError(
-            "a network of one's own needs its weights as a mapping from parameter name to array, "
-            f"or {RANDOM!r}, not {weights!r}"
+            f"weights is {weights!r}; a Network needs a mapping from parameter name to array, or "
+            f"{RANDOM!r}"
         )
     arrays = {name: _float32(name, array) for name, array in weights.items()}
     check_weights("weights", arrays, network)
-    return Model(network, arrays, preprocessing or Preprocessing(network.input_size), None)
+    return Model(network, arrays, preprocessing or Preprocessing(network.input_size))
+
+
+def find_architecture(
+    network: object, weights: AnyWeights = None, preprocessing: Preprocessing | None = None
+) -> Model | None:
+    """Describe a model without loading its weights, to learn its layers and their shapes.
+
+    Parameters
+    ----------
+    network, weights, preprocessing
+        As for `load_model`.
+
+    Returns
+    -------
+    Model or None
+        A model without weights; None unless ``network`` is a name in the catalog with
+        published or random weights.
+
+    Raises
+    ------
+    UnknownNameError
+        If the network or the weights are unknown.
+    ParameterError
+        If ``preprocessing`` normalizes differently from what the published weights expect.
+    """
+    if not isinstance(network, str) or isinstance(weights, Mapping) or is_weights_file(weights):
+        return None
+    entry = find_weights(network, None if weights in (None, RANDOM) else str(weights))
+    return Model(entry.build(), {}, _normalize_as(entry.preprocessing, preprocessing, str(entry)))
 
 
 def _load_catalogued(
@@ -125,27 +176,29 @@ def _load_catalogued(
     weights: AnyWeights,
     preprocessing: Preprocessing | None,
     initialization: str,
-    seed: int | np.random.Generator | None,
+    random_state: RandomState,
     progress: bool | None,
 ) -> Model:
     labels = tuple(image_class.name for image_class in imagenet_classes())
     if isinstance(weights, Mapping):
         raise TypeError(
-            f"network {network!r} takes the name of published weights or a file, not arrays; to "
-            "use arrays give the network itself: transferkit.networks.build_network"
+            f"weights are arrays; network {network!r} takes the name of published weights or a "
+            "file. To use arrays, pass the network itself: transferkit.networks.build_network"
         )
     if weights is not None and is_weights_file(weights):
         built, arrays, entry, is_published = load_weights_file(network, weights)
-        expected = _with_normalization(preprocessing, entry)
+        expected = _normalize_as(entry.preprocessing, preprocessing, str(entry))
         return Model(built, arrays, expected, labels if is_published else None)
     if weights == RANDOM:
         entry = find_weights(network)
         built = entry.build()
-        expected = _with_normalization(preprocessing, entry)
-        return Model(built, random_weights(built, seed, initialization), expected, None)
+        expected = _normalize_as(entry.preprocessing, preprocessing, str(entry))
+        return Model(built, random_weights(built, random_state, initialization), expected)
     entry = find_weights(network, None if weights is None else str(weights))
     built, arrays = load_weights(entry, progress=progress)
-    return Model(built, arrays, _with_normalization(preprocessing, entry), labels)
+    return Model(
+        built, arrays, _normalize_as(entry.preprocessing, preprocessing, str(entry)), labels
+    )
 
 
 def _wrap(
@@ -155,21 +208,21 @@ def _wrap(
     backend: str | Backend | None,
     device: str | None,
 ) -> Model:
-    """A framework's own object, run by the backend that it belongs to."""
+    """Wrap an object of a framework for the backend that it belongs to."""
     try:
         owner = backend_of(model)
     except TypeError:
         raise TypeError(
-            f"network is a {type(model).__name__}; expected a name, a Network, a torch.nn.Module "
-            "or a keras.Model"
+            f"network is a {type(model).__name__}; expected a name, a Network, a Model, a "
+            "torch.nn.Module or a keras.Model"
         ) from None
     if weights is not None:
-        raise TypeError(f"a {type(model).__name__} has its own weights; leave out weights")
+        raise TypeError(f"a {type(model).__name__} has its own weights; omit weights")
     chosen = get_backend(owner if backend is None else backend, device=device)
     if chosen.name != owner:
         raise UnsupportedError(
-            f"a {type(model).__name__} can be run by backend {owner!r} only, not by "
-            f"{chosen.name!r}; leave out backend"
+            f"backend {chosen.name!r} cannot run a {type(model).__name__}; only {owner!r} can. "
+            "Omit backend"
         )
     if preprocessing is None:
         wrapped = chosen.wrap(model)
@@ -184,28 +237,29 @@ def _wrap(
     expected: Any = wrapped.network.node("normalize").attributes
     given = preprocessing or Preprocessing(wrapped.network.input_size)
     given = dataclasses.replace(given, mean=expected["mean"], std=expected["std"])
-    return Model(wrapped.network, {}, given, None, wrapped)
+    return Model(wrapped.network, {}, given, wrapped=wrapped)
 
 
 def _float32(name: str, array: npt.ArrayLike) -> npt.NDArray[np.float32]:
-    """An array of one's own weights, in the type that all weights have."""
+    """Convert an array of user-defined weights to float32."""
     found = np.asarray(array)
     if found.dtype.kind not in "fiu":
-        raise TypeError(f"weights[{name!r}] is of type {found.dtype}; expected float32")
+        raise TypeError(f"weights[{name!r}] has dtype {found.dtype}; expected float32")
     return found.astype(np.float32, copy=False)
 
 
-def _with_normalization(given: Preprocessing | None, entry: WeightsEntry) -> Preprocessing:
-    """The given way of reading pictures, normalised as the weights expect."""
-    expected = entry.preprocessing
+def _normalize_as(
+    expected: Preprocessing, given: Preprocessing | None, owner: str
+) -> Preprocessing:
+    """Return the given preprocessing with the normalization that the network applies."""
     if given is None:
         return expected
-    unsaid = Preprocessing()
-    if _normalization(given) not in (_normalization(expected), _normalization(unsaid)):
+    default = Preprocessing()
+    if _normalization(given) not in (_normalization(expected), _normalization(default)):
         raise ParameterError(
-            f"the weights {entry.name!r} of {entry.network} were trained on pixels normalised "
-            f"with mean {expected.mean} and std {expected.std} in the order "
-            f"{expected.channel_order}, not {given.mean} and {given.std} in {given.channel_order}"
+            f"preprocessing has mean {given.mean}, std {given.std} and channel order "
+            f"{given.channel_order!r}, but {owner} expects {expected.mean}, {expected.std} and "
+            f"{expected.channel_order!r}; omit the three"
         )
     return dataclasses.replace(
         given, mean=expected.mean, std=expected.std, channel_order=expected.channel_order
@@ -213,56 +267,5 @@ def _with_normalization(given: Preprocessing | None, entry: WeightsEntry) -> Pre
 
 
 def _normalization(preprocessing: Preprocessing) -> tuple[object, ...]:
-    """What a network does with pixels before its first layer."""
+    """Return the part of a preprocessing that the network itself applies."""
     return preprocessing.mean, preprocessing.std, preprocessing.channel_order
-
-
-class LazyProgram:
-    """A program that is made when it is first needed, and again when its parameters change.
-
-    Estimators hold one, so that they can be created, cloned, pickled and sent to another
-    process before any framework is imported; from several threads it is made once.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._made: tuple[tuple[object, ...], Program, Model] | None = None
-
-    def get(
-        self,
-        parameters: tuple[object, ...],
-        make_model: Callable[[], Model],
-        backend: str | Backend | None,
-        device: str | None,
-        *,
-        needs: str = INFERENCE,
-    ) -> tuple[Program, Model]:
-        """The program and its model.
-
-        Parameters
-        ----------
-        parameters
-            What the program is made from; while these are the same objects it is kept.
-        make_model
-            Called if it has to be made.
-        backend, device, needs
-            As for `transferkit.backends.get_backend`.
-        """
-        key = (*parameters, backend, device)
-        with self._lock:
-            if (
-                self._made is None
-                or len(key) != len(self._made[0])
-                or any(new is not old for new, old in zip(key, self._made[0], strict=True))
-            ):
-                # Before the model, which may have to be downloaded.
-                chosen = get_backend(backend, needs=needs, device=device)
-                model = make_model()
-                if model.wrapped is not None:
-                    chosen = get_backend(model.wrapped.backend, needs=needs)
-                program = Program(chosen, model.network, model.weights, model.wrapped)
-                self._made = (key, program, model)
-            return self._made[1], self._made[2]
-
-    def __reduce__(self) -> tuple[type[LazyProgram], tuple[()]]:
-        return (LazyProgram, ())

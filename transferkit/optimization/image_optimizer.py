@@ -1,23 +1,22 @@
-"""`ImageOptimizer`: pictures changed until a network sees in them what it is asked to see."""
+"""`ImageOptimizer`: ideal and adversarial images, by gradient descent on pixels."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
-from numbers import Integral
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.utils.validation import check_is_fitted
 
-from transferkit.backends import Backend, Program, backend_names, backend_of, get_backend
+from transferkit.backends import Backend, Program, backend_names, get_backend
 from transferkit.backends.base import GRADIENTS, INFERENCE
-from transferkit.classification.classifier import Classifier
+from transferkit.classification import Classifier
 from transferkit.errors import ParameterError, ShapeError, UnsupportedError
 from transferkit.images import Images, Preprocessing, stream_batches
-from transferkit.models.class_names import ClassNames
-from transferkit.models.model import AnyWeights, LazyProgram, Model, load_model
+from transferkit.models import AnyWeights, ClassNames, Model, load_model
+from transferkit.models.estimator import NetworkEstimator, document_parameters
 from transferkit.networks import Network
 from transferkit.optimization.attacks.base import AttackRunner
 from transferkit.optimization.attacks.entry import attack_images, transfer_images
@@ -35,12 +34,14 @@ from transferkit.optimization.visualization import (
     find_parametrization,
     optimize_images,
 )
+from transferkit.support.random_state import RandomState, as_generator, as_seed
+from transferkit.support.validation import check_integer
 from transferkit.training import Optimizer, find_optimizer
 
 __all__ = ["DEFAULT_TRANSFORMS", "ImageOptimizer"]
 
 Wanted: TypeAlias = Objective | Hashable
-"""What a picture may be optimised for: an objective, or a class."""
+"""What an image can be optimized for: an objective, or a class."""
 
 DEFAULT_TRANSFORMS: tuple[Transform, ...] = (
     Pad(24),
@@ -49,46 +50,38 @@ DEFAULT_TRANSFORMS: tuple[Transform, ...] = (
     Rotate(15.0),
     Jitter(4),
 )
-"""What pictures go through before the network sees them, unless it is said otherwise.
+"""The random transforms that are applied to an image before each step, by default.
 
-Seen from afar too, with a margin around them, pictures more often hold heads and bodies; seen from
-near alone, patches of fur.
+With a margin around it and at smaller scales, the image more often contains heads and bodies;
+without, only textures.
 """
 
 
-class ImageOptimizer:
-    """Changes pictures by the gradient of a network, for as long as it takes.
+@document_parameters
+class ImageOptimizer(NetworkEstimator):
+    """Optimizes images by gradient descent: ideal images of a class, adversarial images.
 
     Parameters
     ----------
     network
-        A name (``transferkit networks`` lists them), a `transferkit.networks.Network`, a
-        ``torch.nn.Module``, a ``keras.Model``, or a fitted `transferkit.Classifier`, whose
-        classes are then the ones that can be asked for.
-    weights
-        The name of published weights, None for the network's usual ones, the path of a file, or
-        ``"random"``; for a network of one's own, a mapping from parameter name to float32 array.
-        An object of a framework and a classifier bring theirs.
-    backend
-        ``"torch"``, ``"tensorflow"``, the name of another plugin that has gradients, or a
-        `transferkit.backends.Backend`. None: the environment variable
-        ``TRANSFERKIT_BACKEND``, or else the first of these that is installed.
-    device
-        One of the backend's devices; None means the processor.
-    preprocessing
-        How pictures are resized and cropped; None means as the weights expect it.
-    batch_size
-        How many pictures are worked on at once.
-    seed
-        For everything that is drawn: a number, or a generator, which is drawn from. The same
-        number gives the same draws on every backend.
-    progress
-        Whether a progress bar is shown on standard error; None: only on a terminal.
+        As for `transferkit.FeatureExtractor`, or a fitted `transferkit.Classifier`, whose
+        classes can then be used.
+    {weights}
+    {backend}
+    {device}
+    {preprocessing}
+    {batch_size}
+    {initialization}
+    random_state
+        Seed of noise, transforms, random starts and random weights: an int, a
+        ``numpy.random.Generator``, a ``numpy.random.RandomState``, or None for a different one
+        at each call. An int gives the same random numbers on every backend.
+    {progress}
 
     Raises
     ------
     UnknownNameError
-        When first used: if there is no such network, weights, backend or device.
+        When first used: if the network, weights, backend or device is unknown.
     BackendNotInstalledError
         When first used: if the backend's framework is not installed.
     UnsupportedError
@@ -103,25 +96,28 @@ class ImageOptimizer:
 
     def __init__(
         self,
-        network: str | Network | Classifier | object = "mobilenet_v2",
+        network: str | Network | Model | Classifier | object = "mobilenet_v2",
         *,
         weights: AnyWeights = None,
         backend: str | Backend | None = None,
         device: str | None = None,
         preprocessing: Preprocessing | None = None,
         batch_size: int = 32,
-        seed: int | np.random.Generator = 0,
+        initialization: str = "he",
+        random_state: RandomState = 0,
         progress: bool | None = None,
     ) -> None:
-        self.network = network
-        self.weights = weights
-        self.backend = backend
-        self.device = device
-        self.preprocessing = preprocessing
-        self.batch_size = batch_size
-        self.seed = seed
-        self.progress = progress
-        self._program = LazyProgram()
+        super().__init__(
+            network,
+            weights=weights,
+            backend=backend,
+            device=device,
+            preprocessing=preprocessing,
+            batch_size=batch_size,
+            initialization=initialization,
+            random_state=random_state,
+            progress=progress,
+        )
         self._runner: AttackRunner | None = None
 
     def visualize(
@@ -138,84 +134,85 @@ class ImageOptimizer:
         optimizer: str | Optimizer = "adam",
         frames: int = 24,
     ) -> IdealImages:
-        """Make pictures in which the network sees as much as it can of something.
+        """Optimize images that maximize objectives, such as the logit of a class.
 
         Parameters
         ----------
         objectives
-            What is to be seen: a class by name, index or WordNet id, which is then told apart
-            from others, as ``Class(name, "distinct")`` is; or an objective from
-            `transferkit.optimization.objectives`; or a list of these, which makes a picture of
-            each.
+            A class by name, index or WordNet id, which stands for ``Class(name, "distinct")``;
+            an objective from `transferkit.optimization.objectives`; or a list of these, for one
+            image each.
         steps
-            How many, all octaves together; at least 1.
+            The number of steps of all octaves together; at least 1.
         size
-            The side of the square pictures in pixels, to which those of ``start`` are resized
-            and cropped; None: as the network expects them.
+            The side of the square images in pixels, to which ``start`` is resized and cropped;
+            None: as the network expects.
         start
-            A picture to start from, or as many as there are objectives, as for
-            `transferkit.FeatureExtractor`; None: noise. Several pictures and one objective
-            make a picture from each.
+            An image to start from, or one for each objective, as for
+            `transferkit.FeatureExtractor`; None: noise. Several images and one objective give
+            one result for each image.
         octaves
-            How many sizes are gone through, each 1.4 times the one before, up to ``size``, so
-            that large shapes come about as well as small ones. None: 1 from a picture; from
-            noise 3, or as many as the network, the objectives and the steps allow.
+            The number of sizes that the image is optimized at in turn, each 1.4 times the one
+            before, up to ``size``, so that both large and small shapes appear. None: 1 from an
+            image; from noise 3, or as many as the network, the objectives and the steps allow.
         parametrization
             ``"fourier"`` or ``"pixels"``, or one from `transferkit.optimization.visualization`.
         transforms
-            What is done to pictures before the network sees them, drawn anew at each step:
-            from `transferkit.optimization.visualization`, in the order in which they are done.
+            Random transforms from `transferkit.optimization.visualization`, applied in this
+            order before each step.
         regularizers
-            What is to stay small, from `transferkit.optimization.objectives`.
+            Penalties from `transferkit.optimization.objectives` that are added to the loss.
         optimizer
             ``"adam"``, ``"normalized_momentum"`` or ``"normalized_gradient_descent"``, or one from
             `transferkit.training`.
         frames
-            How many pictures are kept on the way, for `IdealImages.animation`, in eight bits;
+            The number of 8-bit intermediate images that are kept for `IdealImages.animation`;
             0 for none.
 
         Returns
         -------
         IdealImages
-            After Ctrl-C as far as it had come, and marked so.
+            After Ctrl-C the images so far, marked as interrupted.
 
         Raises
         ------
         UnknownNameError
-            If there is no such class, layer, channel, or choice of that name.
+            If a class, layer, channel, or the name of a choice is unknown.
         AmbiguousNameError
-            If several classes are called that.
+            If several classes have a name.
         ShapeError
-            If the network cannot take pictures of that size, or the number of starts is not
-            that of the objectives.
+            If the network cannot take images of that size, or the number of starts differs
+            from the number of objectives.
         NotFiniteError
-            If an objective, its derivative or the rate becomes infinite or no number; names the
-            step.
+            If an objective, its gradient or the learning rate is not finite; the message names
+            the step.
         NoGradientError
-            If an objective has no derivative in the pixels.
+            If an objective has no gradient with respect to the pixels.
 
         Examples
         --------
         >>> from transferkit import ImageOptimizer
         >>> from transferkit.optimization import objectives as o
-        >>> optimizer = ImageOptimizer("mobilenet_v2", seed=0)
-        >>> found = optimizer.visualize([o.Channel("features.2", 7), "zebra"], steps=2, size=32)
-        >>> found.images.shape, found.labels
+        >>> optimizer = ImageOptimizer("mobilenet_v2", random_state=0)
+        >>> ideal = optimizer.visualize([o.Channel("features.2", 7), "zebra"], steps=2, size=32)
+        >>> ideal.images.shape, ideal.labels
         ((2, 32, 32, 3), ('features.2, 7', 'zebra'))
         """
         recipe = Recipe(
-            steps=_whole_number("steps", steps, 1),
-            octaves=None if octaves is None else _whole_number("octaves", octaves, 1),
+            steps=check_integer("steps", steps, 1),
+            octaves=None if octaves is None else check_integer("octaves", octaves, 1),
             parametrization=find_parametrization(parametrization),
             transforms=_all_of("transforms", transforms, Transform),  # type: ignore[type-abstract]
             regularizers=_all_of("regularizers", regularizers, Regularizer),  # type: ignore[type-abstract]
             optimizer=find_optimizer(optimizer),
-            frames=_whole_number("frames", frames, 0),
-            batch_size=_whole_number("batch_size", self.batch_size, 1),
+            frames=check_integer("frames", frames, 0),
+            batch_size=check_integer("batch_size", self.batch_size, 1),
         )
         if octaves is not None and steps < octaves:
-            raise ParameterError(f"{steps} steps are not enough for {octaves} octaves")
-        program, model = self._load()
+            raise ParameterError(
+                f"steps is {steps}, but octaves is {octaves}; each octave needs a step"
+            )
+        program, model = self._load(needs=GRADIENTS)
         wanted = list(map(_as_objective, _listed(objectives)))
         preprocessing = model.preprocessing
         if size is not None:
@@ -226,24 +223,21 @@ class ImageOptimizer:
         else:
             pixels, wanted = _read_start(start, preprocessing, wanted)
             shape = (pixels.shape[1], pixels.shape[2])
-        seed = self._drawn_seed()
-        if not isinstance(self.seed, np.random.Generator):
-            seed = int(np.random.default_rng(seed).integers(2**63))
         return optimize_images(
             program,
-            self.classes,
+            _class_names(model),
             wanted,
             pixels,
             shape,
             recipe,
-            seed=seed,
+            seed=int(as_generator(self.random_state).integers(2**63)),
             progress=self.progress,
         )
 
     def attack(
         self,
-        images: Images,
-        labels: Hashable | Sequence[Hashable] | None = None,
+        X: Images,
+        y: Hashable | Sequence[Hashable] | None = None,
         target: Hashable | Sequence[Hashable] | None = None,
         *,
         epsilon: float | Sequence[float] | None = None,
@@ -254,85 +248,87 @@ class ImageOptimizer:
         restarts: int = 1,
         on_error: str = "raise",
     ) -> AdversarialResult:
-        """Change pictures by as little as it takes for the network to see something else.
+        """Change images as little as possible so that the network misclassifies them.
 
         Parameters
         ----------
-        images
-            As for `transferkit.FeatureExtractor`. They are resized and cropped as the network
-            expects it, and attacked as they are then.
-        labels
-            What they are, a class for all or a list with one for each; None: what the network
-            takes them for.
+        X
+            Images, as for `transferkit.FeatureExtractor`. They are resized and cropped as the
+            network expects, and attacked in that size.
+        y
+            The true class: one for all images, or a list of one for each; None: the class that
+            the network predicts.
         target
-            What they are to become, likewise; None: anything but their label.
+            The class that the images are to be classified as, likewise; None: any class other
+            than ``y``.
         epsilon
-            How far each may be changed, in ``norm``, where pixels range over 1: 2/255 in
-            ``"linf"`` changes no value by more than two of 255 levels. Several are tried in
-            ascending order, each on the pictures that resisted the last. Needed by ``"fgsm"``,
-            ``"pgd"``, ``"mi-fgsm"`` and ``"apgd"``; for the other methods None is as far as it
-            takes.
+            The largest allowed change in ``norm``, for pixels in [0, 1]: 2/255 in ``"linf"``
+            changes no value by more than two of 255 levels. A list is tried in ascending
+            order, each value on the images for which the previous one failed. Required by
+            ``"fgsm"``, ``"pgd"``, ``"mi-fgsm"`` and ``"apgd"``; for the other methods None means
+            no limit.
         method
-            ``"fgsm"``, ``"pgd"``, ``"mi-fgsm"`` or ``"apgd"``, which go as far as epsilon;
-            ``"deepfool"``, ``"carlini-wagner"`` or ``"fmn"``, which look for the smallest change.
+            ``"fgsm"``, ``"pgd"``, ``"mi-fgsm"`` or ``"apgd"``, which stay within epsilon;
+            ``"deepfool"``, ``"carlini-wagner"`` or ``"fmn"``, which search for the smallest
+            change; or an instance of `transferkit.optimization.attacks.Attack`.
         norm
-            ``"linf"``, the largest change of a value; ``"l2"``, the root of the sum of squares;
-            ``"l1"``, the sum of the changes; ``"l0"``, how many values are changed. Not every
-            method knows each. None: ``"linf"``, or ``"l2"`` for ``"carlini-wagner"``.
+            ``"linf"``, the largest change of a value; ``"l2"``, the Euclidean norm; ``"l1"``,
+            the sum of absolute changes; ``"l0"``, the number of changed values. Not every method
+            supports each. None: ``"linf"``, or ``"l2"`` for ``"carlini-wagner"``.
         loss
-            What is climbed: ``"logit-difference"``, ``"cross-entropy"`` or ``"dlr"``; None: the
-            method's usual one.
+            The loss that is maximized: ``"logit-difference"``, ``"cross-entropy"`` or ``"dlr"``;
+            None: the method's default.
         steps
-            How many gradients each picture may take, for each epsilon and restart; None: the
-            method's usual number. More never do worse.
+            The maximal number of gradients for each image, epsilon and restart; None: the
+            method's default. More steps never make the result worse.
         restarts
-            How often ``"pgd"``, ``"mi-fgsm"`` and ``"apgd"`` begin: first at the picture, then in
-            random places around it.
+            The number of starts of ``"pgd"``, ``"mi-fgsm"`` and ``"apgd"``: the first from the
+            image, the others from random points around it.
         on_error
-            ``"raise"``, or ``"skip"`` to leave out pictures that cannot be read, or that are the
-            target already.
+            ``"raise"``, or ``"skip"`` to leave out images that cannot be read, or that are
+            already classified as the target.
 
         Returns
         -------
         AdversarialResult
-            On Ctrl-C, with what was done by then.
+            After Ctrl-C, the results so far.
 
         Raises
         ------
         UnknownNameError, AmbiguousNameError
-            If there is no such class, method, loss, or norm of that method.
+            If a class, method, loss, or norm of that method is unknown or ambiguous.
         ParameterError
-            If ``epsilon``, ``steps`` or ``restarts`` cannot be.
+            If ``epsilon``, ``steps`` or ``restarts`` is invalid.
         ImageError
-            If a picture cannot be read, or is the target already.
+            If an image cannot be read, or is already classified as the target.
         DatasetError
-            If no pictures are left.
+            If no images are left.
         ShapeError
-            If the network cannot take pictures of their size.
+            If the network cannot take images of their size.
 
         Notes
         -----
-        A success is one by more than two backends may differ in, so that it is one on all.
-        Random starts depend on the seed and on a picture's own pixels: a picture's result does
-        not depend on what it is attacked together with, but for the rounding of its gradients,
-        which may differ in the last digit with the number of pictures.
+        An attack succeeds if its margin exceeds the numerical difference between backends, so
+        that the result is the same on all of them. Random starts depend on ``random_state`` and
+        on the pixels of the image, so that its result does not depend on the other images of
+        the batch, apart from rounding of gradients in the last digit.
 
         Examples
         --------
         >>> from transferkit import ImageOptimizer
         >>> from transferkit.demo import CAT
-        >>> opt = ImageOptimizer("mobilenet_v2", seed=0)
+        >>> opt = ImageOptimizer("mobilenet_v2", random_state=0)
         >>> adv = opt.attack(CAT, target="golden retriever", epsilon=2/255, steps=20)
         >>> adv.success.tolist(), adv.after[0].label
         ([True], 'golden retriever')
         """
-        program, model = self._load()
+        program, model = self._load(needs=GRADIENTS)
         return attack_images(
             self._attack_runner(program),
             model.preprocessing,
-            self.classes,
-            images,
-            labels,
+            _class_names(model),
+            X,
+            y,
             target,
             epsilon=epsilon,
             method=method,
@@ -341,166 +337,129 @@ class ImageOptimizer:
             steps=steps,
             restarts=restarts,
             on_error=on_error,
-            seed=self._drawn_seed(),
+            seed=as_seed(self.random_state),
             progress=self.progress,
         )
 
     def transfer(
         self, adversarial: AdversarialResult, other: ImageOptimizer | Classifier | str
     ) -> TransferResult:
-        """How many of an attack's pictures fool another network or backend as well.
+        """Test whether adversarial images are also misclassified by another network or backend.
 
         Parameters
         ----------
         adversarial
-            What `attack` gave; its 8-bit pictures are shown to the other network.
+            The result of `attack`; its 8-bit images are classified by the other network.
         other
-            The name of a backend, which is to run this network; else the name of a network,
-            another `ImageOptimizer`, or a fitted `transferkit.Classifier`.
+            The name of a backend that runs the same network, the name of a network, another
+            `ImageOptimizer`, or a fitted `transferkit.Classifier`.
 
         Raises
         ------
         UnknownNameError
-            If there is no such backend or network, or it does not know one of the classes.
+            If the backend or network is unknown, or lacks one of the classes.
         UnsupportedError
-            If the network is an object of a framework, and the backend is another's.
+            If the network is an object of a framework, and the backend is a different one.
 
         Examples
         --------
         >>> from transferkit import ImageOptimizer
         >>> from transferkit.demo import CAT
-        >>> opt = ImageOptimizer("mobilenet_v2", seed=0)
+        >>> opt = ImageOptimizer("mobilenet_v2", random_state=0)
         >>> adv = opt.attack(CAT, target="golden retriever", epsilon=2/255, steps=20)
         >>> opt.transfer(adv, "onnxruntime").rate
         1.0
         """
         if isinstance(other, ImageOptimizer):
             try:
-                program, model = other._load()
+                program, model = other._load(needs=GRADIENTS)
             except UnsupportedError:
-                # To look at pictures takes no gradients.
+                # Classification needs no gradients.
                 program, model = other._load(needs=INFERENCE)
-            classes = other._classes_of(program, model)
         elif isinstance(other, str) and other in backend_names():
-            program, model = self._load()
+            program, model = self._load(needs=GRADIENTS)
             backend = get_backend(other)
             if model.wrapped is not None and backend.name != program.backend.name:
                 raise UnsupportedError(
-                    f"a {type(self.network).__name__} can be run by backend "
-                    f"{program.backend.name!r} only, not by {other!r}"
+                    f"backend {other!r} cannot run a {type(self.network).__name__}; only "
+                    f"{program.backend.name!r} can"
                 )
-            program = Program(backend, model.network, model.weights, model.wrapped)
-            classes = self.classes
+            program = model.program(backend)
         else:
-            there = ImageOptimizer(other, backend=self.backend, device=self.device)
-            program, model = there._load()
-            classes = there.classes
-        size = _whole_number("batch_size", self.batch_size, 1)
-        return transfer_images(adversarial, program, model.preprocessing, classes, size)
+            program, model = ImageOptimizer(other, backend=self.backend, device=self.device)._load(
+                needs=GRADIENTS
+            )
+        size = check_integer("batch_size", self.batch_size, 1)
+        return transfer_images(adversarial, program, model.preprocessing, _class_names(model), size)
 
     def _attack_runner(self, program: Program) -> AttackRunner:
-        """What has compiled the attacks' steps for the program, kept while that is the same."""
-        size = _whole_number("batch_size", self.batch_size, 1)
+        """Return the runner that holds the compiled steps of attacks on a program."""
+        size = check_integer("batch_size", self.batch_size, 1)
         runner = self._runner
         if runner is None or runner.program is not program or runner.batch_size != size:
             self._runner = runner = AttackRunner(program, size)
         return runner
 
-    @property
-    def classes(self) -> ClassNames:
-        """The classes that the network's logits stand for."""
-        return self._classes_of(*self._load())
+    def class_names(self) -> ClassNames:
+        """Return the classes of the network's logits."""
+        return _class_names(self._load(needs=GRADIENTS)[1])
 
-    def _classes_of(self, program: Program, model: Model) -> ClassNames:
-        labels: tuple[Hashable, ...] | None = model.labels
-        if isinstance(self.network, Classifier):
-            # As they were given, numbers perhaps; the model has them as texts.
-            labels = tuple(self.network.classes_.tolist())
-        if labels is not None:
-            return ClassNames(labels, len(labels))
-        size = program.network.input_size
-        return ClassNames(None, program.shapes(size, size)["logits"][-1])
-
-    def resolve_class(self, given: Hashable) -> int:
-        """The index among the network's logits of the class that ``given`` means.
+    def resolve_class(self, name: Hashable) -> int:
+        """Return the index of a class among the network's logits.
 
         Parameters
         ----------
-        given
-            Its name, its index or, of ImageNet's classes, its WordNet id.
+        name
+            Its label, its index or, for ImageNet's classes, a WordNet synonym or id.
 
         Raises
         ------
         UnknownNameError
-            If there is no such class; close ones are named.
+            If there is no such class; the message lists close matches.
         AmbiguousNameError
-            If several classes are called that.
+            If several classes have that name.
         """
-        return self.classes.resolve(given)
+        return self.class_names().resolve(name)
 
-    def _drawn_seed(self) -> int:
-        """A number to draw from; of a generator its next."""
-        if isinstance(self.seed, np.random.Generator):
-            return int(self.seed.integers(2**63))
-        return _whole_number("seed", self.seed, 0)
-
-    def _load(self, *, needs: str = GRADIENTS) -> tuple[Program, Model]:
-        """The network on its backend, and all that belongs to it."""
-        made_from: tuple[Any, ...] = (self.network, self.weights, self.preprocessing, needs)
-        if isinstance(self.network, Classifier):
-            # Fitted again, it is another network.
-            made_from += (getattr(self.network, "network_", None),)
-        return self._program.get(
-            made_from, self._make_model, self._chosen_backend(), self.device, needs=needs
-        )
+    def _model_parameters(self) -> tuple[object, ...]:
+        classifier = self.network
+        if isinstance(classifier, Classifier):
+            # After another fit, it has another model.
+            return (*super()._model_parameters(), getattr(classifier, "model_", None))
+        return super()._model_parameters()
 
     def _chosen_backend(self) -> str | Backend | None:
-        """The backend asked for, or else the one that an object of a framework belongs to."""
-        network = self.network
-        if isinstance(network, Classifier):
-            network = network.network
-        if self.backend is not None or isinstance(network, (str, Network)):
-            return self.backend
-        try:
-            return backend_of(network)
-        except TypeError:
-            # It is no network at all, which loading it says better.
-            return None
+        classifier = self.network
+        if self.backend is not None or not isinstance(classifier, Classifier):
+            return super()._chosen_backend()
+        model = getattr(classifier, "model_", None)
+        return model.wrapped.backend if model is not None and model.wrapped is not None else None
 
-    def _make_model(self) -> Model:
+    def _load_model(self) -> Model:
         classifier = self.network
         if not isinstance(classifier, Classifier):
-            return load_model(
-                classifier,
-                self.weights,
-                self.preprocessing,
-                self.backend,
-                self.device,
-                seed=self.seed,
-                progress=self.progress,
-            )
+            return super()._load_model()
         if self.weights is not None:
-            raise TypeError("a classifier has its own weights; leave out weights")
+            raise TypeError("a Classifier has its own weights; omit weights")
         check_is_fitted(classifier, "classes_")
-        return Model(
-            classifier.network_,
-            classifier.weights_,
-            self.preprocessing or classifier.preprocessing_,
-            tuple(map(str, classifier.classes_.tolist())),
-            classifier.wrapped_,
-        )
+        return load_model(classifier.model_, preprocessing=self.preprocessing)
+
+
+def _class_names(model: Model) -> ClassNames:
+    number = model.layers()["logits"][-1] if model.labels is None else len(model.labels)
+    return ClassNames(model.labels, number)
 
 
 _Kind = TypeVar("_Kind")
 
 
 def _listed(objectives: Wanted | Sequence[Wanted]) -> Sequence[Wanted]:
-    """One objective, or several, as a list."""
+    """Return one or several objectives as a list."""
     if isinstance(objectives, (str, Objective)) or not isinstance(objectives, Iterable):
         return [objectives]
     listed = list(objectives)
     if not listed:
-        raise ParameterError("objectives is empty; name at least one")
+        raise ParameterError("objectives is empty; pass at least one")
     return listed
 
 
@@ -511,7 +470,7 @@ def _as_objective(wanted: Wanted) -> Objective:
 def _read_start(
     start: Images, preprocessing: Preprocessing, objectives: list[Objective]
 ) -> tuple[npt.NDArray[np.float32], list[Objective]]:
-    """The pictures to start from and the objectives, as many of one as of the other."""
+    """Return the initial images and the objectives, equally many."""
     batches = stream_batches(start, preprocessing, batch_size=32)
     pixels = np.concatenate([batch.pixels for batch in batches])
     if len(pixels) == 1:
@@ -520,20 +479,14 @@ def _read_start(
         objectives = objectives * len(pixels)
     if len(pixels) != len(objectives):
         raise ShapeError(
-            f"there are {len(pixels)} pictures to start from, for {len(objectives)} objectives; "
-            "give one, or as many"
+            f"start has {len(pixels)} images for {len(objectives)} objectives; expected one, or "
+            "one for each objective"
         )
     return pixels, objectives
 
 
-def _whole_number(name: str, value: object, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
-        raise ParameterError(f"{name} is {value!r}; it must be a whole number, at least {least}")
-    return int(value)
-
-
 def _all_of(name: str, values: object, kind: type[_Kind]) -> tuple[_Kind, ...]:
-    """The values as a tuple, each seen to be of a kind."""
+    """Return the values as a tuple, after checking their type."""
     listed = tuple(values) if isinstance(values, Iterable) else (values,)
     for value in listed:
         if not isinstance(value, kind):

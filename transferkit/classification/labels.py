@@ -1,0 +1,123 @@
+"""Labels as an array, checked: one for each image, all of one type, at least two classes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from transferkit.errors import DatasetError
+from transferkit.features import Features
+from transferkit.images import Images, count_images, list_labeled_images
+
+__all__ = ["Labels", "check_classes", "format_labels", "labels_of_rows", "with_labels"]
+
+Labels: TypeAlias = Sequence[Hashable] | npt.NDArray[Any]
+"""What is accepted as ``y``."""
+
+# The groups of types that labels may have, by NumPy's code for the type; they may not be mixed.
+_GROUPS = {"U": str, "b": bool, "i": float, "u": float, "f": float}
+_MAX_SHOWN = 5
+
+
+def with_labels(X: Images, y: Labels | None) -> tuple[Images, npt.NDArray[Any]]:
+    """Return images and an array with one label for each of them.
+
+    Parameters
+    ----------
+    X, y
+        Images and their labels, or a folder of class folders and None.
+
+    Raises
+    ------
+    DatasetError
+        If labels are missing, of mixed or other types, not finite, or not as many as images.
+    """
+    if y is None:
+        if not isinstance(X, (str, os.PathLike)):
+            raise DatasetError(
+                "labels are missing: pass y, one label for each image, or the path of a folder "
+                "with one subfolder of images for each class"
+            )
+        paths, names = list_labeled_images(X)
+        return paths, np.asarray(names)
+    labels = _label_array(y)
+    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
+        index = int(np.argmin(np.isfinite(labels)))
+        raise DatasetError(f"y[{index}] is {labels[index]}; expected a finite number")
+    number = count_images(X)
+    if number is not None and number != len(labels):
+        raise DatasetError(f"X has {number} images, but y has {len(labels)} labels")
+    return X, labels
+
+
+def labels_of_rows(labels: npt.NDArray[Any], features: Features) -> npt.NDArray[Any]:
+    """Return the labels, or any other values, of the images that were not skipped.
+
+    Raises
+    ------
+    DatasetError
+        If there are not as many as images.
+    """
+    number = len(features.sources) + len(features.skipped)
+    if number != len(labels):
+        raise DatasetError(f"X has {number} images, but y has {len(labels)} labels")
+    return np.asarray(labels[features.indices])
+
+
+def check_classes(labels: npt.NDArray[Any]) -> None:
+    """Raise an error unless there are at least two classes of at least two images each.
+
+    Raises
+    ------
+    DatasetError
+        If not.
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    if len(classes) == 0:
+        raise DatasetError("X has no images")
+    if len(classes) == 1:
+        raise DatasetError(
+            f"y has one class, {classes.tolist()[0]!r}; at least two classes are required"
+        )
+    if counts.min() == 1:
+        single = classes[counts == 1].tolist()
+        raise DatasetError(
+            f"classes with only one image: {format_labels(single)}; each class needs at least two"
+        )
+
+
+def format_labels(labels: Sequence[Hashable]) -> str:
+    """Return the first few labels and the number of further ones, for a message."""
+    more = f" and {len(labels) - _MAX_SHOWN} more" if len(labels) > _MAX_SHOWN else ""
+    return ", ".join(map(repr, labels[:_MAX_SHOWN])) + more
+
+
+def _label_array(labels: Labels) -> npt.NDArray[Any]:
+    """Return labels as an array with one axis, without changing their type."""
+    try:
+        array = np.asarray(labels)
+    except ValueError as error:
+        raise DatasetError(f"y is not a sequence of one label for each image: {error}") from error
+    if array.ndim != 1:
+        raise DatasetError(f"y has shape {array.shape}; expected (n,), one label for each image")
+    if array.dtype == object or isinstance(labels, Sequence):
+        # NumPy would turn numbers among strings into strings, and booleans among numbers into
+        # numbers.
+        groups = {_GROUPS.get(np.dtype(type(label)).kind, type(label)) for label in labels}
+        if len(groups) > 1 or not groups <= set(_GROUPS.values()):
+            types = sorted({type(label).__name__ for label in labels})
+            raise DatasetError(
+                f"y has labels of type {', '.join(types)}; expected only strings, only numbers or "
+                "only booleans"
+            )
+        if array.dtype == object and groups != {str}:
+            array = np.asarray(array.tolist())
+            if array.dtype == object:
+                raise DatasetError("y has integers of more than 64 bits")
+    if array.dtype.kind not in "OUbiuf":
+        raise DatasetError(f"y has dtype {array.dtype}; expected strings, numbers or booleans")
+    return array

@@ -1,0 +1,154 @@
+"""What `FeatureExtractor`, `Classifier` and `ImageOptimizer` share: parameters and loading."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from numbers import Integral
+from types import MappingProxyType
+from typing import TypeVar
+
+from transferkit.backends import Backend, Program, backend_of
+from transferkit.backends.base import INFERENCE
+from transferkit.images import Preprocessing
+from transferkit.models.model import AnyWeights, Model, load_model
+from transferkit.models.program_cache import ProgramCache
+from transferkit.networks import Network
+from transferkit.support.random_state import RandomState, as_seed
+from transferkit.weights.own_file import RANDOM
+
+__all__ = ["NetworkEstimator", "document_parameters"]
+
+Class = TypeVar("Class", bound=type)
+
+_DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "network": """\
+            A name (``transferkit networks`` lists them), a `transferkit.networks.Network`, a
+            `transferkit.models.Model`, or a model of your own: a ``torch.nn.Module`` or a
+            ``keras.Model``, which is used without being copied or changed.""",
+        "weights": """\
+            The name of published weights or of their source (``"torchvision"``, ``"keras"``),
+            or None for the network's default; the path of a ``.pth``, ``.h5``,
+            ``.weights.h5``, ``.keras`` or ``.safetensors`` file; or ``"random"``. For a
+            `transferkit.networks.Network`: a mapping from parameter name to float32 array, or
+            ``"random"``. Published weights that are not on disk are downloaded once.""",
+        "backend": """\
+            ``"onnxruntime"``, ``"torch"``, ``"tensorflow"``, the name of another plugin, or a
+            `transferkit.backends.Backend`. None: the environment variable
+            ``TRANSFERKIT_BACKEND``, or else the first of these that is installed and can do
+            what is asked.""",
+        "device": """\
+            One of the backend's devices, such as ``"cuda:0"``; None: the CPU.""",
+        "preprocessing": """\
+            How images are resized, cropped and normalized; None: as the weights expect it.
+            Required for a ``torch.nn.Module``.""",
+        "batch_size": """\
+            Number of images in a batch.""",
+        "initialization": """\
+            How random weights are initialized: ``"he"``, ``"glorot"``, ``"uniform"`` or
+            ``"gaussian"``; see `transferkit.networks.random_weights`.""",
+        "progress": """\
+            Whether to show a progress bar on standard error; None: only on a terminal.""",
+    }
+)
+
+
+def document_parameters(cls: Class) -> Class:
+    """Replace ``{name}`` in the docstring of a class by the description of that parameter."""
+    if cls.__doc__ is not None:
+        text = cls.__doc__
+        for name, description in _DESCRIPTIONS.items():
+            entry = f"{name}\n" + textwrap.indent(textwrap.dedent(description), "        ")
+            text = text.replace(f"{{{name}}}", entry)
+        cls.__doc__ = text
+    return cls
+
+
+class NetworkEstimator:
+    """The constructor parameters of the public classes, and the program made from them."""
+
+    def __init__(
+        self,
+        network: object,
+        *,
+        weights: AnyWeights,
+        backend: str | Backend | None,
+        device: str | None,
+        preprocessing: Preprocessing | None,
+        batch_size: int,
+        initialization: str,
+        random_state: RandomState,
+        progress: bool | None,
+    ) -> None:
+        self.network = network
+        self.weights = weights
+        self.backend = backend
+        self.device = device
+        self.preprocessing = preprocessing
+        self.batch_size = batch_size
+        self.initialization = initialization
+        self.random_state = random_state
+        self.progress = progress
+        self._programs = ProgramCache()
+        self._sampled_seed: tuple[RandomState, int] | None = None
+
+    def _load(self, *, needs: str = INFERENCE) -> tuple[Program, Model]:
+        """Return the program and the model that the parameters describe."""
+        return self._programs.get(
+            self._model_parameters(),
+            self._load_model,
+            self._chosen_backend(),
+            self.device,
+            needs=needs,
+        )
+
+    def _chosen_backend(self) -> str | Backend | None:
+        """Return the backend that was given, or the one that runs an object of a framework."""
+        network = self.network
+        if self.backend is not None or isinstance(network, (str, Network)):
+            return self.backend
+        if isinstance(network, Model):
+            return None if network.wrapped is None else network.wrapped.backend
+        try:
+            return backend_of(network)
+        except TypeError:
+            # Loading the model raises an error that names what is accepted.
+            return None
+
+    def _model_parameters(self) -> tuple[object, ...]:
+        """Return what the model is made from: if it changes, the model is made again."""
+        seed = self._seed_of_weights()
+        is_random = isinstance(self.weights, str) and self.weights == RANDOM
+        return (
+            self.network,
+            self.weights,
+            self.preprocessing,
+            self.initialization,
+            seed if is_random else None,
+        )
+
+    def _load_model(self) -> Model:
+        return load_model(
+            self.network,
+            self.weights,
+            self.preprocessing,
+            self.backend,
+            self.device,
+            initialization=self.initialization,
+            random_state=self._seed_of_weights(),
+            progress=self.progress,
+        )
+
+    def _seed_of_weights(self) -> int:
+        """Return the seed of random weights, sampled once if ``random_state`` is not an int.
+
+        It is pickled with the object, so that a copy in another process has the same weights.
+        """
+        random_state = self.random_state
+        if isinstance(random_state, Integral):
+            return as_seed(random_state)
+        with self._programs.lock:
+            if self._sampled_seed is None or self._sampled_seed[0] is not random_state:
+                self._sampled_seed = (random_state, as_seed(random_state))
+            return self._sampled_seed[1]
