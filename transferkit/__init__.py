@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from transferkit.support.version import __version__
+
 if TYPE_CHECKING:
     from transferkit.classification import Classifier as Classifier
     from transferkit.classification import Evaluation as Evaluation
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from transferkit.images import list_labeled_images as list_labeled_images
     from transferkit.optimization import ImageOptimizer as ImageOptimizer
 
-__version__ = "0.1.0"
 
 _HOMES = {
     "Classifier": "transferkit.classification",

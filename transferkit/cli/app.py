@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from transferkit import __version__
 from transferkit.cli.attack import attack
 from transferkit.cli.backends import backends
 from transferkit.cli.cache import cache
@@ -26,6 +25,7 @@ from transferkit.cli.predict import predict
 from transferkit.cli.show_layer import show_layer
 from transferkit.cli.visualize import visualize
 from transferkit.errors import TransferkitError
+from transferkit.support.version import __version__
 
 __all__ = ["app", "main"]
 

@@ -15,6 +15,7 @@ from transferkit.errors import ParameterError, ShapeError, UnsupportedError
 from transferkit.images import Preprocessing
 from transferkit.networks import INPUT, Network, Weights, fold_batch_norm, keep_needed
 from transferkit.support.atomic_write import check_writable, write_atomically
+from transferkit.support.version import __version__
 
 __all__ = ["export_onnx"]
 
@@ -103,8 +104,6 @@ def export_onnx(
 
 def _describe(model: onnx.ModelProto, name: str, preprocessing: Preprocessing) -> None:
     """Say in the model what it is and what it wants."""
-    from transferkit import __version__
-
     model.producer_name = "transferkit"
     model.producer_version = __version__
     model.graph.name = name
