@@ -1,154 +1,59 @@
-"""The networks that can be asked for by name: one table to add a row to."""
+"""The networks that can be built by name: one row for each family."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
 from types import MappingProxyType
-from typing import Protocol
 
 from transferkit.errors import UnknownNameError
+from transferkit.networks.entry import NetworkEntry
 from transferkit.networks.graph import Network
-from transferkit.networks.mobilenet_v1 import mobilenet_v1
-from transferkit.networks.mobilenet_v2 import mobilenet_v2
-from transferkit.networks.mobilenet_v3 import mobilenet_v3
-from transferkit.networks.resnet import resnet
-from transferkit.networks.vgg import vgg
+from transferkit.networks.mobilenet_v1 import MOBILENET_V1
+from transferkit.networks.mobilenet_v2 import MOBILENET_V2
+from transferkit.networks.mobilenet_v3 import MOBILENET_V3
+from transferkit.networks.resnet import RESNET
+from transferkit.networks.vgg import VGG
 
-__all__ = ["NETWORKS", "NetworkEntry", "build_network", "find_network"]
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "NETWORKS",
+    "NetworkEntry",
+    "build_network",
+    "find_network",
+]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
-"""Of the ImageNet pixels that torchvision trains on, RGB in [0, 1]."""
+"""The mean that torchvision normalizes ImageNet pixels with; RGB, for pixels in [0, 1]."""
 
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Their standard deviation."""
+"""The standard deviation that it normalizes them with."""
 
-_VGG = "Simonyan and Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition"
-_RESNET = "He et al., Deep Residual Learning for Image Recognition"
-_V1 = "Howard et al., MobileNets: Efficient Convolutional Neural Networks for Mobile Vision"
-_V2 = "Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks"
-_V3 = "Howard et al., Searching for MobileNetV3"
-
-
-class Architecture(Protocol):
-    """A function that builds a network."""
-
-    def __call__(
-        self,
-        *,
-        mean: tuple[float, float, float],
-        std: tuple[float, float, float],
-        channel_order: str,
-        classes: int,
-    ) -> Network: ...
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkEntry:
-    """A row of the table of networks.
-
-    Attributes
-    ----------
-    name
-        What the network is asked for by.
-    family
-        What it is a variant of.
-    year
-        Of the paper.
-    paper
-        Who described it, and where.
-    variants
-        The source of weights, ``"torchvision"`` or ``"keras"``, to what makes the network as
-        they expect it. The first is the one that is meant where none is named.
-    """
-
-    name: str
-    family: str
-    year: int
-    paper: str
-    variants: Mapping[str, Architecture]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "variants", MappingProxyType(dict(self.variants)))
-
-
-def _both(architecture: partial[Network]) -> dict[str, Architecture]:
-    """The two variants of a network that both sources have weights for."""
-    return {variant: partial(architecture, variant=variant) for variant in ("torchvision", "keras")}
-
+_FAMILIES = (
+    VGG,
+    RESNET,
+    MOBILENET_V1,
+    MOBILENET_V2,
+    MOBILENET_V3,
+)
 
 NETWORKS: Mapping[str, NetworkEntry] = MappingProxyType(
-    {
-        entry.name: entry
-        for entry in (
-            NetworkEntry("vgg11", "VGG", 2014, _VGG, {"torchvision": partial(vgg, 11)}),
-            NetworkEntry(
-                "vgg11_bn", "VGG", 2014, _VGG, {"torchvision": partial(vgg, 11, batch_norm=True)}
-            ),
-            NetworkEntry("vgg13", "VGG", 2014, _VGG, {"torchvision": partial(vgg, 13)}),
-            NetworkEntry(
-                "vgg13_bn", "VGG", 2014, _VGG, {"torchvision": partial(vgg, 13, batch_norm=True)}
-            ),
-            NetworkEntry("vgg16", "VGG", 2014, _VGG, _both(partial(vgg, 16))),
-            NetworkEntry(
-                "vgg16_bn", "VGG", 2014, _VGG, {"torchvision": partial(vgg, 16, batch_norm=True)}
-            ),
-            NetworkEntry("vgg19", "VGG", 2014, _VGG, _both(partial(vgg, 19))),
-            NetworkEntry(
-                "vgg19_bn", "VGG", 2014, _VGG, {"torchvision": partial(vgg, 19, batch_norm=True)}
-            ),
-            NetworkEntry("resnet18", "ResNet", 2015, _RESNET, {"torchvision": partial(resnet, 18)}),
-            NetworkEntry("resnet34", "ResNet", 2015, _RESNET, {"torchvision": partial(resnet, 34)}),
-            NetworkEntry("resnet50", "ResNet", 2015, _RESNET, _both(partial(resnet, 50))),
-            NetworkEntry("resnet101", "ResNet", 2015, _RESNET, _both(partial(resnet, 101))),
-            NetworkEntry("resnet152", "ResNet", 2015, _RESNET, _both(partial(resnet, 152))),
-            NetworkEntry("mobilenet_v1", "MobileNet", 2017, _V1, {"keras": mobilenet_v1}),
-            NetworkEntry(
-                "mobilenet_v1_075",
-                "MobileNet",
-                2017,
-                _V1,
-                {"keras": partial(mobilenet_v1, alpha=0.75)},
-            ),
-            NetworkEntry(
-                "mobilenet_v1_050",
-                "MobileNet",
-                2017,
-                _V1,
-                {"keras": partial(mobilenet_v1, alpha=0.5)},
-            ),
-            NetworkEntry(
-                "mobilenet_v1_025",
-                "MobileNet",
-                2017,
-                _V1,
-                {"keras": partial(mobilenet_v1, alpha=0.25)},
-            ),
-            NetworkEntry("mobilenet_v2", "MobileNet", 2018, _V2, _both(partial(mobilenet_v2))),
-            NetworkEntry(
-                "mobilenet_v3_small", "MobileNet", 2019, _V3, _both(partial(mobilenet_v3, "small"))
-            ),
-            NetworkEntry(
-                "mobilenet_v3_large", "MobileNet", 2019, _V3, _both(partial(mobilenet_v3, "large"))
-            ),
-        )
-    }
+    {entry.name: entry for family in _FAMILIES for entry in family.entries}
 )
-"""Name to row."""
+"""The name of each network to its entry."""
 
 
 def find_network(name: str) -> NetworkEntry:
-    """The row of a network.
+    """Return the catalog entry of a network.
 
     Raises
     ------
     UnknownNameError
-        If there is none; close matches are named.
+        If there is no such network; the message has close matches.
     """
     try:
         return NETWORKS[name]
-    except KeyError:
+    except (KeyError, TypeError):
         raise UnknownNameError("network", name, NETWORKS) from None
 
 
@@ -161,27 +66,28 @@ def build_network(
     channel_order: str = "rgb",
     classes: int = 1000,
 ) -> Network:
-    """A network of the catalogue, as data.
+    """Build a network of the catalog.
 
     Parameters
     ----------
     name
-        One of `NETWORKS`.
+        A key of `NETWORKS`.
     variant
-        Whose weights it is to take, ``"torchvision"`` or ``"keras"``: networks of the same
-        name differ in padding, strides or epsilon. None means the row's first.
+        The publisher whose weights the network is for, ``"torchvision"`` or ``"keras"``:
+        variants of a network differ in padding, strides or epsilon. None: the first variant of
+        the entry.
     mean, std
-        What its first node subtracts from and divides the pixels by: of red, green and blue,
-        for pixels in [0, 1], in whatever order the network takes the colours.
+        The normalization in the first node: red, green and blue, for pixels in [0, 1],
+        whatever the channel order.
     channel_order
         ``"rgb"``, or ``"bgr"`` for weights that expect blue first.
     classes
-        Number of outputs of the classifier.
+        The number of logits.
 
     Raises
     ------
     UnknownNameError
-        If there is no such network, or no such variant of it or order of channels.
+        If the network, the variant or the channel order is unknown.
 
     Examples
     --------

@@ -1,11 +1,14 @@
-"""MobileNet (Howard et al., 2017): each channel filtered by itself, then all mixed."""
+"""MobileNet (Howard et al., 2017): depthwise separable convolutions."""
 
 from __future__ import annotations
 
+from functools import partial
+
+from transferkit.networks.entry import Family
 from transferkit.networks.graph import Network, NetworkBuilder
 from transferkit.networks.padding import variant_padding
 
-__all__ = ["mobilenet_v1"]
+__all__ = ["MOBILENET_V1", "mobilenet_v1"]
 
 # Howard et al., 2017, "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision
 # Applications", table 1: output channels and stride of each depthwise separable convolution.
@@ -24,7 +27,7 @@ _SEPARABLE_CONVOLUTIONS = (
     (1024, 2),
     (1024, 1),
 )
-# Keras's default, which its MobileNet leaves as it is.
+# The default of Keras's BatchNormalization, which its MobileNet uses.
 _EPSILON = 1e-3
 
 
@@ -36,16 +39,16 @@ def mobilenet_v1(
     channel_order: str = "rgb",
     classes: int = 1000,
 ) -> Network:
-    """MobileNet, with the names that Keras gives its layers: torchvision has no such network.
+    """Build a MobileNet, with layers named as in Keras; torchvision does not have it.
 
     Parameters
     ----------
     alpha
-        The width: by what the number of channels of every layer is multiplied.
+        The width multiplier: a factor for the number of channels of every layer.
     mean, std, channel_order
-        Of the pixels the weights were trained on; see `NetworkBuilder.normalize`.
+        The normalization that the weights expect; see `NetworkBuilder.normalize`.
     classes
-        Number of outputs of the classifier.
+        The number of logits.
     """
     name = "mobilenet_v1" if alpha == 1 else f"mobilenet_v1_{round(100 * alpha):03}"
     net = NetworkBuilder(name, input_size=224)
@@ -62,7 +65,7 @@ def mobilenet_v1(
         channels = channels_out
     x = net.add_node("embedding", "mean", x, axes=(1, 2))
     net.alias("dropout", x)
-    # Of Keras a convolution over the one pixel that is left, and so a linear layer.
+    # In Keras a 1 x 1 convolution of the single remaining pixel, which is a linear layer.
     x = net.linear("conv_preds", x, channels, classes)
     net.alias("logits", x)
     return net.build()
@@ -92,3 +95,17 @@ def _conv_batch_norm_relu6(
     )
     x = net.batch_norm(f"{name}_bn", x, channels_out, epsilon=_EPSILON)
     return net.add_node(f"{name}_relu", "clip", x, low=0.0, high=6.0)
+
+
+MOBILENET_V1 = Family(
+    name="MobileNet",
+    year=2017,
+    paper="Howard et al., MobileNets: Efficient Convolutional Neural Networks for Mobile Vision",
+    members={
+        "mobilenet_v1": {"keras": mobilenet_v1},
+        "mobilenet_v1_075": {"keras": partial(mobilenet_v1, alpha=0.75)},
+        "mobilenet_v1_050": {"keras": partial(mobilenet_v1, alpha=0.5)},
+        "mobilenet_v1_025": {"keras": partial(mobilenet_v1, alpha=0.25)},
+    },
+)
+"""The members of the family."""

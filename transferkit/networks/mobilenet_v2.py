@@ -1,14 +1,17 @@
-"""MobileNetV2 (Sandler et al., 2018): blocks that widen, filter and narrow."""
+"""MobileNetV2 (Sandler et al., 2018): inverted residuals with linear bottlenecks."""
 
 from __future__ import annotations
 
+from functools import partial
+
+from transferkit.networks.entry import Family, both_variants
 from transferkit.networks.graph import Network, NetworkBuilder
 from transferkit.networks.padding import variant_padding
 
-__all__ = ["mobilenet_v2"]
+__all__ = ["MOBILENET_V2", "mobilenet_v2"]
 
 # Sandler et al., 2018, "MobileNetV2: Inverted Residuals and Linear Bottlenecks", table 2:
-# expansion factor, output channels, number of blocks, stride of the first of them.
+# expansion factor, output channels, number of blocks, stride of the first block.
 _INVERTED_RESIDUALS = (
     (1, 16, 1, 1),
     (6, 24, 2, 2),
@@ -29,22 +32,22 @@ def mobilenet_v2(
     channel_order: str = "rgb",
     classes: int = 1000,
 ) -> Network:
-    """MobileNetV2 at width 1, with the names that torchvision gives its modules.
+    """Build a MobileNetV2 with width multiplier 1 and layers named as in torchvision.
 
     Parameters
     ----------
     variant
-        Which weights it is for, ``"torchvision"`` or ``"keras"``: they differ in epsilon and
-        in the padding of what halves the feature map, see `variant_padding`.
+        The publisher of the weights, ``"torchvision"`` or ``"keras"``. They differ in epsilon
+        and in the padding of convolutions with stride 2, see `variant_padding`.
     mean, std, channel_order
-        Of the pixels the weights were trained on; see `NetworkBuilder.normalize`.
+        The normalization that the weights expect; see `NetworkBuilder.normalize`.
     classes
-        Number of outputs of the classifier.
+        The number of logits.
 
     Returns
     -------
     Network
-        3.5 million parameters; an embedding of 1,280 numbers.
+        It has 3.5 million parameters and an embedding of size 1,280.
     """
     net = NetworkBuilder("mobilenet_v2", input_size=224)
     x = net.normalize(mean, std, channel_order)
@@ -69,7 +72,7 @@ def mobilenet_v2(
     x = _conv_batch_norm_relu6(net, last, x, channels, 1280, variant=variant, size=1)
     net.alias("features", x)
     x = net.add_node("embedding", "mean", x, axes=(1, 2))
-    # Dropout does nothing at inference, but people ask for it by name.
+    # Dropout does nothing at inference; the alias is for users who know the layer by its name.
     net.alias("classifier.0", x)
     x = net.linear("classifier.1", x, 1280, classes)
     net.alias("classifier", x)
@@ -117,7 +120,7 @@ def _inverted_residual(
     expansion: int,
     stride: int,
 ) -> str:
-    """Expand, filter each channel by itself, project; add the input where the shapes agree."""
+    """Expand, convolve depthwise, project; add the input if the shapes are equal."""
     shortcut = x
     hidden = channels_in * expansion
     part = 0
@@ -136,3 +139,12 @@ def _inverted_residual(
         return net.add_node(name, "add", shortcut, x)
     net.alias(name, x)
     return x
+
+
+MOBILENET_V2 = Family(
+    name="MobileNet",
+    year=2018,
+    paper="Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks",
+    members={"mobilenet_v2": both_variants(partial(mobilenet_v2))},
+)
+"""The members of the family."""

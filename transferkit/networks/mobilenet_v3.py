@@ -1,14 +1,17 @@
-"""MobileNetV3 (Howard et al., 2019): V2's blocks, with attention to channels and hard swish."""
+"""MobileNetV3 (Howard et al., 2019): V2's blocks with squeeze-and-excite and hard swish."""
 
 from __future__ import annotations
 
+from functools import partial
+
+from transferkit.networks.entry import Family, both_variants
 from transferkit.networks.graph import Network, NetworkBuilder
 from transferkit.networks.padding import variant_padding
 
-__all__ = ["mobilenet_v3"]
+__all__ = ["MOBILENET_V3", "mobilenet_v3"]
 
 # Howard et al., 2019, "Searching for MobileNetV3", tables 1 and 2: kernel size, expanded channels,
-# output channels, whether there is squeeze-and-excite, activation, stride.
+# output channels, whether the block has squeeze-and-excite, activation, stride.
 _LARGE = (
     (3, 16, 16, False, "relu", 1),
     (3, 64, 24, False, "relu", 2),
@@ -39,7 +42,7 @@ _SMALL = (
     (5, 576, 96, True, "hard_swish", 1),
     (5, 576, 96, True, "hard_swish", 1),
 )
-# The blocks, and the width of the layer before the last.
+# The blocks, and the size of the embedding.
 _SIZES = {"large": (_LARGE, 1280), "small": (_SMALL, 1024)}
 _EPSILON = 1e-3
 
@@ -53,22 +56,22 @@ def mobilenet_v3(
     channel_order: str = "rgb",
     classes: int = 1000,
 ) -> Network:
-    """MobileNetV3, with the names that torchvision gives its modules.
+    """Build a MobileNetV3, with layers named as in torchvision.
 
-    Its ``embedding`` is what the last linear layer takes; the pooled vector before the two of
-    them is ``avgpool``.
+    ``embedding`` is the input of the last linear layer; ``avgpool`` is the pooled vector
+    before the first of the two linear layers.
 
     Parameters
     ----------
     size
         ``"small"`` or ``"large"``.
     variant
-        Which weights it is for, ``"torchvision"`` or ``"keras"``: they differ in the padding
-        of what halves the feature map, see `variant_padding`.
+        The publisher of the weights, ``"torchvision"`` or ``"keras"``. They differ in the
+        padding of convolutions with stride 2, see `variant_padding`.
     mean, std, channel_order
-        Of the pixels the weights were trained on; see `NetworkBuilder.normalize`.
+        The normalization that the weights expect; see `NetworkBuilder.normalize`.
     classes
-        Number of outputs of the classifier.
+        The number of logits.
     """
     blocks, width = _SIZES[size]
     net = NetworkBuilder(f"mobilenet_v3_{size}", input_size=224)
@@ -77,7 +80,7 @@ def mobilenet_v3(
         net, "features.0", x, 3, 16, variant=variant, size=3, stride=2, activation="hard_swish"
     )
     channels = 16
-    for index, (kernel, hidden, channels_out, attends, activation, stride) in enumerate(
+    for index, (kernel, hidden, channels_out, has_squeeze_excite, activation, stride) in enumerate(
         blocks, start=1
     ):
         x = _block(
@@ -89,7 +92,7 @@ def mobilenet_v3(
             channels_out,
             variant=variant,
             size=kernel,
-            attends=attends,
+            has_squeeze_excite=has_squeeze_excite,
             activation=activation,
             stride=stride,
         )
@@ -103,7 +106,7 @@ def mobilenet_v3(
     x = net.add_node("flatten", "flatten", x)
     x = net.linear("classifier.0", x, hidden, width)
     x = net.add_node("classifier.1", "hard_swish", x)
-    # Dropout does nothing at inference, but people ask for it by name.
+    # Dropout does nothing at inference; the alias is for users who know the layer by its name.
     net.alias("classifier.2", x)
     net.alias("embedding", x)
     x = net.linear("classifier.3", x, width, classes)
@@ -153,11 +156,11 @@ def _block(
     *,
     variant: str,
     size: int,
-    attends: bool,
+    has_squeeze_excite: bool,
     activation: str,
     stride: int,
 ) -> str:
-    """Expand, filter each channel by itself, weigh the channels, project; add the input."""
+    """Expand, convolve depthwise, squeeze and excite, project; add the input."""
     shortcut = x
     part = 0
     if hidden != channels_in:
@@ -185,7 +188,7 @@ def _block(
         activation=activation,
     )
     part += 1
-    if attends:
+    if has_squeeze_excite:
         x = _squeeze_and_excite(net, f"{name}.block.{part}", x, hidden)
         part += 1
     x = _conv_batch_norm(
@@ -206,7 +209,7 @@ def _block(
 
 
 def _squeeze_and_excite(net: NetworkBuilder, name: str, x: str, channels: int) -> str:
-    """Each channel multiplied by a number in [0, 1] that the means of all of them give."""
+    """Multiply each channel by a factor in [0, 1] computed from the means of all channels."""
     squeezed = _nearest_multiple_of_8(channels // 4)
     y = net.add_node(f"{name}.avgpool", "mean", x, axes=(1, 2), keepdims=True)
     y = net.conv2d(f"{name}.fc1", y, channels, squeezed, size=1)
@@ -217,6 +220,18 @@ def _squeeze_and_excite(net: NetworkBuilder, name: str, x: str, channels: int) -
 
 
 def _nearest_multiple_of_8(number: int) -> int:
-    """Of a number of channels, at least 8, and no less than 9 tenths of it."""
+    """Round a number of channels to a multiple of 8: at least 8, and at least 0.9 times it."""
     nearest = max(8, (number + 4) // 8 * 8)
     return nearest + 8 if nearest < 0.9 * number else nearest
+
+
+MOBILENET_V3 = Family(
+    name="MobileNet",
+    year=2019,
+    paper="Howard et al., Searching for MobileNetV3",
+    members={
+        "mobilenet_v3_small": both_variants(partial(mobilenet_v3, "small")),
+        "mobilenet_v3_large": both_variants(partial(mobilenet_v3, "large")),
+    },
+)
+"""The members of the family."""

@@ -1,13 +1,16 @@
-"""ResNet (He et al., 2015): blocks that add to what they are given."""
+"""ResNet (He et al., 2015): residual blocks."""
 
 from __future__ import annotations
 
+from functools import partial
+
+from transferkit.networks.entry import Family, both_variants
 from transferkit.networks.graph import Network, NetworkBuilder
 
-__all__ = ["resnet"]
+__all__ = ["RESNET", "resnet"]
 
 # He et al., 2015, "Deep Residual Learning for Image Recognition", table 1: the number of blocks
-# in each of the four stages. Each stage but the first halves the feature map.
+# in each of the four stages. Each stage after the first halves the feature map.
 _STAGES = {
     18: (2, 2, 2, 2),
     34: (3, 4, 6, 3),
@@ -16,7 +19,7 @@ _STAGES = {
     152: (3, 8, 36, 3),
 }
 _CHANNELS = (64, 128, 256, 512)
-# From this depth on blocks are bottlenecks: 1 x 1, 3 x 3, and 1 x 1 to four times the channels.
+# From this depth on, blocks are bottlenecks: 1 x 1, 3 x 3, and 1 x 1 to four times the channels.
 _BOTTLENECK_DEPTH = 50
 _EXPANSION = 4
 _EPSILON = {"torchvision": 1e-5, "keras": 1.001e-5}
@@ -31,24 +34,24 @@ def resnet(
     channel_order: str = "rgb",
     classes: int = 1000,
 ) -> Network:
-    """ResNet, with the names that torchvision gives its modules.
+    """Build a ResNet, with layers named as in torchvision.
 
-    torchvision calls all activations of a block ``relu``, and that name means the last of
-    them; those within are ``relu1`` and, in a bottleneck, ``relu2``.
+    torchvision uses one module, ``relu``, for all activations of a block; here ``relu`` is the
+    last of them, and the earlier ones are ``relu1`` and, in a bottleneck, ``relu2``.
 
     Parameters
     ----------
     depth
-        How many layers have weights: 18, 34, 50, 101 or 152.
+        The number of layers with weights: 18, 34, 50, 101 or 152.
     variant
-        Which weights it is for. ``"torchvision"`` halves the feature map in the 3 x 3
-        convolution of a bottleneck and has convolutions without biases; ``"keras"``, which
-        has bottlenecks only, in the 1 x 1 before it as the paper does, has biases, and a
-        slightly larger epsilon.
+        The publisher of the weights. ``"torchvision"`` halves the feature map in the 3 x 3
+        convolution of a bottleneck; its convolutions have no biases. ``"keras"``, which has
+        bottlenecks only, halves it in the first 1 x 1 convolution, as in the paper; its
+        convolutions have biases, and its epsilon is slightly larger.
     mean, std, channel_order
-        Of the pixels the weights were trained on; see `NetworkBuilder.normalize`.
+        The normalization that the weights expect; see `NetworkBuilder.normalize`.
     classes
-        Number of outputs of the classifier.
+        The number of logits.
     """
     net = NetworkBuilder(f"resnet{depth}", input_size=224)
     x = net.normalize(mean, std, channel_order)
@@ -78,7 +81,7 @@ def resnet(
 
 
 class _Blocks:
-    """Adds blocks to a network, in one of the two variants."""
+    """Adds the blocks of one variant to a network."""
 
     def __init__(self, net: NetworkBuilder, variant: str) -> None:
         self._net = net
@@ -96,7 +99,7 @@ class _Blocks:
         size: int,
         stride: int = 1,
     ) -> str:
-        """A convolution that keeps the size but for its stride, and its batch norm."""
+        """Add a convolution, padded to keep the size at stride 1, and a batch norm."""
         x = self._net.conv2d(
             name,
             x,
@@ -137,7 +140,7 @@ class _Blocks:
     def _add(
         self, name: str, x: str, y: str, channels_in: int, channels_out: int, stride: int
     ) -> str:
-        """``x``, made to fit where it does not, and ``y``."""
+        """Add the shortcut to ``y``; it is a convolution of ``x`` if their shapes differ."""
         if stride != 1 or channels_in != channels_out:
             shortcut = f"{name}.downsample"
             x = self.convolution(
@@ -154,3 +157,18 @@ class _Blocks:
         x = self._net.add_node(name, "relu", x)
         self._net.alias(f"{name}.relu", x)
         return x
+
+
+RESNET = Family(
+    name="ResNet",
+    year=2015,
+    paper="He et al., Deep Residual Learning for Image Recognition",
+    members={
+        "resnet18": {"torchvision": partial(resnet, 18)},
+        "resnet34": {"torchvision": partial(resnet, 34)},
+        "resnet50": both_variants(partial(resnet, 50)),
+        "resnet101": both_variants(partial(resnet, 101)),
+        "resnet152": both_variants(partial(resnet, 152)),
+    },
+)
+"""The members of the family."""

@@ -1,14 +1,17 @@
-"""VGG (Simonyan and Zisserman, 2014): plain stacks of 3 x 3 convolutions."""
+"""VGG (Simonyan and Zisserman, 2014): stacks of 3 x 3 convolutions."""
 
 from __future__ import annotations
 
+from functools import partial
+
+from transferkit.networks.entry import Family, both_variants
 from transferkit.networks.graph import Network, NetworkBuilder
 
-__all__ = ["vgg"]
+__all__ = ["VGG", "vgg"]
 
 # Simonyan and Zisserman, 2014, "Very Deep Convolutional Networks for Large-Scale Image
 # Recognition", table 1, columns A, B, D and E: the number of convolutions in each of the five
-# stages between the pools. All convolutions of a stage have as many channels.
+# stages, which end with a max pool. All convolutions of a stage have the same number of channels.
 _STAGES = {
     11: (1, 1, 2, 2, 2),
     13: (2, 2, 2, 2, 2),
@@ -30,27 +33,27 @@ def vgg(
     channel_order: str = "rgb",
     classes: int = 1000,
 ) -> Network:
-    """VGG, with the names that torchvision gives its modules.
+    """Build a VGG, with layers named as in torchvision.
 
-    Its ``embedding`` is what the last linear layer takes, as of every network here: the 4,096
-    numbers after the second ReLU of the classifier, which the literature calls fc7. The
-    pooled feature map, ``avgpool``, is 25,088 numbers that still say where things are.
+    As in every network here, ``embedding`` is the input of the last linear layer: the 4,096
+    activations after the second ReLU of the classifier, called fc7 in the literature. The
+    pooled feature map, ``avgpool``, has 25,088 values and keeps spatial information.
 
     Parameters
     ----------
     depth
-        How many layers have weights: 11, 13, 16 or 19.
+        The number of layers with weights: 11, 13, 16 or 19.
     variant
-        ``"torchvision"`` averages the last feature map to 7 x 7, so that pictures of any size
-        from 32 x 32 fit, and flattens it in the order channels, rows, columns. ``"keras"``
-        flattens it as it is, in the order rows, columns, channels: its classifier fits
-        pictures of 224 x 224 alone, its feature maps are there for any.
+        ``"torchvision"`` averages the last feature map to 7 x 7, so that images of any size
+        from 32 x 32 are accepted, and flattens it in the order channels, rows, columns.
+        ``"keras"`` flattens it without pooling, in the order rows, columns, channels: its
+        classifier accepts images of 224 x 224 only, its feature maps can have any size.
     batch_norm
-        Whether a batch norm follows each convolution, as in torchvision's ``_bn``.
+        Whether a batch norm follows each convolution, as in torchvision's ``_bn`` networks.
     mean, std, channel_order
-        Of the pixels the weights were trained on; see `NetworkBuilder.normalize`.
+        The normalization that the weights expect; see `NetworkBuilder.normalize`.
     classes
-        Number of outputs of the classifier.
+        The number of logits.
     """
     net = NetworkBuilder(f"vgg{depth}_bn" if batch_norm else f"vgg{depth}", input_size=224)
     x = net.normalize(mean, std, channel_order)
@@ -78,7 +81,7 @@ def vgg(
     x = net.add_node("flatten", "flatten", x, channels_first=variant == "torchvision")
     x = net.linear("classifier.0", x, 7 * 7 * channels, _HIDDEN)
     x = net.add_node("classifier.1", "relu", x)
-    # Dropout does nothing at inference, but people ask for it by name.
+    # Dropout does nothing at inference; the alias is for users who know the layer by its name.
     net.alias("classifier.2", x)
     x = net.linear("classifier.3", x, _HIDDEN, _HIDDEN)
     x = net.add_node("classifier.4", "relu", x)
@@ -88,3 +91,22 @@ def vgg(
     net.alias("classifier", x)
     net.alias("logits", x)
     return net.build()
+
+
+VGG = Family(
+    name="VGG",
+    year=2014,
+    paper="Simonyan and Zisserman, Very Deep Convolutional Networks for Large-Scale Image "
+    "Recognition",
+    members={
+        "vgg11": {"torchvision": partial(vgg, 11)},
+        "vgg11_bn": {"torchvision": partial(vgg, 11, batch_norm=True)},
+        "vgg13": {"torchvision": partial(vgg, 13)},
+        "vgg13_bn": {"torchvision": partial(vgg, 13, batch_norm=True)},
+        "vgg16": both_variants(partial(vgg, 16)),
+        "vgg16_bn": {"torchvision": partial(vgg, 16, batch_norm=True)},
+        "vgg19": both_variants(partial(vgg, 19)),
+        "vgg19_bn": {"torchvision": partial(vgg, 19, batch_norm=True)},
+    },
+)
+"""The members of the family."""
