@@ -1,17 +1,17 @@
-"""The networks of the catalogue, against what their publishers state of them."""
+"""The networks of the catalog, compared with the figures that their publishers state."""
 
 from __future__ import annotations
 
 from collections import Counter
 
 import pytest
-from transferkit.backends.macs import count_macs
 
+from transferkit.backends.macs import count_macs
 from transferkit.backends.shapes import infer_shapes
 from transferkit.errors import ShapeError, UnknownNameError
 from transferkit.networks import NETWORKS, build_network, network_from_json, network_to_json
 
-# As torchvision's documentation lists them: parameters, and 10^9 multiply-adds at 224 x 224.
+# From torchvision's documentation: parameters, and 10^9 multiply-adds at 224 x 224.
 _TORCHVISION = {
     "vgg11": (132_863_336, 7.609),
     "vgg11_bn": (132_868_840, 7.609),
@@ -30,7 +30,7 @@ _TORCHVISION = {
     "mobilenet_v3_small": (2_542_856, 0.057),
     "mobilenet_v3_large": (5_483_032, 0.217),
 }
-# As `keras.Model.count_params` gives them, which counts the statistics of batch norm too.
+# From `keras.Model.count_params`, which counts the statistics of batch norm too.
 _KERAS = {
     "vgg16": 138_357_544,
     "vgg19": 143_667_240,
@@ -48,18 +48,18 @@ _KERAS = {
 _VARIANTS = [(name, variant) for name, entry in NETWORKS.items() for variant in entry.variants]
 
 
-def test_what_forms_there_are() -> None:
+def test_variants_of_the_catalog() -> None:
     variants = set(_VARIANTS)
     assert {name for name, variant in variants if variant == "torchvision"} == _TORCHVISION.keys()
     assert {name for name, variant in variants if variant == "keras"} == _KERAS.keys()
     assert {variant for _, variant in variants} == {"torchvision", "keras"}
-    # Where both are, the one that is meant where none is named.
+    # The first variant is the default.
     assert build_network("resnet50") == build_network("resnet50", variant="torchvision")
     assert build_network("mobilenet_v1") == build_network("mobilenet_v1", variant="keras")
 
 
 @pytest.mark.parametrize("name", _TORCHVISION)
-def test_size_and_cost_in_the_form_of_torchvision(name: str) -> None:
+def test_parameters_and_cost_of_the_torchvision_variant(name: str) -> None:
     network = build_network(name, variant="torchvision")
     parameters, billions = _TORCHVISION[name]
     assert network.number_of_parameters == parameters
@@ -67,7 +67,7 @@ def test_size_and_cost_in_the_form_of_torchvision(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", _KERAS)
-def test_size_in_the_form_of_keras(name: str) -> None:
+def test_parameters_of_the_keras_variant(name: str) -> None:
     network = build_network(name, variant="keras")
     statistics = sum(
         shape[0]
@@ -78,18 +78,18 @@ def test_size_in_the_form_of_keras(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "variant"), _VARIANTS)
-def test_what_every_network_has(name: str, variant: str) -> None:
+def test_every_network_has_logits_and_an_embedding(name: str, variant: str) -> None:
     network = build_network(name, variant=variant, classes=7)
     assert network.name == name
     shapes = infer_shapes(network, 224, 224)
     assert shapes["logits"] == (7,)
-    # What the last layer takes.
+    # The embedding is the input of the last layer.
     last = network.node("logits")
     assert last.operation == "linear"
     assert last.inputs == (network.resolve("embedding"),)
     assert shapes["embedding"] == network.parameters[last.parameters[0]][1:]
     assert len(set(network.layers)) == len(network.layers)
-    # Every parameter belongs to the layer that it is called after, and is used once.
+    # Every parameter is used once, by the layer whose name it begins with.
     used = Counter(parameter for node in network.nodes for parameter in node.parameters)
     assert used == Counter(list(network.parameters))
     for node in network.nodes:
@@ -117,7 +117,7 @@ def test_both_variants_have_the_same_names(name: str) -> None:
         assert list(torchvision.parameters) == list(keras.parameters)
 
 
-# The names that the lesson and the literature use, and the shapes that the papers' tables give.
+# Layer names from the literature, and shapes from the tables of the papers.
 _SHAPES = {
     "vgg16": {
         "features.3": (224, 224, 64),
@@ -158,13 +158,13 @@ _SHAPES = {
 
 
 @pytest.mark.parametrize(("name", "variant"), [row for row in _VARIANTS if row[0] in _SHAPES])
-def test_shapes_of_the_papers(name: str, variant: str) -> None:
+def test_shapes_are_those_of_the_papers(name: str, variant: str) -> None:
     shapes = infer_shapes(build_network(name, variant=variant), 224, 224)
     assert {layer: shapes[layer] for layer in _SHAPES[name]} == _SHAPES[name]
 
 
 @pytest.mark.parametrize("name", ["resnet50", "resnet152"])
-def test_where_bottlenecks_halve_the_feature_map(name: str) -> None:
+def test_bottlenecks_halve_the_feature_map_in_the_right_convolution(name: str) -> None:
     for variant, halves in (("torchvision", "conv2"), ("keras", "conv1")):
         network = build_network(name, variant=variant)
         strided = {
@@ -181,7 +181,7 @@ def test_where_bottlenecks_halve_the_feature_map(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large"])
-def test_where_keras_pads_unevenly(name: str) -> None:
+def test_keras_pads_unevenly_at_stride_2(name: str) -> None:
     for node in build_network(name, variant="keras").nodes:
         if node.operation == "conv2d":
             (before, after), columns = node.attributes["padding"]  # type: ignore[misc]
@@ -189,19 +189,19 @@ def test_where_keras_pads_unevenly(name: str) -> None:
             assert after - before == node.attributes["stride"][0] - 1  # type: ignore[index]
 
 
-def test_vgg_of_keras_takes_one_size() -> None:
+def test_keras_vgg_accepts_one_size_only() -> None:
     network = build_network("vgg16", variant="keras")
     for height, width in ((64, 96), (448, 448), (20, 20)):
-        with pytest.raises(ShapeError, match="vgg16 takes only 224 x 224 pictures, not"):
+        with pytest.raises(ShapeError, match="vgg16 accepts only 224 x 224 images, not"):
             infer_shapes(network, height, width)
-    # Of torchvision any, though none too small.
+    # torchvision's accepts any size that is large enough.
     network = build_network("vgg16")
     assert infer_shapes(network, 64, 96)["logits"] == (1000,)
-    with pytest.raises(ShapeError, match="vgg16 cannot take 20 x 20 pixels"):
+    with pytest.raises(ShapeError, match="vgg16 does not accept 20 x 20 images"):
         infer_shapes(network, 20, 20)
 
 
-def test_a_form_that_there_is_not() -> None:
+def test_unknown_variants_are_rejected() -> None:
     with pytest.raises(
         UnknownNameError, match="vgg11 has no variant 'keras'; available: torchvision"
     ):
@@ -212,7 +212,7 @@ def test_a_form_that_there_is_not() -> None:
         build_network("resnet50", variant="Keras")
 
 
-def test_order_of_channels() -> None:
+def test_channel_order() -> None:
     network = build_network("resnet18", mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
     assert [node.operation for node in network.nodes[:2]] == ["normalize", "conv2d"]
     assert dict(network.nodes[0].attributes) == {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
@@ -222,7 +222,7 @@ def test_order_of_channels() -> None:
         build_network("resnet18", channel_order="brg")
 
 
-def test_counting_is_of_the_size_asked_for() -> None:
+def test_the_cost_is_that_of_the_given_size() -> None:
     network = build_network("resnet18")
     whole, quarter = (count_macs(network, side, side) for side in (448, 224))
     last = 512 * 1000

@@ -29,7 +29,7 @@ def _batch_norm(name: str, channels: int) -> dict[str, tuple[int, ...]]:
 
 
 def _mobilenet_state() -> dict[str, tuple[int, ...]]:
-    """The names and shapes of torchvision's state dictionary, without its batch counters."""
+    """Return names and shapes of torchvision's state dictionary, without the batch counters."""
     # Input, hidden and output channels of features.1 to features.17.
     blocks = [
         (32, 32, 16),
@@ -53,7 +53,7 @@ def _mobilenet_state() -> dict[str, tuple[int, ...]]:
     state = {"features.0.0.weight": (32, 3, 3, 3), **_batch_norm("features.0.1", 32)}
     for index, (inputs, hidden, outputs) in enumerate(blocks, start=1):
         prefix = f"features.{index}.conv"
-        # Only the first block does not expand.
+        # Only the first block has no expansion.
         depthwise = 0 if index == 1 else 1
         if depthwise:
             state[f"{prefix}.0.0.weight"] = (hidden, inputs, 1, 1)
@@ -70,7 +70,7 @@ def _mobilenet_state() -> dict[str, tuple[int, ...]]:
 def test_mobilenet_has_the_parameters_of_torchvision() -> None:
     network = build_network("mobilenet_v2")
     assert dict(network.parameters) == _mobilenet_state()
-    # As counted by torchvision's documentation.
+    # From torchvision's documentation.
     assert network.number_of_parameters == 3_504_872
 
 
@@ -80,12 +80,12 @@ def test_mobilenet_has_the_layers_of_torchvision() -> None:
     modules = {f"features.{index}" for index in range(19)}
     modules |= {f"features.{index}.conv" for index in range(1, 18)}
     modules |= {"features", "classifier", "classifier.0", "classifier.1"}
-    # Each module with parameters, and the activation of each that has one.
+    # All modules with parameters, and the activations after some of them.
     modules |= {name.rpartition(".")[0] for name in network.parameters}
     modules |= {"features.0.2", "features.1.conv.0.2", "features.2.conv.1.2", "features.18.2"}
     assert modules <= layers
     assert layers - modules >= {"normalize", "embedding", "logits"}
-    # Residual blocks are those that keep the size and the number of channels.
+    # Blocks that keep the size and the number of channels are residual.
     residual = [node.name for node in network.nodes if node.operation == "add"]
     assert residual == [f"features.{index}" for index in (3, 5, 6, 8, 9, 10, 12, 13, 15, 16)]
 
@@ -96,21 +96,21 @@ def test_layers_can_be_resolved() -> None:
     for layer in network.layers:
         assert network.node(layer).name == network.resolve(layer)
     assert network.resolve("logits") == network.resolve("classifier") == "classifier.1"
-    # An alias stands after what it means.
+    # An alias comes after its target.
     assert network.layers.index("logits") > network.layers.index("classifier.1")
 
 
 @pytest.mark.parametrize("look_up", [Network.resolve, Network.node])
-def test_unknown_layer_names_close_matches(look_up: object) -> None:
+def test_unknown_layers_are_rejected_with_close_matches(look_up: object) -> None:
     network = build_network("mobilenet_v2")
     with pytest.raises(UnknownNameError, match=r"mobilenet_v2 has no layer.*features\.18"):
         look_up(network, "feature.18")  # type: ignore[operator]
-    # The pixels are no layer.
+    # The input is not a layer.
     with pytest.raises(UnknownNameError):
         look_up(network, INPUT)  # type: ignore[operator]
 
 
-def test_unknown_network_names_close_matches() -> None:
+def test_unknown_networks_are_rejected_with_close_matches() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'mobilenet_v2'"):
         build_network("mobilenetv2")
     assert find_network("mobilenet_v2").name == "mobilenet_v2"
@@ -132,7 +132,7 @@ def test_a_network_can_be_copied_pickled_and_written_as_json(drawn: RandomNetwor
 
 
 @given(networks())
-def test_a_network_cannot_be_changed(drawn: RandomNetwork) -> None:
+def test_networks_are_immutable(drawn: RandomNetwork) -> None:
     network = drawn.network
     with pytest.raises(AttributeError):
         network.name = "other"  # type: ignore[misc]
@@ -145,7 +145,7 @@ def test_a_network_cannot_be_changed(drawn: RandomNetwork) -> None:
     assert {node.operation for node in network.nodes} <= OPERATIONS
 
 
-def test_what_was_given_to_a_node_may_change_later() -> None:
+def test_building_further_leaves_an_earlier_network_alone() -> None:
     builder = NetworkBuilder("tiny", input_size=8)
     builder.conv2d("conv", INPUT, 3, 4, size=3)
     early = builder.build()
@@ -154,7 +154,7 @@ def test_what_was_given_to_a_node_may_change_later() -> None:
     assert builder.build().layers == ("conv", "embedding")
 
 
-def test_builder_refuses_what_does_not_hang_together() -> None:
+def test_builder_rejects_unknown_inputs_and_duplicate_names() -> None:
     builder = NetworkBuilder("tiny", input_size=8)
     builder.conv2d("conv", INPUT, 3, 4, size=3)
     with pytest.raises(UnknownNameError, match="did you mean 'conv'"):
@@ -165,7 +165,7 @@ def test_builder_refuses_what_does_not_hang_together() -> None:
         builder.add_node(INPUT, "relu", "conv")
 
 
-def test_random_weights_are_those_of_the_seed() -> None:
+def test_random_weights_depend_on_the_seed_only() -> None:
     network = build_network("mobilenet_v2")
     first, second, other = (random_weights(network, seed) for seed in (3, 3, 4))
     assert {name: array.shape for name, array in first.items()} == dict(network.parameters)

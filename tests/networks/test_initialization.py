@@ -31,7 +31,7 @@ _FANS = {
 
 
 @pytest.mark.parametrize("initialization", sorted(INITIALIZATIONS))
-def test_distribution(initialization: str) -> None:
+def test_distribution_of_kernels_and_matrices(initialization: str) -> None:
     weights = random_weights(_network().build(), 0, initialization)
     for name, (fan_in, fan_out) in _FANS.items():
         array = weights[name]
@@ -45,13 +45,13 @@ def test_distribution(initialization: str) -> None:
         assert abs(array.mean()) < 4 * deviation / math.sqrt(array.size)
         assert array.std() == pytest.approx(deviation, rel=0.03)
         assert np.abs(array).max() <= limit * (1 + 1e-6)
-        # Of a normal distribution 68 of 100 lie within one deviation, of a uniform one 58.
+        # One standard deviation covers 68 % of a normal and 58 % of a uniform distribution.
         within = float((np.abs(array) < deviation).mean())
         assert within == pytest.approx(0.683 if math.isinf(limit) else 0.577, abs=0.015)
 
 
 @pytest.mark.parametrize("initialization", sorted(INITIALIZATIONS))
-def test_what_is_not_drawn(initialization: str) -> None:
+def test_biases_and_batch_norm_are_not_random(initialization: str) -> None:
     weights = random_weights(_network().build(), 0, initialization)
     assert (weights["norm.weight"] == 1).all()
     assert (weights["norm.running_var"] == 1).all()
@@ -59,7 +59,7 @@ def test_what_is_not_drawn(initialization: str) -> None:
         assert not weights[name].any()
 
 
-def test_the_seed_and_the_kind_decide() -> None:
+def test_weights_depend_on_the_seed_and_the_initialization() -> None:
     network = build_network("mobilenet_v3_small")
     drawn = {
         (kind, seed): random_weights(network, seed, kind)["features.0.0.weight"]
@@ -76,6 +76,6 @@ def test_the_seed_and_the_kind_decide() -> None:
     )
 
 
-def test_unknown_initialization() -> None:
+def test_unknown_initialization_is_rejected() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'glorot'"):
         random_weights(_network().build(), 0, "glorrot")

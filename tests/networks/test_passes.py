@@ -1,4 +1,4 @@
-"""Passes leave the values as they were, and what they are given."""
+"""Passes change neither the values of layers nor their arguments."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from transferkit.testing import reference_activations
 from transferkit.testing.conformance import assert_close
 from transferkit.testing.strategies import RandomNetwork, networks, random_weights_and_statistics
 
-# Folded kernels are rounded to float32; all else is computed in float64.
+# Folded kernels are rounded to float32; everything else is computed in float64.
 _ROUNDING = 1e-5
 
 
@@ -37,17 +37,17 @@ def _check_folding(network: Network, weights: Weights, keep: list[str], pixels: 
     weights_before = copy.deepcopy(dict(weights))
     network_before = copy.deepcopy(network)
     folded, folded_weights = fold_batch_norm(network, weights, keep=keep)
-    # Nothing that was given has changed.
+    # The arguments are unchanged.
     assert network == network_before
     assert list(weights) == list(weights_before)
     for name, array in weights.items():
         np.testing.assert_array_equal(array, weights_before[name])
-    # The weights fit the new network, and there are no others.
+    # The weights are exactly the parameters of the new network.
     shapes = {name: array.shape for name, array in folded_weights.items()}
     assert shapes == dict(folded.parameters)
     assert {array.dtype.name for array in folded_weights.values()} <= {"float32"}
     assert {name for node in folded.nodes for name in node.parameters} == set(shapes)
-    # All that is left, and all that was to be kept, is as it was.
+    # All layers that are left have the same values, and none of `keep` is missing.
     assert set(keep) <= set(folded.layers)
     assert set(folded.layers) <= set(network.layers)
     assert {"embedding", "logits"} <= set(folded.layers)
@@ -58,7 +58,7 @@ def _check_folding(network: Network, weights: Weights, keep: list[str], pixels: 
 
 
 @given(st.data(), networks())
-def test_keep_needed(data: st.DataObject, drawn: RandomNetwork) -> None:
+def test_keep_needed_removes_only_unneeded_nodes(data: st.DataObject, drawn: RandomNetwork) -> None:
     network = drawn.network
     before = copy.deepcopy(network)
     layers = data.draw(st.lists(st.sampled_from(network.layers), min_size=1))
@@ -74,7 +74,7 @@ def test_keep_needed(data: st.DataObject, drawn: RandomNetwork) -> None:
     assert [node for node in network.nodes if node.name in needed] == list(kept.nodes)
     assert set(kept.parameters) == {name for node in kept.nodes for name in node.parameters}
     pixels = _pixels(drawn)
-    # Only the weights that it names are needed.
+    # The pruned network needs only its own parameters.
     weights = {name: drawn.weights[name] for name in kept.parameters}
     found = reference_activations(kept, weights, pixels, kept.layers)
     expected = reference_activations(network, drawn.weights, pixels, kept.layers)
@@ -82,13 +82,13 @@ def test_keep_needed(data: st.DataObject, drawn: RandomNetwork) -> None:
         np.testing.assert_array_equal(array, expected[layer])
 
 
-def test_keep_needed_of_unknown_layer() -> None:
+def test_keep_needed_rejects_unknown_layers() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'embedding'"):
         keep_needed(build_network("mobilenet_v2"), ["embeding"])
 
 
 @given(st.data(), networks())
-def test_fold_batch_norm(data: st.DataObject, drawn: RandomNetwork) -> None:
+def test_fold_batch_norm_keeps_all_values(data: st.DataObject, drawn: RandomNetwork) -> None:
     names = [node.name for node in drawn.network.nodes]
     keep = data.draw(st.lists(st.sampled_from(names), unique=True))
     _check_folding(drawn.network, drawn.weights, keep, _pixels(drawn))
@@ -113,7 +113,7 @@ def _shared_convolution() -> Network:
     y = builder.batch_norm("first", x, 3, epsilon=1e-5)
     z = builder.batch_norm("second", x, 3, epsilon=1e-5)
     x = builder.add_node("sum", "add", y, z)
-    # After a batch norm, and after something that is no convolution.
+    # A batch norm after an addition, and one after a batch norm.
     x = builder.batch_norm("third", x, 3, epsilon=1e-3)
     x = builder.batch_norm("fourth", x, 3, epsilon=1e-3)
     builder.add_node("embedding", "mean", x, axes=(1, 2))
@@ -121,7 +121,7 @@ def _shared_convolution() -> Network:
     return builder.build()
 
 
-def test_batch_norm_that_cannot_be_folded_is_left() -> None:
+def test_batch_norms_that_cannot_be_folded_are_left() -> None:
     network = _shared_convolution()
     weights = random_weights_and_statistics(network, seed=0)
     _check_folding(network, weights, [], np.random.default_rng(0).random((1, 8, 8, 3)))
@@ -130,7 +130,9 @@ def test_batch_norm_that_cannot_be_folded_is_left() -> None:
 
 
 @given(networks(), st.integers(2, 7))
-def test_replace_head(drawn: RandomNetwork, classes: int) -> None:
+def test_replace_head_classifies_the_normalized_embedding(
+    drawn: RandomNetwork, classes: int
+) -> None:
     network = drawn.network
     before = copy.deepcopy(network)
     size = infer_shapes(network, network.input_size, network.input_size)["embedding"][0]
@@ -153,6 +155,6 @@ def test_replace_head(drawn: RandomNetwork, classes: int) -> None:
     np.testing.assert_allclose(
         found["probabilities"], odds / odds.sum(axis=1, keepdims=True), rtol=1e-9
     )
-    # Of the old head nothing is left.
+    # Nothing is left of the old head.
     assert set(weights) - set(body) == {"head.weight", "head.bias"}
     assert replaced.parameters["head.weight"] == (classes, expected.shape[1])

@@ -1,4 +1,4 @@
-"""Networks as data, and passes over them. No framework is known here."""
+"""Networks as data, and passes over them; independent of any framework."""
 
 from transferkit.networks.catalogue import NETWORKS, NetworkEntry, build_network, find_network
 from transferkit.networks.graph import INPUT, WRAPPED, Network, NetworkBuilder, Node, Weights

@@ -49,7 +49,7 @@ def find_network(name: str) -> NetworkEntry:
     Raises
     ------
     UnknownNameError
-        If there is no such network; the message has close matches.
+        If the network is unknown; the message has close matches.
     """
     try:
         return NETWORKS[name]

@@ -1,9 +1,9 @@
 """A network as data: an immutable list of named nodes over the table of primitives.
 
-A `Network` holds no arrays and knows no framework. Its nodes name operations of
-`transferkit.backends.base.Table`; its weights travel beside it as a mapping from
-parameter name to NumPy array. A `NetworkBuilder` makes one, so that an architecture reads
-like the table in its paper.
+A `Network` holds no arrays and depends on no framework. The operations of its nodes are the
+primitives of `transferkit.backends.base.Table`; its weights are a separate mapping from
+parameter name to NumPy array. Networks are built with a `NetworkBuilder`, which keeps the code
+of an architecture close to the table in its paper.
 """
 
 from __future__ import annotations
@@ -35,21 +35,26 @@ INPUT = "pixels"
 """The name of every network's input: N x H x W x 3, RGB, float32 in [0, 1]."""
 
 WRAPPED = "wrapped"
-"""The operation of a node whose output a framework's own model gives, not the table."""
+"""The operation of a node whose output is computed by a framework's model, not by the table."""
 
 CHANNEL_ORDERS = ("rgb", "bgr")
-"""The orders in which weights may expect the colours."""
+"""The channel orders that weights may expect."""
 
 Attribute: TypeAlias = (
     int | float | str | tuple[int, ...] | tuple[float, ...] | tuple[tuple[int, int], ...]
 )
-"""What an attribute of a node may be: plain data, so that a network can be written as JSON."""
+"""The types of a node's attributes: plain data, so that a network can be written as JSON."""
 
 Padding: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
-"""((top, bottom), (left, right)) in pixels."""
+"""The padding of a convolution or a pool: ``((top, bottom), (left, right))``.
+
+The number of rows added above and below the feature map, and of columns added to its left and
+right: zeros for a convolution, values that are never the maximum for a max pool. The two sides
+of an axis may differ, as in Keras's networks.
+"""
 
 Weights: TypeAlias = Mapping[str, npt.NDArray[np.float32]]
-"""Parameter name to array, in the shapes that torchvision's state dictionaries have."""
+"""Parameter name to array, in the shapes of torchvision's state dictionaries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +64,15 @@ class Node:
     Parameters
     ----------
     name
-        Unique within the network; the name its output is asked for by.
+        The name of the node and of its output, unique within the network.
     operation
         The name of a primitive of `transferkit.backends.base.Table`.
     inputs
-        Names of the nodes (or `INPUT`) whose outputs it takes, in the primitive's order.
+        The names of the input nodes (or `INPUT`), in the order of the primitive's arguments.
     attributes
         The primitive's keyword arguments.
     parameters
-        Names of the weights that follow the inputs, in the primitive's order.
+        The names of the weights, which follow the inputs in the primitive's arguments.
     """
 
     name: str
@@ -89,29 +94,28 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A network: what is computed from pixels, node by node, and what each output is called.
+    """A network: the nodes that compute its outputs from pixels, and the names of the outputs.
 
     Parameters
     ----------
     name
-        What the network is called: ``"mobilenet_v2"``.
+        The name of the network: ``"mobilenet_v2"``.
     nodes
-        In an order in which each node comes after its inputs.
+        The nodes in topological order: each comes after its inputs.
     parameters
-        Name of each weight to its shape. Convolution kernels are (out, in / groups, height,
-        width), matrices (out, in).
+        The name of each weight to its shape. Convolution kernels are (out, in / groups,
+        height, width), matrices (out, in).
     aliases
-        Further names to the node they mean. Every network has ``embedding`` (the vector that
-        its last layer, the linear one that gives the logits, takes) and ``logits``, as a node
-        or an alias.
+        Further names of nodes. Every network has ``logits`` and ``embedding``, the input of
+        its last linear layer, each as a node or an alias.
     input_size
-        The side in pixels of the square picture that the network was designed for.
+        The side in pixels of the square image that the network was designed for.
 
     Raises
     ------
     ValueError
-        If a node takes an input that is not before it or a weight that has no shape, or a
-        name occurs twice or means nothing.
+        If an input of a node does not precede it, a weight has no shape, a name is used
+        twice, or the target of an alias does not exist.
 
     Examples
     --------
@@ -134,16 +138,20 @@ class Network:
         for node in self.nodes:
             for name in node.inputs:
                 if name not in known:
-                    raise ValueError(f"layer {node.name!r} takes {name!r}, which is not before it")
+                    raise ValueError(
+                        f"the input {name!r} of layer {node.name!r} does not precede it"
+                    )
             for name in node.parameters:
                 if name not in self.parameters:
-                    raise ValueError(f"layer {node.name!r} needs {name!r}, which has no shape")
+                    raise ValueError(f"the weight {name!r} of layer {node.name!r} has no shape")
             if node.name in known:
-                raise ValueError(f"two layers are called {node.name!r}")
+                raise ValueError(f"two layers are named {node.name!r}")
             known.add(node.name)
         for alias, target in self.aliases.items():
-            if target not in known or alias in known:
-                raise ValueError(f"alias {alias!r} of {target!r} means nothing")
+            if target not in known:
+                raise ValueError(f"the target {target!r} of alias {alias!r} does not exist")
+            if alias in known:
+                raise ValueError(f"alias {alias!r} is the name of a layer")
 
     def __reduce__(self) -> tuple[object, ...]:
         return (
@@ -153,7 +161,7 @@ class Network:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Every name that an output can be asked for by, each alias after the node it means."""
+        """The names of all outputs: of nodes, each followed by its aliases."""
         aliases: dict[str, list[str]] = {}
         for alias, target in self.aliases.items():
             aliases.setdefault(target, []).append(alias)
@@ -163,7 +171,7 @@ class Network:
 
     @property
     def number_of_parameters(self) -> int:
-        """How many numbers the weights hold, the statistics of batch norm not counted."""
+        """The number of trainable parameters: all weights except the statistics of batch norm."""
         return sum(
             math.prod(shape)
             for name, shape in self.parameters.items()
@@ -171,12 +179,12 @@ class Network:
         )
 
     def resolve(self, layer: str) -> str:
-        """The name of the node that ``layer``, a node's name or an alias, means.
+        """Return the name of the node that ``layer``, a node's name or an alias, refers to.
 
         Raises
         ------
         UnknownNameError
-            If there is no such layer; close matches are named.
+            If the layer is unknown; the message has close matches.
         """
         name = self.aliases.get(layer, layer)
         if not any(node.name == name for node in self.nodes):
@@ -184,20 +192,20 @@ class Network:
         return name
 
     def node(self, layer: str) -> Node:
-        """The node that ``layer``, a node's name or an alias, means."""
+        """Return the node that ``layer``, a node's name or an alias, refers to."""
         name = self.resolve(layer)
         return next(node for node in self.nodes if node.name == name)
 
 
 class NetworkBuilder:
-    """Makes a `Network` node by node; each method returns the new node's name.
+    """A builder of networks: each method adds a node and returns its name.
 
     Parameters
     ----------
     name
-        What the network is called.
+        The name of the network.
     input_size
-        The side in pixels of the square picture it is designed for.
+        The side in pixels of the square image that the network is designed for.
 
     Examples
     --------
@@ -226,7 +234,7 @@ class NetworkBuilder:
         parameters: Mapping[str, tuple[int, ...]] | None = None,
         **attributes: Attribute,
     ) -> str:
-        """Add a node; ``parameters`` maps the names of its weights to their shapes."""
+        """Add a node; ``parameters`` is the name of each of its weights to the shape."""
         known = {INPUT, *(node.name for node in self._nodes)}
         for required in inputs:
             if required not in known:
@@ -239,16 +247,16 @@ class NetworkBuilder:
         return name
 
     def alias(self, alias: str, target: str) -> None:
-        """Let ``alias`` mean the node ``target``."""
+        """Add ``alias`` as a further name of the node ``target``."""
         self._aliases[alias] = target
 
     def normalize(
         self, mean: tuple[float, ...], std: tuple[float, ...], channel_order: str = "rgb"
     ) -> str:
-        """The first nodes of a network: pixels as its weights were trained on them.
+        """Add the first nodes of a network: the normalization that its weights expect.
 
-        ``mean`` and ``std`` are those of red, green and blue, for pixels in [0, 1]. Where
-        ``channel_order`` is ``"bgr"`` a second node, ``reverse_channels``, follows.
+        ``mean`` and ``std`` are of red, green and blue, for pixels in [0, 1]. If
+        ``channel_order`` is ``"bgr"``, a second node, ``reverse_channels``, follows.
 
         Raises
         ------
@@ -275,7 +283,7 @@ class NetworkBuilder:
         groups: int = 1,
         bias: bool = True,
     ) -> str:
-        """A square convolution with ``padding`` zeros on every side, or as many as each has."""
+        """Add a convolution with a square kernel; ``padding`` is of all sides, or a `Padding`."""
         if isinstance(padding, int):
             padding = ((padding, padding), (padding, padding))
         shape = (channels_out, channels_in // groups, size, size)
@@ -293,13 +301,13 @@ class NetworkBuilder:
         )
 
     def batch_norm(self, name: str, x: str, channels: int, *, epsilon: float) -> str:
-        """Batch normalisation with fixed statistics."""
+        """Add a batch normalization with fixed statistics."""
         suffixes = ("weight", "bias", "running_mean", "running_var")
         parameters = {f"{name}.{suffix}": (channels,) for suffix in suffixes}
         return self.add_node(name, "batch_norm", x, parameters=parameters, epsilon=epsilon)
 
     def linear(self, name: str, x: str, features_in: int, features_out: int) -> str:
-        """A fully connected layer with a bias."""
+        """Add a fully connected layer with a bias."""
         parameters = {
             f"{name}.weight": (features_out, features_in),
             f"{name}.bias": (features_out,),
@@ -307,7 +315,7 @@ class NetworkBuilder:
         return self.add_node(name, "linear", x, parameters=parameters)
 
     def build(self) -> Network:
-        """The network made so far."""
+        """Return the network built so far."""
         return Network(
             self._name, tuple(self._nodes), self._parameters, self._aliases, self._input_size
         )

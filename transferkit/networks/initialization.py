@@ -1,4 +1,4 @@
-"""Random weights, the same on every backend because NumPy draws them."""
+"""Random weights; sampled with NumPy, so that they are the same on every backend."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ Generator: TypeAlias = np.random.Generator
 def random_weights(
     network: Network, random_state: RandomState = None, initialization: str = "he"
 ) -> dict[str, Floats]:
-    """Weights drawn at random, for a network that is to be trained or tested.
+    """Return random weights for a network to train or to test.
 
-    Only kernels and matrices are drawn. Biases are 0, and a batch norm changes nothing.
+    Only kernels and matrices are random. Biases are 0, and batch norms are the identity.
 
     Parameters
     ----------
     network
-        Whose parameters to draw.
+        The network whose parameters to initialize.
     random_state
-        The same int gives the same weights on every machine.
+        As in scikit-learn; the same int gives the same weights on every machine.
     initialization
-        How kernels and matrices are drawn. Fan-in is the number of inputs of one output,
-        (in / groups) x height x width, and fan-out likewise, out x height x width.
+        The distribution of kernels and matrices. Fan-in is (in / groups) x height x width,
+        the number of inputs of one output; fan-out is out x height x width.
 
         ``"he"``
             Normal with variance 2 / fan-in (He et al., 2015, "Delving Deep into Rectifiers",
-            equation 10): a signal keeps its size through layers with ReLUs.
+            equation 10): keeps the variance of activations constant through layers with ReLUs.
         ``"glorot"``
-            Uniform within the square root of 6 / (fan-in + fan-out) of 0 (Glorot and Bengio,
-            2010, "Understanding the Difficulty of Training Deep Feedforward Neural Networks",
-            equation 16): for layers whose activation is nearly linear around 0.
+            Uniform in ±sqrt(6 / (fan-in + fan-out)) (Glorot and Bengio, 2010, "Understanding
+            the Difficulty of Training Deep Feedforward Neural Networks", equation 16): for
+            layers whose activation function is nearly linear around 0.
         ``"uniform"``
-            Uniform within 0.05 of 0, whatever the layer.
+            Uniform in ±0.05 for every layer.
         ``"gaussian"``
-            Normal with standard deviation 0.01, whatever the layer (Krizhevsky et al., 2012,
-            "ImageNet Classification with Deep Convolutional Neural Networks", section 5). In
-            deep networks without batch norm the signal dies away under these two.
+            Normal with standard deviation 0.01 for every layer (Krizhevsky et al., 2012,
+            "ImageNet Classification with Deep Convolutional Neural Networks", section 5). With
+            this one and ``"uniform"``, activations of deep networks without batch norm vanish.
 
     Returns
     -------
@@ -59,7 +59,7 @@ def random_weights(
     Raises
     ------
     UnknownNameError
-        If there is no such initialization.
+        If the initialization is unknown.
 
     Examples
     --------
@@ -70,12 +70,12 @@ def random_weights(
     """
     if initialization not in INITIALIZATIONS:
         raise UnknownNameError("initialization", initialization, INITIALIZATIONS)
-    draw = INITIALIZATIONS[initialization]
+    sample = INITIALIZATIONS[initialization]
     generator = as_generator(random_state)
     weights: dict[str, Floats] = {}
     for name, shape in network.parameters.items():
         if len(shape) > 1:
-            weights[name] = draw(generator, shape)
+            weights[name] = sample(generator, shape)
         elif name.endswith((".running_var", ".weight")):
             weights[name] = np.ones(shape, np.float32)
         else:
@@ -100,7 +100,7 @@ def _uniform(generator: Generator, shape: tuple[int, ...], limit: float = 0.05) 
 
 
 def _normal(generator: Generator, shape: tuple[int, ...], deviation: float = 0.01) -> Floats:
-    # Drawn in float32: VGG-19 has 144 million weights.
+    # Sampled in float32 to save memory: VGG-19 has 144 million weights.
     array = generator.standard_normal(shape, np.float32)
     array *= np.float32(deviation)
     return array
@@ -109,4 +109,4 @@ def _normal(generator: Generator, shape: tuple[int, ...], deviation: float = 0.0
 INITIALIZATIONS: Mapping[str, Callable[[Generator, tuple[int, ...]], Floats]] = MappingProxyType(
     {"he": _he, "glorot": _glorot, "uniform": _uniform, "gaussian": _normal}
 )
-"""Name to what draws a kernel or a matrix."""
+"""The name of each initialization to the function that samples a kernel or a matrix."""

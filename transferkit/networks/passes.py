@@ -1,7 +1,7 @@
-"""Passes: pure functions from a network to another that computes the same.
+"""Passes: pure functions that transform a network.
 
-Each leaves its arguments as they were, and the values of the layers that it promises to
-keep; the property tests hold them to that.
+A pass changes neither its arguments nor the values of the layers that it keeps; property tests
+check both.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ __all__ = ["add_probabilities", "fold_batch_norm", "keep_needed", "replace_head"
 
 
 def keep_needed(network: Network, layers: Iterable[str]) -> Network:
-    """Only the nodes that the outputs of ``layers`` are computed from.
+    """Remove all nodes that are not needed to compute ``layers``.
 
     Parameters
     ----------
     network
-        What to prune.
+        The network to prune.
     layers
-        Nodes' names or aliases.
+        Names or aliases of nodes.
 
     Returns
     -------
     Network
-        Computes the same values for every layer that it still has.
+        Computes the same values for every layer that is left.
 
     Raises
     ------
     UnknownNameError
-        If there is no such layer.
+        If a layer is unknown.
     """
     needed = {network.resolve(layer) for layer in layers}
     nodes: list[Node] = []
@@ -48,26 +48,26 @@ def keep_needed(network: Network, layers: Iterable[str]) -> Network:
 def fold_batch_norm(
     network: Network, weights: Weights, keep: Collection[str]
 ) -> tuple[Network, Weights]:
-    """Each batch norm multiplied into the convolution that feeds it.
+    """Fold each batch norm into the convolution before it.
 
-    ``scale * (conv(x) - mean) / sqrt(variance + epsilon) + shift`` is a convolution itself:
-    its kernel is scaled per output channel and its bias follows (Jacob et al., 2018,
+    ``scale * (conv(x) - mean) / sqrt(variance + epsilon) + shift`` is a convolution whose
+    kernel is scaled per output channel and whose bias is adapted (Jacob et al., 2018,
     "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
     Inference", equation 14).
 
     Parameters
     ----------
     network, weights
-        What to fold; neither is changed.
+        The network and its weights; neither is changed.
     keep
-        Names of nodes whose outputs are wanted: a convolution among them stays as it is, and
-        so does one that feeds anything besides its batch norm.
+        The names of nodes whose outputs are needed. A convolution among them is not folded,
+        nor is one whose output is used by another node besides its batch norm.
 
     Returns
     -------
     network, weights
-        Compute the same values, to rounding, for every layer that is left. The arithmetic of
-        the folding is done in float64.
+        They compute the same values, up to rounding, for every layer that is left. Folded
+        weights are computed in float64.
     """
     uses = Counter(name for node in network.nodes for name in node.inputs)
     by_name = {node.name: node for node in network.nodes}
@@ -94,7 +94,7 @@ def fold_batch_norm(
         names = (f"{node.name}.folded_weight", f"{node.name}.folded_bias")
         for name, array in zip(names, (kernel, bias * factor + shift), strict=True):
             new_weights[name] = array.astype(np.float32)
-            # Nobody else has it, so that a backend need not copy it.
+            # Read-only, so that backends can use the array without a copy.
             new_weights[name].setflags(write=False)
             new_shapes[name] = array.shape
         folded[node.name] = Node(
@@ -110,32 +110,33 @@ def fold_batch_norm(
 def replace_head(
     network: Network, number_of_classes: int, *, embedding_size: int, name: str
 ) -> Network:
-    """The network up to ``embedding``, and a new linear classifier on its direction.
+    """Replace all layers after ``embedding`` by a new linear classifier.
 
-    The embedding is scaled to length 1 first: how long it is tells how much there is to see
-    in a picture rather than what, and few pictures a class are told apart better without.
+    The classifier takes the embedding normalized to length 1: its length depends on the amount
+    of detail in an image more than on the class, and with few images per class normalized
+    embeddings are classified more accurately.
 
     Parameters
     ----------
     network
-        Whose classifier to replace.
+        The network whose classifier to replace.
     number_of_classes
-        How many outputs the new one has.
+        The number of outputs of the new classifier.
     embedding_size
-        How many numbers ``embedding`` has.
+        The size of ``embedding``.
     name
-        What the new network is called.
+        The name of the new network.
 
     Returns
     -------
     Network
-        With ``unit_embedding``, ``logits`` (weights ``head.weight`` (classes, d) and
+        Ends with ``unit_embedding``, ``logits`` (weights ``head.weight`` (classes, d) and
         ``head.bias`` (classes,)) and ``probabilities``, their softmax.
 
     Raises
     ------
     ValueError
-        If what comes before the embedding has layers or weights of these names.
+        If a layer or a weight before the embedding has one of these names.
     """
     body = keep_needed(network, ["embedding"])
     shapes = {
@@ -160,7 +161,7 @@ def replace_head(
 
 
 def add_probabilities(network: Network) -> Network:
-    """The network with one more node: ``probabilities``, the softmax of its logits."""
+    """Append a node: ``probabilities``, the softmax of the logits."""
     node = Node("probabilities", "softmax", (network.resolve("logits"),))
     return Network(
         network.name,
@@ -172,7 +173,7 @@ def add_probabilities(network: Network) -> Network:
 
 
 def _with_nodes(network: Network, nodes: tuple[Node, ...]) -> Network:
-    """``network`` with these nodes, and only the weights and aliases that still mean something."""
+    """Return ``network`` with these nodes only, and without unused weights and aliases."""
     names = {node.name for node in nodes}
     used = [name for node in nodes for name in node.parameters]
     return Network(

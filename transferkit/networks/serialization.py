@@ -1,4 +1,4 @@
-"""A network as JSON and back, with what is read distrusted."""
+"""Conversion of networks to JSON and back; the JSON is treated as untrusted input."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import json
 from collections.abc import Mapping
 from typing import Any, cast
 
+from transferkit.errors import shorten
 from transferkit.networks.graph import Attribute, Network, Node
 
 __all__ = ["network_from_json", "network_to_json"]
 
 
 def network_to_json(network: Network) -> str:
-    """``network`` as text that `network_from_json` reads."""
+    """Return ``network`` as JSON text for `network_from_json`."""
     return json.dumps(
         {
             "name": network.name,
@@ -34,16 +35,15 @@ def network_to_json(network: Network) -> str:
 
 
 def network_from_json(text: str) -> Network:
-    """The network that ``text`` describes.
+    """Return the network that ``text`` describes.
 
-    Whether its operations exist and fit together is not seen here, but when its shapes are
-    inferred.
+    Whether the operations exist and their shapes match is checked later, by shape inference.
 
     Raises
     ------
     ValueError
-        If the text is no JSON or describes no network: an entry is missing, a node takes an
-        input that is not before it, a name occurs twice or means nothing.
+        If the text is not JSON or not a valid network: an entry is missing, an input of a node
+        does not precede it, a name is used twice or does not exist.
 
     Examples
     --------
@@ -73,13 +73,13 @@ def network_from_json(text: str) -> Network:
             input_size=int(data["input_size"]),
         )
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"no description of a network: {error!r}") from error
+        raise ValueError(f"not a valid description of a network: {shorten(error)}") from error
 
 
 def _attribute(value: object) -> Attribute:
-    """An attribute with JSON's lists as tuples again."""
+    """Return an attribute with JSON's lists converted to tuples."""
     if isinstance(value, list):
         return cast(Attribute, tuple(map(_attribute, value)))
     if isinstance(value, (int, float, str)):
         return value
-    raise TypeError(f"{value!r} is no attribute")
+    raise TypeError(f"{shorten(value)} is not a valid attribute")
