@@ -8,25 +8,29 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from transferkit.backends.adaptive_pooling import adaptive_windows
 from transferkit.backends.base import Table
 from transferkit.networks.graph import Padding
 
-__all__ = ["TensorFlowTable"]
+__all__ = ["TensorFlowTable", "is_same_padding"]
 
 _ALIGNMENT = 64
-# In bytes; for smaller arrays the way through DLPack costs more than it saves.
-_LARGE = 1 << 20
+# For smaller arrays, DLPack costs more time than it saves.
+_DLPACK_MIN_BYTES = 1 << 20
 
 
 class TensorFlowTable(Table[Any]):
     """The primitives over TensorFlow's tensors, in its own layout, N x H x W x C.
 
+    Primitives that are written with operators and indexing alone also work on Keras's symbolic
+    tensors; `SymbolicTable` replaces the others.
+
     Parameters
     ----------
     dtype
-        The number type of the tensors.
+        The dtype of the tensors.
     on_cpu
-        Whether tensors are for the processor, and large ones best made in its memory.
+        Whether tensors are for the CPU, so that large ones can be made without a second copy.
     """
 
     shares_memory: ClassVar[bool] = False
@@ -37,22 +41,22 @@ class TensorFlowTable(Table[Any]):
 
     def asarray(self, array: npt.ArrayLike) -> Any:
         array = np.asarray(array, self.dtype.as_numpy_dtype)
-        if not self.on_cpu or array.nbytes < _LARGE:
+        if not self.on_cpu or array.nbytes < _DLPACK_MIN_BYTES:
             return tf.convert_to_tensor(array)
-        # TensorFlow makes two copies of an array, and keeps one until it is called again.
+        # TensorFlow makes two copies of an array, and keeps one until the next call.
         return tf.experimental.dlpack.from_dlpack(_aligned_copy(array).__dlpack__())
 
     def to_numpy(self, tensor: Any) -> npt.NDArray[Any]:
-        # What has no axes comes as a NumPy scalar.
+        # A tensor without axes becomes a NumPy scalar.
         return np.asarray(tensor.numpy())
 
     def kernel(self, array: npt.ArrayLike, groups: int) -> Any:
         array = np.asarray(array)
-        channels_out, per_group = array.shape[:2]
-        if groups > 1 and per_group == 1:
-            # TensorFlow has depthwise convolution apart: (h, w, groups, out per group).
-            kernel = array.reshape(groups, channels_out // groups, *array.shape[2:])
-            return self.asarray(kernel.transpose(2, 3, 0, 1))
+        channels_out, per_group, *size = array.shape
+        if _is_depthwise(groups, groups * per_group):
+            array = array.reshape(groups, channels_out // groups, *size)
+            # (h, w, groups, channels out per group)
+            return self.asarray(array.transpose(2, 3, 0, 1))
         return self.asarray(array.transpose(2, 3, 1, 0))
 
     def conv2d(
@@ -65,44 +69,44 @@ class TensorFlowTable(Table[Any]):
         padding: Padding,
         groups: int = 1,
     ) -> Any:
-        is_depthwise = groups > 1 and x.shape[3] == groups
-        if is_depthwise and stride[0] == stride[1]:
-            y = self._depthwise_conv2d(x, kernel, stride, padding)
-        elif groups == 1:
-            explicit = [[0, 0], *map(list, padding), [0, 0]]
-            y = tf.nn.conv2d(x, kernel, list(stride), explicit)
-        else:
-            y = self._grouped_conv2d(x, kernel, is_depthwise, stride, padding, groups)
-        return y if bias is None else tf.nn.bias_add(y, bias)
+        is_depthwise = _is_depthwise(groups, x.shape[3])
+        if groups == 1 or (is_depthwise and stride[0] == stride[1]):
+            return self._convolve(x, kernel, bias, stride, padding, is_depthwise)
+        # One convolution per group: TensorFlow has no gradient of grouped convolution on the CPU.
+        inputs = self._split(x, groups, 3)
+        kernels = self._split(kernel, groups, 2 if is_depthwise else 3)
+        biases = [None] * groups if bias is None else self._split(bias, groups, 0)
+        outputs = [
+            self._convolve(*tensors, stride, padding, False)
+            for tensors in zip(inputs, kernels, biases, strict=True)
+        ]
+        return self.concat(*outputs, axis=3)
 
-    def _depthwise_conv2d(
-        self, x: Any, kernel: Any, stride: tuple[int, int], padding: Padding
-    ) -> Any:
-        # TensorFlow 2.21 ends the process when it optimises a graph in which a bias follows a
-        # depthwise convolution with explicit padding, so the padding is said in other words.
-        margins = tuple((length - 1) // 2 for length in kernel.shape[:2])
-        keeps_size = all(length % 2 for length in kernel.shape[:2]) and stride == (1, 1)
-        if keeps_size and padding == tuple((margin, margin) for margin in margins):
-            return tf.nn.depthwise_conv2d(x, kernel, [1, 1, 1, 1], "SAME")
-        x = self.pad(x, padding=padding)
-        return tf.nn.depthwise_conv2d(x, kernel, [1, *stride, 1], "VALID")
-
-    def _grouped_conv2d(
+    def _convolve(
         self,
         x: Any,
         kernel: Any,
-        is_depthwise: bool,
+        bias: Any,
         stride: tuple[int, int],
         padding: Padding,
-        groups: int,
+        is_depthwise: bool,
     ) -> Any:
-        """Group by group: TensorFlow has no gradient of grouped convolution on a processor."""
-        kernels = tf.split(kernel, groups, axis=2 if is_depthwise else 3)
-        parts = [
-            self.conv2d(part, kernel, stride=stride, padding=padding)
-            for part, kernel in zip(tf.split(x, groups, axis=3), kernels, strict=True)
-        ]
-        return tf.concat(parts, 3)
+        """Return one convolution that is depthwise or has a single group."""
+        if not is_depthwise:
+            explicit = [[0, 0], *map(list, padding), [0, 0]]
+            y = tf.nn.conv2d(x, kernel, list(stride), explicit)
+        # TensorFlow 2.21 crashes when it optimizes a graph in which a bias follows a depthwise
+        # convolution with explicit padding.
+        elif is_same_padding(kernel, stride, padding):
+            y = tf.nn.depthwise_conv2d(x, kernel, [1, 1, 1, 1], "SAME")
+        else:
+            x = self.pad(x, padding=padding)
+            y = tf.nn.depthwise_conv2d(x, kernel, [1, *stride, 1], "VALID")
+        return y if bias is None else tf.nn.bias_add(y, bias)
+
+    def _split(self, x: Any, parts: int, axis: int) -> Any:
+        """Return ``x`` cut into equal parts along ``axis``."""
+        return tf.split(x, parts, axis)
 
     def batch_norm(
         self, x: Any, scale: Any, shift: Any, mean: Any, variance: Any, *, epsilon: float
@@ -113,7 +117,7 @@ class TensorFlowTable(Table[Any]):
         return tf.nn.bias_add(tf.matmul(x, weight, transpose_b=True), bias)
 
     def matmul(self, x: Any, y: Any) -> Any:
-        return tf.matmul(x, y)
+        return x @ y
 
     def max_pool2d(
         self, x: Any, *, size: tuple[int, int], stride: tuple[int, int], padding: Padding
@@ -125,30 +129,26 @@ class TensorFlowTable(Table[Any]):
         return tf.nn.avg_pool2d(x, list(size), list(stride), "VALID")
 
     def adaptive_average_pool2d(self, x: Any, *, height: int, width: int) -> Any:
-        # A product with a matrix of means along each side, whose lengths may be known only
-        # when the function runs.
+        # The height and width may be unknown until the function runs.
         n, h, w, c = tf.unstack(tf.shape(x))
         rows = tf.reshape(x, [n, h, w * c])
-        y = tf.reshape(tf.matmul(self._means(h, height), rows), [n, height, w, c])
-        return tf.matmul(self._means(w, width), y)
+        y = tf.reshape(tf.matmul(self._window_means(h, height), rows), [n, height, w, c])
+        return tf.matmul(self._window_means(w, width), y)
 
-    def _means(self, length: Any, parts: int) -> Any:
-        """The matrix (parts, length) that averages the windows of an axis."""
-        index = tf.range(parts)[:, None]
-        start = index * length // parts
-        end = -(-(index + 1) * length // parts)
-        position = tf.range(length)[None]
-        inside = (start <= position) & (position < end)
-        return tf.cast(inside, self.dtype) / tf.cast(end - start, self.dtype)
+    def _window_means(self, length: Any, parts: int) -> Any:
+        """Return the matrix (parts, length) whose product with an axis averages its windows."""
+        index, position = tf.range(parts)[:, None], tf.range(length)
+        inside, size = adaptive_windows(length, parts, index, position)
+        return tf.cast(inside, self.dtype) / tf.cast(size, self.dtype)
 
     def relu(self, x: Any) -> Any:
         return tf.nn.relu(x)
 
     def clip(self, x: Any, *, low: float, high: float) -> Any:
-        # relu6 is one kernel, and is fused with the convolution before it; clipping is not.
+        # relu6 is one kernel, and is fused with a preceding convolution; clipping is not.
         if (low, high) == (0, 6):
             return tf.nn.relu6(x)
-        # TensorFlow's own derivative of clipping is 1 at the bounds.
+        # TensorFlow's own derivative of clipping is 1 at the bounds; `clip` defines it as 0.
         clipped = tf.stop_gradient(tf.clip_by_value(x, low, high))
         return tf.where((low < x) & (x < high), x, clipped)
 
@@ -168,7 +168,7 @@ class TensorFlowTable(Table[Any]):
         return tf.sqrt(x)
 
     def absolute(self, x: Any) -> Any:
-        return tf.abs(x)
+        return abs(x)
 
     def sign(self, x: Any) -> Any:
         return tf.sign(x)
@@ -180,16 +180,16 @@ class TensorFlowTable(Table[Any]):
         return tf.nn.log_softmax(x)
 
     def add(self, x: Any, y: Any) -> Any:
-        return tf.add(x, y)
+        return x + y
 
     def subtract(self, x: Any, y: Any) -> Any:
-        return tf.subtract(x, y)
+        return x - y
 
     def multiply(self, x: Any, y: Any) -> Any:
-        return tf.multiply(x, y)
+        return x * y
 
     def divide(self, x: Any, y: Any) -> Any:
-        return tf.divide(x, y)
+        return x / y
 
     def concat(self, *tensors: Any, axis: int) -> Any:
         return tf.concat(tensors, axis)
@@ -214,6 +214,9 @@ class TensorFlowTable(Table[Any]):
     def pad(self, x: Any, *, padding: Padding, value: float = 0.0) -> Any:
         if not any(map(any, padding)):
             return x
+        return self._pad(x, padding, value)
+
+    def _pad(self, x: Any, padding: Padding, value: float) -> Any:
         return tf.pad(x, [[0, 0], *map(list, padding), [0, 0]], constant_values=value)
 
     def crop(self, x: Any, *, top: int, left: int, height: int, width: int) -> Any:
@@ -236,7 +239,7 @@ class TensorFlowTable(Table[Any]):
         row, column = tf.unstack(inside - before, axis=-1)
         top, left = tf.unstack(tf.cast(before, tf.int32), axis=-1)
         bottom, right = tf.minimum(top + 1, size[0] - 1), tf.minimum(left + 1, size[1] - 1)
-        # Pixels first, so that what is gathered, and scattered backwards, are whole rows.
+        # Pixels come first, so that whole rows are gathered, and scattered by the gradient.
         n, c = tf.shape(x)[0], tf.shape(x)[3]
         pixels = tf.reshape(tf.transpose(x, [1, 2, 0, 3]), [size[0] * size[1], n * c])
         parts = [
@@ -253,8 +256,34 @@ class TensorFlowTable(Table[Any]):
         return tf.ensure_shape(y, [x.shape[0], *positions.shape[:2], x.shape[3]])
 
 
+def is_same_padding(kernel: Any, stride: tuple[int, int], padding: Padding) -> bool:
+    """Return whether ``padding`` is what TensorFlow calls ``"SAME"``.
+
+    Only an odd kernel with a stride of 1 is considered: there, "SAME" keeps the size.
+
+    Parameters
+    ----------
+    kernel
+        A kernel in TensorFlow's layout, (height, width, ...).
+    stride, padding
+        As for `Table.conv2d`.
+
+    Returns
+    -------
+    bool
+    """
+    size = tuple(kernel.shape[:2])
+    is_odd = all(length % 2 for length in size)
+    return is_odd and stride == (1, 1) and padding == tuple(((n - 1) // 2,) * 2 for n in size)
+
+
+def _is_depthwise(groups: int, channels_in: int) -> bool:
+    """Return whether TensorFlow computes a grouped convolution as a depthwise one."""
+    return groups > 1 and channels_in == groups
+
+
 def _aligned_copy(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The values of ``array``, in row-major order, at an address that TensorFlow works on."""
+    """Return a row-major copy of ``array`` at an address with TensorFlow's alignment."""
     memory = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT
     copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
