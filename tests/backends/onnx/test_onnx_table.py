@@ -1,4 +1,4 @@
-"""The ONNX graph that is written for a network."""
+"""The ONNX graphs that are written for primitives and networks."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def mobilenet() -> tuple[Network, Weights]:
 
 
 @pytest.mark.parametrize("operation", sorted(OPERATIONS))
-def test_every_primitive_is_a_valid_model(operation: str) -> None:
+def test_models_of_all_primitives_are_valid(operation: str) -> None:
     @settings(max_examples=10)
     @given(PRIMITIVE_CALLS[operation])
     def is_valid(call: PrimitiveCall) -> None:
@@ -61,32 +61,32 @@ def test_every_primitive_is_a_valid_model(operation: str) -> None:
 
 @settings(max_examples=15)
 @given(networks())
-def test_every_network_is_a_valid_model(drawn: RandomNetwork) -> None:
+def test_models_of_random_networks_are_valid(drawn: RandomNetwork) -> None:
     model = _model(drawn.network, drawn.weights, drawn.network.layers)
     onnx.checker.check_model(model, full_check=True)
     assert [value.name for value in model.graph.output] == list(drawn.network.layers)
 
 
-def test_mobilenet_is_a_valid_model(mobilenet: tuple[Network, Weights]) -> None:
+def test_model_of_mobilenet_is_valid(mobilenet: tuple[Network, Weights]) -> None:
     for layers in (["embedding", "logits"], mobilenet[0].layers):
         onnx.checker.check_model(_model(*mobilenet, layers), full_check=True)
 
 
-def test_layout_is_changed_once_on_the_way_in(mobilenet: tuple[Network, Weights]) -> None:
+def test_only_inputs_and_outputs_are_transposed(mobilenet: tuple[Network, Weights]) -> None:
     counts = _counts(_model(*mobilenet, ["embedding", "logits"]))
     assert counts["Transpose"] == 1
-    # And on the way out, once for a feature map that is asked for.
+    # One more for each feature map among the outputs.
     counts = _counts(_model(*mobilenet, ["features.6", "features.18", "logits"]))
     assert counts["Transpose"] == 3
 
 
-def test_batch_norm_is_folded(mobilenet: tuple[Network, Weights]) -> None:
+def test_batch_norm_is_folded_into_convolutions(mobilenet: tuple[Network, Weights]) -> None:
     counts = _counts(_model(*mobilenet, ["logits"]))
     assert counts["BatchNormalization"] == 0
     assert counts["Conv"] == 52
 
 
-def test_what_is_recorded_twice_is_written_once() -> None:
+def test_equal_nodes_are_written_once() -> None:
     table = OnnxTable()
     x = placeholder(4)
     outputs = {
@@ -100,7 +100,7 @@ def test_what_is_recorded_twice_is_written_once() -> None:
     assert counts["Transpose"] == 2
 
 
-def test_batch_and_sides_may_be_of_any_size(mobilenet: tuple[Network, Weights]) -> None:
+def test_batch_size_and_image_size_are_dynamic(mobilenet: tuple[Network, Weights]) -> None:
     model = _model(*mobilenet, ["embedding"])
     (pixels,) = model.graph.input
     assert [dimension.HasField("dim_value") for dimension in pixels.type.tensor_type.shape.dim] == [
@@ -114,13 +114,13 @@ def test_batch_and_sides_may_be_of_any_size(mobilenet: tuple[Network, Weights]) 
         assert embedding.shape == (shape[0], 1280)
 
 
-def test_a_recorded_value_has_no_numbers() -> None:
+def test_a_symbolic_tensor_has_no_values() -> None:
     table = OnnxTable()
     with pytest.raises(TypeError, match="until its graph is run"):
         table.to_numpy(table.relu(placeholder(2)))
 
 
-def test_large_constants_can_stay_outside_the_model(mobilenet: tuple[Network, Weights]) -> None:
+def test_large_constants_can_be_left_out_of_the_model(mobilenet: tuple[Network, Weights]) -> None:
     pixels = placeholder(4)
     outputs = Program(OnnxRuntimeBackend(), *mobilenet).load(["logits"])(pixels)
     model, arrays = write_model_and_arrays({"pixels": pixels}, outputs)
@@ -139,10 +139,10 @@ def test_large_constants_are_aligned() -> None:
     x = placeholder(1)
     total = OnnxTable().add(x, OnnxTable().asarray(array))
     _, arrays = write_model_and_arrays({"x": x}, {"y": total})
-    assert [found.flags.aligned for found in arrays.values()] == [True]
+    assert [array.flags.aligned for array in arrays.values()] == [True]
 
 
-def test_names_in_a_graph_are_told_apart() -> None:
+def test_names_in_a_graph_are_unique() -> None:
     table = OnnxTable()
     pixels = placeholder(4)
     scale = table.asarray([1.0, 2.0, 3.0])
@@ -150,5 +150,7 @@ def test_names_in_a_graph_are_told_apart() -> None:
     outputs = dict.fromkeys(("scale", "Mul_0", "constant_0"), value)
     model = write_model({"pixels": pixels}, outputs, {"scale": scale})
     onnx.checker.check_model(model, full_check=True)
-    (initializer,) = (one for one in model.graph.initializer if one.name.startswith("scale"))
+    (initializer,) = (
+        tensor for tensor in model.graph.initializer if tensor.name.startswith("scale")
+    )
     assert initializer.name != "scale"

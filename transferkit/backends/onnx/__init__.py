@@ -1,1 +1,1 @@
-"""The ONNX Runtime backend: `backend` is what the entry point names."""
+"""The ONNX Runtime backend; the entry point refers to its class in `backend`."""

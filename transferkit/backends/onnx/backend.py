@@ -1,4 +1,4 @@
-"""The ONNX Runtime backend: a function is recorded as an ONNX graph and run from there."""
+"""The ONNX Runtime backend: it records a function as an ONNX graph and runs the graph."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ import onnxruntime
 from transferkit.backends.base import API_VERSION, Backend
 from transferkit.backends.onnx.table import (
     OnnxTable,
-    Recorded,
+    SymbolicTensor,
     placeholder,
     write_model_and_arrays,
 )
 
 __all__ = ["OnnxRuntimeBackend"]
 
-
-# Measured with MobileNetV2 on two cores: 4 at a time run a third faster than 32.
+# Measured with MobileNetV2 on two cores: batches of 4 run a third faster than batches of 32.
 _MICRO_BATCH_SIZE = 4
 _CPU = "CPUExecutionProvider"
 
 
 class OnnxRuntimeBackend(Backend):
-    """ONNX Runtime, which comes with transferkit. It has no gradients."""
+    """ONNX Runtime, which is installed with transferkit. It has no gradients."""
 
     name: ClassVar[str] = "onnxruntime"
     api_version: ClassVar[int] = API_VERSION
@@ -43,7 +42,7 @@ class OnnxRuntimeBackend(Backend):
 
     @classmethod
     def devices(cls) -> tuple[str, ...]:
-        # The Azure provider sends inputs to a service elsewhere: no device of this machine.
+        # The Azure provider is not a device of this machine: it sends inputs to a remote service.
         return tuple(
             sorted(
                 set(onnxruntime.get_available_providers()) - {"AzureExecutionProvider"},
@@ -67,28 +66,28 @@ class OnnxRuntimeBackend(Backend):
 
 
 class _Recording:
-    """A function recorded for inputs of certain ranks; their sizes may differ at each run."""
+    """A function recorded for inputs of certain ranks, whose shapes may differ in each run."""
 
     def __init__(self, function: Callable[..., Any], ranks: tuple[int, ...], device: str) -> None:
         inputs = {f"input_{index}": placeholder(rank) for index, rank in enumerate(ranks)}
-        found = function(*inputs.values())
-        # A mapping's names may be any text; the graph has names of its own.
-        self._names = None if isinstance(found, Recorded) else list(found)
-        values = [found] if isinstance(found, Recorded) else list(found.values())
+        result = function(*inputs.values())
+        # The names of a mapping may be any strings, so the graph uses different names.
+        self._names = None if isinstance(result, SymbolicTensor) else list(result)
+        values = [result] if isinstance(result, SymbolicTensor) else list(result.values())
         outputs = {f"output_{index}": value for index, value in enumerate(values)}
         options = onnxruntime.SessionOptions()
-        # Idle threads would otherwise turn in a loop and take the cores from those that
-        # decode the next pictures.
+        # Otherwise idle threads spin and take CPU time from the threads that decode the next
+        # images.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # Inside the model, weights would be copied four times and could not exceed 2 GB.
+        # Weights inside the model would be copied four times and be limited to 2 GB.
         model, arrays = write_model_and_arrays(inputs, outputs)
-        # They stay the arrays', which have to be there for as long as the session is.
+        # The session uses the memory of the arrays, which must live as long as the session.
         self._arrays = arrays
         self._values = [
             onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()
         ]
-        # The first is for the passes over the graph, which read and replace weights; the second
-        # for what is left of them, which would otherwise be copied before kernels pack it.
+        # The first call is for graph optimizations, which read and replace weights. The second is
+        # for the remaining weights, which would otherwise be copied before kernels pack them.
         options.add_external_initializers(list(arrays), self._values)
         if device == _CPU:
             for name, value in zip(arrays, self._values, strict=True):
@@ -102,6 +101,6 @@ class _Recording:
             f"input_{index}": np.asarray(array, np.float32, order="C")
             for index, array in enumerate(arrays)
         }
-        # What has no axes comes as a NumPy scalar.
-        found = list(map(np.asarray, self._session.run(None, feed)))
-        return found[0] if self._names is None else dict(zip(self._names, found, strict=True))
+        # Results without axes are NumPy scalars.
+        results = list(map(np.asarray, self._session.run(None, feed)))
+        return results[0] if self._names is None else dict(zip(self._names, results, strict=True))
