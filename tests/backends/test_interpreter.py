@@ -1,7 +1,7 @@
-"""The walk over a network, against the same computed by hand.
+"""The interpreter, compared with a network that is computed by hand.
 
-Every backend and the reference share the interpreter, so that comparing them with each other
-shows nothing of it.
+All backends and the reference share the interpreter, so a comparison between them does not test
+it.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ def _weights(network: Network) -> dict[str, Any]:
     }
 
 
-def test_network_against_the_same_by_hand() -> None:
+def test_outputs_equal_a_computation_by_hand() -> None:
     network = _network()
     weights = _weights(network)
     pixels = np.random.default_rng(1).random((2, 4, 5, 3))
-    found = reference_activations(network, weights, pixels, network.layers)
+    outputs = reference_activations(network, weights, pixels, network.layers)
 
     conv = pixels @ weights["conv.weight"][:, :, 0, 0].T + weights["conv.bias"]
-    centred = conv - weights["norm.running_mean"]
-    scaled = centred / np.sqrt(weights["norm.running_var"].astype(np.float64) + 0.5)
+    centered = conv - weights["norm.running_mean"]
+    scaled = centered / np.sqrt(weights["norm.running_var"].astype(np.float64) + 0.5)
     norm = scaled * weights["norm.weight"] + weights["norm.bias"]
     mean = norm.mean(axis=(1, 2), keepdims=True)
     joined = np.concatenate([(mean - norm) ** 2, pixels, norm], axis=3)
@@ -67,54 +67,54 @@ def test_network_against_the_same_by_hand() -> None:
         "embedding": embedding,
         "logits": embedding @ weights["logits.weight"].T + weights["logits.bias"],
     }
-    assert list(found) == list(expected)
+    assert list(outputs) == list(expected)
     for layer, array in expected.items():
-        np.testing.assert_allclose(found[layer], array, rtol=1e-9, err_msg=layer)
+        np.testing.assert_allclose(outputs[layer], array, rtol=1e-9, err_msg=layer)
 
 
-def test_only_the_layers_that_were_asked_for_are_given() -> None:
+def test_only_requested_layers_are_returned() -> None:
     network = _network()
     table = ReferenceTable()
     parameters = load_parameters(table, network, _weights(network))
-    found = run_network(table, network, parameters, np.zeros((1, 4, 4, 3)), ["norm", "logits"])
-    assert set(found) == {"norm", "logits"}
+    outputs = run_network(table, network, parameters, np.zeros((1, 4, 4, 3)), ["norm", "logits"])
+    assert set(outputs) == {"norm", "logits"}
 
 
-def test_more_weights_than_are_needed_are_passed_over() -> None:
+def test_unneeded_weights_are_ignored() -> None:
     network = keep_needed(_network(), ["norm"])
     parameters = load_parameters(ReferenceTable(), network, _weights(_network()))
     assert set(parameters) == set(network.parameters)
 
 
-def test_what_nothing_needs_any_more_is_let_go() -> None:
+def test_outputs_are_freed_after_their_last_use() -> None:
     builder = NetworkBuilder("chain", input_size=4)
     x = INPUT
     for index in range(6):
         x = builder.add_node(f"relu.{index}", "relu", x)
     network = builder.build()
     alive: list[int] = []
-    made: list[weakref.ref[Any]] = []
+    outputs: list[weakref.ref[Any]] = []
 
     class CountingTable(ReferenceTable):
         def relu(self, x: Any) -> Any:
             gc.collect()
-            alive.append(sum(reference() is not None for reference in made))
+            alive.append(sum(reference() is not None for reference in outputs))
             y = super().relu(x)
-            made.append(weakref.ref(y))
+            outputs.append(weakref.ref(y))
             return y
 
     run_network(CountingTable(), network, {}, np.zeros((1, 4, 4, 3)), ["relu.2", "relu.5"])
-    # At each step there is the one before it, and from the fourth on the one to be kept.
+    # Each step needs the previous output; from the fourth on, relu.2 is kept as well.
     assert alive == [0, 1, 1, 1, 2, 2]
 
 
-def test_an_error_of_shapes_names_the_layer() -> None:
+def test_shape_error_has_the_layer() -> None:
     network = _network()
     with pytest.raises(ShapeError, match=r"layer 'conv' \(conv2d\)"):
         run_network(ShapeTable(), network, network.parameters, (1, 4, 4, 5), ["logits"])
 
 
-def test_weights_are_copied_only_where_they_may_be_written_to() -> None:
+def test_only_writable_weights_are_copied() -> None:
     network = _network()
     weights = _weights(network)
     for name in ("conv.weight", "logits.weight"):

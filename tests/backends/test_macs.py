@@ -1,4 +1,4 @@
-"""Counting multiply-adds, by hand."""
+"""The number of multiply-accumulate operations, compared with a count by hand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from transferkit.errors import ShapeError
 from transferkit.networks import INPUT, NetworkBuilder
 
 
-def test_by_hand() -> None:
+def test_macs_equal_a_count_by_hand() -> None:
     builder = NetworkBuilder("small", input_size=8)
     x = builder.conv2d("conv", INPUT, 3, 4, size=3, stride=2, padding=((0, 1), (1, 1)))
     x = builder.batch_norm("norm", x, 4, epsilon=1e-5)
@@ -17,7 +17,7 @@ def test_by_hand() -> None:
     x = builder.add_node("embedding", "mean", x, axes=(1, 2))
     builder.linear("logits", x, 6, 5)
     network = builder.build()
-    # 8 rows and one more, 9 columns and two more: 4 x 5 places.
+    # 8 + 1 rows and 9 + 2 columns with padding: an output of 4 x 5 pixels.
     convolution = 4 * 5 * 4 * (3 * 3 * 3)
     grouped = 4 * 5 * 6 * 2
     assert count_macs(network, 8, 9) == convolution + grouped + 6 * 5

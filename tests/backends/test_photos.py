@@ -1,4 +1,4 @@
-"""The published weights on real photos, against the reference."""
+"""The published weights on photos, compared with the reference."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def test_every_layer_agrees_with_the_reference(
 ) -> None:
     network, weights = load_weights(find_weights("mobilenet_v2"))
     program = Program(backend, network, weights)
-    # The reference is slow; between backends all photos are compared.
+    # The reference is slow, so only some photos are used; test_parity.py uses all of them.
     for photo in photos[::10]:
         pixels = photo[None]
         expected = reference_activations(network, weights, pixels, network.layers)
-        found = program.run(pixels, network.layers)
+        outputs = program.run(pixels, network.layers)
         for layer in network.layers:
-            assert_close(found[layer], expected[layer], ACTIVATION_TOLERANCE, layer)
+            assert_close(outputs[layer], expected[layer], ACTIVATION_TOLERANCE, layer)

@@ -1,4 +1,4 @@
-"""Shapes that are computed, against shapes of what is computed."""
+"""Inferred shapes, compared with the shapes of computed activations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from transferkit.testing.strategies import (
 
 
 @pytest.mark.parametrize("operation", sorted(PRIMITIVE_CALLS))
-def test_shape_of_every_primitive(operation: str) -> None:
+def test_shapes_of_all_primitives_agree_with_the_reference(operation: str) -> None:
     @given(PRIMITIVE_CALLS[operation])
     def agrees_with_reference(call: PrimitiveCall) -> None:
         reference, shapes = ReferenceTable(), ShapeTable()
@@ -32,7 +32,7 @@ def test_shape_of_every_primitive(operation: str) -> None:
 
 
 @given(networks(st.integers(8, 60)))
-def test_shapes_of_random_networks(drawn: RandomNetwork) -> None:
+def test_shapes_of_random_networks_agree_with_the_reference(drawn: RandomNetwork) -> None:
     network = drawn.network
     pixels = np.zeros((2, drawn.height, drawn.width, 3))
     activations = reference_activations(network, drawn.weights, pixels, network.layers)
@@ -43,12 +43,12 @@ def test_shapes_of_random_networks(drawn: RandomNetwork) -> None:
     table = ShapeTable()
     pixels_shape = (2, drawn.height, drawn.width, 3)
     parameters = load_parameters(table, network, drawn.weights)
-    found = run_network(table, network, parameters, pixels_shape, ["embedding"])
-    assert found["embedding"] == activations["embedding"].shape
+    outputs = run_network(table, network, parameters, pixels_shape, ["embedding"])
+    assert outputs["embedding"] == activations["embedding"].shape
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (33, 47), (64, 129)])
-def test_shapes_of_mobilenet(height: int, width: int) -> None:
+def test_shapes_of_mobilenet_agree_with_the_reference(height: int, width: int) -> None:
     network = build_network("mobilenet_v2")
     weights = random_weights(network, random_state=0)
     pixels = np.zeros((1, height, width, 3))
@@ -57,10 +57,10 @@ def test_shapes_of_mobilenet(height: int, width: int) -> None:
     assert dict(shapes) == {layer: array.shape[1:] for layer, array in activations.items()}
 
 
-def test_mobilenet_at_the_size_it_was_designed_for() -> None:
+def test_shapes_of_mobilenet_equal_those_of_the_paper() -> None:
     network = build_network("mobilenet_v2")
     shapes = infer_shapes(network, network.input_size, network.input_size)
-    # Table 2 of the paper, after the stage that each of these layers ends.
+    # Table 2 of the paper; each of these layers is the last of a stage.
     table = {
         "features.0": (112, 112, 32),
         "features.1": (112, 112, 16),
@@ -77,20 +77,22 @@ def test_mobilenet_at_the_size_it_was_designed_for() -> None:
     assert {layer: shapes[layer] for layer in table} == table
 
 
-def test_too_small_a_picture_names_the_layer() -> None:
+def test_error_for_a_too_small_image_has_the_layer() -> None:
     builder = NetworkBuilder("narrow", input_size=32)
     x = builder.conv2d("stem", INPUT, 3, 4, size=3)
     x = builder.add_node("pool", "average_pool2d", x, size=(4, 4), stride=(4, 4))
     builder.add_node("embedding", "mean", x, axes=(1, 2))
     network = builder.build()
     assert infer_shapes(network, 6, 9)["pool"] == (1, 1, 4)
-    with pytest.raises(ShapeError, match=r"narrow cannot take 5 x 9 pixels: layer 'pool'.*4 x 4"):
+    with pytest.raises(
+        ShapeError, match=r"narrow does not accept 5 x 9 images: layer 'pool'.*4 x 4"
+    ):
         infer_shapes(network, 5, 9)
     with pytest.raises(ShapeError, match="layer 'stem'"):
         infer_shapes(network, 9, 2)
 
 
-def test_layers_that_do_not_fit_together_are_named() -> None:
+def test_error_for_mismatched_layers_has_the_layer() -> None:
     builder = NetworkBuilder("wrong", input_size=32)
     x = builder.conv2d("five", INPUT, 3, 5, size=1)
     y = builder.conv2d("seven", INPUT, 3, 7, size=1)

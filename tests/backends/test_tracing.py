@@ -1,4 +1,4 @@
-"""How often a backend that traces a function runs it."""
+"""How often backends that trace or record a function call it."""
 
 import numpy as np
 import pytest
@@ -9,11 +9,11 @@ from transferkit.backends import Backend
 @pytest.fixture
 def tracing_backend(backend: Backend) -> Backend:
     if backend.name not in ("tensorflow", "onnxruntime"):
-        pytest.skip(f"{backend.name} runs functions as they are")
+        pytest.skip(f"{backend.name} does not trace functions")
     return backend
 
 
-def test_a_function_is_traced_once_for_each_shape(tracing_backend: Backend) -> None:
+def test_a_function_is_traced_at_most_once_per_shape(tracing_backend: Backend) -> None:
     table = tracing_backend.table
     traced = []
 
@@ -27,9 +27,9 @@ def test_a_function_is_traced_once_for_each_shape(tracing_backend: Backend) -> N
     assert 1 <= len(traced) <= 2
 
 
-def test_onnxruntime_records_once_for_all_sizes(backend: Backend) -> None:
+def test_onnxruntime_records_a_function_once_for_all_shapes(backend: Backend) -> None:
     if backend.name != "onnxruntime":
-        pytest.skip("a property of onnxruntime's backend")
+        pytest.skip(f"{backend.name} does not record functions")
     table = backend.table
     recorded = []
 

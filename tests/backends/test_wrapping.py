@@ -1,4 +1,4 @@
-"""How the layers of wrapped models are called, and which backend a model belongs to."""
+"""The names of the layers of wrapped models, and the backend that a model belongs to."""
 
 from __future__ import annotations
 
@@ -30,39 +30,40 @@ def names(
     embedding: TensorLocation | None = None,
     logits: TensorLocation | None = None,
 ) -> tuple[list[str], dict[str, str]]:
-    places, aliases = assign_layer_names(calls, outputs, embedding=embedding, logits=logits)
-    return list(places), aliases
+    locations, aliases = assign_layer_names(calls, outputs, embedding=embedding, logits=logits)
+    return list(locations), aliases
 
 
-def test_a_layer_that_runs_again_is_counted() -> None:
+def test_repeated_calls_of_a_layer_are_numbered() -> None:
     assert names([("a", 0), ("b", 0), ("a", 1), ("a", 2)], ["output"]) == (
         ["a", "b", "a_1", "a_2", "output"],
         {},
     )
 
 
-def test_counting_leaves_out_names_that_there_are() -> None:
-    found, _ = names([("a", 0), ("a", 1), ("a_1", 0), ("a", 2)], [])
-    assert found == ["a", "a_2", "a_1", "a_3"]
+def test_numbered_names_do_not_collide_with_layer_names() -> None:
+    labels, _ = names([("a", 0), ("a", 1), ("a_1", 0), ("a", 2)], [])
+    assert labels == ["a", "a_2", "a_1", "a_3"]
 
 
-def test_names_that_mean_something() -> None:
+def test_layers_with_reserved_names_are_renamed() -> None:
     calls = [("pixels", 0), ("normalize", 0), ("embedding", 0), ("logits", 0), ("fc", 0)]
     embedding, logits = TensorLocation(LAYER_INPUT, "fc"), TensorLocation(OUTPUT, "output")
-    found, aliases = names(calls, ["output"], embedding, logits)
-    assert found == [
+    labels, aliases = names(calls, ["output"], embedding, logits)
+    assert labels == [
         "module.pixels", "module.normalize", "module.embedding", "module.logits", "embedding",
         "fc", "output",
     ]  # fmt: skip
     assert aliases == {"logits": "output"}
-    # Without such a meaning they are names like others.
+    # Without a known embedding and logits, these names are not reserved.
     assert names(calls[2:], ["x"])[0] == ["embedding", "logits", "fc", "x"]
 
 
-def test_outputs_whose_names_are_taken() -> None:
-    found, aliases = names([("fc", 0), ("logits", 0)], ["fc", "logits"], None,
-                           TensorLocation(OUTPUT, "logits"))  # fmt: skip
-    assert (found, aliases) == (["fc", "module.logits", "output.fc", "logits"], {})
+def test_outputs_with_the_name_of_a_layer_are_renamed() -> None:
+    labels, aliases = names(
+        [("fc", 0), ("logits", 0)], ["fc", "logits"], None, TensorLocation(OUTPUT, "logits")
+    )
+    assert (labels, aliases) == (["fc", "module.logits", "output.fc", "logits"], {})
     assert names([("output", 0)], ["output"])[0] == ["output", "output.output"]
     embedding = TensorLocation(LAYER_INPUT, "fc")
     assert names([("fc", 0)], ["embedding"], embedding)[0] == [
@@ -70,28 +71,32 @@ def test_outputs_whose_names_are_taken() -> None:
     ]  # fmt: skip
 
 
-def test_places_are_where_the_names_say() -> None:
-    places, _ = assign_layer_names([("a", 0), ("a", 1)], ["a"], embedding=None, logits=None)
-    assert places == {
-        "a": TensorLocation(LAYER, "a", 0), "a_1": TensorLocation(LAYER, "a", 1), "output.a": TensorLocation(OUTPUT, "a"),
-    }  # fmt: skip
+def test_locations_belong_to_the_names() -> None:
+    locations, _ = assign_layer_names([("a", 0), ("a", 1)], ["a"], embedding=None, logits=None)
+    assert locations == {
+        "a": TensorLocation(LAYER, "a", 0),
+        "a_1": TensorLocation(LAYER, "a", 1),
+        "output.a": TensorLocation(OUTPUT, "a"),
+    }
 
 
-def test_own_outputs() -> None:
+def test_tensors_in_an_output_are_named() -> None:
     def is_number(value: object) -> bool:
         return isinstance(value, float)
 
     assert named_outputs(1.0, is_number) == {"output": 1.0}
     assert named_outputs({"a": 1.0, "b": "no"}, is_number) == {"a": 1.0}
     assert named_outputs([None, 2.0], is_number) == {"output.1": 2.0}
-    with pytest.raises(UnsupportedError, match=r"gives a dict \('a': str\); expected a tensor"):
+    with pytest.raises(
+        UnsupportedError, match=r"returned a dict \('a': str\); expected a floating-"
+    ):
         named_outputs({"a": "no"}, is_number)
-    with pytest.raises(UnsupportedError, match=r"an? ndarray of shape \(3,\) and type int64"):
+    with pytest.raises(UnsupportedError, match=r"a ndarray of shape \(3,\) and dtype int64"):
         named_outputs(np.zeros(3, np.int64), is_number)
 
 
-def test_the_source_of_a_result() -> None:
-    before = {
+def test_the_only_producer_of_a_result_is_found() -> None:
+    predecessors = {
         "out": ["add"],
         "add": ["fc", "x"],
         "fc": ["early"],
@@ -100,36 +105,36 @@ def test_the_source_of_a_result() -> None:
         "y": ["fc"],
     }
     fc, early = TensorLocation(LAYER, "fc"), TensorLocation(LAYER, "early")
-    sources = {"fc": fc, "early": early}
-    assert find_producer("out", sources, before.__getitem__) == fc
-    assert find_producer("out", {"early": early}, before.__getitem__) == early
-    assert find_producer("out", {"fc": fc, "x": early}, before.__getitem__) is None
-    assert find_producer("x", sources, before.__getitem__) is None
-    assert find_producer(None, sources, before.__getitem__) is None
+    candidates = {"fc": fc, "early": early}
+    assert find_producer("out", candidates, predecessors.__getitem__) == fc
+    assert find_producer("out", {"early": early}, predecessors.__getitem__) == early
+    assert find_producer("out", {"fc": fc, "x": early}, predecessors.__getitem__) is None
+    assert find_producer("x", candidates, predecessors.__getitem__) is None
+    assert find_producer(None, candidates, predecessors.__getitem__) is None
 
 
-def test_shapes_are_found_once() -> None:
+def test_shapes_are_computed_once_per_size() -> None:
     cache = ShapeCache()
-    asked = []
+    computed = []
 
-    def find(side: int) -> dict[str, tuple[int, ...]]:
-        asked.append(side)
+    def compute(side: int) -> dict[str, tuple[int, ...]]:
+        computed.append(side)
         return {"a": (side,)}
 
     for side in (*range(1, 70), 69, 1):
-        assert cache.get((side, side), lambda side=side: find(side)) == {"a": (side,)}  # type: ignore[misc]
-    # The first was let go.
-    assert asked == [*range(1, 70), 1]
+        assert cache.get((side, side), lambda side=side: compute(side)) == {"a": (side,)}  # type: ignore[misc]
+    # The first size has been removed from the cache.
+    assert computed == [*range(1, 70), 1]
 
 
-def test_what_belongs_to_no_framework() -> None:
+def test_object_of_no_framework_is_rejected() -> None:
     for model in (3, "mobilenet_v2", None, NETWORK, torch_like()):
-        with pytest.raises(TypeError, match=f"a {type(model).__name__} is no model"):
+        with pytest.raises(TypeError, match=f"model is a {type(model).__name__}; expected"):
             backend_of(model)
 
 
 def torch_like() -> object:
-    """Its class is from a package whose name begins like a framework's."""
+    """Return an object of a class whose package has a name that starts like a framework's."""
     return type("Module", (), {"__module__": "torch_nn.modules"})()
 
 
@@ -141,7 +146,7 @@ def test_a_model_belongs_to_the_framework_of_its_class(module: str, expected: st
     base = type("Model", (), {"__module__": module})
     assert backend_of(type("Mine", (base,), {})()) == expected
     other = type("Module", (), {"__module__": "torch.nn.modules.module"})
-    # Keras's models are modules of PyTorch too where it computes with that.
+    # If Keras uses PyTorch, its models are also torch modules.
     assert backend_of(type("Both", (base, other), {})()) == expected
 
 
@@ -153,33 +158,33 @@ def wrapped_network() -> NetworkBuilder:
     return builder
 
 
-def test_heads_go_onto_what_a_model_gives() -> None:
+def test_a_new_head_uses_the_embedding_of_a_wrapped_model() -> None:
     network = replace_head(wrapped_network().build(), 2, embedding_size=3, name="head")
     assert [node.name for node in network.nodes][:2] == ["normalize", "embedding"]
-    taken = []
+    inputs = []
 
     def run_wrapped(x: np.ndarray) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
-        taken.append(x)
+        inputs.append(x)
         return {"embedding": x.mean((1, 2))}
 
     weights = {"head.weight": np.ones((2, 3)), "head.bias": np.zeros(2)}
     pixels = np.full((1, 4, 4, 3), 0.75)
     layers = ["normalize", "logits", "probabilities"]
-    found = run_network(ReferenceTable(), network, weights, pixels, layers, run_wrapped)
-    # What the model is given is what was made of the pixels, once.
-    assert len(taken) == 1
-    np.testing.assert_allclose(taken[0], 0.5)
-    np.testing.assert_allclose(found["logits"], [[np.sqrt(3), np.sqrt(3)]])
-    np.testing.assert_allclose(found["probabilities"], [[0.5, 0.5]])
+    outputs = run_network(ReferenceTable(), network, weights, pixels, layers, run_wrapped)
+    # The model is called once, with normalized pixels.
+    assert len(inputs) == 1
+    np.testing.assert_allclose(inputs[0], 0.5)
+    np.testing.assert_allclose(outputs["logits"], [[np.sqrt(3), np.sqrt(3)]])
+    np.testing.assert_allclose(outputs["probabilities"], [[0.5, 0.5]])
 
 
-def test_without_its_model_a_network_cannot_be_run() -> None:
+def test_a_wrapped_network_without_its_model_is_rejected() -> None:
     network = wrapped_network().build()
     with pytest.raises(UnsupportedError, match="'features' of mine is computed by"):
         run_network(ReferenceTable(), network, {}, np.zeros((1, 4, 4, 3)), ["features"])
 
 
-def test_probabilities_of_a_model(backend: Backend) -> None:
+def test_probabilities_can_be_added_to_a_wrapped_model(backend: Backend) -> None:
     class Constant(WrappedModel):
         def __init__(self) -> None:
             builder = NetworkBuilder("constant", input_size=4)
@@ -195,15 +200,15 @@ def test_probabilities_of_a_model(backend: Backend) -> None:
 
     model = Constant()
     load = Program(backend, add_probabilities(model.network), {}, model).load(["probabilities"])
-    found = backend.compile(load)(np.ones((2, 4, 4, 3), np.float32))["probabilities"]
-    np.testing.assert_allclose(found, np.full((2, 3), 1 / 3), rtol=1e-6)
+    probabilities = backend.compile(load)(np.ones((2, 4, 4, 3), np.float32))["probabilities"]
+    np.testing.assert_allclose(probabilities, np.full((2, 3), 1 / 3), rtol=1e-6)
 
 
-def test_a_backend_without_models() -> None:
+def test_a_backend_without_model_objects_says_so() -> None:
     backend = get_backend("onnxruntime")
-    with pytest.raises(UnsupportedError, match="'onnxruntime' cannot run a dict; 'torch' takes"):
+    with pytest.raises(UnsupportedError, match="'onnxruntime' cannot run a dict; 'torch' runs"):
         backend.wrap({})
-    with pytest.raises(UnsupportedError, match="'onnxruntime' has no models of its own"):
+    with pytest.raises(UnsupportedError, match="'onnxruntime' has no model objects"):
         backend.to_native(NETWORK, WEIGHTS)
-    with pytest.raises(UnsupportedError, match="no models of its own"):
-        _ = tiny_extractor(backend="onnxruntime").native
+    with pytest.raises(UnsupportedError, match="no model objects"):
+        _ = tiny_extractor(backend="onnxruntime").to_native()

@@ -1,4 +1,4 @@
-"""Backends: what runs a network. Only their registry and their interface are imported here."""
+"""Backends, which run networks. Importing this package imports no framework."""
 
 from transferkit.backends.base import Backend, Table, WrappedModel
 from transferkit.backends.program import Program

@@ -1,7 +1,8 @@
-"""What a backend is: a table of primitives, and the little that a framework adds to it.
+"""The interface of a backend: a table of primitives, and how its framework compiles functions.
 
-A plugin's author subclasses `Table` and `Backend`. Everything else (walking a network,
-keeping the layers asked for, folding batch norm) is written once, over these two.
+The author of a plugin subclasses `Table` and `Backend`, and `WrappedModel` if the framework has
+model objects. Everything else, such as running a network, selecting layers and folding batch
+normalization, is written once on top of these classes.
 """
 
 from __future__ import annotations
@@ -15,48 +16,75 @@ import numpy.typing as npt
 from transferkit.errors import NoGradientError, UnknownNameError, UnsupportedError
 from transferkit.networks.graph import Network, Padding, Weights
 
-__all__ = ["API_VERSION", "OPERATIONS", "Backend", "Table", "WrappedModel", "no_gradient_error"]
+__all__ = [
+    "API_VERSION",
+    "GRADIENTS",
+    "INFERENCE",
+    "OPERATIONS",
+    "Backend",
+    "Table",
+    "WrappedModel",
+    "no_gradient_error",
+]
 
 API_VERSION = 1
-"""The version of the plugin interface that this transferkit speaks."""
+"""The version of the plugin interface that this version of transferkit requires."""
 
 GRADIENTS = "gradients"
-"""The capability of a backend whose `Backend.value_and_grad` works."""
+"""The capability of a backend that implements `Backend.value_and_grad`."""
 
 INFERENCE = "inference"
-"""The capability of a backend that runs networks: all of them."""
+"""The capability of running networks, which every backend has."""
 
 Tensor = TypeVar("Tensor")
 Function: TypeAlias = Callable[..., Any]
 
 
 class Table(ABC, Generic[Tensor]):
-    """The primitives, with one exact meaning on every backend.
+    """The primitives over the tensors of a framework, with one exact meaning on every backend.
 
-    Pictures and feature maps are N x H x W x C. A backend is free to lay them out in memory
-    as its framework likes best, as long as axes are counted this way. Padding is explicit,
-    per side; numbers are float32 unless the table says otherwise. Methods that have a body
-    here are written over the others; a backend may replace them by something faster.
+    In the shapes below, n is the batch size, h the height, w the width, c the number of channels
+    and d the number of features. Images and feature maps have shape (n, h, w, c). A backend may
+    store them in any memory layout, as long as axes are counted in this order. Axes count from 0.
+
+    All tensors have one floating-point dtype, float32 unless the table documents another one.
+    Primitives do not change their arguments; a result may share memory with an argument.
+    `transferkit.networks.graph.Padding` is ``((top, bottom), (left, right))``,
+    in pixels. Sizes and strides are (height, width).
+
+    Methods with a body here are expressed by the others; a backend may override them with
+    faster versions.
 
     Attributes
     ----------
     shares_memory
-        Whether `asarray` and `kernel` may give a tensor that shares memory with their argument.
+        Whether the results of `asarray` and `kernel` may share memory with their argument. If
+        True, the caller copies arrays that may be written to later.
     """
 
     shares_memory: ClassVar[bool] = True
 
     @abstractmethod
     def asarray(self, array: npt.ArrayLike) -> Tensor:
-        """A tensor of the table's number type with the values of ``array``."""
+        """Return ``array``, of any numeric dtype, as a tensor of the table's dtype and same shape.
+
+        Numbers and nested sequences of numbers are accepted as well.
+        """
 
     @abstractmethod
     def to_numpy(self, tensor: Tensor) -> npt.NDArray[Any]:
-        """The values of ``tensor``."""
+        """Return the values of ``tensor`` as an array of the same shape and dtype.
+
+        A tensor without axes becomes an array of shape (), not a NumPy scalar.
+        """
 
     @abstractmethod
     def kernel(self, array: npt.ArrayLike, groups: int) -> Tensor:
-        """Convolution weights (out, in / groups, height, width), as `conv2d` wants them."""
+        """Return convolution weights in the form that `conv2d` of this table takes.
+
+        ``array`` has shape (channels out, channels in / groups, height, width). The shape of the
+        result is up to the table: it is passed to `conv2d` and nowhere else.
+        """
 
     @abstractmethod
     def conv2d(
@@ -69,9 +97,13 @@ class Table(ABC, Generic[Tensor]):
         padding: Padding,
         groups: int = 1,
     ) -> Tensor:
-        """Cross-correlation of ``x`` (n, h, w, c), padded with zeros, with a `kernel`.
+        """Return the cross-correlation of ``x``, padded with zeros, with a kernel.
 
-        The output is (n, floor((h + top + bottom - kernel height) / stride) + 1, ..., out).
+        ``x`` has shape (n, h, w, channels in), ``kernel`` is a result of `kernel` for the same
+        ``groups``, and ``bias`` has shape (channels out,).
+
+        The result has shape (n, h', w', channels out), where h' is
+        ``floor((h + top + bottom - kernel height) / stride height) + 1``, and w' likewise.
         """
 
     @abstractmethod
@@ -85,176 +117,215 @@ class Table(ABC, Generic[Tensor]):
         *,
         epsilon: float,
     ) -> Tensor:
-        """``(x - mean) / sqrt(variance + epsilon) * scale + shift``, per channel."""
+        """Return ``(x - mean) / sqrt(variance + epsilon) * scale + shift``, per channel.
+
+        ``x`` and the result have shape (n, h, w, c), the other tensors (c,).
+        """
 
     @abstractmethod
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """``x @ weight.T + bias`` for ``x`` (n, in), ``weight`` (out, in), ``bias`` (out)."""
+        """Return ``x @ weight.T + bias``, of shape (n, features out).
+
+        ``x`` has shape (n, features in), ``weight`` (features out, features in) and ``bias``
+        (features out,).
+        """
 
     @abstractmethod
     def matmul(self, x: Tensor, y: Tensor) -> Tensor:
-        """The matrix product over the last two axes, the leading ones broadcast."""
+        """Return the matrix product of ``x`` (..., i, j) and ``y`` (..., j, k): (..., i, k).
+
+        The leading axes are broadcast.
+        """
 
     @abstractmethod
     def max_pool2d(
         self, x: Tensor, *, size: tuple[int, int], stride: tuple[int, int], padding: Padding
     ) -> Tensor:
-        """The largest value in each window; what is padded never wins.
+        """Return the maximum of each window of ``x`` (n, h, w, c); padding is ignored in it.
 
-        ``padding`` is smaller than ``size`` on every side.
+        ``padding`` is smaller than ``size`` on every side. The result has the height and width
+        that `conv2d` gives for a kernel of ``size``, and c channels.
         """
 
     @abstractmethod
     def average_pool2d(
         self, x: Tensor, *, size: tuple[int, int], stride: tuple[int, int]
     ) -> Tensor:
-        """The mean of each window that lies wholly inside the picture."""
+        """Return the mean of each window that lies entirely inside ``x`` (n, h, w, c).
+
+        The result has the height and width that `conv2d` gives for a kernel of ``size`` without
+        padding, and c channels.
+        """
 
     @abstractmethod
     def adaptive_average_pool2d(self, x: Tensor, *, height: int, width: int) -> Tensor:
-        """The means of ``height`` x ``width`` windows that cover ``x`` (n, h, w, c) evenly.
+        """Return the means of ``height`` x ``width`` windows that cover ``x`` (n, h, w, c) evenly.
 
-        Window i of the rows goes from ``floor(i * h / height)`` up to, and without,
-        ``ceil((i + 1) * h / height)``; so too with the columns. Windows may overlap, and
-        where h is smaller than ``height`` rows are repeated.
+        Window i covers the rows from ``floor(i * h / height)`` up to, but not including,
+        ``ceil((i + 1) * h / height)``, and likewise the columns. Windows may overlap. Rows are
+        repeated where h is smaller than ``height``. The result has shape (n, height, width, c).
         """
 
     @abstractmethod
     def relu(self, x: Tensor) -> Tensor:
-        """``max(x, 0)``; its derivative at 0 is 0."""
+        """Return ``max(x, 0)``, of the shape of ``x``; the derivative at 0 is 0."""
 
     @abstractmethod
     def clip(self, x: Tensor, *, low: float, high: float) -> Tensor:
-        """``min(max(x, low), high)``; its derivative is 1 between the two and 0 at both."""
+        """Return ``min(max(x, low), high)``, of the shape of ``x``.
+
+        The derivative is 1 between the bounds, and 0 outside and at both bounds.
+        """
 
     @abstractmethod
     def sigmoid(self, x: Tensor) -> Tensor:
-        """``1 / (1 + exp(-x))``."""
+        """Return ``1 / (1 + exp(-x))``, of the shape of ``x``."""
 
     @abstractmethod
     def tanh(self, x: Tensor) -> Tensor:
-        """The hyperbolic tangent."""
+        """Return the hyperbolic tangent, of the shape of ``x``."""
 
     @abstractmethod
     def exp(self, x: Tensor) -> Tensor:
-        """The exponential."""
+        """Return the exponential, of the shape of ``x``."""
 
     @abstractmethod
     def log(self, x: Tensor) -> Tensor:
-        """The natural logarithm."""
+        """Return the natural logarithm, of the shape of ``x``."""
 
     @abstractmethod
     def sqrt(self, x: Tensor) -> Tensor:
-        """The square root."""
+        """Return the square root, of the shape of ``x``."""
 
     @abstractmethod
     def absolute(self, x: Tensor) -> Tensor:
-        """The absolute value; its derivative at 0 is 0."""
+        """Return the absolute value, of the shape of ``x``; the derivative at 0 is 0."""
 
     @abstractmethod
     def sign(self, x: Tensor) -> Tensor:
-        """-1, 0 or 1; its derivative is 0."""
+        """Return -1, 0 or 1, in the shape of ``x``; the derivative is 0 everywhere."""
 
     @abstractmethod
     def softmax(self, x: Tensor) -> Tensor:
-        """``exp(x) / sum(exp(x))`` over the last axis."""
+        """Return ``exp(x) / sum(exp(x))`` over the last axis, without overflow.
+
+        ``x`` has at least one axis; the result has its shape.
+        """
 
     @abstractmethod
     def log_softmax(self, x: Tensor) -> Tensor:
-        """``x - log(sum(exp(x)))`` over the last axis."""
+        """Return ``x - log(sum(exp(x)))`` over the last axis, without overflow.
+
+        ``x`` has at least one axis; the result has its shape.
+        """
 
     @abstractmethod
     def add(self, x: Tensor, y: Tensor) -> Tensor:
-        """``x + y``, shapes broadcast."""
+        """Return ``x + y``; the shapes are broadcast as in NumPy."""
 
     @abstractmethod
     def subtract(self, x: Tensor, y: Tensor) -> Tensor:
-        """``x - y``, shapes broadcast."""
+        """Return ``x - y``; the shapes are broadcast as in NumPy."""
 
     @abstractmethod
     def multiply(self, x: Tensor, y: Tensor) -> Tensor:
-        """``x * y``, shapes broadcast."""
+        """Return ``x * y``; the shapes are broadcast as in NumPy."""
 
     @abstractmethod
     def divide(self, x: Tensor, y: Tensor) -> Tensor:
-        """``x / y``, shapes broadcast."""
+        """Return ``x / y``; the shapes are broadcast as in NumPy."""
 
     @abstractmethod
     def concat(self, *tensors: Tensor, axis: int) -> Tensor:
-        """The tensors one after the other along ``axis``, which counts from 0."""
+        """Return one or more tensors, whose shapes differ at most in ``axis``, joined along it."""
 
     @abstractmethod
     def flatten(self, x: Tensor, *, channels_first: bool = False) -> Tensor:
-        """(n, ...) to (n, everything else), in row-major order.
+        """Return ``x`` (n, ...) as (n, product of the other lengths), in row-major order.
 
-        With ``channels_first``, ``x`` is (n, h, w, c), and its numbers come in the order of
-        n, c, h, w: what a matrix expects that was trained on feature maps of that layout.
+        With ``channels_first``, ``x`` has shape (n, h, w, c) and is transposed to (n, c, h, w)
+        before it is flattened: the order of features that the weights of a linear layer expect
+        if it was trained on feature maps of that layout.
         """
 
     @abstractmethod
     def reverse_channels(self, x: Tensor) -> Tensor:
-        """The last axis, of one or more, backwards: RGB to BGR."""
+        """Return ``x`` with its last axis reversed, such as RGB as BGR.
+
+        ``x`` has at least one axis; the result has its shape.
+        """
 
     @abstractmethod
     def sum(self, x: Tensor, *, axes: tuple[int, ...], keepdims: bool = False) -> Tensor:
-        """The sum over ``axes``, which count from 0."""
+        """Return the sum over ``axes``, one or more, kept as axes of length 1 if ``keepdims``."""
 
     @abstractmethod
     def mean(self, x: Tensor, *, axes: tuple[int, ...], keepdims: bool = False) -> Tensor:
-        """The mean over ``axes``, which count from 0."""
+        """Return the mean over ``axes``, one or more, kept as axes of length 1 if ``keepdims``."""
 
     @abstractmethod
     def max(self, x: Tensor, *, axes: tuple[int, ...], keepdims: bool = False) -> Tensor:
-        """The largest value over ``axes``, which count from 0."""
+        """Return the maximum over ``axes``, one or more, kept with length 1 if ``keepdims``."""
 
     @abstractmethod
     def pad(self, x: Tensor, *, padding: Padding, value: float = 0.0) -> Tensor:
-        """``x`` (n, h, w, c) with rows and columns of ``value`` around it."""
+        """Return ``x`` (n, h, w, c) with rows and columns of ``value`` added around it.
+
+        The result has shape (n, h + top + bottom, w + left + right, c).
+        """
 
     @abstractmethod
     def crop(self, x: Tensor, *, top: int, left: int, height: int, width: int) -> Tensor:
-        """The window of ``x`` (n, h, w, c) whose first pixel is (top, left)."""
+        """Return the window of ``x`` (n, h, w, c) whose first pixel is (top, left).
+
+        The window lies inside ``x``; the result has shape (n, height, width, c).
+        """
 
     @abstractmethod
     def resize(self, x: Tensor, *, height: int, width: int) -> Tensor:
-        """``x`` (n, h, w, c) in another size: bilinear, half-pixel centres, edges repeated.
+        """Return ``x`` (n, h, w, c) resized to (n, height, width, c).
 
-        No smoothing is done before shrinking: each output pixel is made of the four input
-        pixels around its centre.
+        Interpolation is bilinear with half-pixel centers and repeated edges. There is no
+        antialiasing: each output pixel depends on the four input pixels around its center.
         """
 
     @abstractmethod
     def slice(self, x: Tensor, *, axis: int, start: int, stop: int | None) -> Tensor:
-        """``x[start:stop]`` along ``axis``, with Python's meaning of negative numbers and None."""
+        """Return ``x[start:stop]`` along ``axis``.
+
+        Negative numbers count from the end, and a ``stop`` of None is the end, as in Python. The
+        other axes are unchanged.
+        """
 
     @abstractmethod
     def transpose(self, x: Tensor, *, axes: tuple[int, ...]) -> Tensor:
-        """``x`` with its axes in another order: axis i of the result is ``axes[i]`` of ``x``."""
+        """Return ``x`` with permuted axes: axis i of the result is axis ``axes[i]`` of ``x``."""
 
     @abstractmethod
     def sample(self, x: Tensor, positions: Tensor) -> Tensor:
-        """``x`` (n, h, w, c) at ``positions`` (height, width, 2), the same in each picture.
+        """Return ``x`` (n, h, w, c) sampled at ``positions`` (height, width, 2).
 
-        A position is (row, column) in pixels, (0, 0) the centre of the first; between centres
-        it is interpolated bilinearly, and beyond the outermost the edge is repeated. The
-        result is (n, height, width, c). It is differentiated with respect to ``x`` only.
+        A position is (row, column) in pixels, where (0, 0) is the center of the first pixel; all
+        images use the same positions. Between centers, interpolation is bilinear. Positions
+        outside of the outermost centers are moved to the edge. The result has shape
+        (n, height, width, c). Its derivative is taken with respect to ``x`` only.
         """
 
     def normalize(self, x: Tensor, *, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-        """``(x - mean) / std``, per channel: pixels as the weights were trained on them."""
+        """Return ``(x - mean) / std`` per channel, the normalization of pixels (n, h, w, c)."""
         return self.divide(self.subtract(x, self.asarray(mean)), self.asarray(std))
 
     def hard_sigmoid(self, x: Tensor) -> Tensor:
-        """``clip(x + 3, 0, 6) / 6``; its derivative at -3 and 3 is 0."""
+        """Return ``clip(x + 3, 0, 6) / 6``; the derivative at -3 and 3 is 0."""
         clipped = self.clip(self.add(x, self.asarray(3.0)), low=0.0, high=6.0)
         return self.divide(clipped, self.asarray(6.0))
 
     def hard_swish(self, x: Tensor) -> Tensor:
-        """``x * hard_sigmoid(x)``; its derivative is 0 at -3, and 1 at 3."""
+        """Return ``x * hard_sigmoid(x)``; the derivative is 0 at -3 and 1 at 3."""
         return self.multiply(x, self.hard_sigmoid(x))
 
     def l2_normalize(self, x: Tensor) -> Tensor:
-        """``x`` (n, d) with each row divided by its length, ``sqrt(sum(x ** 2) + 1e-12)``."""
+        """Return ``x`` (n, d) with each row divided by ``sqrt(sum(row ** 2) + 1e-12)``."""
         squares = self.sum(self.multiply(x, x), axes=(1,), keepdims=True)
         return self.divide(x, self.sqrt(self.add(squares, self.asarray(1e-12))))
 
@@ -266,23 +337,25 @@ OPERATIONS: frozenset[str] = frozenset(
     and not name.startswith("_")
     and name not in {"asarray", "to_numpy", "kernel"}
 )
-"""The names that a node's operation may have."""
+"""The names of the operations that a node may have: the primitives of `Table`."""
 
 
 class WrappedModel(ABC):
-    """A model that is a framework's own object, as a backend wraps it.
+    """A model object of a framework, run by its backend like a network.
 
     Attributes
     ----------
     backend
-        What wraps it, and runs it.
+        The backend that runs the model.
     model
-        The object.
+        The model object.
     network
-        First the nodes that make of pixels what the model takes. Then its layers, as nodes
-        whose operation is `WRAPPED` and whose input is the last of those, in the order in
-        which the model computes them; and what `embedding` and `logits` mean, where that can
-        be told. Further nodes may be put after them: a new head, probabilities.
+        The model as a network. Its first nodes transform pixels (n, h, w, 3), RGB, in [0, 1],
+        into the model's input. The layers of the model follow as nodes with the operation
+        `transferkit.networks.graph.WRAPPED`, in the order in which the model computes them. The
+        input of each is the last of the first nodes. ``embedding`` and ``logits`` are nodes or
+        aliases where they can be determined. Other nodes, such as a new head, may be added
+        after these.
     """
 
     backend: Backend
@@ -291,54 +364,76 @@ class WrappedModel(ABC):
 
     @abstractmethod
     def load(self, layers: Sequence[str]) -> Callable[[Any], dict[str, Any]]:
-        """A function over tensors, from what the model takes to the outputs of ``layers``.
+        """Return a function from the model's input to the outputs of some layers.
 
-        Whatever the model's own order of axes, it takes and feature maps come out as N x H x
-        W x C. The model's weights, mode and gradients are as they were after each call.
+        Parameters
+        ----------
+        layers
+            Names of nodes of `network` with the operation ``WRAPPED``.
+
+        Returns
+        -------
+        callable
+            Takes a tensor (n, h, w, 3), normalized by the first nodes of `network`. Returns the
+            outputs of ``layers`` by name: tensors (n, h, w, c) or (n, d), whatever axis order
+            the model uses itself. A call does not change the model: weights, training mode and
+            gradients are the same afterwards.
         """
 
     @abstractmethod
     def shapes(self, height: int, width: int) -> Mapping[str, tuple[int, ...]]:
-        """The shape of each layer's output for one picture, without the batch axis.
+        """Return the output shape of each layer for one image, without the batch axis.
+
+        Returns
+        -------
+        mapping of str to tuple of int
+            The name of each ``WRAPPED`` node of `network` to (h, w, c) or (d,).
 
         Raises
         ------
         ShapeError
-            If the model cannot take pictures of that size.
+            If the model does not accept images of this size.
         """
 
 
 class Backend(ABC):
-    """One framework, as a plugin offers it.
+    """A framework that runs networks, as a plugin provides it.
 
-    A plugin's entry point, in the group ``transferkit.backends``, names a subclass of this.
-    Importing the module that holds it may import the framework.
+    The entry point of a plugin, in the group ``transferkit.backends``, refers to a subclass of
+    this class. The module that defines it may import the framework at the top: it is imported
+    when the backend is used for the first time.
+
+    A subclass defines `name`, `api_version`, `version`, `devices`, `compile`, and sets `table` in
+    its ``__init__``. With gradients, it also defines `capabilities`, `value_and_grad` and
+    `compile_tensors`; for model objects of the framework, `wrap` and `to_native`. Those that it
+    does not define raise `transferkit.errors.UnsupportedError`.
 
     Parameters
     ----------
     device
-        One of `devices`; None means the first, the processor.
+        One of `devices`; None is the first one, the CPU.
 
     Raises
     ------
     UnknownNameError
-        If there is no such device here.
+        If the device does not exist on this machine.
 
     Attributes
     ----------
     device
-        What it computes on.
+        The device that computes.
     name
-        What the backend is called: the entry point's name.
+        The name of the backend, the same as the name of its entry point.
     api_version
-        The version of this interface it was written for; see `API_VERSION`.
+        The version of this interface that the backend implements; see `API_VERSION`.
     capabilities
-        What it can do: ``"inference"``, and ``"gradients"`` if `value_and_grad` works.
+        ``"inference"``, and ``"gradients"`` if the backend defines `value_and_grad` and
+        `compile_tensors`.
     table
-        The primitives. Functions given to `compile` are written over it.
+        The primitives. Functions given to `compile` are written in terms of it.
     micro_batch_size
-        How many pictures a network runs on fastest, where that is fewer than it may be
-        given: what a few of them need stays in a processor's cache. None: all.
+        The number of images at a time with which a network runs fastest, if larger batches are
+        slower because their feature maps do not fit into the CPU's cache; None for no limit.
     """
 
     name: ClassVar[str]
@@ -356,84 +451,96 @@ class Backend(ABC):
     @classmethod
     @abstractmethod
     def version(cls) -> str:
-        """The version of the framework."""
+        """Return the version of the framework."""
 
     @classmethod
     @abstractmethod
     def devices(cls) -> tuple[str, ...]:
-        """What it can compute on here, in the framework's own names, the processor first."""
+        """Return the devices of this machine, as the framework names them, the CPU first."""
 
     @abstractmethod
     def compile(self, function: Function) -> Function:
-        """``function``, over arrays, as fast as the framework can.
+        """Return ``function`` over NumPy arrays instead of tensors, as fast as possible.
 
         Parameters
         ----------
         function
-            Takes tensors and gives a tensor, or a mapping from name to tensor; written over
-            `table`.
+            A function of one or more tensors, written in terms of `table`. It returns a tensor,
+            or a mapping from name to tensor; names may be any strings. It has no side effects:
+            it may be called once and recorded, or called each time.
 
         Returns
         -------
         callable
-            Takes float32 NumPy arrays instead, and gives NumPy arrays. Compiled at most once
-            for each combination of shapes; safe to call from several threads.
+            Takes as many arrays as ``function`` takes tensors. They may have any numeric dtype
+            and memory layout, may be read-only, and are not changed. Their shapes may differ
+            from call to call; the function is compiled at most once per combination of shapes.
+
+            Returns an array, or a dict with the names of the mapping in the mapping's order.
+            Arrays have the tensors' shapes and dtype (float32), are C-contiguous and writable,
+            and belong to the caller: they share no memory with the arguments or with the results
+            of other calls.
+
+            May be called from several threads at once.
         """
 
     def compile_tensors(self, function: Function) -> Function:
-        """``function``, over tensors, as fast as the framework can.
+        """Return ``function`` over the same tensors, as fast as possible.
 
-        What it gives stays where it was computed, to be given to it again: so the steps of an
-        optimisation need not come back as arrays.
+        Results stay on the device and can be passed to the next call, so that the steps of an
+        optimization need no conversion to arrays.
 
         Parameters
         ----------
         function
-            Takes tensors and gives a tensor, or a mapping from name to tensor; written over
-            `table`. It may hold functions from `value_and_grad`.
+            A function of one or more tensors, as for `compile`. It may call functions from
+            `value_and_grad`.
 
         Returns
         -------
         callable
-            Takes and gives the same; compiled at most once for each combination of shapes.
+            Takes and returns the same as ``function``: tensors of `table`, or a mapping of them
+            with the same names. It is compiled at most once per combination of shapes.
 
         Raises
         ------
         UnsupportedError
-            If the framework has no gradients, and so nothing to optimise.
+            If the backend has no gradients.
         """
-        raise self._gradients_unsupported()
+        raise self._no_gradients_error()
 
     def value_and_grad(self, function: Function) -> Function:
-        """``function`` together with its derivative with respect to its first argument.
+        """Return a function that computes ``function`` and its gradient.
 
         Parameters
         ----------
         function
-            Takes tensors and gives a tensor, or a mapping from name to tensor in which that one
-            is called ``value``.
+            A function of one or more tensors, written in terms of `table`. It returns a tensor of
+            any shape, or a mapping from name to tensor in which that tensor is ``value``.
 
         Returns
         -------
         callable
-            Takes the same tensors and gives a mapping: ``value``; ``gradient``, the derivative
-            of the sum of its numbers, of the first argument's shape; and whatever else
-            ``function`` gave. It may stand inside a function given to `compile`.
+            Takes the same tensors and returns a dict of tensors: ``value``; ``gradient``, the
+            derivative of the sum of ``value`` with respect to the first argument, in its shape
+            and dtype; and the other entries of the mapping. It can be called directly, inside a
+            function given to `compile` or `compile_tensors`, and may itself use tensors from the
+            enclosing function.
 
         Raises
         ------
         UnsupportedError
-            If the framework has no gradients.
+            If the backend has no gradients.
         NoGradientError
-            When called: if the value does not depend on the first argument, or only through
-            what has no derivative.
+            When the returned function is called: if the value does not depend on the first
+            argument, or only through operations without a derivative; see `no_gradient_error`.
         """
-        raise self._gradients_unsupported()
+        raise self._no_gradients_error()
 
-    def _gradients_unsupported(self) -> UnsupportedError:
+    def _no_gradients_error(self) -> UnsupportedError:
         return UnsupportedError(
-            f"backend {self.name!r} runs networks but has no gradients; 'torch' and "
-            "'tensorflow' have: pip install \"transferkit[torch]\""
+            f"backend {self.name!r} does not support gradients; 'torch' and 'tensorflow' do: "
+            'pip install "transferkit[torch]"'
         )
 
     def wrap(
@@ -445,59 +552,60 @@ class Backend(ABC):
         std: tuple[float, ...] | None = None,
         channel_order: str = "rgb",
     ) -> WrappedModel:
-        """A model that is an object of the framework, to be run like any network.
+        """Wrap a model object of the framework, so that it is run like a network.
 
         Parameters
         ----------
         model
-            The object. It is used where it is, not copied, and not changed.
+            The model object. It is neither copied nor changed.
         input_size
-            The side in pixels of the square pictures that it is run on to learn its layers;
-            None: what the model says of itself.
+            The side in pixels of square images on which the model is run to find its layers.
+            None uses what the model specifies.
         mean, std, channel_order
-            What the model expects of pixels in [0, 1], as `NetworkBuilder.normalize` takes
-            it. None: what the model says of itself.
+            The normalization that the model expects, as in `NetworkBuilder.normalize`: per
+            channel, for pixels in [0, 1]. None uses what the model specifies.
 
         Raises
         ------
         UnsupportedError
-            If the framework has no models of its own, this is none of them, or it does not
-            give what a network gives: a tensor, for one batch of pictures.
+            If the framework has no model objects, if ``model`` is not one of them, or if it does
+            not return a floating-point tensor with one row per image.
         ShapeError
-            If the model cannot take pictures of that size.
+            If the model does not accept images of this size.
         """
         raise UnsupportedError(
-            f"backend {self.name!r} cannot run a {type(model).__name__}; 'torch' takes a "
+            f"backend {self.name!r} cannot run a {type(model).__name__}; 'torch' runs a "
             "torch.nn.Module, 'tensorflow' a keras.Model"
         )
 
     def to_native(self, network: Network, weights: Weights) -> object:
-        """``network`` as an object of the framework, to go on with there.
+        """Return ``network`` as a model object of the framework, to be used and trained there.
 
         Parameters
         ----------
         network, weights
-            What it computes; the weights are copied.
+            The network and its weights, which are copied.
 
         Returns
         -------
         object
-            From pixels in [0, 1], in the framework's own order of axes, to ``logits``. It can
-            be trained, written and read by the framework's own means.
+            A model from RGB pixels in [0, 1], in the framework's usual axis order, to
+            ``logits`` (n, classes). It can be trained, saved and loaded with the framework's own
+            functions.
 
         Raises
         ------
         UnsupportedError
-            If the framework has no models of its own.
+            If the framework has no model objects.
         """
         raise UnsupportedError(
-            f"backend {self.name!r} has no models of its own; 'torch' and 'tensorflow' have: "
+            f"backend {self.name!r} has no model objects; 'torch' and 'tensorflow' do: "
             'pip install "transferkit[torch]"'
         )
 
 
 def no_gradient_error() -> NoGradientError:
-    """Return the error that the function of `Backend.value_and_grad` raises."""
+    """Return the error for a value without a gradient, which `Backend.value_and_grad` raises."""
     return NoGradientError(
         "the value does not depend on the first argument, or only through operations without a "
         "derivative, such as NumPy functions"

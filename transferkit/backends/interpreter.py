@@ -1,7 +1,7 @@
-"""The one interpreter: it walks a network and calls a table of primitives.
+"""The interpreter, which runs a network by calling the primitives of a table.
 
-Over torch's table the walk computes; inside ``tf.function`` it is traced; over the table
-that records ONNX nodes it writes a graph.
+Every backend uses it: with the table of torch it computes, inside ``tf.function`` it is traced,
+and with the table that records ONNX nodes it builds a graph.
 """
 
 from __future__ import annotations
@@ -23,22 +23,23 @@ Tensor = TypeVar("Tensor")
 
 
 def load_parameters(table: Table[Tensor], network: Network, weights: Weights) -> dict[str, Tensor]:
-    """The weights that ``network`` names, as tensors of ``table``.
+    """Return the weights of ``network`` as tensors of ``table``.
 
     Parameters
     ----------
     table
-        Whose tensors to make.
+        The table that makes the tensors.
     network
-        Says which weights are needed, and which of them are convolution kernels.
+        The network, which determines the weights that are needed and which of them are
+        convolution kernels.
     weights
-        Parameter name to array; may hold more than is needed. Arrays that can be written to
-        are copied where the table would share their memory, so that nothing that happens to
-        them later changes what is computed. Read-only ones, as weights are that come from a
-        file, are not: of large weights there should be few copies.
+        Parameter name to array; others than those needed are ignored. Writable arrays are
+        copied if the table would share their memory, so that later changes to them have no
+        effect. Read-only arrays, such as those that are read from a file, are not copied, which
+        saves memory.
     """
 
-    def own(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def protect(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         return array.copy() if table.shares_memory and array.flags.writeable else array
 
     parameters: dict[str, Tensor] = {}
@@ -47,9 +48,9 @@ def load_parameters(table: Table[Tensor], network: Network, weights: Weights) ->
         if node.operation == "conv2d":
             kernel = names.pop(0)
             groups = node.attributes.get("groups", 1)
-            parameters[kernel] = table.kernel(own(weights[kernel]), groups=int(groups))  # type: ignore[arg-type]
+            parameters[kernel] = table.kernel(protect(weights[kernel]), groups=int(groups))  # type: ignore[arg-type]
         for name in names:
-            parameters[name] = table.asarray(own(weights[name]))
+            parameters[name] = table.asarray(protect(weights[name]))
     return parameters
 
 
@@ -61,28 +62,31 @@ def run_network(
     layers: Iterable[str],
     run_wrapped: Callable[[Tensor], Mapping[str, Tensor]] | None = None,
 ) -> dict[str, Tensor]:
-    """Run ``network`` on ``pixels`` and give the outputs of ``layers``.
+    """Run all nodes of ``network`` on ``pixels`` and return the outputs of ``layers``.
 
     Parameters
     ----------
     table
-        What computes.
+        The table whose primitives compute the nodes.
     network
-        What to compute: every node of it is run.
+        The network to run.
     parameters
-        From `load_parameters`, with the same table.
+        The result of `load_parameters` with the same table.
     pixels
         (n, h, w, 3), RGB, in [0, 1].
     layers
-        Names of nodes. Any other output is let go as soon as nothing needs it.
+        Names of nodes. The outputs of other nodes are freed after their last use.
     run_wrapped
-        From what the nodes whose operation is `WRAPPED` take, which is the same for all, to
-        their outputs; called once, and only if there are such nodes.
+        A function that computes the nodes with the operation `WRAPPED` from their common input
+        and returns their outputs by name. It is called once, if there are such nodes.
 
     Raises
     ------
     ShapeError
-        If the table finds that a node's inputs do not fit it; names the layer.
+        If the table finds that the shapes of a node's inputs do not match; the message has the
+        layer.
+    UnsupportedError
+        If the network has wrapped nodes and ``run_wrapped`` is None.
     """
     keep = set(layers)
     uses = Counter(name for node in network.nodes for name in node.inputs)
@@ -96,12 +100,13 @@ def run_network(
                 values[node.name] = operation(*inputs, *weights, **node.attributes)
             except ShapeError as error:
                 raise ShapeError(f"layer {node.name!r} ({node.operation}): {error}") from error
+            # The list would keep the inputs alive after their last use.
             del inputs
         elif node.name not in values:
             if run_wrapped is None:
                 raise UnsupportedError(
-                    f"layer {node.name!r} of {network.name} is computed by a framework's own "
-                    "model, which was not given"
+                    f"layer {node.name!r} of {network.name} is computed by a model object of a "
+                    "framework, which was not given"
                 )
             values.update(run_wrapped(values[node.inputs[0]]))
         for name in node.inputs:

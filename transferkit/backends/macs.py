@@ -1,4 +1,4 @@
-"""How much a network computes."""
+"""The computational cost of a network, in multiply-accumulate operations (MACs)."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ __all__ = ["count_macs"]
 
 
 def count_macs(network: Network, height: int, width: int) -> int:
-    """The multiplications, each with its addition, that a network does for one picture.
+    """Return the number of multiply-accumulate operations (MACs) of a network for one image.
 
-    Those of convolutions and linear layers are counted, which are nearly all; biases, batch
-    norms, activations and pools are not. Papers and torchvision count the same way, though
-    some call the number FLOPs.
+    Only convolutions and linear layers are counted, which are nearly all operations; biases,
+    batch normalization, activations and pooling are not. Papers and torchvision count in the
+    same way, although some call the number FLOPs.
 
     Parameters
     ----------
     network
-        What would be run.
+        The network to analyze.
     height, width
-        Of the picture, in pixels.
+        The size of the image, in pixels.
 
     Raises
     ------
     ShapeError
-        If the network cannot take a picture of that size.
+        If the network does not accept images of this size.
 
     Examples
     --------
@@ -40,7 +40,7 @@ def count_macs(network: Network, height: int, width: int) -> int:
     total = 0
     for node in network.nodes:
         if node.operation in ("conv2d", "linear"):
-            # One for each output and each weight that it is made of.
-            per_output = math.prod(network.parameters[node.parameters[0]][1:])
-            total += math.prod(shapes[node.name]) * per_output
+            # Each output value is a sum over all weights of its output channel.
+            macs_per_output = math.prod(network.parameters[node.parameters[0]][1:])
+            total += math.prod(shapes[node.name]) * macs_per_output
     return total

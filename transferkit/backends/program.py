@@ -1,4 +1,4 @@
-"""A network with its weights on a backend, compiled for the layers that are asked for."""
+"""A network with its weights on a backend, compiled for the layers that are requested."""
 
 from __future__ import annotations
 
@@ -20,30 +20,32 @@ from transferkit.networks.passes import fold_batch_norm, keep_needed
 
 __all__ = ["Program"]
 
-# Each set of layers that is compiled has weights of its own.
-_COMPILED_AT_MOST = 4
+# Each compiled function has its own copy of the weights.
+_MAX_COMPILED = 4
 
 
 @dataclass(frozen=True, slots=True)
 class _Compiled:
-    """A network pruned to some layers and compiled, and the picture sizes known to fit it."""
+    """A network pruned to some layers, compiled, and the image sizes known to be valid for it."""
 
     network: Network
     function: Callable[[npt.NDArray[np.float32]], Mapping[str, npt.NDArray[np.float32]]]
-    sizes: set[tuple[int, int]] = field(default_factory=set)
+    valid_sizes: set[tuple[int, int]] = field(default_factory=set)
 
 
 class Program:
-    """A network with its weights on a backend, ready to run; compiled when first asked.
+    """A network with its weights on a backend, compiled on first use.
+
+    It can be used from several threads at once.
 
     Parameters
     ----------
     backend
-        Where to run.
+        The backend that runs the network.
     network, weights
-        What to run.
+        The network and its weights.
     wrapped
-        What computes the nodes of ``network`` that are not over the table, if any.
+        The model object that computes the wrapped nodes of ``network``, if it has any.
 
     Examples
     --------
@@ -53,8 +55,8 @@ class Program:
     >>> network = build_network("mobilenet_v2")
     >>> weights = random_weights(network, random_state=0)
     >>> program = Program(get_backend("onnxruntime"), network, weights)
-    >>> found = program.run(np.zeros((1, 64, 64, 3), np.float32), ["embedding"])
-    >>> found["embedding"].shape
+    >>> outputs = program.run(np.zeros((1, 64, 64, 3), np.float32), ["embedding"])
+    >>> outputs["embedding"].shape
     (1, 1280)
     """
 
@@ -73,26 +75,26 @@ class Program:
         self._lock = threading.Lock()
 
     def load(self, layers: Sequence[str]) -> Callable[[Any], dict[str, Any]]:
-        """A function over the backend's tensors, from pixels to the outputs of ``layers``.
+        """Return a function over tensors of the backend, from pixels to the outputs of ``layers``.
 
-        Only what ``layers`` need is kept, and batch norm is folded into the convolution
-        before it wherever that convolution's own output was not asked for.
+        Nodes that ``layers`` do not need are removed. Batch normalization is folded into the
+        preceding convolution, unless the output of that convolution is in ``layers``.
 
         Parameters
         ----------
         layers
-            Nodes' names or aliases.
+            Names of nodes, or aliases.
 
         Returns
         -------
         callable
-            Pixels (n, h, w, 3) to a mapping from each of ``layers`` to its output. It can be
-            given to `Backend.value_and_grad` and `Backend.compile`.
+            Takes pixels (n, h, w, 3) and returns a dict from each of ``layers`` to its output.
+            It can be passed to `Backend.value_and_grad` and `Backend.compile`.
 
         Raises
         ------
         UnknownNameError
-            If there is no such layer.
+            If the network does not have one of the layers.
         """
         table = self.backend.table
         targets = tuple(self.network.resolve(layer) for layer in layers)
@@ -110,79 +112,83 @@ class Program:
         return function
 
     def to_native(self) -> object:
-        """The network as an object of the framework; where it is one, that object.
+        """Return the network as a model object of the framework.
+
+        If the program runs a wrapped model object, that object is returned, not a copy.
 
         Raises
         ------
         UnsupportedError
-            If the backend has no models of its own.
+            If the framework has no model objects.
         """
         if self.wrapped is not None:
             return self.wrapped.model
         return self.backend.to_native(self.network, self.weights)
 
     def shapes(self, height: int, width: int) -> Mapping[str, tuple[int, ...]]:
-        """The shape of each layer's output for one picture, (h, w, c) or (d,).
+        """Return the output shape of each layer for one image, (h, w, c) or (d,).
 
         Raises
         ------
         ShapeError
-            If the network cannot take pictures of that size.
+            If the network does not accept images of this size.
         """
         return infer_shapes(self.network, height, width, self.wrapped)
 
     def run(
         self, pixels: npt.NDArray[np.float32], layers: Sequence[str]
     ) -> Mapping[str, npt.NDArray[np.float32]]:
-        """The outputs of layers.
+        """Run the network on a batch of images and return the outputs of ``layers``.
 
         Parameters
         ----------
         pixels
             (n, h, w, 3), RGB, float32 in [0, 1].
         layers
-            Nodes' names or aliases. The last few sets of layers stay compiled.
+            Names of nodes, or aliases. The network is compiled for each set of layers; the last
+            four sets stay compiled.
 
         Returns
         -------
         mapping of str to array
-            Each of ``layers`` to (n, h, w, c) or (n, d), float32.
+            Each of ``layers`` to its output, (n, h, w, c) or (n, d), float32.
 
         Raises
         ------
         UnknownNameError
-            If there is no such layer.
+            If the network does not have one of the layers.
         ShapeError
-            If ``pixels`` has another shape, or the network cannot take pictures of that size.
+            If ``pixels`` has another shape, or the network does not accept images of this size.
         """
         if pixels.ndim != 4 or pixels.shape[3] != 3 or len(pixels) == 0:
-            raise ShapeError(f"pixels have shape {pixels.shape}; expected (n, h, w, 3), n >= 1")
+            raise ShapeError(f"pixels have shape {pixels.shape}; expected (n, h, w, 3) with n >= 1")
         targets = {layer: self.network.resolve(layer) for layer in layers}
-        compiled = self._get(frozenset(targets.values()), (pixels.shape[1], pixels.shape[2]))
-        step = self.backend.micro_batch_size or len(pixels)
-        parts = [
-            compiled.function(pixels[start : start + step]) for start in range(0, len(pixels), step)
+        compiled = self._compile(frozenset(targets.values()), (pixels.shape[1], pixels.shape[2]))
+        size = self.backend.micro_batch_size or len(pixels)
+        outputs = [
+            compiled.function(pixels[start : start + size]) for start in range(0, len(pixels), size)
         ]
-        if len(parts) == 1:
-            return {layer: parts[0][target] for layer, target in targets.items()}
+        if len(outputs) == 1:
+            return {layer: outputs[0][target] for layer, target in targets.items()}
         return {
-            layer: np.concatenate([part[target] for part in parts])
+            layer: np.concatenate([output[target] for output in outputs])
             for layer, target in targets.items()
         }
 
-    def _get(self, targets: frozenset[str], size: tuple[int, int]) -> _Compiled:
+    def _compile(self, targets: frozenset[str], size: tuple[int, int]) -> _Compiled:
+        """Return the network compiled for some nodes, after checking the image size."""
         with self._lock:
             if targets not in self._compiled:
                 names = sorted(targets)
                 self._compiled[targets] = _Compiled(
                     keep_needed(self.network, names), self.backend.compile(self.load(names))
                 )
-                if len(self._compiled) > _COMPILED_AT_MOST:
+                if len(self._compiled) > _MAX_COMPILED:
                     self._compiled.popitem(last=False)
             self._compiled.move_to_end(targets)
             compiled = self._compiled[targets]
-        # Frameworks differ in what they make of a window that does not fit; one gives zeros.
-        if size not in compiled.sizes:
+        # Frameworks differ for a window larger than its input: some raise, one returns zeros.
+        if size not in compiled.valid_sizes:
             infer_shapes(compiled.network, *size, self.wrapped)
-            compiled.sizes.add(size)
+            compiled.valid_sizes.add(size)
         return compiled

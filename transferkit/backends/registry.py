@@ -1,4 +1,4 @@
-"""Which backends there are, found through entry points, and which one to use."""
+"""The registry of backends, based on entry points, and the choice of the backend to use."""
 
 from __future__ import annotations
 
@@ -28,42 +28,43 @@ __all__ = [
 ]
 
 ENTRY_POINT_GROUP = "transferkit.backends"
-"""The group in which a distribution names its backends."""
+"""The entry point group in which a distribution registers its backends."""
 
 ENVIRONMENT_VARIABLE = "TRANSFERKIT_BACKEND"
-"""The backend to use where the program does not say."""
+"""The environment variable with the name of the default backend."""
 
-# The order in which a backend is chosen where neither the program nor the environment says;
-# backends of other distributions follow in alphabetical order.
+# The order in which backends are tried if neither the caller nor the environment chooses one.
+# Backends of other distributions follow in alphabetical order.
 _PREFERENCE = ("onnxruntime", "torch", "tensorflow")
 _REMEDIES = {
     "torch": 'pip install "transferkit[torch]"',
     "tensorflow": 'pip install "transferkit[tensorflow]"',
 }
 
-# Whose models a framework's are, by the package of one of their classes. Where Keras computes with
-# PyTorch its models are modules of both, and the backend has to say that it cannot run them.
+# The backend for a model object, by the package of one of its base classes. Keras comes first: if
+# Keras uses PyTorch, its models are also torch modules, and the TensorFlow backend rejects them
+# with an error that explains this.
 _FRAMEWORKS = (("keras", "tensorflow"), ("torch.nn", "torch"))
 
 
 @dataclass(frozen=True, slots=True)
 class BackendInfo:
-    """What is known of a backend.
+    """The properties of a registered backend.
 
     Attributes
     ----------
     name
-        What it is called.
+        The name of the backend.
     distribution
         The installed distribution that registers it.
     version
-        Of its framework; None if that is not installed.
+        The version of its framework; None if the backend cannot be used.
     capabilities
-        What it can do: ``"inference"``, ``"gradients"``.
+        ``"inference"``, and ``"gradients"`` if the backend has them; empty if it cannot be used.
     devices
-        What it can compute on here.
+        The devices of this machine, as the framework names them; empty if it cannot be used.
     problem
-        Why it cannot be used, with the remedy; None if it can.
+        The reason why the backend cannot be used, with the remedy; None if it can.
     """
 
     name: str
@@ -75,10 +76,10 @@ class BackendInfo:
 
 
 def backend_names() -> list[str]:
-    """The names of all registered backends, in the order of preference.
+    """Return the names of all registered backends, in the order of preference.
 
-    Only metadata is read: no framework is imported, so a backend that is named here may
-    still lack its framework.
+    Only package metadata is read and no framework is imported, so the framework of a listed
+    backend may not be installed.
 
     Examples
     --------
@@ -90,12 +91,12 @@ def backend_names() -> list[str]:
 
 
 def describe_backend(name: str) -> BackendInfo:
-    """What one backend can do here; its framework is imported to find out.
+    """Return the properties of a backend on this machine; imports its framework.
 
     Raises
     ------
     UnknownNameError
-        If no backend of that name is registered.
+        If no backend of this name is registered.
 
     Examples
     --------
@@ -117,40 +118,40 @@ def describe_backend(name: str) -> BackendInfo:
     except TransferkitError as error:
         problem = str(error)
     except Exception as error:
-        # A plugin may fail in any way; the others are still to be listed.
-        problem = f"backend {name!r} of {distribution} fails: {error!r}"
+        # A plugin may raise any error; listing the other backends has to work nevertheless.
+        problem = f"backend {name!r} of {distribution} failed: {error!r}"
     return BackendInfo(name, distribution, None, (), (), problem)
 
 
 def get_backend(
     backend: str | Backend | None = None, *, needs: str = INFERENCE, device: str | None = None
 ) -> Backend:
-    """The backend to use.
+    """Return a backend.
 
     Parameters
     ----------
     backend
-        A name, or a backend, which is given back. None means the environment variable
-        ``TRANSFERKIT_BACKEND`` if it is set, and else the first in the order of preference
-        that is installed and can do what is needed: onnxruntime, torch, tensorflow, and
-        then those of other distributions by name.
+        A name, or a backend, which is returned. None means the value of the environment variable
+        ``TRANSFERKIT_BACKEND`` if it is set. Otherwise, the first installed backend with the
+        required capability is used, in this order: onnxruntime, torch, tensorflow, backends of
+        other distributions by name.
     needs
-        ``"inference"`` or ``"gradients"``.
+        The required capability: ``"inference"`` or ``"gradients"``.
     device
-        One of the backend's devices; None means the processor.
+        One of the backend's devices; None is the CPU.
 
     Raises
     ------
     UnknownNameError
-        If no backend of that name is registered, or it has no such device.
+        If no backend of this name is registered, or it does not have the device.
     BackendNotInstalledError
-        If its framework is not installed; the message names the command that installs it.
+        If its framework is not installed; the message has the command that installs it.
     PluginError
         If the plugin is broken or made for another version of the interface.
     ParameterError
-        If a backend is given together with another device than its own.
+        If a backend is given together with a device other than its own.
     UnsupportedError
-        If it cannot do what is needed, or none can.
+        If the backend, or every installed one, lacks the capability.
 
     Examples
     --------
@@ -162,8 +163,8 @@ def get_backend(
         _check_capability(type(backend), needs)
         if device not in (None, backend.device):
             raise ParameterError(
-                f"device is {device!r}, but the backend that was given computes on "
-                f"{backend.device!r}"
+                f"device is {device!r}, but the given backend uses {backend.device!r}; give one "
+                "of the two"
             )
         return backend
     name = backend or os.environ.get(ENVIRONMENT_VARIABLE) or None
@@ -178,13 +179,15 @@ def get_backend(
             continue
         if needs in chosen.capabilities:
             return chosen(device)
-    raise UnsupportedError(f"no installed backend can do {needs}; {_REMEDIES['torch']} adds one")
+    raise UnsupportedError(
+        f"no installed backend supports {needs}; install one: {_REMEDIES['torch']}"
+    )
 
 
 def backend_of(model: object) -> str:
-    """The name of the backend that runs a model which is an object of a framework.
+    """Return the name of the backend that runs a model object of a framework.
 
-    No framework is imported to find out.
+    No framework is imported.
 
     Parameters
     ----------
@@ -194,7 +197,7 @@ def backend_of(model: object) -> str:
     Raises
     ------
     TypeError
-        If it is neither.
+        If it is neither of them.
 
     Examples
     --------
@@ -202,30 +205,30 @@ def backend_of(model: object) -> str:
     >>> backend_of("mobilenet_v2")
     Traceback (most recent call last):
         ...
-    TypeError: a str is no model; expected a torch.nn.Module or a keras.Model
+    TypeError: model is a str; expected a torch.nn.Module or a keras.Model
     """
     packages = [f"{kind.__module__}." for kind in type(model).__mro__]
     for package, backend in _FRAMEWORKS:
         if any(name.startswith(f"{package}.") for name in packages):
             return backend
     raise TypeError(
-        f"a {type(model).__name__} is no model; expected a torch.nn.Module or a keras.Model"
+        f"model is a {type(model).__name__}; expected a torch.nn.Module or a keras.Model"
     )
 
 
 def _check_capability(backend: type[Backend], needs: str) -> None:
     if needs not in backend.capabilities:
         raise UnsupportedError(
-            f"backend {backend.name!r} can do {', '.join(sorted(backend.capabilities))}, not "
-            f"{needs}; 'torch' and 'tensorflow' can: {_REMEDIES['torch']}, or "
-            f"{_REMEDIES['tensorflow']}"
+            f"backend {backend.name!r} does not support {needs}; 'torch' and 'tensorflow' do: "
+            f"{_REMEDIES['torch']} or {_REMEDIES['tensorflow']}"
         )
 
 
 def _entry_points() -> Mapping[str, metadata.EntryPoint]:
-    found = {point.name: point for point in metadata.entry_points(group=ENTRY_POINT_GROUP)}
-    first = [name for name in _PREFERENCE if name in found]
-    return {name: found[name] for name in [*first, *sorted(found.keys() - set(first))]}
+    """Return the entry points of all backends by name, in the order of preference."""
+    points = {point.name: point for point in metadata.entry_points(group=ENTRY_POINT_GROUP)}
+    preferred = [name for name in _PREFERENCE if name in points]
+    return {name: points[name] for name in [*preferred, *sorted(points.keys() - set(preferred))]}
 
 
 def _entry_point(name: str) -> metadata.EntryPoint:
@@ -240,7 +243,7 @@ def _distribution(point: metadata.EntryPoint) -> str:
 
 
 def _load(name: str) -> type[Backend]:
-    """The class that an entry point names, checked; imports the framework."""
+    """Return the class that an entry point refers to, after checks; imports its framework."""
     point = _entry_point(name)
     try:
         backend = point.load()
@@ -249,25 +252,26 @@ def _load(name: str) -> type[Backend]:
     except ImportError as error:
         remedy = _REMEDIES.get(name, f"pip install --upgrade {_distribution(point)}")
         raise BackendNotInstalledError(
-            f"backend {name!r} cannot be imported here ({error}); {remedy}"
+            f"backend {name!r} cannot be imported ({error}); {remedy}"
         ) from error
     except Exception as error:
         raise PluginError(
-            f"backend {name!r} of {_distribution(point)} fails to load: {error!r}"
+            f"backend {name!r} of {_distribution(point)} failed to load: {error!r}"
         ) from error
     if not (isinstance(backend, type) and issubclass(backend, Backend)):
         raise PluginError(
-            f"backend {name!r} of {_distribution(point)}: {point.value} is no subclass of "
+            f"backend {name!r} of {_distribution(point)}: {point.value} is not a subclass of "
             "transferkit.backends.Backend"
         )
     version = getattr(backend, "api_version", None)
     if version != API_VERSION:
-        side = (
-            f"transferkit, which speaks version {API_VERSION}"
+        outdated = (
+            "transferkit"
             if isinstance(version, int) and version > API_VERSION
-            else f"{_distribution(point)}: this transferkit needs version {API_VERSION}"
+            else _distribution(point)
         )
         raise PluginError(
-            f"backend {name!r} speaks version {version} of the plugin interface; update {side}"
+            f"backend {name!r} implements version {version} of the plugin interface; expected "
+            f"version {API_VERSION}; update {outdated}"
         )
     return backend

@@ -1,4 +1,4 @@
-"""A table that computes shapes: walking a network over it tells every layer's output shape."""
+"""A table that computes shapes: running a network with it gives the output shape of each layer."""
 
 from __future__ import annotations
 
@@ -22,26 +22,29 @@ Shape: TypeAlias = tuple[int, ...]
 def infer_shapes(
     network: Network, height: int, width: int, wrapped: WrappedModel | None = None
 ) -> Mapping[str, Shape]:
-    """The shape of each layer's output for one picture, without the batch axis.
+    """Return the output shape of each layer for one image, without the batch axis.
+
+    Nothing is computed, so no weights are needed.
 
     Parameters
     ----------
     network
-        What would be run.
+        The network to analyze.
     height, width
-        Of the picture, in pixels.
+        The size of the image, in pixels.
     wrapped
-        What computes the nodes that are not over the table, if any.
+        The model object that computes the wrapped nodes of ``network``, if it has any.
 
     Returns
     -------
     mapping of str to tuple of int
-        Every name in `Network.layers`, in that order, to (h, w, c) or (d,).
+        Each name in `Network.layers`, in that order, to (h, w, c) or (d,).
 
     Raises
     ------
     ShapeError
-        If the network cannot take a picture of that size; names the first layer that fails.
+        If the network does not accept images of this size; the message has the first layer
+        that fails.
 
     Examples
     --------
@@ -53,11 +56,11 @@ def infer_shapes(
     try:
         shapes = _run(network, height, width, wrapped)
     except ShapeError as error:
-        if wrapped is None and _takes_one_size(network):
+        if wrapped is None and _has_fixed_size(network):
             side = network.input_size
-            message = f"takes only {side} x {side} pictures, not {height} x {width}"
+            message = f"accepts only {side} x {side} images, not {height} x {width}"
         else:
-            message = f"cannot take {height} x {width} pixels"
+            message = f"does not accept {height} x {width} images"
         raise ShapeError(f"{network.name} {message}: {error}") from error
     return {layer: shapes[network.resolve(layer)][1:] for layer in network.layers}
 
@@ -66,16 +69,16 @@ def _run(
     network: Network, height: int, width: int, wrapped: WrappedModel | None = None
 ) -> Mapping[str, Shape]:
     def run_wrapped(_: Shape) -> Mapping[str, Shape]:
-        found = {} if wrapped is None else wrapped.shapes(height, width)
-        return {name: (1, *shape) for name, shape in found.items()}
+        shapes = {} if wrapped is None else wrapped.shapes(height, width)
+        return {name: (1, *shape) for name, shape in shapes.items()}
 
     nodes = [node.name for node in network.nodes]
     pixels = (1, height, width, 3)
     return run_network(ShapeTable(), network, network.parameters, pixels, nodes, run_wrapped)
 
 
-def _takes_one_size(network: Network) -> bool:
-    """Whether a network takes pictures of the size it was designed for, but no larger ones."""
+def _has_fixed_size(network: Network) -> bool:
+    """Return whether a network accepts images of the size it was designed for, but no larger."""
     try:
         _run(network, network.input_size, network.input_size)
     except ShapeError:
@@ -88,7 +91,10 @@ def _takes_one_size(network: Network) -> bool:
 
 
 class ShapeTable(Table[Shape]):
-    """The primitives over the shapes of their arguments."""
+    """The primitives over shapes: each returns the shape of its result.
+
+    Primitives raise `transferkit.errors.ShapeError` if their arguments' shapes do not match.
+    """
 
     def asarray(self, array: npt.ArrayLike) -> Shape:
         return np.shape(array)
@@ -112,33 +118,38 @@ class ShapeTable(Table[Shape]):
         n, h, w, c = x
         channels_out, per_group, *size = kernel
         if c != per_group * groups or channels_out % groups:
-            raise ShapeError(f"a kernel {kernel} in {groups} groups does not fit {c} channels")
-        return (n, *_windows((h, w), size, stride, padding), channels_out)
+            raise ShapeError(
+                f"a kernel of shape {kernel} in {groups} groups does not match {c} channels"
+            )
+        return (n, *_count_windows((h, w), size, stride, padding), channels_out)
 
     def batch_norm(
         self, x: Shape, scale: Shape, shift: Shape, mean: Shape, variance: Shape, *, epsilon: float
     ) -> Shape:
         if {scale, shift, mean, variance} != {x[-1:]}:
-            raise ShapeError(f"statistics of {scale[0]} channels for {x[-1]} channels")
+            raise ShapeError(f"statistics of {scale[0]} channels do not match {x[-1]} channels")
         return x
 
     def linear(self, x: Shape, weight: Shape, bias: Shape) -> Shape:
         if len(x) != 2 or weight[1] != x[1] or bias != weight[:1]:
-            raise ShapeError(f"a matrix {weight} with a bias {bias} does not fit {x[1:]} numbers")
+            raise ShapeError(
+                f"weights of shape {weight} and a bias of shape {bias} do not match an input of "
+                f"shape {x}"
+            )
         return (x[0], weight[0])
 
     def matmul(self, x: Shape, y: Shape) -> Shape:
         if x[-1] != y[-2]:
-            raise ShapeError(f"matrices {x} and {y} do not fit")
+            raise ShapeError(f"matrices of shapes {x} and {y} cannot be multiplied")
         return (*self.add(x[:-2], y[:-2]), x[-2], y[-1])
 
     def max_pool2d(
         self, x: Shape, *, size: tuple[int, int], stride: tuple[int, int], padding: Padding
     ) -> Shape:
-        return (x[0], *_windows(x[1:3], size, stride, padding), x[3])
+        return (x[0], *_count_windows(x[1:3], size, stride, padding), x[3])
 
     def average_pool2d(self, x: Shape, *, size: tuple[int, int], stride: tuple[int, int]) -> Shape:
-        return (x[0], *_windows(x[1:3], size, stride, ((0, 0), (0, 0))), x[3])
+        return (x[0], *_count_windows(x[1:3], size, stride, ((0, 0), (0, 0))), x[3])
 
     def adaptive_average_pool2d(self, x: Shape, *, height: int, width: int) -> Shape:
         return (x[0], height, width, x[3])
@@ -156,7 +167,7 @@ class ShapeTable(Table[Shape]):
         try:
             return np.broadcast_shapes(x, y)
         except ValueError as error:
-            raise ShapeError(f"shapes {x} and {y} do not go together") from error
+            raise ShapeError(f"shapes {x} and {y} cannot be broadcast") from error
 
     subtract = multiply = divide = add
 
@@ -164,17 +175,16 @@ class ShapeTable(Table[Shape]):
         first = tensors[0]
         for shape in tensors:
             if shape[:axis] + shape[axis + 1 :] != first[:axis] + first[axis + 1 :]:
-                raise ShapeError("they differ in another axis than the one they are joined along")
+                raise ShapeError(f"shapes {first} and {shape} differ in an axis other than {axis}")
         return (*first[:axis], sum(shape[axis] for shape in tensors), *first[axis + 1 :])
 
     def flatten(self, x: Shape, *, channels_first: bool = False) -> Shape:
         return (x[0], math.prod(x[1:]))
 
     def sum(self, x: Shape, *, axes: tuple[int, ...], keepdims: bool = False) -> Shape:
-        kept = ((axis, length) for axis, length in enumerate(x))
         if keepdims:
-            return tuple(1 if axis in axes else length for axis, length in kept)
-        return tuple(length for axis, length in kept if axis not in axes)
+            return tuple(1 if axis in axes else length for axis, length in enumerate(x))
+        return tuple(length for axis, length in enumerate(x) if axis not in axes)
 
     mean = max = sum
 
@@ -186,7 +196,9 @@ class ShapeTable(Table[Shape]):
     def crop(self, x: Shape, *, top: int, left: int, height: int, width: int) -> Shape:
         n, h, w, c = x
         if top + height > h or left + width > w:
-            raise ShapeError(f"a window of {height} x {width} at ({top}, {left}) does not fit")
+            raise ShapeError(
+                f"a window of {height} x {width} at ({top}, {left}) exceeds an image of {h} x {w}"
+            )
         return (n, height, width, c)
 
     def resize(self, x: Shape, *, height: int, width: int) -> Shape:
@@ -198,26 +210,25 @@ class ShapeTable(Table[Shape]):
 
     def transpose(self, x: Shape, *, axes: tuple[int, ...]) -> Shape:
         if sorted(axes) != list(range(len(x))):
-            raise ShapeError(f"{axes} is no order of {len(x)} axes")
+            raise ShapeError(f"{axes} is not a permutation of {len(x)} axes")
         return tuple(x[axis] for axis in axes)
 
     def sample(self, x: Shape, positions: Shape) -> Shape:
         if len(positions) != 3 or positions[2] != 2:
-            raise ShapeError(f"positions of shape {positions}; expected (height, width, 2)")
+            raise ShapeError(f"positions have shape {positions}; expected (height, width, 2)")
         return (x[0], *positions[:2], x[3])
 
 
-def _windows(
+def _count_windows(
     size: tuple[int, ...],
     window: tuple[int, ...] | list[int],
     stride: tuple[int, int],
     padding: Padding,
 ) -> tuple[int, int]:
-    """How many windows fit along each side."""
-    counts = [
-        (length + sum(pads) - extent) // step + 1
-        for length, extent, step, pads in zip(size, window, stride, padding, strict=True)
-    ]
-    if min(counts) < 1:
-        raise ShapeError(f"a window of {window[0]} x {window[1]} does not fit")
-    return counts[0], counts[1]
+    """Return the number of windows along each axis."""
+    height, width = (length + sum(pads) for length, pads in zip(size, padding, strict=True))
+    if height < window[0] or width < window[1]:
+        raise ShapeError(
+            f"a window of {window[0]} x {window[1]} exceeds an input of {height} x {width}"
+        )
+    return (height - window[0]) // stride[0] + 1, (width - window[1]) // stride[1] + 1

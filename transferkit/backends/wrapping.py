@@ -1,4 +1,4 @@
-"""What wrapped models have in common, whatever the framework: how their layers are called."""
+"""What the wrapped models of all frameworks share: the names of layers, and where tensors are."""
 
 from __future__ import annotations
 
@@ -11,45 +11,50 @@ from transferkit.errors import UnsupportedError
 from transferkit.networks.graph import INPUT, WRAPPED, Network, NetworkBuilder
 
 __all__ = [
+    "LAYER",
+    "LAYER_INPUT",
+    "OUTPUT",
+    "PRE_ACTIVATION",
     "ShapeCache",
     "TensorLocation",
     "assign_layer_names",
     "build_wrapped_network",
     "find_producer",
+    "is_vector_per_image",
     "named_outputs",
 ]
 
-Step = TypeVar("Step", bound=Hashable)
+Operation = TypeVar("Operation", bound=Hashable)
 Shape = tuple[int, ...]
 
 LAYER = "layer"
-"""The kind of place that is the output of a layer."""
+"""The kind of a location that is the output of a layer."""
 
 LAYER_INPUT = "layer input"
-"""The kind of place that is what a layer takes."""
+"""The kind of a location that is the input of a layer, as one vector per image."""
 
-PRE_ACTIVATION = "before activation"
-"""The kind of place that is the output of a layer without the activation it ends in."""
+PRE_ACTIVATION = "pre-activation"
+"""The kind of a location that is the output of a layer before its built-in activation."""
 
 OUTPUT = "output"
-"""The kind of place that is an output of the model itself."""
+"""The kind of a location that is an output of the model."""
 
-# What the nodes before the model are called.
+# The names of the nodes before the wrapped model.
 _RESERVED_NAMES = frozenset({INPUT, "normalize", "reverse_channels"})
-_SIZES_KEPT = 64
+_MAX_CACHED_SIZES = 64
 
 
 class TensorLocation(NamedTuple):
-    """Where in a running model a tensor is found.
+    """The location of a tensor in a run of a model.
 
     Attributes
     ----------
     kind
-        `LAYER`, `LAYER_INPUT` (as one row for each picture), `PRE_ACTIVATION` or `OUTPUT`.
+        `LAYER`, `LAYER_INPUT`, `PRE_ACTIVATION` or `OUTPUT`.
     name
-        What the framework calls the layer, or the name of the output.
+        The framework's name of the layer, or the name of the output.
     call
-        How many times the layer has run before.
+        The number of earlier calls of the layer in the same run.
     """
 
     kind: str
@@ -58,38 +63,39 @@ class TensorLocation(NamedTuple):
 
 
 class ShapeCache:
-    """The shapes of all layers for the sizes of pictures that were asked for last."""
+    """The output shapes of all layers, for the 64 image sizes that were added last."""
 
     def __init__(self) -> None:
-        self._found: OrderedDict[tuple[int, int], Mapping[str, Shape]] = OrderedDict()
+        self._shapes: OrderedDict[tuple[int, int], Mapping[str, Shape]] = OrderedDict()
 
     def get(
-        self, size: tuple[int, int], find: Callable[[], Mapping[str, Shape]]
+        self, size: tuple[int, int], compute: Callable[[], Mapping[str, Shape]]
     ) -> Mapping[str, Shape]:
-        """The shapes for pictures of ``size``; ``find`` is called where they are not known."""
-        found = self._found.get(size)
-        if found is None:
-            found = self._found[size] = find()
-            if len(self._found) > _SIZES_KEPT:
-                self._found.popitem(last=False)
-        return found
+        """Return the shapes for images of ``size``, from ``compute`` if they are not cached."""
+        shapes = self._shapes.get(size)
+        if shapes is None:
+            shapes = self._shapes[size] = compute()
+            if len(self._shapes) > _MAX_CACHED_SIZES:
+                self._shapes.popitem(last=False)
+        return shapes
 
 
 def named_outputs(output: object, is_activation: Callable[[Any], bool]) -> dict[str, Any]:
-    """The tensors that a model gives, each with its name.
+    """Return the tensors that a model returned, by name.
 
     Parameters
     ----------
     output
-        What the model gave: a tensor is called ``output``; the entries of a mapping go by
-        their keys, those of a tuple or list are ``output.0`` and so on.
+        What the model returned. A tensor is named ``output``. The entries of a mapping are named
+        by their keys, those of a tuple or list ``output.0``, ``output.1`` and so on.
     is_activation
-        Whether something is a tensor of fractions with a row for each picture.
+        Returns whether an object is a floating-point tensor with one row per image; others are
+        left out.
 
     Raises
     ------
     UnsupportedError
-        If there is no such tensor; says what there is.
+        If no such tensor was returned; the message describes what was.
     """
     if isinstance(output, Mapping):
         named = {str(key): value for key, value in output.items()}
@@ -97,20 +103,20 @@ def named_outputs(output: object, is_activation: Callable[[Any], bool]) -> dict[
         named = {f"output.{index}": value for index, value in enumerate(output)}
     else:
         named = {"output": output}
-    found = {name: value for name, value in named.items() if is_activation(value)}
-    if not found:
+    activations = {name: value for name, value in named.items() if is_activation(value)}
+    if not activations:
         raise UnsupportedError(
-            f"the model gives {_describe(output)}; expected a tensor of fractions with a row for "
-            "each picture, or a dict, tuple or list that holds one"
+            f"the model returned {_describe(output)}; expected a floating-point tensor with one "
+            "row per image, or a dict, tuple or list with such a tensor"
         )
-    return found
+    return activations
 
 
 def _describe(output: object) -> str:
-    """An output that cannot be used, in a few words."""
+    """Return a short description of an unusable output for an error message."""
     name = type(output).__name__
     if hasattr(output, "shape") and hasattr(output, "dtype"):
-        return f"a {name} of shape {tuple(output.shape)} and type {output.dtype}"
+        return f"a {name} of shape {tuple(output.shape)} and dtype {output.dtype}"
     if isinstance(output, Mapping):
         inner = ", ".join(f"{key!r}: {type(value).__name__}" for key, value in output.items())
         return f"a {name} ({inner})"
@@ -120,47 +126,49 @@ def _describe(output: object) -> str:
 
 
 def is_vector_per_image(shape: Shape, channels: int = -1) -> bool:
-    """Whether a tensor of this shape is one row for each picture, of which axis ``channels`` is.
+    """Return whether a tensor is one vector per image, with its features in axis ``channels``.
 
-    A convolution of such a feature map, of one pixel, is a linear layer.
+    Feature maps of one pixel are included, since a convolution of them is a linear layer.
     """
     return len(shape) in (2, 4) and math.prod(shape[1:]) == shape[channels]
 
 
 def find_producer(
-    result: Step | None,
-    sources: Mapping[Step, TensorLocation],
-    steps_before: Callable[[Step], Iterable[Step]],
+    result: Operation | None,
+    candidates: Mapping[Operation, TensorLocation],
+    predecessors: Callable[[Operation], Iterable[Operation]],
 ) -> TensorLocation | None:
-    """The one place among ``sources`` that ``result`` is computed from most directly.
+    """Return the location of the only candidate that ``result`` directly depends on.
+
+    The computation is searched backward from ``result``; the search stops at each candidate.
 
     Parameters
     ----------
     result
-        A step of a computation; None where the framework does not know it.
-    sources
-        Steps to the places they belong to. What is before a source is not looked at.
-    steps_before
-        The steps that a step takes its values from.
+        An operation of a recorded computation; None if the framework does not know it.
+    candidates
+        Operations, with the location that belongs to each.
+    predecessors
+        Returns the operations whose results an operation takes.
 
     Returns
     -------
     TensorLocation or None
-        None if there is no source, or there are several.
+        None if no location is found, or more than one.
     """
-    found: set[TensorLocation] = set()
-    seen: set[Step] = set()
-    waiting = [] if result is None else [result]
-    while waiting:
-        step = waiting.pop()
-        if step in seen:
+    locations: set[TensorLocation] = set()
+    visited: set[Operation] = set()
+    stack = [] if result is None else [result]
+    while stack:
+        operation = stack.pop()
+        if operation in visited:
             continue
-        seen.add(step)
-        if step in sources:
-            found.add(sources[step])
+        visited.add(operation)
+        if operation in candidates:
+            locations.add(candidates[operation])
         else:
-            waiting.extend(steps_before(step))
-    return found.pop() if len(found) == 1 else None
+            stack.extend(predecessors(operation))
+    return locations.pop() if len(locations) == 1 else None
 
 
 def assign_layer_names(
@@ -170,71 +178,79 @@ def assign_layer_names(
     embedding: TensorLocation | None,
     logits: TensorLocation | None,
 ) -> tuple[dict[str, TensorLocation], dict[str, str]]:
-    """What the layers of a wrapped model are called.
+    """Return the names of the layers of a wrapped model, with their locations.
 
-    A layer has the name that the framework gives it, and where it runs again that name with
-    ``_1``, ``_2`` and so on. Where a name has a meaning of its own, such as ``logits``, a
-    layer of that name goes by ``module.logits``. An output whose name a layer has goes by
+    A layer keeps the name that the framework gives it. Further calls of the same layer are named
+    with the suffix ``_1``, ``_2`` and so on. A layer whose name has a reserved meaning, such as
+    ``logits``, is named ``module.logits``. An output with the same name as a layer is named
     ``output.<name>``.
 
     Parameters
     ----------
     calls
-        The framework's name of each layer that ran, and how many times it had run before, in
-        the order of computing.
+        The framework's name of each layer that was called, and the number of its earlier calls,
+        in the order of the calls.
     outputs
-        The names of the model's own outputs.
+        The names of the model's outputs.
     embedding, logits
-        Where these are, where that can be told.
+        Their locations, if they can be determined.
 
     Returns
     -------
-    places, aliases
-        Name to place, in the order of computing; alias to name.
+    locations
+        Name to location, in the order in which the model computes them.
+    aliases
+        Alias to name.
     """
-    taken = set(_RESERVED_NAMES)
-    taken |= {"embedding"} if embedding is not None else set()
-    taken |= {"logits"} if logits is not None else set()
-    first_runs = {name for name, _ in calls}
-    places: dict[str, TensorLocation] = {}
+    reserved = set(_RESERVED_NAMES)
+    reserved |= {"embedding"} if embedding is not None else set()
+    reserved |= {"logits"} if logits is not None else set()
+    layers = {name for name, _ in calls}
+    locations: dict[str, TensorLocation] = {}
     for name, call in calls:
         if embedding is not None and embedding == TensorLocation(LAYER_INPUT, name, call):
-            places["embedding"] = embedding
-        number = call
-        label = name if call == 0 else f"{name}_{number}"
-        while label in places or (call and label in first_runs):
-            number += 1
-            label = f"{name}_{number}"
-        places[f"module.{label}" if label in taken else label] = TensorLocation(LAYER, name, call)
-    for name, place in (("embedding", embedding), ("logits", logits)):
-        if place is not None and place.kind != OUTPUT:
-            places.setdefault(name, place)
+            locations["embedding"] = embedding
+        suffix = call
+        label = name if call == 0 else f"{name}_{suffix}"
+        while label in locations or (call and label in layers):
+            suffix += 1
+            label = f"{name}_{suffix}"
+        label = f"module.{label}" if label in reserved else label
+        locations[label] = TensorLocation(LAYER, name, call)
+    for name, location in (("embedding", embedding), ("logits", logits)):
+        if location is not None and location.kind != OUTPUT:
+            locations.setdefault(name, location)
     aliases: dict[str, str] = {}
     for name in outputs:
-        place = TensorLocation(OUTPUT, name)
-        is_meant = (name, place) in {("embedding", embedding), ("logits", logits)}
-        label = name if is_meant or (name not in places and name not in taken) else f"output.{name}"
-        places[label] = place
-        if place == logits and label != "logits":
+        location = TensorLocation(OUTPUT, name)
+        has_meaning = (name, location) in {("embedding", embedding), ("logits", logits)}
+        is_free = name not in locations and name not in reserved
+        label = name if has_meaning or is_free else f"output.{name}"
+        locations[label] = location
+        if location == logits and label != "logits":
             aliases["logits"] = label
-    return places, aliases
+    return locations, aliases
 
 
 def build_wrapped_network(
     name: str,
     input_size: int,
-    places: Iterable[str],
+    layers: Iterable[str],
     aliases: Mapping[str, str],
     *,
     mean: tuple[float, ...],
     std: tuple[float, ...],
     channel_order: str,
 ) -> Network:
-    """A wrapped model as a network: pixels are normalised, and the model gives the rest."""
+    """Return a wrapped model as a network: normalization, then one wrapped node per layer.
+
+    ``layers`` and ``aliases`` are from `assign_layer_names`; the other parameters are those of
+    `Network` and `NetworkBuilder.normalize`.
+    """
     builder = NetworkBuilder(name, input_size)
     x = builder.normalize(mean, std, channel_order)
-    for place in places:
-        builder.add_node(place, WRAPPED, x)
+    for layer in layers:
+        builder.add_node(layer, WRAPPED, x)
     for alias, target in aliases.items():
         builder.alias(alias, target)
     return builder.build()
