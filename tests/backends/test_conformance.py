@@ -1,7 +1,7 @@
-"""Every backend that was asked for, held to what a plugin is held to."""
+"""The conformance tests of plugins, run on each backend to be tested."""
 
 from transferkit.testing.conformance import BackendConformance
 
 
 class TestConformance(BackendConformance):
-    """The fixture ``backend`` is in conftest.py, once for each backend."""
+    """The tests use the fixture ``backend`` of conftest.py, which has one value per backend."""

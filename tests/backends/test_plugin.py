@@ -1,4 +1,4 @@
-"""A backend that is installed as a distribution of its own, with no change to transferkit."""
+"""A backend that is installed as a separate distribution, without changes to transferkit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 PLUGIN = Path(__file__).parents[1] / "plugin"
 
-_USE = """
+_SCRIPT = """
 import json
 import numpy
 from transferkit.backends import backend_names, describe_backend, get_backend
@@ -26,7 +26,7 @@ backend = get_backend("numpy")
 network = build_network("mobilenet_v2")
 weights = random_weights(network, random_state=0)
 pixels = numpy.random.default_rng(0).random((2, 32, 32, 3), numpy.float32)
-found, expected = (
+outputs, expected = (
     Program(get_backend(name), network, weights).run(pixels, ["embedding", "logits"])
     for name in ("numpy", "onnxruntime")
 )
@@ -40,7 +40,7 @@ print(json.dumps({
     "problem": info.problem,
     "module": type(backend).__module__,
     "difference": max(
-        float(abs(found[layer] - expected[layer]).max() / abs(expected[layer]).max())
+        float(abs(outputs[layer] - expected[layer]).max() / abs(expected[layer]).max())
         for layer in expected
     ),
 }))
@@ -49,46 +49,48 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
-    """The environment of a process in which the plugin is installed beside transferkit."""
-    # Built from a copy, so that nothing is left in the repository.
+    """Return the environment variables of a process in which the plugin is installed."""
+    # Build from a copy, so that no build output is left in the repository.
     source = tmp_path_factory.mktemp("source") / "plugin"
     shutil.copytree(PLUGIN, source)
     target = tmp_path_factory.mktemp("installed")
     options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     command = [sys.executable, "-m", "pip", "install", *options, "--target", target, source]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
     path = os.pathsep.join(filter(None, [str(target), os.environ.get("PYTHONPATH")]))
     return {**os.environ, "PYTHONPATH": path}
 
 
-def test_plugin_is_found_described_and_used(environment: Mapping[str, str], tmp_path: Path) -> None:
-    command = [sys.executable, "-c", _USE]
-    done = subprocess.run(
+def test_plugin_is_listed_described_and_runs_a_network(
+    environment: Mapping[str, str], tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", _SCRIPT]
+    process = subprocess.run(
         command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    # After the built-in ones, which are preferred.
-    assert found["names"] == ["onnxruntime", "torch", "tensorflow", "numpy"]
-    assert found["distribution"] == "transferkit-numpy"
-    assert found["version"] == found["numpy"]
-    assert found["capabilities"] == ["inference"]
-    assert found["devices"] == ["cpu"]
-    assert found["problem"] is None
-    assert found["module"] == "transferkit_numpy"
-    assert found["difference"] <= 1e-4
+    assert process.returncode == 0, process.stderr
+    result = json.loads(process.stdout)
+    # The built-in backends are preferred, so they come first.
+    assert result["names"] == ["onnxruntime", "torch", "tensorflow", "numpy"]
+    assert result["distribution"] == "transferkit-numpy"
+    assert result["version"] == result["numpy"]
+    assert result["capabilities"] == ["inference"]
+    assert result["devices"] == ["cpu"]
+    assert result["problem"] is None
+    assert result["module"] == "transferkit_numpy"
+    assert result["difference"] <= 1e-4
 
 
 def test_plugin_passes_the_conformance_suite(
     environment: Mapping[str, str], tmp_path: Path
 ) -> None:
     shutil.copy(PLUGIN / "conformance_of_plugin.py", tmp_path)
-    # No cache, no settings and no fixtures of this repository: what a plugin's author has.
+    # As for the author of a plugin: without the configuration and fixtures of this repository.
     options = ["-q", "-p", "no:cacheprovider", "--rootdir", tmp_path, "-c", os.devnull]
     command = [sys.executable, "-m", "pytest", *options, tmp_path / "conformance_of_plugin.py"]
-    done = subprocess.run(
+    process = subprocess.run(
         command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stdout
-    assert " passed" in done.stdout
+    assert process.returncode == 0, process.stdout
+    assert " passed" in process.stdout

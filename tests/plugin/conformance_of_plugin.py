@@ -1,4 +1,4 @@
-"""What the plugin's author runs, and ``tests/backends/test_plugin.py``."""
+"""The conformance tests of the plugin, run by ``tests/backends/test_plugin.py``."""
 
 import pytest
 
@@ -7,9 +7,9 @@ from transferkit.testing.conformance import BackendConformance
 
 
 class TestNumpyBackend(BackendConformance):
-    """The plugin by its name, as any user asks for it."""
+    """The plugin, found by its name like any backend."""
 
     @pytest.fixture
     def backend(self) -> Backend:
-        """The backend to test."""
+        """Return the backend to test."""
         return get_backend("numpy")

@@ -1,4 +1,4 @@
-"""A plugin: the reference in float32, as a backend that anybody can install."""
+"""A plugin: the NumPy reference in float32, as an installable backend."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class NumpyBackend(ReferenceBackend):
     Parameters
     ----------
     device
-        One of `devices`; None means the processor.
+        One of `devices`; None is the CPU.
     """
 
     name: ClassVar[str] = "numpy"

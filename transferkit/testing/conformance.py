@@ -1,6 +1,6 @@
-"""The tests that every backend is held to, those that come with transferkit and any plugin.
+"""The conformance tests, which every backend has to pass: built-in ones and plugins.
 
-A plugin's author writes this, and runs pytest::
+The author of a plugin adds this test file and runs pytest::
 
     import pytest
     from transferkit.backends import get_backend
@@ -11,7 +11,8 @@ A plugin's author writes this, and runs pytest::
         def backend(self):
             return get_backend("mine")
 
-The examples are the same at every run, so that a backend passes, or fails, for good.
+Tests of gradients are skipped for a backend without this capability. The examples are the same in
+every run, so results are reproducible.
 """
 
 from __future__ import annotations
@@ -57,19 +58,19 @@ from transferkit.testing.strategies import (
 __all__ = ["ACTIVATION_TOLERANCE", "GRADIENT_TOLERANCE", "BackendConformance", "assert_close"]
 
 ACTIVATION_TOLERANCE = 1e-4
-"""The largest difference of an activation, as a part of the layer's largest absolute value."""
+"""The largest permitted error of an activation, relative to the layer's largest absolute value."""
 
 GRADIENT_TOLERANCE = 1e-3
-"""The largest difference of a derivative, as a part of the largest absolute one."""
+"""The largest permitted error of a derivative, relative to the largest absolute derivative."""
 
 Array: TypeAlias = npt.NDArray[Any]
 Floats: TypeAlias = npt.NDArray[np.float32]
 Function: TypeAlias = Callable[..., Any]
 
-# Batch, height and width: the smallest, odd, oblong, large.
+# Batch size, height and width: the smallest, odd, elongated and large sizes.
 _MOBILENET_SHAPES = ((1, 32, 32), (5, 33, 47), (2, 97, 64), (3, 129, 255), (1, 300, 299))
 _MOBILENET_LAYERS = ("features.6", "features.9.conv.1.0", "features.18", "embedding", "logits")
-# A network of each further family, in each variant that differs but for what only takes long.
+# One network of each other family and variant; the smallest one, to save time.
 _FAMILIES = (
     ("vgg11", "torchvision"),
     ("resnet18", "torchvision"),
@@ -79,14 +80,16 @@ _FAMILIES = (
     ("mobilenet_v3_small", "torchvision"),
     ("mobilenet_v3_small", "keras"),
 )
-_NUMBER_OF_THREADS = 10
-# Smaller than any distance to a kink that the tests allow, larger than float64's noise.
+_THREADS = 10
+# The step of finite differences: larger than rounding errors of float64, and smaller than the
+# smallest permitted distance of a unit to a kink, a point where its function is not differentiable.
 _STEP = 1e-6
-_MARGIN = 5e-6
-_NUMBER_OF_DERIVATIVES = 12
-# Where a sigmoid is nearly 1 its derivative, s (1 - s), is made of the last digits of a
-# float32 number: of derivatives smaller than this, only that they are small is tested.
-_SMALLEST_DERIVATIVE = 1e-4
+_MIN_KINK_DISTANCE = 5e-6
+_DERIVATIVES_COMPARED = 12
+# If a sigmoid s is nearly 1, its derivative s (1 - s) depends on the last digits of a float32
+# number. Errors are relative to at least this value, so that such derivatives are only required to
+# be small.
+_MIN_GRADIENT_SCALE = 1e-4
 
 
 def _examples(count: int) -> settings:
@@ -99,23 +102,23 @@ def _examples(count: int) -> settings:
     )
 
 
-def assert_close(found: Array, expected: Array, tolerance: float, what: str) -> None:
-    """Fail unless ``found`` is as near to ``expected`` as a contract asks.
+def assert_close(actual: Array, expected: Array, tolerance: float, name: str) -> None:
+    """Fail unless ``actual`` equals ``expected`` up to a relative tolerance.
 
     Parameters
     ----------
-    found, expected
-        Arrays, which must be of the same shape.
+    actual, expected
+        Arrays of the same shape.
     tolerance
-        The largest absolute difference, as a part of the largest absolute value of
+        The largest permitted absolute difference, relative to the largest absolute value of
         ``expected``.
-    what
-        Put into the message.
+    name
+        The name of the value, for the message.
 
     Raises
     ------
     AssertionError
-        If they differ in shape or by more, or ``found`` has a value that is no number.
+        If the shapes differ, a difference is larger, or ``actual`` has a NaN.
 
     Examples
     --------
@@ -123,24 +126,24 @@ def assert_close(found: Array, expected: Array, tolerance: float, what: str) -> 
     >>> from transferkit.testing.conformance import assert_close
     >>> assert_close(np.array([1.0, 9.0]), np.array([1.0, 10.0]), 0.2, "a layer")
     """
-    if found.shape != expected.shape:
-        raise AssertionError(f"{what}: shape {found.shape}, expected {expected.shape}")
-    difference = float(np.abs(found.astype(np.float64) - expected).max())
+    if actual.shape != expected.shape:
+        raise AssertionError(f"{name}: shape {actual.shape}, expected {expected.shape}")
+    difference = float(np.abs(actual.astype(np.float64) - expected).max())
     scale = float(np.abs(expected).max())
-    # Not `difference > ...`, which is false for NaN.
+    # `difference > ...` would be false for NaN.
     if not difference <= tolerance * scale:
         raise AssertionError(
-            f"{what}: differs by {difference:.3g} where the largest value is {scale:.3g}; at most "
-            f"{tolerance:g} of that is allowed"
+            f"{name}: difference {difference:.3g}, expected at most {tolerance:g} times the "
+            f"largest value, {scale:.3g}"
         )
 
 
 class BackendConformance:
-    """What a backend must do. Subclasses provide a pytest fixture named ``backend``."""
+    """The tests of a backend. A subclass provides a pytest fixture named ``backend``."""
 
-    # ---- what it says of itself -------------------------------------------------------
+    # ---- declaration ------------------------------------------------------------------
 
-    def test_declaration(self, backend: Backend) -> None:
+    def test_declaration_is_valid(self, backend: Backend) -> None:
         assert backend.api_version == API_VERSION
         assert backend.name
         assert isinstance(backend.name, str)
@@ -149,7 +152,7 @@ class BackendConformance:
         assert backend.version()
         assert isinstance(backend.version(), str)
 
-    def test_devices(self, backend: Backend) -> None:
+    def test_devices_can_be_chosen_and_unknown_ones_are_rejected(self, backend: Backend) -> None:
         create: Callable[[str], Backend] = type(backend)
         devices = backend.devices()
         assert devices
@@ -162,72 +165,93 @@ class BackendConformance:
     # ---- primitives -------------------------------------------------------------------
 
     @pytest.mark.parametrize("operation", sorted(PRIMITIVE_CALLS))
-    def test_primitive(self, backend: Backend, operation: str) -> None:
+    def test_primitive_agrees_with_the_reference(self, backend: Backend, operation: str) -> None:
         @_examples(40)
         @given(PRIMITIVE_CALLS[operation])
         def agrees_with_reference(call: PrimitiveCall) -> None:
-            found = backend.compile(_over(backend.table, call))(*call.arrays)
+            actual = backend.compile(lambda *x: call.run(backend.table, *x))(*call.arrays)
             table = ReferenceTable()
             expected = call.run(table, *map(table.asarray, call.arrays))
-            _check_result(found)
-            assert_close(found, expected, ACTIVATION_TOLERANCE, operation)
+            _check_result(actual)
+            assert_close(actual, expected, ACTIVATION_TOLERANCE, operation)
 
         agrees_with_reference()
 
-    def test_convolution_follows_convolution(self, backend: Backend) -> None:
-        # What follows a convolution is often computed together with it, and compilers that do
-        # so have rules of their own for each kind of convolution, padding and neighbour.
+    def test_fused_convolution_agrees_with_the_reference(self, backend: Backend) -> None:
+        # Compilers fuse a convolution with the operations after it, with special cases for each
+        # kind of convolution, padding and operation.
         @_examples(30)
-        @given(PRIMITIVE_CALLS["conv2d"], st.sampled_from(sorted(_NEIGHBOURS)))
-        def agrees_with_reference(call: PrimitiveCall, neighbour: str) -> None:
+        @given(PRIMITIVE_CALLS["conv2d"], st.sampled_from(sorted(_AFTER_CONVOLUTION)))
+        def agrees_with_reference(call: PrimitiveCall, following: str) -> None:
             def function(table: Table[Any], x: Any) -> Any:
-                return _NEIGHBOURS[neighbour](table, call.run(table, x))
+                return _AFTER_CONVOLUTION[following](table, call.run(table, x))
 
-            found = backend.compile(lambda x: function(backend.table, x))(*call.arrays)
+            actual = backend.compile(lambda x: function(backend.table, x))(*call.arrays)
             table = ReferenceTable()
             expected = function(table, table.asarray(call.arrays[0]))
-            assert_close(found, expected, ACTIVATION_TOLERANCE, f"{neighbour} after conv2d")
+            assert_close(actual, expected, ACTIVATION_TOLERANCE, f"conv2d and {following}")
 
         agrees_with_reference()
 
-    def test_nothing_has_no_direction(self, backend: Backend) -> None:
+    def test_l2_normalize_of_zeros_is_zeros(self, backend: Backend) -> None:
         compiled = backend.compile(backend.table.l2_normalize)
         np.testing.assert_array_equal(compiled(np.zeros((2, 3), np.float32)), np.zeros((2, 3)))
 
-    def test_arrays_become_tensors_and_back(self, backend: Backend) -> None:
-        values = np.random.default_rng(0).normal(size=(2, 3, 5, 7))
-        found = backend.table.to_numpy(backend.table.asarray(values))
-        assert found.dtype == np.float32
-        np.testing.assert_array_equal(found, values.astype(np.float32))
+    @pytest.mark.parametrize("shape", [(2, 3, 5, 7), (4,), ()])
+    def test_arrays_convert_to_tensors_and_back(
+        self, backend: Backend, shape: tuple[int, ...]
+    ) -> None:
+        array = np.asarray(np.random.default_rng(0).normal(size=shape))
+        converted = backend.table.to_numpy(backend.table.asarray(array))
+        assert isinstance(converted, np.ndarray)
+        assert converted.dtype == np.float32
+        np.testing.assert_array_equal(converted, array.astype(np.float32), strict=True)
 
     # ---- compiled functions -----------------------------------------------------------
 
-    def test_compiled_function_gives_a_mapping_by_any_names(self, backend: Backend) -> None:
+    def test_result_has_the_names_of_the_mapping_in_its_order(self, backend: Backend) -> None:
         table = backend.table
 
+        # Not in alphabetical order, with a tensor that is returned twice, and an argument.
         def function(x: Any, y: Any) -> Mapping[str, Any]:
             total = table.add(x, y)
-            return {"features.0": total, "a b/ü": table.relu(x), "again": total, "as given": x}
+            return {"features.0": total, "a b/ü": table.relu(x), "again": total, "argument": x}
 
         x, y = _arrays((2, 5, 3, 4), (2, 5, 3, 4))
-        found = backend.compile(function)(x, y)
-        assert list(found) == ["features.0", "a b/ü", "again", "as given"]
-        for array in found.values():
+        results = backend.compile(function)(x, y)
+        assert isinstance(results, dict)
+        assert list(results) == ["features.0", "a b/ü", "again", "argument"]
+        for array in results.values():
             _check_result(array)
-        np.testing.assert_allclose(found["features.0"], x + y, rtol=1e-6)
-        np.testing.assert_array_equal(found["a b/ü"], np.maximum(x, 0))
-        np.testing.assert_array_equal(found["again"], found["features.0"])
-        np.testing.assert_array_equal(found["as given"], x)
+        np.testing.assert_allclose(results["features.0"], x + y, rtol=1e-6)
+        np.testing.assert_array_equal(results["a b/ü"], np.maximum(x, 0))
+        np.testing.assert_array_equal(results["again"], results["features.0"])
+        np.testing.assert_array_equal(results["argument"], x)
 
-    @pytest.mark.parametrize("name", ["given back", "flattened", "cropped", "not padded"])
-    def test_results_can_be_written_to(self, backend: Backend, name: str) -> None:
+    def test_results_in_a_mapping_are_writable_and_share_no_memory(self, backend: Backend) -> None:
         table = backend.table
-        # These are views of their argument where a framework gives views.
+
+        def function(x: Any) -> Mapping[str, Any]:
+            return {"x": x, "again": x, "flat": table.flatten(x), "double": table.add(x, x)}
+
+        (x,) = _arrays((2, 4, 3, 5))
+        before = x.copy()
+        results = backend.compile(function)(x)
+        for value, array in enumerate(results.values()):
+            array[...] = value
+        np.testing.assert_array_equal(x, before)
+        for value, array in enumerate(results.values()):
+            np.testing.assert_array_equal(array, value)
+
+    @pytest.mark.parametrize("name", ["argument", "flattened", "cropped", "padded by 0"])
+    def test_results_are_writable_and_share_no_memory(self, backend: Backend, name: str) -> None:
+        table = backend.table
+        # In some frameworks, these are views of the argument.
         functions: Mapping[str, Function] = {
-            "given back": lambda x: x,
+            "argument": lambda x: x,
             "flattened": table.flatten,
             "cropped": lambda x: table.crop(x, top=0, left=0, height=4, width=3),
-            "not padded": lambda x: table.pad(x, padding=((0, 0), (0, 0))),
+            "padded by 0": lambda x: table.pad(x, padding=((0, 0), (0, 0))),
         }
         (x,) = _arrays((2, 4, 3, 5))
         before = x.copy()
@@ -238,18 +262,18 @@ class BackendConformance:
         np.testing.assert_array_equal(x, before)
         np.testing.assert_array_equal(first.ravel(), before.ravel())
 
-    def test_results_do_not_change_at_later_calls(self, backend: Backend) -> None:
+    def test_results_do_not_change_in_later_calls(self, backend: Backend) -> None:
         table = backend.table
         compiled = backend.compile(lambda x: {"double": table.add(x, x), "flat": table.flatten(x)})
         x, y = _arrays((3, 4, 5, 6), (3, 4, 5, 6))
         first = compiled(x)
-        kept = {name: array.copy() for name, array in first.items()}
+        copies = {name: array.copy() for name, array in first.items()}
         compiled(y)
         x[...] = 0
-        for name, array in kept.items():
+        for name, array in copies.items():
             np.testing.assert_array_equal(first[name], array)
 
-    def test_any_layout_and_number_type_of_input(self, backend: Backend) -> None:
+    def test_arguments_may_have_any_layout_and_dtype(self, backend: Backend) -> None:
         table = backend.table
         (x,) = _arrays((4, 6, 8, 3))
         compiled = backend.compile(
@@ -258,16 +282,17 @@ class BackendConformance:
         expected = compiled(x)
         read_only = x.copy()
         read_only.flags.writeable = False
-        backwards = x[::-1, ::-1].copy()[::-1, ::-1]
-        wide = np.repeat(x, 2, axis=2)[:, :, ::2]
-        for given_array in (np.asfortranarray(x), read_only, backwards, wide, x.astype(np.float64)):
-            before = given_array.copy()
-            found = compiled(given_array)
-            _check_result(found)
-            np.testing.assert_array_equal(found, expected)
-            np.testing.assert_array_equal(given_array, before)
+        reversed_strides = x[::-1, ::-1].copy()[::-1, ::-1]
+        strided = np.repeat(x, 2, axis=2)[:, :, ::2]
+        double = x.astype(np.float64)
+        for argument in (np.asfortranarray(x), read_only, reversed_strides, strided, double):
+            before = argument.copy()
+            actual = compiled(argument)
+            _check_result(actual)
+            np.testing.assert_array_equal(actual, expected)
+            np.testing.assert_array_equal(argument, before)
 
-    def test_one_function_for_many_shapes(self, backend: Backend) -> None:
+    def test_compiled_function_accepts_different_shapes(self, backend: Backend) -> None:
         table = backend.table
         compiled = backend.compile(
             lambda x: table.mean(table.flatten(table.resize(x, height=3, width=2)), axes=(1,))
@@ -280,19 +305,21 @@ class BackendConformance:
 
     # ---- networks ---------------------------------------------------------------------
 
-    def test_random_networks(self, backend: Backend) -> None:
+    def test_random_networks_agree_with_the_reference(self, backend: Backend) -> None:
         @_examples(15)
         @given(st.data(), networks())
         def agree_with_reference(data: st.DataObject, drawn: RandomNetwork) -> None:
             pixels = _draw_pixels(data, drawn)
             _check_network(backend, drawn.network, drawn.weights, pixels, drawn.network.layers)
-            # Alone, a layer lets the rest be left out and batch norm be folded.
+            # With few layers, other nodes are removed and batch normalization is folded.
             layers = data.draw(st.lists(st.sampled_from(drawn.network.layers), min_size=1))
             _check_network(backend, drawn.network, drawn.weights, pixels, layers)
 
         agree_with_reference()
 
-    def test_random_networks_on_larger_pictures(self, backend: Backend) -> None:
+    def test_random_networks_on_large_images_agree_with_the_reference(
+        self, backend: Backend
+    ) -> None:
         @_examples(6)
         @given(st.data(), networks(st.integers(32, 300)))
         def agree_with_reference(data: st.DataObject, drawn: RandomNetwork) -> None:
@@ -306,7 +333,7 @@ class BackendConformance:
         network = build_network("mobilenet_v2")
         return network, random_weights_and_statistics(network, seed=0)
 
-    def test_every_layer_of_mobilenet(
+    def test_all_layers_of_mobilenet_agree_with_the_reference(
         self, backend: Backend, mobilenet: tuple[Network, Weights]
     ) -> None:
         network, weights = mobilenet
@@ -316,7 +343,9 @@ class BackendConformance:
             expected = reference_activations(network, weights, pixels, network.layers)
             _compare(program.run(pixels, network.layers), expected, f"mobilenet_v2 on {shape}")
 
-    def test_folded_mobilenet(self, backend: Backend, mobilenet: tuple[Network, Weights]) -> None:
+    def test_folded_mobilenet_agrees_with_the_reference(
+        self, backend: Backend, mobilenet: tuple[Network, Weights]
+    ) -> None:
         network, weights = mobilenet
         program = Program(backend, network, weights)
         for shape in _MOBILENET_SHAPES[:3]:
@@ -325,20 +354,22 @@ class BackendConformance:
             _compare(program.run(pixels, _MOBILENET_LAYERS), expected, f"mobilenet_v2 on {shape}")
 
     @pytest.mark.parametrize(("name", "variant"), _FAMILIES)
-    def test_every_layer_of_family(self, backend: Backend, name: str, variant: str) -> None:
+    def test_all_layers_of_family_agree_with_the_reference(
+        self, backend: Backend, name: str, variant: str
+    ) -> None:
         network = build_network(name, variant=variant, channel_order="bgr")
         weights = random_weights_and_statistics(network, seed=0)
         pixels = _pixels((1, 32, 47))
         expected = reference_activations(network, weights, pixels, network.layers)
-        found = Program(backend, network, weights).run(pixels, network.layers)
-        _compare(found, expected, name)
+        actual = Program(backend, network, weights).run(pixels, network.layers)
+        _compare(actual, expected, name)
         few = ("embedding", "logits")
-        # VGG's matrices are half a gigabyte: they are loaded once.
+        # The weights of VGG are half a gigabyte, so they are loaded only once.
         if not name.startswith("vgg"):
-            found = Program(backend, network, weights).run(pixels, few)
-            _compare(found, {layer: expected[layer] for layer in few}, name)
+            actual = Program(backend, network, weights).run(pixels, few)
+            _compare(actual, {layer: expected[layer] for layer in few}, name)
 
-    def test_rows_do_not_depend_on_each_other(
+    def test_images_in_a_batch_are_independent(
         self, backend: Backend, mobilenet: tuple[Network, Weights]
     ) -> None:
         program = Program(backend, *mobilenet)
@@ -346,12 +377,12 @@ class BackendConformance:
         together = program.run(pixels, ["embedding"])["embedding"]
         for row, expected in enumerate(together):
             alone = program.run(pixels[row : row + 1], ["embedding"])["embedding"]
-            assert_close(alone, expected[None], ACTIVATION_TOLERANCE, f"picture {row} alone")
+            assert_close(alone, expected[None], ACTIVATION_TOLERANCE, f"image {row} alone")
 
-    def test_arguments_stay_as_they_were(self, backend: Backend) -> None:
+    def test_arguments_are_not_changed(self, backend: Backend) -> None:
         @_examples(5)
         @given(st.data(), networks())
-        def stay(data: st.DataObject, drawn: RandomNetwork) -> None:
+        def are_not_changed(data: st.DataObject, drawn: RandomNetwork) -> None:
             pixels = _draw_pixels(data, drawn)
             pixels_before = pixels.copy()
             weights_before = {name: array.copy() for name, array in drawn.weights.items()}
@@ -366,26 +397,28 @@ class BackendConformance:
             for name, array in drawn.weights.items():
                 np.testing.assert_array_equal(array, weights_before[name])
 
-        stay()
+        are_not_changed()
 
-    def test_unknown_layer(self, backend: Backend, mobilenet: tuple[Network, Weights]) -> None:
+    def test_unknown_layer_is_rejected(
+        self, backend: Backend, mobilenet: tuple[Network, Weights]
+    ) -> None:
         program = Program(backend, *mobilenet)
         with pytest.raises(UnknownNameError, match="embedding") as caught:
             program.run(_pixels((1, 32, 32)), ["embeding"])
         assert "embedding" in caught.value.close_matches
 
-    def test_a_picture_too_small(self, backend: Backend) -> None:
+    def test_too_small_image_is_rejected(self, backend: Backend) -> None:
         builder = NetworkBuilder("small", input_size=8)
         x = builder.conv2d("conv", INPUT, 3, 4, size=5)
         builder.add_node("embedding", "mean", x, axes=(1, 2))
         network = builder.build()
         program = Program(backend, network, random_weights(network, random_state=0))
-        # Left to themselves, some frameworks raise, and some give zeros.
-        with pytest.raises(ShapeError, match="small cannot take 4 x 9 pixels: layer 'conv'"):
+        # Without a check, some frameworks raise an error and some return zeros.
+        with pytest.raises(ShapeError, match="small does not accept 4 x 9 images: layer 'conv'"):
             program.run(_pixels((1, 4, 9)), ["embedding"])
         assert program.run(_pixels((1, 5, 9)), ["embedding"])["embedding"].shape == (1, 4)
 
-    def test_pixels_of_another_shape(
+    def test_pixels_of_another_shape_are_rejected(
         self, backend: Backend, mobilenet: tuple[Network, Weights]
     ) -> None:
         program = Program(backend, *mobilenet)
@@ -394,7 +427,7 @@ class BackendConformance:
                 program.run(np.zeros(shape, np.float32), ["embedding"])
 
     @pytest.mark.parametrize("channels", [4, 100_000])
-    def test_weights_are_not_shared(self, backend: Backend, channels: int) -> None:
+    def test_later_changes_to_weights_have_no_effect(self, backend: Backend, channels: int) -> None:
         builder = NetworkBuilder("wide", input_size=8)
         builder.conv2d("conv", INPUT, 3, channels, size=1)
         network = builder.build()
@@ -407,44 +440,44 @@ class BackendConformance:
 
     # ---- threads ----------------------------------------------------------------------
 
-    @pytest.mark.parametrize("shared", [True, False], ids=["one program", "a program each"])
-    def test_ten_threads(
+    @pytest.mark.parametrize("shared", [True, False], ids=["shared", "one each"])
+    def test_programs_can_run_in_ten_threads(
         self, backend: Backend, mobilenet: tuple[Network, Weights], *, shared: bool
     ) -> None:
         network, weights = mobilenet
         layers = ["features.3", "embedding"] if shared else ["features.1"]
-        # Each thread has pictures of its own, of several sizes, so that compiling is shared too.
-        batches = [
-            _pixels((1, 32 + 8 * (index % 3), 32), seed=index)
-            for index in range(_NUMBER_OF_THREADS)
-        ]
-        one = Program(backend, network, weights)
+        # Image sizes differ between threads, so that threads compile at the same time.
+        batches = [_pixels((1, 32 + 8 * (index % 3), 32), seed=index) for index in range(_THREADS)]
+        program = Program(backend, network, weights)
         programs = [
-            one if shared else Program(backend, network, weights) for _ in range(_NUMBER_OF_THREADS)
+            program if shared else Program(backend, network, weights) for _ in range(_THREADS)
         ]
 
         def work(program: Program, pixels: Floats) -> list[Mapping[str, Floats]]:
             return [program.run(pixels, layers) for _ in range(3)]
 
-        with ThreadPoolExecutor(_NUMBER_OF_THREADS) as threads:
+        with ThreadPoolExecutor(_THREADS) as threads:
             results = list(threads.map(work, programs, batches))
-        alone = Program(backend, network, weights)
-        for pixels, repeats in zip(batches, results, strict=True):
-            expected = alone.run(pixels, layers)
-            for found in repeats:
-                _compare(found, expected, "in a thread")
+        single_threaded = Program(backend, network, weights)
+        for pixels, runs in zip(batches, results, strict=True):
+            expected = single_threaded.run(pixels, layers)
+            for outputs in runs:
+                _compare(outputs, expected, "in a thread")
 
     # ---- gradients --------------------------------------------------------------------
 
-    def test_without_gradients_it_says_so(self, backend: Backend) -> None:
+    def test_missing_gradients_raise_an_error(self, backend: Backend) -> None:
         if GRADIENTS in backend.capabilities:
             pytest.skip("this backend has gradients")
-        with pytest.raises(UnsupportedError, match=backend.name):
-            backend.value_and_grad(lambda x: backend.table.sum(x, axes=(0,)))
+        for transform in (backend.value_and_grad, backend.compile_tensors):
+            with pytest.raises(UnsupportedError, match=backend.name):
+                transform(lambda x: backend.table.sum(x, axes=(0,)))
 
-    # The derivative of the sign is 0 and tested below: a finite difference could but jump.
+    # The derivative of the sign is 0 and tested below; it has no useful finite differences.
     @pytest.mark.parametrize("operation", sorted(PRIMITIVE_CALLS.keys() - {"sign"}))
-    def test_gradient_of_primitive(self, backend: Backend, operation: str) -> None:
+    def test_gradient_of_primitive_agrees_with_finite_differences(
+        self, backend: Backend, operation: str
+    ) -> None:
         _need_gradients(backend)
 
         @_examples(12)
@@ -458,14 +491,16 @@ class BackendConformance:
 
         agrees_with_finite_differences()
 
-    def test_gradient_of_convolution_and_its_neighbour(self, backend: Backend) -> None:
+    def test_gradient_of_fused_convolution_agrees_with_finite_differences(
+        self, backend: Backend
+    ) -> None:
         _need_gradients(backend)
 
         @_examples(20)
-        @given(PRIMITIVE_CALLS["conv2d"], st.sampled_from(sorted(_NEIGHBOURS)))
-        def agrees_with_finite_differences(call: PrimitiveCall, neighbour: str) -> None:
+        @given(PRIMITIVE_CALLS["conv2d"], st.sampled_from(sorted(_AFTER_CONVOLUTION)))
+        def agrees_with_finite_differences(call: PrimitiveCall, following: str) -> None:
             def function(table: Table[Any], x: Any) -> list[Any]:
-                return [_NEIGHBOURS[neighbour](table, call.run(table, x))]
+                return [_AFTER_CONVOLUTION[following](table, call.run(table, x))]
 
             _check_gradient_away_from_kinks(backend, function, call.arrays[0])
 
@@ -483,7 +518,7 @@ class BackendConformance:
             ("hard_swish", {}, (-4, -3, 0, 3, 4), (0, 0, 0.5, 1, 1)),
         ],
     )
-    def test_derivative_at_a_kink(
+    def test_derivative_at_a_kink_is_the_documented_one(
         self,
         backend: Backend,
         operation: str,
@@ -496,10 +531,12 @@ class BackendConformance:
         function = backend.value_and_grad(
             lambda x: table.sum(getattr(table, operation)(x, **attributes), axes=(0,))
         )
-        found = backend.compile(function)(np.array(points, np.float32))
-        np.testing.assert_array_equal(found["gradient"], np.array(derivatives, np.float32))
+        results = backend.compile(function)(np.array(points, np.float32))
+        np.testing.assert_array_equal(results["gradient"], np.array(derivatives, np.float32))
 
-    def test_gradient_of_random_networks(self, backend: Backend) -> None:
+    def test_gradient_of_random_networks_agrees_with_finite_differences(
+        self, backend: Backend
+    ) -> None:
         _need_gradients(backend)
 
         @_examples(12)
@@ -509,52 +546,55 @@ class BackendConformance:
             layers = data.draw(
                 st.lists(st.sampled_from(drawn.network.layers), min_size=1, max_size=3, unique=True)
             )
-            assume(_distance_to_kink(drawn.network, drawn.weights, pixels) > _MARGIN)
+            assume(_distance_to_kink(drawn.network, drawn.weights, pixels) > _MIN_KINK_DISTANCE)
             _check_network_gradient(backend, drawn.network, drawn.weights, pixels, layers)
 
         agrees_with_finite_differences()
 
     @pytest.mark.parametrize("shape", [(1, 32, 32), (2, 33, 47)])
-    def test_gradient_of_mobilenet(
+    def test_gradient_of_mobilenet_agrees_with_finite_differences(
         self, backend: Backend, mobilenet: tuple[Network, Weights], shape: tuple[int, int, int]
     ) -> None:
         _need_gradients(backend)
         network, weights = mobilenet
-        # Of a hundred thousand units some are often too near a kink; other pictures are tried.
+        # Of a hundred thousand units, some are often too close to a kink: try several images.
         pixels = next(
             pixels
             for seed in range(100)
-            if _distance_to_kink(network, weights, pixels := _pixels(shape, seed)) > _MARGIN
+            if _distance_to_kink(network, weights, pixels := _pixels(shape, seed))
+            > _MIN_KINK_DISTANCE
         )
         _check_network_gradient(backend, network, weights, pixels, ["features.4", "logits"])
 
-    def test_gradient_of_hard_swish_and_attention_to_channels(self, backend: Backend) -> None:
+    def test_gradient_of_squeeze_and_excitation_agrees_with_finite_differences(
+        self, backend: Backend
+    ) -> None:
         _need_gradients(backend)
         network = build_network("mobilenet_v3_small")
         weights = random_weights_and_statistics(network, seed=0)
         pixels = next(
             pixels
             for seed in range(100)
-            if _distance_to_kink(network, weights, pixels := _pixels((1, 33, 32), seed)) > _MARGIN
+            if _distance_to_kink(network, weights, pixels := _pixels((1, 33, 32), seed))
+            > _MIN_KINK_DISTANCE
         )
         _check_network_gradient(backend, network, weights, pixels, ["features.4", "logits"])
 
-    def test_gradient_outside_of_compiled_functions(self, backend: Backend) -> None:
+    def test_gradient_can_be_computed_outside_a_compiled_function(self, backend: Backend) -> None:
         _need_gradients(backend)
         table = backend.table
         x, y = (table.asarray(array) for array in _arrays((2, 3), (2, 3)))
         function = backend.value_and_grad(
             lambda x, y: table.sum(table.multiply(table.multiply(x, x), y), axes=(0, 1))
         )
-        found = {name: table.to_numpy(tensor) for name, tensor in function(x, y).items()}
+        results = {name: table.to_numpy(tensor) for name, tensor in function(x, y).items()}
         x, y = table.to_numpy(x), table.to_numpy(y)
-        assert found["value"].shape == ()
-        assert_close(found["value"], np.asarray(np.sum(x * x * y)), ACTIVATION_TOLERANCE, "value")
-        assert_close(found["gradient"], 2 * x * y, GRADIENT_TOLERANCE, "gradient")
+        assert results["value"].shape == ()
+        assert_close(results["value"], np.asarray(np.sum(x * x * y)), ACTIVATION_TOLERANCE, "value")
+        assert_close(results["gradient"], 2 * x * y, GRADIENT_TOLERANCE, "gradient")
 
-    def test_no_gradient(self, backend: Backend) -> None:
-        if GRADIENTS not in backend.capabilities:
-            return
+    def test_value_independent_of_the_first_argument_is_rejected(self, backend: Backend) -> None:
+        _need_gradients(backend)
         table = backend.table
         function = backend.value_and_grad(
             lambda x, y: table.sum(table.multiply(y, y), axes=(1,))  # noqa: ARG005
@@ -562,9 +602,8 @@ class BackendConformance:
         with pytest.raises(NoGradientError, match="first argument"):
             function(*(table.asarray(array) for array in _arrays((2, 3), (2, 3))))
 
-    def test_gradient_with_more_than_a_value(self, backend: Backend) -> None:
-        if GRADIENTS not in backend.capabilities:
-            return
+    def test_gradient_keeps_the_other_entries_of_a_mapping(self, backend: Backend) -> None:
+        _need_gradients(backend)
         table = backend.table
 
         def function(x: Any, y: Any) -> dict[str, Any]:
@@ -572,30 +611,31 @@ class BackendConformance:
             return {"value": table.sum(squares, axes=(1,)), "product": table.multiply(x, y)}
 
         differentiated = backend.compile_tensors(backend.value_and_grad(function))
-        # Batches of several lengths, since what is done is left out.
-        for number in (3, 1, 2):
-            x, y = np.random.default_rng(number).normal(size=(2, number, 4)).astype(np.float32)
-            found = differentiated(table.asarray(x), table.asarray(y))
+        # Batch sizes vary, since attacks leave out the images that are finished.
+        for batch_size in (3, 1, 2):
+            generator = np.random.default_rng(batch_size)
+            x, y = generator.normal(size=(2, batch_size, 4)).astype(np.float32)
+            results = differentiated(table.asarray(x), table.asarray(y))
             expected = {"value": (x**2).sum(axis=1), "product": x * y, "gradient": 2 * x}
-            assert sorted(found) == sorted(expected)
+            assert sorted(results) == sorted(expected)
             for name, array in expected.items():
-                assert_close(table.to_numpy(found[name]), array, GRADIENT_TOLERANCE, name)
+                assert_close(table.to_numpy(results[name]), array, GRADIENT_TOLERANCE, name)
 
-    def test_gradient_within_a_compiled_function(self, backend: Backend) -> None:
+    def test_gradient_can_be_computed_in_a_compiled_function(self, backend: Backend) -> None:
         _need_gradients(backend)
-        compiled = backend.compile(_descent(backend))
-        _check_descent(compiled, lambda array: array, lambda array: array)
+        compiled = backend.compile(_gradient_descent_step(backend))
+        _check_gradient_descent(compiled, lambda array: array, lambda array: array)
 
-    def test_steps_that_keep_their_tensors(self, backend: Backend) -> None:
+    def test_tensors_can_be_passed_to_the_next_step(self, backend: Backend) -> None:
         _need_gradients(backend)
-        compiled = backend.compile_tensors(_descent(backend))
-        _check_descent(compiled, backend.table.asarray, backend.table.to_numpy)
+        compiled = backend.compile_tensors(_gradient_descent_step(backend))
+        _check_gradient_descent(compiled, backend.table.asarray, backend.table.to_numpy)
 
 
-# ---- what may follow a convolution in a network ------------------------------------------
+# ---- operations after a convolution ------------------------------------------------------
 
 
-def _shift(table: Table[Any], y: Any) -> Any:
+def _add_constant(table: Table[Any], y: Any) -> Any:
     return table.add(y, table.asarray([0.25]))
 
 
@@ -612,10 +652,10 @@ def _pool(table: Table[Any], y: Any) -> Any:
     return table.max_pool2d(table.relu(y), size=(2, 2), stride=(1, 1), padding=padding)
 
 
-_NEIGHBOURS: Mapping[str, Callable[[Table[Any], Any], Any]] = {
+_AFTER_CONVOLUTION: Mapping[str, Callable[[Table[Any], Any], Any]] = {
     "relu": lambda table, y: table.relu(y),
     "relu6": _relu6,
-    "add and relu": lambda table, y: table.relu(_shift(table, y)),
+    "add and relu": lambda table, y: table.relu(_add_constant(table, y)),
     "hard_swish": lambda table, y: table.hard_swish(y),
     "residual and relu6": lambda table, y: _relu6(table, table.add(y, table.tanh(y))),
     "sigmoid and multiply": lambda table, y: table.multiply(y, table.sigmoid(y)),
@@ -625,11 +665,7 @@ _NEIGHBOURS: Mapping[str, Callable[[Table[Any], Any], Any]] = {
 }
 
 
-# ---- comparing ---------------------------------------------------------------------------
-
-
-def _over(table: Table[Any], call: PrimitiveCall) -> Function:
-    return lambda *tensors: call.run(table, *tensors)
+# ---- comparisons -------------------------------------------------------------------------
 
 
 def _arrays(*shapes: tuple[int, ...]) -> list[Floats]:
@@ -646,38 +682,38 @@ def _draw_pixels(data: st.DataObject, drawn: RandomNetwork, most: int = 5) -> Fl
     return data.draw(images(*sides, st.integers(1, most)))
 
 
-def _check_result(found: Array) -> None:
-    assert isinstance(found, np.ndarray)
-    assert found.dtype == np.float32
-    assert found.flags.c_contiguous
-    assert found.flags.writeable
+def _check_result(array: Array) -> None:
+    assert isinstance(array, np.ndarray)
+    assert array.dtype == np.float32
+    assert array.flags.c_contiguous
+    assert array.flags.writeable
 
 
-def _compare(found: Mapping[str, Array], expected: Mapping[str, Array], what: str) -> None:
-    assert list(found) == list(expected)
-    for layer, array in found.items():
+def _compare(actual: Mapping[str, Array], expected: Mapping[str, Array], name: str) -> None:
+    assert list(actual) == list(expected)
+    for layer, array in actual.items():
         _check_result(array)
-        assert_close(array, expected[layer], ACTIVATION_TOLERANCE, f"{what}, layer {layer}")
+        assert_close(array, expected[layer], ACTIVATION_TOLERANCE, f"{name}, layer {layer}")
 
 
 def _check_network(
     backend: Backend, network: Network, weights: Weights, pixels: Floats, layers: Sequence[str]
 ) -> None:
     expected = reference_activations(network, weights, pixels, layers)
-    found = Program(backend, network, weights).run(pixels, layers)
-    _compare(found, expected, "random network")
+    actual = Program(backend, network, weights).run(pixels, layers)
+    _compare(actual, expected, "random network")
 
 
-# ---- differentiating ---------------------------------------------------------------------
+# ---- gradients ---------------------------------------------------------------------------
 
 
 class _KinkTable(ReferenceTable):
-    """The reference, which remembers how near to a kink of a primitive it has come.
+    """The reference, which records the smallest distance of any unit to a kink.
 
-    A derivative says nothing where a unit is so near to its kink that rounding, or the step
-    of the finite difference, takes it to the other side. Exactly at a kink are the units that
-    an earlier one holds there, such as the zeros of a relu under another relu: they do not
-    move, and do not count.
+    A kink is a point where a primitive is not differentiable. If a unit is so close to a kink
+    that rounding or the step of the finite difference moves it to the other side, its derivative
+    cannot be compared. Units exactly at a kink are not counted: they stay there for any small
+    change of the input, such as the zeros of a relu that is followed by another relu.
     """
 
     def __init__(self) -> None:
@@ -685,16 +721,16 @@ class _KinkTable(ReferenceTable):
         self.distance = math.inf
 
     def relu(self, x: Array) -> Array:
-        self._note(x)
+        self._record(x)
         return super().relu(x)
 
     def absolute(self, x: Array) -> Array:
-        self._note(x)
+        self._record(x)
         return super().absolute(x)
 
     def clip(self, x: Array, *, low: float, high: float) -> Array:
-        self._note(x - low)
-        self._note(x - high)
+        self._record(x - low)
+        self._record(x - high)
         return super().clip(x, low=low, high=high)
 
     def max_pool2d(
@@ -706,16 +742,16 @@ class _KinkTable(ReferenceTable):
         for row in range(size[0]):
             for column in range(size[1]):
                 pixels = padded[:, row :: stride[0], column :: stride[1]][:, :h, :w]
-                self._note(largest - pixels)
+                self._record(largest - pixels)
         return largest
 
     def max(self, x: Array, *, axes: tuple[int, ...], keepdims: bool = False) -> Array:
-        self._note(super().max(x, axes=axes, keepdims=True) - x)
+        self._record(super().max(x, axes=axes, keepdims=True) - x)
         return super().max(x, axes=axes, keepdims=keepdims)
 
-    def _note(self, distances: Array) -> None:
-        sizes = np.abs(distances)
-        self.distance = min(self.distance, float(sizes[sizes > 0].min(initial=math.inf)))
+    def _record(self, distances: Array) -> None:
+        distances = np.abs(distances)
+        self.distance = min(self.distance, float(distances[distances > 0].min(initial=math.inf)))
 
 
 def _distance_to_kink(network: Network, weights: Weights, pixels: Floats) -> float:
@@ -725,8 +761,8 @@ def _distance_to_kink(network: Network, weights: Weights, pixels: Floats) -> flo
     return table.distance
 
 
-def _descent(backend: Backend) -> Callable[..., Mapping[str, Any]]:
-    """One step of a descent; what is differentiated closes over an argument and a constant."""
+def _gradient_descent_step(backend: Backend) -> Callable[..., Mapping[str, Any]]:
+    """Return a step of gradient descent, whose loss uses an outer argument and a constant."""
     table = backend.table
 
     def step(x: Any, target: Any) -> Mapping[str, Any]:
@@ -736,35 +772,34 @@ def _descent(backend: Backend) -> Callable[..., Mapping[str, Any]]:
             difference = table.subtract(table.multiply(x, target), weight)
             return table.sum(table.multiply(difference, difference), axes=(0, 1))
 
-        found = backend.value_and_grad(loss)(x)
-        change = table.multiply(found["gradient"], table.asarray(0.1))
-        return {"x": table.subtract(x, change), "loss": found["value"]}
+        results = backend.value_and_grad(loss)(x)
+        update = table.multiply(results["gradient"], table.asarray(0.1))
+        return {"x": table.subtract(x, update), "loss": results["value"]}
 
     return step
 
 
-def _check_descent(
+def _check_gradient_descent(
     step: Callable[..., Mapping[str, Any]],
-    give: Callable[[Floats], Any],
-    take: Callable[[Any], Floats],
+    from_array: Callable[[Floats], Any],
+    to_array: Callable[[Any], Floats],
 ) -> None:
-    """Two steps of `_descent`, the second from what the first gave."""
+    """Check two steps of `_gradient_descent_step`, the second with the results of the first."""
     x, target = _arrays((2, 3), (2, 3))
-    given = give(x)
+    tensor = from_array(x)
     for _ in range(2):
-        found = step(given, give(target))
+        results = step(tensor, from_array(target))
         residual = x.astype(np.float64) * target - 3
-        expected = x - 0.1 * 2 * residual * target
-        assert_close(
-            take(found["loss"]), np.asarray(np.sum(residual**2)), ACTIVATION_TOLERANCE, "loss"
-        )
-        assert_close(take(found["x"]), expected, GRADIENT_TOLERANCE, "step")
-        given, x = found["x"], take(found["x"])
+        expected_loss = np.asarray(np.sum(residual**2))
+        expected_x = x - 0.1 * 2 * residual * target
+        assert_close(to_array(results["loss"]), expected_loss, ACTIVATION_TOLERANCE, "loss")
+        assert_close(to_array(results["x"]), expected_x, GRADIENT_TOLERANCE, "step")
+        tensor, x = results["x"], to_array(results["x"])
 
 
 def _need_gradients(backend: Backend) -> None:
     if GRADIENTS not in backend.capabilities:
-        pytest.skip(f"backend {backend.name} has no gradients, and says so")
+        pytest.skip(f"backend {backend.name!r} does not declare gradients")
 
 
 def _check_gradient_away_from_kinks(
@@ -772,7 +807,7 @@ def _check_gradient_away_from_kinks(
 ) -> None:
     table = _KinkTable()
     function(table, table.asarray(x))
-    assume(table.distance > _MARGIN)
+    assume(table.distance > _MIN_KINK_DISTANCE)
     _check_gradient(
         backend,
         lambda x: function(backend.table, x),
@@ -787,10 +822,10 @@ def _check_gradient(
     reference: Callable[[Array], Sequence[Array]],
     x: Floats,
 ) -> None:
-    """Compare the derivative of a smooth number made of a function's results.
+    """Compare the gradient of a weighted sum of a function's results with finite differences.
 
-    ``function``, over the backend's table, and ``reference``, over the reference's, take the
-    same array and give the same list of tensors.
+    ``function`` uses the table of the backend and ``reference`` that of the reference; both
+    compute the same list of tensors from an array.
     """
     generator = np.random.default_rng(0)
     weights = [
@@ -810,27 +845,28 @@ def _check_gradient(
         return np.asarray(total(ReferenceTable(), reference(x)))
 
     differentiated = backend.value_and_grad(lambda x: total(backend.table, function(x)))
-    found = backend.compile(differentiated)(x)
-    _check_result(found["gradient"])
-    assert found["gradient"].shape == x.shape
-    gradient = found["gradient"].ravel()
-    # The largest of all, and others anywhere.
-    chosen = generator.choice(x.size, min(x.size, _NUMBER_OF_DERIVATIVES), replace=False)
+    results = backend.compile(differentiated)(x)
+    _check_result(results["gradient"])
+    assert results["gradient"].shape == x.shape
+    gradient = results["gradient"].ravel()
+    # Random components of the gradient, and the largest one.
+    chosen = generator.choice(x.size, min(x.size, _DERIVATIVES_COMPARED), replace=False)
     chosen = np.append(chosen, np.abs(gradient).argmax())
     directions = np.zeros((len(chosen), x.size))
     directions[np.arange(len(chosen)), chosen] = 1
     expected = finite_differences(reference_total, x, directions.reshape(-1, *x.shape), _STEP)
     difference = float(np.abs(gradient[chosen] - expected).max())
-    scale = max(float(np.abs(gradient).max()), _SMALLEST_DERIVATIVE)
+    scale = max(float(np.abs(gradient).max()), _MIN_GRADIENT_SCALE)
     assert difference <= GRADIENT_TOLERANCE * scale, (
-        f"the derivative differs by {difference:.3g} where the largest is {scale:.3g}"
+        f"gradient: difference {difference:.3g}, expected at most {GRADIENT_TOLERANCE:g} times the "
+        f"largest derivative, {scale:.3g}"
     )
 
 
 def _check_network_gradient(
     backend: Backend, network: Network, weights: Weights, pixels: Floats, layers: Sequence[str]
 ) -> None:
-    """Compare the derivative of a random smooth function of ``layers``."""
+    """Compare the gradient of a random smooth function of the outputs of ``layers``."""
     activations = reference_activations(network, weights, pixels, layers)
     scales = [float(np.abs(array).max()) or 1.0 for array in activations.values()]
 
