@@ -229,7 +229,7 @@ def test_a_network_of_a_fixed_size(differentiable: Backend) -> None:
         network, weights=random_weights(network, 0), backend=differentiable, progress=False
     )
     assert optimizer.visualize(1, steps=1, transforms=[Pad(2), Jitter(2)]).images.shape[1] == 8
-    with pytest.raises(ShapeError, match="fixed takes only 8 x 8 pictures, not 9 x 9"):
+    with pytest.raises(ShapeError, match="fixed accepts only 8 x 8 images, not 9 x 9"):
         optimizer.visualize(1, steps=1, size=9)
     # Layers before the one that fixes the size take any.
     assert optimizer.visualize(o.Layer("conv"), steps=1, size=9).images.shape[1] == 9
