@@ -43,16 +43,16 @@ def probabilities(
     seed=st.integers(0, 1000),
 )
 def test_the_fit_is_that_of_scikit_learn(
-    rows: int, columns: int, classes: int, strength: float, seed: int
+    rows: int, columns: int, classes: int, C: float, seed: int
 ) -> None:
     """With fewer pictures than columns, and with more: turning the axes loses nothing."""
     embeddings, labels = problem(rows, columns, classes, seed)
-    weight, bias, used = fit_head(embeddings, labels, C=strength, seed=0)
+    weight, bias, used = fit_head(embeddings, labels, C=C, seed=0)
     assert weight.shape == (classes, columns)
     assert bias.shape == (classes,)
     assert weight.dtype == bias.dtype == np.float32
-    assert used == strength
-    direct = LogisticRegression(C=strength, tol=1e-9, max_iter=10_000, solver="newton-cg")
+    assert used == C
+    direct = LogisticRegression(C=C, tol=1e-9, max_iter=10_000, solver="newton-cg")
     direct.fit(embeddings.astype(np.float64), labels)
     np.testing.assert_allclose(
         probabilities(embeddings, weight, bias),

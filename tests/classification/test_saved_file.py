@@ -39,7 +39,7 @@ def contents(file: ClassifierFile) -> tuple[object, ...]:
         file.preprocessing,
         file.classes.tolist(),
         file.classes.dtype.str,
-        file.strength,
+        file.C,
         file.parameters,
     )
 
@@ -100,7 +100,7 @@ def test_every_byte_of_the_metadata_counts(saved: Path) -> None:
     assert whole.count(b"green") == 1
     path = saved.with_name("renamed.safetensors")
     path.write_bytes(whole.replace(b"green", b"greed"))
-    with pytest.raises(FileFormatError, match="not what was saved"):
+    with pytest.raises(FileFormatError, match="its SHA-256 does not match its content"):
         read_classifier(path)
 
 
@@ -116,7 +116,7 @@ def test_files_of_other_kinds(saved: Path, tmp_path: Path) -> None:
     cases = {
         text: "no safetensors file",
         empty: "the file is empty",
-        other: "no classifier saved by transferkit",
+        other: "not a classifier saved by transferkit",
         folder: "is a folder",
         tmp_path / "missing": "no such file",
         saved / "below": "no such file|Not a directory",
@@ -156,7 +156,7 @@ def test_a_newer_version_is_told_apart(saved: Path, tmp_path: Path) -> None:
     path = rewritten(
         saved, tmp_path / "new", lambda metadata: metadata.update(format_version="2"), sealed=False
     )
-    with pytest.raises(FileFormatError, match=r"newer transferkit \(version 2.*pip install"):
+    with pytest.raises(FileFormatError, match=r"newer transferkit \(format version 2.*pip install"):
         Classifier.load(path)
 
 
@@ -203,7 +203,7 @@ def test_types_that_numpy_does_not_have(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     ["format", "format_version", "network", "preprocessing", "classes", "classes_dtype",
-     "strength", "parameters", "sha256"],
+     "C", "parameters", "sha256"],
 )  # fmt: skip
 @pytest.mark.parametrize("value", [None, "", "{", "[]", "{}", "null", "7", "NaN", '"text"', "[[]]"])
 def test_metadata_that_are_missing_or_something_else(
@@ -216,12 +216,12 @@ def test_metadata_that_are_missing_or_something_else(
             metadata[name] = value
 
     path = rewritten(saved, tmp_path / "changed", change, sealed=name != "sha256")
-    harmless = {("strength", "null"), ("strength", "7")}
+    harmless = {("C", "null"), ("C", "7")}
     if (name, value) in harmless:
         Classifier.load(path)
     else:
         # A version of 7 is a newer one.
-        with pytest.raises(FileFormatError, match=r"damaged|no classifier|newer"):
+        with pytest.raises(FileFormatError, match=r"damaged|not a classifier|newer"):
             Classifier.load(path)
 
 
@@ -328,13 +328,13 @@ def test_networks_that_are_none(saved: Path, tmp_path: Path, lie: str) -> None:
         {"classes_dtype": "M8"},
         {"classes_dtype": "(2,)f4"},
         {"classes_dtype": "__import__('os')"},
-        {"strength": "-1"},
-        {"strength": "Infinity"},
-        {"strength": "[1]"},
-        {"parameters": '{"network": [], "weights": null, "C": null, "seed": 0}'},
-        {"parameters": '{"network": null, "weights": 1, "C": null, "seed": 0}'},
-        {"parameters": '{"network": null, "weights": null, "C": -1, "seed": 0}'},
-        {"parameters": '{"network": null, "weights": null, "C": null, "seed": "0"}'},
+        {"C": "-1"},
+        {"C": "Infinity"},
+        {"C": "[1]"},
+        {"parameters": '{"network": [], "weights": null, "C": null, "random_state": 0}'},
+        {"parameters": '{"network": null, "weights": 1, "C": null, "random_state": 0}'},
+        {"parameters": '{"network": null, "weights": null, "C": -1, "random_state": 0}'},
+        {"parameters": '{"network": null, "weights": null, "C": null, "random_state": "0"}'},
         {"preprocessing": '{"size": 1e9}'},
     ],
     ids=str,
@@ -346,7 +346,7 @@ def test_other_lies(saved: Path, tmp_path: Path, changes: dict[str, str]) -> Non
 
 
 def test_deep_json_is_refused(saved: Path, tmp_path: Path) -> None:
-    for name in ("network", "classes", "preprocessing", "strength", "parameters"):
+    for name in ("network", "classes", "preprocessing", "C", "parameters"):
         path = rewritten(
             saved, tmp_path / "deep", lambda m, name=name: m.update({name: "[" * 100_000})
         )

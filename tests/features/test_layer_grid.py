@@ -58,17 +58,17 @@ def test_what_cannot_be_drawn() -> None:
     with pytest.raises(ImageError, match=r"missing\.jpg: there is no such file"):
         extractor.show_layer("missing.jpg", "conv2")
     for options, message in (
-        ({"channels": [0, 6]}, "no channel 6; the layer has 0 to 5"),
-        ({"channels": [-1]}, "no channel -1"),
+        ({"channels": [0, 6]}, "channels has 6; the layer has channels 0 to 5"),
+        ({"channels": [-1]}, "channels has -1"),
         ({"channels": []}, "channels is empty"),
         ({"scale": "all"}, "scale is 'all'"),
     ):
         with pytest.raises(ValueError, match=message):
             extractor.show_layer(CAT, "conv2", **options)
     for channels in (3, "3", [1.5]):
-        with pytest.raises(TypeError, match="expected a list of whole numbers"):
+        with pytest.raises(TypeError, match="expected a list of integers"):
             extractor.show_layer(CAT, "conv2", channels=channels)
-    with pytest.raises(ValueError, match="not a number"):
+    with pytest.raises(ValueError, match="values that are not finite"):
         show_layer(np.full((2, 2, 1), np.nan, np.float32))
     with pytest.raises(ShapeError, match="expected"):
         show_layer(np.zeros((1, 2, 2, 1), np.float32))
@@ -83,7 +83,7 @@ def test_command(tmp_path: Path) -> None:
     for arguments, message in (
         ((CAT, "--layer", "features.6", "-o", tmp_path / "a.txt"), "end its name in .png"),
         ((CAT, "--layer", "features.6", "-o", tmp_path / "b" / "a.png"), "there is no folder"),
-        ((CAT, "--layer", "logits", "-o", output), "no height and width"),
+        ((CAT, "--layer", "logits", "-o", output), "expected a feature map (h, w, c)"),
         ((CAT, "--layer", "feature.6", "-o", output), "did you mean"),
         ((CAT, "--layer", "features.6", "--weights", "no.pth", "-o", output), "no such file"),
         (("missing.jpg", "--layer", "features.6", "-o", output), "there is no such file"),
