@@ -20,7 +20,6 @@ from transferkit.errors import FileFormatError, OutputError
 from transferkit.weights import (
     WEIGHTS,
     Checksum,
-    imagenet_classes,
     load_weights,
     read_safetensors,
     write_safetensors,
@@ -59,17 +58,6 @@ def test_weights_that_were_tampered_with_are_refused() -> None:
     other = dataclasses.replace(packaged, checksum=Checksum("sha256", "0" * 64))
     with pytest.raises(FileFormatError, match="install transferkit again"):
         load_weights(dataclasses.replace(PACKAGED[0], packaged=other))
-
-
-def test_class_names() -> None:
-    classes = imagenet_classes()
-    assert [found.index for found in classes] == list(range(1000))
-    assert len({found.name for found in classes}) == 1000
-    assert len({found.wordnet_id for found in classes}) == 1000
-    assert all(found.name.strip() == found.name != "" for found in classes)
-    assert [classes[index].name for index in (0, 207, 284, 999)] == [
-        "tench", "golden retriever", "Siamese cat", "toilet tissue",
-    ]  # fmt: skip
 
 
 # --------------------------------------------------------------------------------- the files

@@ -100,7 +100,9 @@ def test_the_packaged_file_is_what_its_row_says() -> None:
 def test_what_goes_together_is_named() -> None:
     assert find_weights("vgg16") is find_weights("vgg16", "torchvision")
     assert find_weights("mobilenet_v1") is find_weights("mobilenet_v1", "keras")
-    with pytest.raises(UnknownNameError, match="vgg11 has no weights 'keras'; available: imagenet1k_v1"):
+    with pytest.raises(
+        UnknownNameError, match="vgg11 has no weights 'keras'; available: imagenet1k_v1"
+    ):
         find_weights("vgg11", "keras")
     with pytest.raises(UnknownNameError, match="available: keras"):
         find_weights("mobilenet_v1", "torchvision")

@@ -3,7 +3,7 @@
 from transferkit.weights.cache import cache_folder, cached_files, clear_cache, find_cached
 from transferkit.weights.catalogue import WEIGHTS, PackagedFile, WeightsEntry, find_weights
 from transferkit.weights.checksum import Checksum
-from transferkit.weights.classes import ImageClass, imagenet_classes, imagenet_classes_called
+from transferkit.weights.classes import ImageClass, find_imagenet_classes, imagenet_classes
 from transferkit.weights.download import fetch
 from transferkit.weights.files import read_safetensors, write_safetensors
 from transferkit.weights.loading import load_weights
@@ -19,9 +19,9 @@ __all__ = [
     "clear_cache",
     "fetch",
     "find_cached",
+    "find_imagenet_classes",
     "find_weights",
     "imagenet_classes",
-    "imagenet_classes_called",
     "load_weights",
     "read_safetensors",
     "write_safetensors",

@@ -1,42 +1,48 @@
-"""The names of the classes that published weights were trained on."""
+"""The names of ImageNet's classes, which the published weights were trained on."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
+from types import MappingProxyType
 
-__all__ = ["ImageClass", "imagenet_classes", "imagenet_classes_called"]
+__all__ = ["ImageClass", "find_imagenet_classes", "imagenet_classes"]
 
-# ImageNet calls both classes of each pair by this one name.
-_CALLED_ALIKE = {
-    "crane": ("n02012849", "n03126707"),
-    "maillot": ("n03710637", "n03710721"),
-}
+# ImageNet itself gives each of these names to two classes: the bird and the machine, and two kinds
+# of swimsuit.
+_NAMES_OF_TWO_CLASSES = frozenset(("crane", "maillot"))
 
 
 @dataclass(frozen=True, slots=True)
 class ImageClass:
-    """One class of a data set.
+    """A class of ImageNet.
 
     Attributes
     ----------
     index
-        Its place among a network's logits, from 0.
+        The index of the class among the logits, from 0.
     wordnet_id
-        What ImageNet files it under: ``"n02123597"``.
+        The id of the class in WordNet and ImageNet: ``"n02123597"``.
     name
-        What people call it: ``"Siamese cat"``. No two classes share a name: the two cranes
-        are ``"crane"`` and ``"crane bird"``.
+        The name of the class: ``"Siamese cat"``. No two classes have the same name: the two
+        cranes are ``"crane"`` and ``"crane bird"``.
+    synonyms
+        WordNet's other names for the class: ``("Siamese",)``. Another class may have some of
+        them too.
     """
 
     index: int
     wordnet_id: str
     name: str
+    synonyms: tuple[str, ...] = ()
 
 
+@cache
 def imagenet_classes() -> tuple[ImageClass, ...]:
-    """The 1,000 classes of ImageNet's ILSVRC 2012, in the order of the logits.
+    """Return the 1,000 classes of ImageNet (ILSVRC 2012) in the order of the logits.
 
     Examples
     --------
@@ -45,22 +51,49 @@ def imagenet_classes() -> tuple[ImageClass, ...]:
     'Siamese cat'
     """
     file = resources.files("transferkit.weights") / "data" / "imagenet_classes.json"
-    rows = json.loads(file.read_text(encoding="utf-8"))
-    return tuple(ImageClass(row["index"], row["wnid"], row["name"]) for row in rows)
+    names_by_id: dict[str, list[str]] = json.loads(file.read_text(encoding="utf-8"))
+    return tuple(
+        ImageClass(index, wordnet_id, name, tuple(synonyms))
+        for index, (wordnet_id, (name, *synonyms)) in enumerate(names_by_id.items())
+    )
 
 
-def imagenet_classes_called(name: str) -> tuple[ImageClass, ...]:
-    """The classes of ImageNet that a name alone may mean: none, one, or two.
+def find_imagenet_classes(name: str) -> tuple[ImageClass, ...]:
+    """Return the classes of ImageNet that a name may refer to.
+
+    Parameters
+    ----------
+    name
+        The name, a synonym or the WordNet id of a class, in any capitalization.
+
+    Returns
+    -------
+    tuple of ImageClass
+        Only the class with exactly this name, if there is one and ImageNet uses the name for no
+        other class: ``"Cardigan"`` is a dog and ``"cardigan"`` a garment. Else all classes
+        that have the name or synonym in any capitalization; empty if there is none.
 
     Examples
     --------
-    >>> from transferkit.weights import imagenet_classes_called
-    >>> [found.name for found in imagenet_classes_called("crane")]
+    >>> from transferkit.weights import find_imagenet_classes
+    >>> [candidate.index for candidate in find_imagenet_classes("Lighthouse")]
+    [437]
+    >>> [candidate.name for candidate in find_imagenet_classes("crane")]
     ['crane bird', 'crane']
     """
-    alike = _CALLED_ALIKE.get(name.lower(), ())
-    return tuple(
-        found
-        for found in imagenet_classes()
-        if (found.wordnet_id in alike if alike else found.name == name)
-    )
+    candidates = _candidates_by_name().get(name.casefold(), ())
+    if name not in _NAMES_OF_TWO_CLASSES:
+        for candidate in candidates:
+            if candidate.name == name:
+                return (candidate,)
+    return candidates
+
+
+@cache
+def _candidates_by_name() -> Mapping[str, tuple[ImageClass, ...]]:
+    """Return every name, synonym and id, case-folded, to the classes that have it."""
+    candidates: dict[str, dict[int, ImageClass]] = {}
+    for image_class in imagenet_classes():
+        for name in (image_class.wordnet_id, image_class.name, *image_class.synonyms):
+            candidates.setdefault(name.casefold(), {})[image_class.index] = image_class
+    return MappingProxyType({name: tuple(found.values()) for name, found in candidates.items()})
