@@ -504,14 +504,14 @@ def test_an_interrupted_visualization_writes_what_it_has(
 ) -> None:
     from transferkit.optimization.visualization.transforms import TransformChain
 
-    draw, calls = TransformChain.draw, itertools.count()
+    sample, calls = TransformChain.sample, itertools.count()
 
     def interrupted(*arguments: Any) -> Any:
         if next(calls) == 2:
             raise KeyboardInterrupt
-        return draw(*arguments)
+        return sample(*arguments)
 
-    monkeypatch.setattr(TransformChain, "draw", interrupted)
+    monkeypatch.setattr(TransformChain, "sample", interrupted)
     output, animation = tmp_path / "ideal.png", tmp_path / "way.gif"
     options = ("--size", 32, "--backend", differentiable.name, "--animation", animation)
     found = run("visualize", "zebra", "-o", output, *options)

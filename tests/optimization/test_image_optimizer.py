@@ -172,7 +172,7 @@ def test_sizes_and_octaves(differentiable: Backend) -> None:
     )
     # What shrinking took away has come back.
     np.testing.assert_allclose(found.images[0], photo[:, 8:-8], atol=1e-4)
-    with pytest.raises(ShapeError, match="take fewer"):
+    with pytest.raises(ShapeError, match="use fewer octaves"):
         run(differentiable, octaves=4)
     with pytest.raises(ValueError, match="4 steps are not enough for 5 octaves"):
         run(differentiable, octaves=5, size=64)
@@ -353,7 +353,7 @@ def test_no_number(differentiable: Backend) -> None:
         gone = table.mean(table.multiply(x, x), axes=(1, 2, 3))
         return table.log(table.subtract(table.asarray(bound), gone))
 
-    with pytest.raises(NotFiniteError, match="step 4, counted from 0: the loss of 'conv2"):
+    with pytest.raises(NotFiniteError, match=r"the loss of 'conv2.* at step 4"):
         run(differentiable, [1, layer + 1e-7 * o.Custom(left, ["conv2"])], steps=6, transforms=())
 
 
@@ -362,7 +362,7 @@ def test_no_derivative(differentiable: Backend) -> None:
         nothing = table.multiply(found["conv2"], table.asarray(0.0))
         return table.sqrt(table.sum(table.multiply(nothing, nothing), axes=(1, 2, 3)))
 
-    with pytest.raises(NotFiniteError, match=r"step 0.*: the derivative of the loss of 'root_of"):
+    with pytest.raises(NotFiniteError, match=r"the gradient of the loss of 'root_of.* at step 0"):
         run(differentiable, o.Custom(root_of_nothing, ["conv2"]), octaves=1)
 
 
@@ -370,10 +370,10 @@ def test_interrupted(differentiable: Backend) -> None:
     calls = itertools.count()
 
     class Interrupting(Jitter):
-        def draw(self, generator: np.random.Generator) -> Any:
+        def sample(self, generator: np.random.Generator) -> Any:
             if next(calls) == 2:
                 raise KeyboardInterrupt
-            return super().draw(generator)
+            return super().sample(generator)
 
     found = run(differentiable, [0, 1], steps=9, transforms=[Interrupting(1)], octaves=1)
     assert found.interrupted
@@ -398,8 +398,10 @@ def robustness(backend: Backend, image: Any, target: int) -> float:
     picture = np.rint(image.astype(np.float64) * 255) / 255
     views = []
     for _ in range(32):
-        drawn = [part.draw(generator) for part in (jitter, scale, rotate)]
-        rows, columns, _ = np.tensordot(drawn[0] @ drawn[1] @ drawn[2], grid, axes=1) + middle
+        matrices = [part.sample(generator) for part in (jitter, scale, rotate)]
+        rows, columns, _ = (
+            np.tensordot(matrices[0] @ matrices[1] @ matrices[2], grid, axes=1) + middle
+        )
         seen = [
             map_coordinates(picture[..., channel], [rows, columns], order=1, mode="nearest")
             for channel in range(3)

@@ -27,10 +27,10 @@ from transferkit.optimization.visualization import (
     Jitter,
     Pad,
     Parametrization,
-    Recipe,
     Rotate,
     Scale,
     Transform,
+    VisualizationSettings,
     find_parametrization,
     optimize_images,
 )
@@ -198,7 +198,7 @@ class ImageOptimizer(NetworkEstimator):
         >>> ideal.images.shape, ideal.labels
         ((2, 32, 32, 3), ('features.2, 7', 'zebra'))
         """
-        recipe = Recipe(
+        settings = VisualizationSettings(
             steps=check_integer("steps", steps, 1),
             octaves=None if octaves is None else check_integer("octaves", octaves, 1),
             parametrization=find_parametrization(parametrization),
@@ -229,7 +229,7 @@ class ImageOptimizer(NetworkEstimator):
             wanted,
             pixels,
             shape,
-            recipe,
+            settings,
             seed=int(as_generator(self.random_state).integers(2**63)),
             progress=self.progress,
         )

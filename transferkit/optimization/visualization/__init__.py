@@ -1,4 +1,4 @@
-"""Pictures made to excite a network: parametrisations, random transforms, the run, its result."""
+"""Visualization: parametrizations, random transforms, octaves, the run and its result."""
 
 from transferkit.optimization.visualization.parametrizations import (
     Fourier,
@@ -7,7 +7,8 @@ from transferkit.optimization.visualization.parametrizations import (
     find_parametrization,
 )
 from transferkit.optimization.visualization.result import IdealImages
-from transferkit.optimization.visualization.run import Recipe, optimize_images
+from transferkit.optimization.visualization.run import optimize_images
+from transferkit.optimization.visualization.settings import VisualizationSettings
 from transferkit.optimization.visualization.transforms import (
     Affine,
     Jitter,
@@ -25,10 +26,10 @@ __all__ = [
     "Pad",
     "Parametrization",
     "Pixels",
-    "Recipe",
     "Rotate",
     "Scale",
     "Transform",
+    "VisualizationSettings",
     "find_parametrization",
     "optimize_images",
 ]

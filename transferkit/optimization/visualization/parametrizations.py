@@ -1,8 +1,8 @@
-"""What numbers a picture is made of while it is optimised.
+"""Parametrizations: the coordinates in which an image is optimized.
 
-Gradient descent makes of pixels whatever is cheapest to change, which is noise of high frequency.
-In other coordinates the same picture is as near, but other pictures are nearer: large shapes,
-in the colours that photos have.
+Gradient descent on pixels produces high-frequency noise, because that changes the objective most
+for a given change of the pixels. Other coordinates can represent the same images, but favor
+others: large shapes in the colors of natural photos.
 """
 
 from __future__ import annotations
@@ -17,111 +17,117 @@ import numpy as np
 import numpy.typing as npt
 
 from transferkit.backends.base import Table
-from transferkit.errors import ParameterError, UnknownNameError
+from transferkit.errors import UnknownNameError
+from transferkit.support.validation import check_non_negative
 
 __all__ = ["Fourier", "Parametrization", "Pixels", "find_parametrization"]
 
 Synthesis: TypeAlias = Callable[[Any], Any]
-"""From a tensor of parameters to a tensor of pictures."""
+"""A function from a tensor of parameters to a tensor of images."""
 
-Floats = npt.NDArray[np.float32]
-Doubles = npt.NDArray[np.float64]
+Floats: TypeAlias = npt.NDArray[np.float32]
+Doubles: TypeAlias = npt.NDArray[np.float64]
 
-# A root of the covariance of colours in ImageNet's photos: red, green and blue in rows; how light
-# it is, red to blue, and green to magenta in columns. Measured by Olah et al., 2017, "Feature
-# Visualization", and divided here by its longest column.
-_COLOURS = np.array([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]])
-_COLOURS /= np.linalg.norm(_COLOURS, axis=0).max()
-_COLOURS.flags.writeable = False
+# A square root of the covariance of the colors in ImageNet's photos. Rows: red, green, blue;
+# columns: lightness, red to blue, green to magenta. Measured by Olah et al., 2017, "Feature
+# Visualization", and divided here by the norm of its longest column.
+_COLOR_COVARIANCE_ROOT = np.array([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]])
+_COLOR_COVARIANCE_ROOT /= np.linalg.norm(_COLOR_COVARIANCE_ROOT, axis=0).max()
+_COLOR_COVARIANCE_ROOT.flags.writeable = False
 
-# Waves of ten pixels keep their size, whatever the decay.
-_MIDDLE_FREQUENCY = 0.1
-_MIDDLE_SIZE = 2.5
+# Waves with a period of ten pixels have the same scale for every decay.
+_REFERENCE_FREQUENCY = 0.1
+_REFERENCE_SCALE = 2.5
 
-# Half a step of eight bits: what is nearer to black or white would be infinitely far.
+# Half a level of 8 bits. Logits are clipped to it, since those of 0 and 1 are infinite.
 _MARGIN = 1 / 510
 
 
 class Parametrization(ABC):
-    """From parameters to pictures, and back.
+    """A map from parameters to images, and its inverse.
 
     Attributes
     ----------
     decorrelated
-        Whether the parameters' three channels are of no use for guessing each other in photos,
-        rather than red, green and blue.
+        Whether the three channels of the parameters are color axes that are uncorrelated in
+        natural photos, instead of red, green and blue.
     """
 
     decorrelated: bool
 
     @abstractmethod
     def noise(self, generator: np.random.Generator, height: int, width: int) -> Floats:
-        """Parameters (1, ...) of a picture of hardly visible noise around grey."""
+        """Return the parameters (1, ...) of an image of faint noise around gray."""
 
     @abstractmethod
     def parameters(self, images: Floats) -> Floats:
-        """The parameters (n, ...) of pictures (n, h, w, 3) in [0, 1]."""
+        """Return the parameters (n, ...) of images (n, h, w, 3) in [0, 1]."""
 
     @abstractmethod
     def synthesis(self, table: Table[Any], height: int, width: int) -> Synthesis:
-        """The function over tensors from parameters to pictures (n, h, w, 3) in [0, 1]."""
+        """Return the function over tensors from parameters to images (n, h, w, 3) in [0, 1]."""
 
     def project(self, table: Table[Any], parameters: Any) -> Any:  # noqa: ARG002
-        """The nearest parameters that stand for pictures."""
+        """Return the closest parameters whose images are in [0, 1]; applied after each step."""
         return parameters
 
 
 @dataclass(frozen=True)
 class Pixels(Parametrization):
-    """The pixels themselves.
+    """The pixels.
 
     Parameters
     ----------
     decorrelated
-        False: red, green and blue, cut off at 0 and 1 after each step. True: in coordinates
-        in which the colours of photos are not correlated, through a sigmoid.
+        False: red, green and blue, clipped to [0, 1] after each step. True: color axes that are
+        uncorrelated in natural photos, mapped to pixels by a sigmoid.
     """
 
     decorrelated: bool = False
 
     def noise(self, generator: np.random.Generator, height: int, width: int) -> Floats:
-        """As for every `Parametrization`."""
+        """Return the parameters of faint noise; see `Parametrization.noise`."""
         noise = 0.01 * generator.standard_normal((1, height, width, 3))
         return np.asarray(noise if self.decorrelated else 0.5 + noise, np.float32)
 
     def parameters(self, images: Floats) -> Floats:
-        """As for every `Parametrization`; pixels are kept, or lose half a step of eight bits."""
+        """Return the parameters of images: exact, or decorrelated to within half an 8-bit level."""
         if not self.decorrelated:
             return images
-        return np.asarray(_logits(images) @ np.linalg.inv(_COLOURS).T, np.float32)
+        return np.asarray(_logits(images) @ np.linalg.inv(_COLOR_COVARIANCE_ROOT).T, np.float32)
 
     def synthesis(self, table: Table[Any], height: int, width: int) -> Synthesis:  # noqa: ARG002
-        """As for every `Parametrization`."""
+        """Return the function from parameters to images; see `Parametrization.synthesis`."""
         if not self.decorrelated:
             return lambda parameters: parameters
-        colours = table.asarray(_COLOURS.T)
-        return lambda parameters: table.sigmoid(table.matmul(parameters, colours))
+        colors = table.asarray(_COLOR_COVARIANCE_ROOT.T)
+        return lambda parameters: table.sigmoid(table.matmul(parameters, colors))
 
     def project(self, table: Table[Any], parameters: Any) -> Any:
-        """As for every `Parametrization`."""
+        """Return the pixels clipped to [0, 1], or decorrelated parameters unchanged."""
         return parameters if self.decorrelated else table.clip(parameters, low=0.0, high=1.0)
 
 
 @dataclass(frozen=True)
 class Fourier(Parametrization):
-    """Waves, those of high frequency made small, as they are in photos; through a sigmoid.
+    """The Fourier coefficients, scaled down at high frequencies, mapped to pixels by a sigmoid.
 
-    The waves are the real sines and cosines of the discrete Fourier transform along both axes,
-    as two matrices. A wave of f cycles a pixel is made ``(10 f) ** -decay`` times as large as one
-    of ten pixels.
+    The basis is the real sines and cosines of the discrete Fourier transform along both axes, as
+    two matrices. Waves of f cycles per pixel are scaled by ``(10 f) ** -decay`` relative to those
+    with a period of ten pixels.
 
     Parameters
     ----------
     decorrelated
-        Whether colours are in coordinates in which those of photos are not correlated.
+        Whether colors are in axes that are uncorrelated in natural photos.
     decay
-        How fast waves become smaller with their frequency, at least 0. Photos have about 1;
-        with more, large shapes come first and grain hardly at all.
+        The exponent by which amplitudes decrease with frequency, at least 0. That of natural
+        photos is about 1; larger values favor large shapes and suppress fine texture.
+
+    Raises
+    ------
+    ParameterError
+        If ``decay`` is not a finite number of at least 0.
 
     References
     ----------
@@ -134,72 +140,72 @@ class Fourier(Parametrization):
     decay: float = 1.75
 
     def __post_init__(self) -> None:
-        if not 0 <= self.decay < np.inf:
-            raise ParameterError(f"decay is {self.decay!r}; it must be a finite number, at least 0")
+        check_non_negative("decay", self.decay)
 
     def noise(self, generator: np.random.Generator, height: int, width: int) -> Floats:
-        """As for every `Parametrization`."""
+        """Return the parameters of faint noise; see `Parametrization.noise`."""
         return np.asarray(0.01 * generator.standard_normal((1, 3, height, width)), np.float32)
 
     def parameters(self, images: Floats) -> Floats:
-        """As for every `Parametrization`; pixels lose half a step of eight bits at most."""
-        colours = _logits(images)
+        """Return the parameters of images, to within half an 8-bit level of their pixels."""
+        colors = _logits(images)
         if self.decorrelated:
-            colours = colours @ np.linalg.inv(_COLOURS).T
+            colors = colors @ np.linalg.inv(_COLOR_COVARIANCE_ROOT).T
         height, width = images.shape[1:3]
-        rows, columns = waves(height), waves(width)
-        spectrum = rows.T @ colours.transpose(0, 3, 1, 2) @ columns
-        return np.asarray(spectrum / self._sizes(height, width), np.float32)
+        rows, columns = fourier_basis(height), fourier_basis(width)
+        spectrum = rows.T @ colors.transpose(0, 3, 1, 2) @ columns
+        return np.asarray(spectrum / self._scales(height, width), np.float32)
 
     def synthesis(self, table: Table[Any], height: int, width: int) -> Synthesis:
-        """As for every `Parametrization`."""
-        sizes = table.asarray(self._sizes(height, width))
-        rows, columns = table.asarray(waves(height)), table.asarray(waves(width).T)
-        colours = table.asarray(_COLOURS.T if self.decorrelated else np.eye(3))
+        """Return the function from parameters to images; see `Parametrization.synthesis`."""
+        scales = table.asarray(self._scales(height, width))
+        rows, columns = table.asarray(fourier_basis(height)), table.asarray(fourier_basis(width).T)
+        colors = table.asarray(_COLOR_COVARIANCE_ROOT.T if self.decorrelated else np.eye(3))
 
         def images(parameters: Any) -> Any:
-            spectrum = table.multiply(parameters, sizes)
+            spectrum = table.multiply(parameters, scales)
             pixels = table.matmul(rows, table.matmul(spectrum, columns))
             pixels = table.transpose(pixels, axes=(0, 2, 3, 1))
-            return table.sigmoid(table.matmul(pixels, colours))
+            return table.sigmoid(table.matmul(pixels, colors))
 
         return images
 
-    def _sizes(self, height: int, width: int) -> Doubles:
-        """What each wave is multiplied by, (height, width)."""
+    def _scales(self, height: int, width: int) -> Doubles:
+        """Return the factor of each wave, (height, width)."""
         frequencies = np.hypot(_frequencies(height)[:, None], _frequencies(width))
-        # The mean colour, of frequency 0, is as large as the longest wave.
-        longest = 1 / max(height, width)
-        relative = np.maximum(frequencies, longest) / _MIDDLE_FREQUENCY
-        sizes: Doubles = _MIDDLE_SIZE * relative**-self.decay
-        return sizes
+        # The constant, of frequency 0, has the scale of the longest wave.
+        lowest = 1 / max(height, width)
+        relative = np.maximum(frequencies, lowest) / _REFERENCE_FREQUENCY
+        scales: Doubles = _REFERENCE_SCALE * relative**-self.decay
+        return scales
 
 
-def waves(length: int) -> Doubles:
-    """The real Fourier basis of a length: an orthogonal matrix with a wave in each column.
+def fourier_basis(length: int) -> Doubles:
+    """Return the real Fourier basis of a length: an orthogonal matrix with a wave per column.
 
-    The constant first, then cosine and sine of each frequency, and of an even length last the
-    wave that changes sign at each pixel.
+    The constant is first, followed by the cosine and sine of each frequency. For an even length
+    the last column is the wave with a period of two pixels.
     """
     positions = np.arange(length)[:, None]
     cycles = np.arange(1, (length - 1) // 2 + 1)
     angles = 2 * np.pi * positions * cycles / length
     pairs = np.stack([np.cos(angles), np.sin(angles)], axis=-1).reshape(length, -1)
-    parts = [np.full((length, 1), np.sqrt(1 / length)), np.sqrt(2 / length) * pairs]
+    blocks = [np.full((length, 1), np.sqrt(1 / length)), np.sqrt(2 / length) * pairs]
     if length % 2 == 0:
-        parts.append(np.sqrt(1 / length) * (-1.0) ** positions)
-    return np.concatenate(parts, axis=1)
+        blocks.append(np.sqrt(1 / length) * (-1.0) ** positions)
+    return np.concatenate(blocks, axis=1)
 
 
 def _frequencies(length: int) -> Doubles:
-    """Of each column of `waves`, in cycles a pixel."""
+    """Return the frequency of each column of `fourier_basis` in cycles per pixel."""
     frequencies: Doubles = (np.arange(length) + 1) // 2 / length
     return frequencies
 
 
 def _logits(images: Floats) -> Doubles:
-    inside = np.clip(images.astype(np.float64), _MARGIN, 1 - _MARGIN)
-    logits: Doubles = np.log(inside / (1 - inside))
+    """Return the inverse sigmoid of images, which are clipped by half an 8-bit level."""
+    clipped = np.clip(images.astype(np.float64), _MARGIN, 1 - _MARGIN)
+    logits: Doubles = np.log(clipped / (1 - clipped))
     return logits
 
 
@@ -209,12 +215,12 @@ _PARAMETRIZATIONS: Mapping[str, type[Fourier | Pixels]] = MappingProxyType(
 
 
 def find_parametrization(parametrization: str | Parametrization) -> Parametrization:
-    """The parametrisation of a name, with its usual settings, or the one that is given.
+    """Return the parametrization with a name and default settings, or the given one.
 
     Raises
     ------
     UnknownNameError
-        If there is none of that name.
+        If no parametrization has that name.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""`IdealImages`: what a run made, how it went, and how good it is."""
+"""`IdealImages`: the result of a run, its history, and how convincing the images are."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,47 +15,50 @@ from PIL import Image
 
 from transferkit.backends import Program
 from transferkit.errors import OutputError, ParameterError
+from transferkit.images.conversion import to_float32, to_uint8
 from transferkit.optimization.visualization.transforms import Jitter, Rotate, Scale, TransformChain
 from transferkit.support.atomic_write import write_atomically
 from transferkit.support.drawing import labeled_grid
+from transferkit.support.numerics import softmax
+from transferkit.support.validation import check_positive
 
-__all__ = ["IdealImages", "image_grid", "to_bytes"]
+__all__ = ["IdealImages", "image_grid"]
 
-Floats = npt.NDArray[np.float32]
+Floats: TypeAlias = npt.NDArray[np.float32]
 
-_NUMBER_OF_VIEWS = 32
-_SEED_OF_VIEWS = 0
-# A shift by a 28th of the picture: 8 pixels of 224.
-_SHIFT = 1 / 28
-_LARGEST_SCALE = 1.1
-_DEGREES = 10.0
+# The random transforms by which robustness is measured. The maximum translation is a fraction of
+# the side: 8 pixels of 224.
+_NUM_VIEWS = 32
+_VIEW_SEED = 0
+_MAX_TRANSLATION = 1 / 28
+_MAX_SCALE = 1.1
+_MAX_DEGREES = 10.0
 _GAP = 2
-_SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
 @dataclass(frozen=True, eq=False)
 class IdealImages:
-    """Pictures that were optimised, one for each objective.
+    """Optimized images, one for each objective.
 
     Attributes
     ----------
     images
         (n, h, w, 3) RGB, float32 in [0, 1].
     history
-        (steps, n) float32: the loss of each picture before each step, what was minimised: the
-        regularisers less the objective. The octaves' steps follow each other.
+        (steps, n) float32: the loss of each image before each step, which is the sum of the
+        regularizers minus the objective. The steps of all octaves are concatenated.
     labels
-        What each picture was optimised for.
+        The objective of each image as text.
     targets
-        The index among the logits of the class that each was to show; None where it was for
-        something else.
+        The index of each image's class among the logits; None if its objective is not a class.
     interrupted
-        Whether the run was stopped before it was done; `history` has the steps that were.
+        Whether the run was interrupted; `history` then has the steps so far.
     seconds
-        How long it took.
+        The duration of the run.
     frames
-        (frames, n, h, w, 3) uint8: the pictures on their way, the last one as they are; none
-        where none were asked for.
+        (frames, n, h, w, 3) uint8: intermediate images, the last of which are the result; empty
+        if no frames were requested.
     """
 
     images: Floats
@@ -68,121 +72,118 @@ class IdealImages:
 
     @cached_property
     def probability(self) -> Floats:
-        """(n,) how likely the network finds the class in each picture, in [0, 1]; NaN without.
+        """(n,) the network's probability of each image's class, in [0, 1]; NaN without a class.
 
-        Judged on the picture in eight bits, as `save` writes it to a PNG.
+        Computed from the image in 8 bits, as `save` writes it to a PNG.
         """
-        return self._probability(self._rounded())
+        return self._probability(self._quantized())
 
     @cached_property
     def robustness(self) -> Floats:
-        """(n,) the mean of the class's probability over 32 views of each picture.
+        """(n,) the mean probability of each image's class over 32 randomly transformed views.
 
-        Each is shifted by up to a 28th of its side, scaled by 1 / 1.1 to 1.1 and turned by up
-        to 10 degrees, the same at every call; NaN where a picture is not for a class.
+        Views are translated by up to 1/28 of the side, scaled by 1 / 1.1 to 1.1 and rotated by
+        up to 10 degrees, the same at every call; NaN without a class.
         """
         if all(target is None for target in self.targets):
             return self._probability(self.images)
         _, height, width, _ = self.images.shape
-        jitter = Jitter(max(1, round(_SHIFT * min(height, width))))
-        chain = TransformChain(
-            [jitter, Scale(1 / _LARGEST_SCALE, _LARGEST_SCALE), Rotate(_DEGREES)]
+        jitter = Jitter(max(1, round(_MAX_TRANSLATION * min(height, width))))
+        transforms = TransformChain(
+            [jitter, Scale(1 / _MAX_SCALE, _MAX_SCALE), Rotate(_MAX_DEGREES)]
         )
         backend = self._program.backend
-        change = chain.bind(backend.table, height, width)
-        look = backend.compile(lambda images, drawn: change(images, [drawn]))
-        generator = np.random.default_rng(_SEED_OF_VIEWS)
-        rounded = self._rounded()
-        views = [
-            self._probability(look(rounded, chain.draw(generator)[0].astype(np.float32)))
-            for _ in range(_NUMBER_OF_VIEWS)
-        ]
-        return np.asarray(np.mean(views, axis=0), np.float32)
+        apply = transforms.bind(backend.table, height, width)
+        transform = backend.compile(lambda images, matrix: apply(images, [matrix]))
+        generator = np.random.default_rng(_VIEW_SEED)
+        quantized = self._quantized()
+        probabilities = []
+        for _ in range(_NUM_VIEWS):
+            (matrix,) = transforms.sample(generator)
+            view = transform(quantized, matrix.astype(np.float32))
+            probabilities.append(self._probability(view))
+        return np.asarray(np.mean(probabilities, axis=0), np.float32)
 
     @cached_property
     def total_variation(self) -> Floats:
-        """(n,) the mean absolute difference of neighbouring pixels, in [0, 1].
+        """(n,) the mean absolute difference between neighboring pixels, in [0, 1].
 
-        Over both directions and all channels.
+        Both directions and all channels are averaged.
         """
         down, right = (np.abs(np.diff(self.images, axis=axis)) for axis in (1, 2))
         total = down.sum(axis=(1, 2, 3)) + right.sum(axis=(1, 2, 3))
         return np.asarray(total / (down[0].size + right[0].size), np.float32)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the picture to a file, or several as one grid with their labels.
+        """Write one image to a file, or several as a grid with their labels.
 
         Parameters
         ----------
         path
-            Ends in ``.png``, ``.jpg``, ``.jpeg`` or ``.webp``. What is there is replaced, once
-            the new file is whole.
+            Ends in ``.png``, ``.jpg``, ``.jpeg`` or ``.webp``. An existing file is replaced only
+            after the new one is complete.
 
         Raises
         ------
         OutputError
-            If it cannot be written, or ends in something else.
+            If the file cannot be written, or has another suffix.
         """
         path = Path(path)
-        if path.suffix.lower() not in _SUFFIXES:
-            raise OutputError(f"{path}: end the name of a picture in {', '.join(_SUFFIXES)}")
-        tiles = list(to_bytes(self.images))
+        if path.suffix.lower() not in _FORMATS:
+            raise OutputError(f"{path}: unknown suffix; expected one of {', '.join(_FORMATS)}")
+        tiles = list(to_uint8(self.images))
         if len(tiles) == 1:
-            picture = Image.fromarray(tiles[0])
+            image = Image.fromarray(tiles[0])
         else:
-            picture = labeled_grid(tiles, self.labels, side=max(tiles[0].shape))
+            image = labeled_grid(tiles, self.labels, side=max(tiles[0].shape))
         with write_atomically(path) as file:
-            picture.save(file, _SUFFIXES[path.suffix.lower()], quality=95)
+            image.save(file, _FORMATS[path.suffix.lower()], quality=95)
 
     def animation(self, path: str | os.PathLike[str], *, seconds: float = 4.0) -> None:
-        """Write how the pictures came about as an animated GIF.
+        """Write the frames as an animated GIF.
 
         Parameters
         ----------
         path
             Ends in ``.gif``.
         seconds
-            How long it plays, greater than 0; the last frame stays for a second more.
+            The duration, greater than 0; the last frame is shown for another second.
 
         Raises
         ------
         OutputError
-            If it cannot be written, or ends in something else.
+            If the file cannot be written, or has another suffix.
         ParameterError
-            If no frames were kept.
+            If no frames were recorded, or ``seconds`` is out of range.
         """
         path = Path(path)
         if path.suffix.lower() != ".gif":
-            raise OutputError(f"{path}: end the name of an animation in .gif")
+            raise OutputError(f"{path}: unknown suffix; expected .gif")
         if not len(self.frames):
-            raise ParameterError("no frames were kept; call visualize with frames=24, say")
-        if not 0 < seconds < math.inf:
-            raise ParameterError(f"seconds is {seconds!r}; it must be greater than 0")
-        pictures = [Image.fromarray(image_grid(frame)) for frame in self.frames]
-        each = round(1000 * seconds / len(pictures))
-        durations = [each] * (len(pictures) - 1) + [each + 1000]
+            raise ParameterError("no frames were recorded; call visualize with frames=24, say")
+        check_positive("seconds", seconds)
+        images = [Image.fromarray(image_grid(frame)) for frame in self.frames]
+        milliseconds = round(1000 * seconds / len(images))
+        durations = [milliseconds] * (len(images) - 1) + [milliseconds + 1000]
         with write_atomically(path) as file:
-            pictures[0].save(
-                file,
-                "GIF",
-                save_all=True,
-                append_images=pictures[1:],
-                duration=durations,
-                loop=0,
+            images[0].save(
+                file, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0
             )
 
-    def _rounded(self) -> Floats:
-        return np.asarray(to_bytes(self.images) / np.float32(255), np.float32)
+    def _quantized(self) -> Floats:
+        """Return the images rounded to 8 bits."""
+        return to_float32(to_uint8(self.images))
 
     def _probability(self, images: Floats) -> Floats:
-        found = np.full(len(images), np.nan, np.float32)
+        """Return the probability of each image's class, (n,); NaN without a class."""
+        probabilities = np.full(len(images), np.nan, np.float32)
         rows = [row for row, target in enumerate(self.targets) if target is not None]
         if rows:
-            logits = self._program.run(images[rows], ["logits"])["logits"].astype(np.float64)
-            likely = np.exp(logits - logits.max(axis=1, keepdims=True))
-            likely /= likely.sum(axis=1, keepdims=True)
-            found[rows] = [likely[place, self.targets[row]] for place, row in enumerate(rows)]
-        return found
+            of_classes = softmax(self._program.run(images[rows], ["logits"])["logits"])
+            probabilities[rows] = [
+                of_classes[index, self.targets[row]] for index, row in enumerate(rows)
+            ]
+        return probabilities
 
     def __repr__(self) -> str:
         number, height, width, _ = self.images.shape
@@ -195,7 +196,7 @@ class IdealImages:
 
 
 def image_grid(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Pictures (n, h, w, 3) side by side in rows, about as many as in a column, on white."""
+    """Arrange images (n, h, w, 3) in a grid, about as many rows as columns, on white."""
     number, height, width, _ = images.shape
     columns = math.ceil(math.sqrt(number))
     rows = math.ceil(number / columns)
@@ -206,8 +207,3 @@ def image_grid(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         top, left = row * (height + _GAP), column * (width + _GAP)
         grid[top : top + height, left : left + width] = image
     return grid
-
-
-def to_bytes(images: Floats) -> npt.NDArray[np.uint8]:
-    """Pictures in [0, 1], of any shape, in eight bits."""
-    return np.asarray(np.rint(images * 255), np.uint8)

@@ -1,9 +1,9 @@
-"""What is done to a picture before the network sees it, anew at each step.
+"""Random transforms of an image, with new random parameters at each step.
 
-What is still seen in a picture that is shifted, turned and scaled is more than a pattern of
-pixels that happens to excite a network. Everything that is drawn is drawn on the host, by NumPy,
-and given to the step as arrays: a seed gives the same draws on every backend, and no draw
-compiles anything anew.
+What a network recognizes in an image that is shifted, rotated and scaled is more than an
+adversarial pattern of pixels. The random parameters are sampled by NumPy on the CPU and passed
+to the step as arrays: one seed gives the same parameters on every backend, and new parameters
+do not cause another compilation.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from numbers import Integral
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,123 +19,122 @@ import numpy.typing as npt
 
 from transferkit.backends.base import Table
 from transferkit.errors import ParameterError
+from transferkit.support.validation import check_integer, check_non_negative, is_number
 
 __all__ = ["Affine", "Jitter", "Pad", "Rotate", "Scale", "Transform", "TransformChain"]
 
-Change: TypeAlias = Callable[[Any, Any], Any]
-"""From pictures and what was drawn, both tensors, to pictures."""
+ApplyTransform: TypeAlias = Callable[[Any, Any], Any]
+"""A function from images and the random parameters, both tensors, to images."""
 
-Drawn = npt.NDArray[np.float64]
+Doubles: TypeAlias = npt.NDArray[np.float64]
 
 
 class Transform(ABC):
-    """A random change of pictures, the same for all pictures of a step."""
+    """A random transform, with the same random parameters for all images of a step."""
 
     def size(self, height: int, width: int) -> tuple[int, int]:
-        """The size that pictures of a size become."""
+        """Return the height and width of the result for images of a size."""
         return height, width
 
     @abstractmethod
-    def draw(self, generator: np.random.Generator) -> Drawn:
-        """What is random about it: an array, always of the same shape."""
+    def sample(self, generator: np.random.Generator) -> Doubles:
+        """Return random parameters: an array, of the same shape at each call."""
 
     @abstractmethod
-    def bind(self, table: Table[Any], height: int, width: int) -> Change:
-        """The function over tensors that changes pictures.
+    def bind(self, table: Table[Any], height: int, width: int) -> ApplyTransform:
+        """Return the function over tensors that transforms images.
 
         Parameters
         ----------
         table
-            What computes.
+            The primitives.
         height, width
-            Of the pictures that are to be changed.
+            The size of the images.
 
         Returns
         -------
         callable
-            Takes pictures (n, height, width, 3) and a tensor of what `draw` gave.
+            Takes images (n, height, width, 3) and the result of `sample` as a tensor.
         """
 
 
 class Affine(Transform):
-    """A shift, rotation or scaling, or several at once.
+    """A translation, a rotation, a scaling, or a combination of them.
 
-    What is drawn is a 3 x 3 matrix: it takes (row, column, 1) of a pixel of the result, counted
-    from the centre, to where in the picture it comes from. Beyond the picture its edge is
-    repeated. Several in succession are multiplied, and the picture is sampled once.
+    The random parameters are a 3 x 3 matrix that maps (row, column, 1) of a pixel in the result,
+    relative to the center, to its position in the source image. Outside of the image its edge
+    pixels are repeated. The matrices of successive transforms are multiplied, so that the image
+    is interpolated only once.
     """
 
-    def bind(self, table: Table[Any], height: int, width: int) -> Change:
-        """As for every `Transform`."""
+    def bind(self, table: Table[Any], height: int, width: int) -> ApplyTransform:
+        """Return the function over tensors that transforms images; see `Transform.bind`."""
         middle = np.array([(height - 1) / 2, (width - 1) / 2])
         rows, columns = np.arange(height) - middle[0], np.arange(width) - middle[1]
-        places = np.meshgrid(rows, columns, indexing="ij")
-        grid = table.asarray(np.stack([*places, np.ones((height, width))], axis=-1))
-        centre = table.asarray(middle)
+        positions = np.meshgrid(rows, columns, indexing="ij")
+        grid = table.asarray(np.stack([*positions, np.ones((height, width))], axis=-1))
+        center = table.asarray(middle)
 
-        def change(images: Any, drawn: Any) -> Any:
-            backwards = table.transpose(table.slice(drawn, axis=0, start=0, stop=2), axes=(1, 0))
-            return table.sample(images, table.add(table.matmul(grid, backwards), centre))
+        def apply(images: Any, matrix: Any) -> Any:
+            inverse = table.transpose(table.slice(matrix, axis=0, start=0, stop=2), axes=(1, 0))
+            return table.sample(images, table.add(table.matmul(grid, inverse), center))
 
-        return change
+        return apply
 
 
 @dataclass(frozen=True)
 class Jitter(Affine):
-    """A shift by whole pixels.
+    """A translation by an integer number of pixels.
 
     Parameters
     ----------
     pixels
-        The farthest, in each direction; at least 0.
+        The maximum distance in each direction, at least 0.
     """
 
     pixels: int
 
     def __post_init__(self) -> None:
-        _check_whole("pixels", self.pixels)
+        check_integer("pixels", self.pixels, 0)
 
-    def draw(self, generator: np.random.Generator) -> Drawn:
-        """As for every `Affine`."""
-        drawn = np.eye(3)
-        drawn[:2, 2] = generator.integers(-self.pixels, self.pixels, 2, endpoint=True)
-        return drawn
+    def sample(self, generator: np.random.Generator) -> Doubles:
+        """Return a random translation matrix; see `Affine`."""
+        matrix = np.eye(3)
+        matrix[:2, 2] = generator.integers(-self.pixels, self.pixels, 2, endpoint=True)
+        return matrix
 
 
 @dataclass(frozen=True)
 class Rotate(Affine):
-    """A rotation about the centre.
+    """A rotation about the center.
 
     Parameters
     ----------
     degrees
-        The farthest, in each direction; at least 0.
+        The maximum angle in each direction, at least 0.
     """
 
     degrees: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.degrees < np.inf:
-            raise ParameterError(
-                f"degrees is {self.degrees!r}; it must be a finite number, at least 0"
-            )
+        check_non_negative("degrees", self.degrees)
 
-    def draw(self, generator: np.random.Generator) -> Drawn:
-        """As for every `Affine`."""
+    def sample(self, generator: np.random.Generator) -> Doubles:
+        """Return a random rotation matrix; see `Affine`."""
         angle = np.deg2rad(generator.uniform(-self.degrees, self.degrees))
-        drawn = np.eye(3)
-        drawn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-        return drawn
+        matrix = np.eye(3)
+        matrix[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+        return matrix
 
 
 @dataclass(frozen=True)
 class Scale(Affine):
-    """Shrinking or magnifying about the centre.
+    """A scaling about the center.
 
     Parameters
     ----------
     smallest, largest
-        Between these is the factor drawn, alike on a scale of logarithms; greater than 0.
+        The range of the scale factor, which is log-uniform; both greater than 0.
     """
 
     smallest: float
@@ -145,65 +143,65 @@ class Scale(Affine):
     def __post_init__(self) -> None:
         if not 0 < self.smallest <= self.largest < np.inf:
             raise ParameterError(
-                f"factors from {self.smallest!r} to {self.largest!r}; expected numbers greater "
-                "than 0, the smaller first"
+                f"smallest is {self.smallest!r} and largest is {self.largest!r}; expected finite "
+                "numbers greater than 0 in ascending order"
             )
 
-    def draw(self, generator: np.random.Generator) -> Drawn:
-        """As for every `Affine`."""
+    def sample(self, generator: np.random.Generator) -> Doubles:
+        """Return a random scaling matrix; see `Affine`."""
         factor = np.exp(generator.uniform(np.log(self.smallest), np.log(self.largest)))
         return np.diag([1 / factor, 1 / factor, 1.0])
 
 
 @dataclass(frozen=True)
 class Pad(Transform):
-    """A border, into which a later shift or rotation may look.
+    """A border that later translations and rotations can move into view.
 
     Parameters
     ----------
     pixels
-        How wide; at least 0.
+        The width of the border, at least 0.
     value
-        Of its pixels, in [0, 1].
+        The value of its pixels, in [0, 1].
     """
 
     pixels: int
     value: float = 0.5
 
     def __post_init__(self) -> None:
-        _check_whole("pixels", self.pixels)
-        if not 0 <= self.value <= 1:
-            raise ParameterError(f"value is {self.value!r}; it must be in [0, 1]")
+        check_integer("pixels", self.pixels, 0)
+        if not is_number(self.value) or not 0 <= self.value <= 1:
+            raise ParameterError(f"value is {self.value!r}; expected a number in [0, 1]")
 
     def size(self, height: int, width: int) -> tuple[int, int]:
-        """As for every `Transform`."""
+        """Return the size with the border."""
         return height + 2 * self.pixels, width + 2 * self.pixels
 
-    def draw(self, generator: np.random.Generator) -> Drawn:  # noqa: ARG002
-        """Nothing."""
+    def sample(self, generator: np.random.Generator) -> Doubles:  # noqa: ARG002
+        """Return an empty array: nothing is random."""
         return np.zeros(0)
 
-    def bind(self, table: Table[Any], height: int, width: int) -> Change:  # noqa: ARG002
-        """As for every `Transform`."""
+    def bind(self, table: Table[Any], height: int, width: int) -> ApplyTransform:  # noqa: ARG002
+        """Return the function over tensors that pads images; see `Transform.bind`."""
         side = (self.pixels, self.pixels)
-        return lambda images, drawn: table.pad(  # noqa: ARG005
+        return lambda images, parameters: table.pad(  # noqa: ARG005
             images, padding=(side, side), value=self.value
         )
 
 
-class _Successive(Affine):
-    """Affine transforms one after the other, as one."""
+class _Composition(Affine):
+    """Successive affine transforms, combined into one."""
 
-    def __init__(self, parts: Sequence[Affine]) -> None:
-        self.parts = parts
+    def __init__(self, transforms: Sequence[Affine]) -> None:
+        self.transforms = transforms
 
-    def draw(self, generator: np.random.Generator) -> Drawn:
-        # Backwards from the result: through the last first.
-        return reduce(np.matmul, [part.draw(generator) for part in self.parts])
+    def sample(self, generator: np.random.Generator) -> Doubles:
+        # The matrices map from the result to the source, so the last one is applied first.
+        return reduce(np.matmul, [transform.sample(generator) for transform in self.transforms])
 
 
 class TransformChain:
-    """Transforms in succession; the result is the middle, of the size that the picture had.
+    """Successive transforms; the result is cropped from the center to the original size.
 
     Parameters
     ----------
@@ -212,63 +210,57 @@ class TransformChain:
     """
 
     def __init__(self, transforms: Sequence[Transform]) -> None:
-        self._parts: list[Transform] = []
-        together: list[Affine] = []
+        self._transforms: list[Transform] = []
+        affine: list[Affine] = []
         for transform in transforms:
             if isinstance(transform, Affine):
-                together.append(transform)
+                affine.append(transform)
                 continue
-            if together:
-                self._parts.append(_Successive(together))
-                together = []
-            self._parts.append(transform)
-        if together:
-            self._parts.append(_Successive(together))
+            if affine:
+                self._transforms.append(_Composition(affine))
+                affine = []
+            self._transforms.append(transform)
+        if affine:
+            self._transforms.append(_Composition(affine))
 
-    @property
-    def number(self) -> int:
-        """How many arrays `draw` gives."""
-        return len(self._parts)
+    def __len__(self) -> int:
+        """Return the number of arrays that `sample` returns."""
+        return len(self._transforms)
 
-    def draw(self, generator: np.random.Generator) -> list[Drawn]:
-        """What is random about one step."""
-        return [part.draw(generator) for part in self._parts]
+    def sample(self, generator: np.random.Generator) -> list[Doubles]:
+        """Return the random parameters of one step: an array for each combined transform."""
+        return [transform.sample(generator) for transform in self._transforms]
 
     def bind(
         self, table: Table[Any], height: int, width: int
     ) -> Callable[[Any, Sequence[Any]], Any]:
-        """The function over tensors that changes pictures.
+        """Return the function over tensors that transforms images.
 
         Parameters
         ----------
         table
-            What computes.
+            The primitives.
         height, width
-            Of the pictures.
+            The size of the images.
 
         Returns
         -------
         callable
-            Takes pictures (n, height, width, 3) and tensors of what `draw` gave; gives
-            pictures of the same shape.
+            Takes images (n, height, width, 3) and the result of `sample` as tensors; returns
+            images of the same shape.
         """
         size = (height, width)
-        changes = []
-        for part in self._parts:
-            changes.append(part.bind(table, *size))
-            size = part.size(*size)
+        functions = []
+        for transform in self._transforms:
+            functions.append(transform.bind(table, *size))
+            size = transform.size(*size)
         top, left = (size[0] - height) // 2, (size[1] - width) // 2
 
-        def change_all(images: Any, drawn: Sequence[Any]) -> Any:
-            for change, numbers in zip(changes, drawn, strict=True):
-                images = change(images, numbers)
+        def apply_all(images: Any, parameters: Sequence[Any]) -> Any:
+            for apply, values in zip(functions, parameters, strict=True):
+                images = apply(images, values)
             if size == (height, width):
                 return images
             return table.crop(images, top=top, left=left, height=height, width=width)
 
-        return change_all
-
-
-def _check_whole(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
-        raise ParameterError(f"{name} is {value!r}; it must be a whole number, at least 0")
+        return apply_all
