@@ -1,4 +1,4 @@
-"""Any two backends against each other."""
+"""Each pair of backends, compared with each other."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def _pixels(*shape: int, seed: int = 0) -> Floats:
 def _same_sides_of_kinks(
     programs: tuple[Program, Program], network: Network, pixels: Floats
 ) -> bool:
-    """Whether each unit is on the same side of its kinks on both backends.
+    """Return whether each unit is on the same side of its kinks on both backends.
 
-    Of a million units, a few are often within rounding of a kink, where the derivative jumps:
-    neither backend is wrong there, and the gradients differ by those units' whole share.
+    Of a million units, a few are often so close to a kink that rounding decides the side. The
+    derivative differs between the sides, so the gradients differ although both are correct.
     """
     kinked = [node for node in network.nodes if node.operation in _SIDES_OF_KINKS]
     inputs = [node.inputs[0] for node in kinked]
@@ -68,7 +68,7 @@ def _sides(node: Node, x: Floats) -> npt.NDArray[Any]:
 
 
 def _winners(x: Floats, attributes: Mapping[str, Any]) -> npt.NDArray[Any]:
-    """For each place in a pool's window, where it is the one with the largest value."""
+    """Return, for each position in a pooling window, the windows with their maximum there."""
     table = ReferenceTable(np.float32)
     largest = table.max_pool2d(x, **attributes)
     _, h, w, _ = largest.shape
@@ -109,13 +109,13 @@ def _loss_gradient(backend: Backend, network: Network, weights: Weights) -> Any:
     return backend.compile(backend.value_and_grad(loss))
 
 
-def _gradients(backend: Backend, function: Any, x: Floats) -> Mapping[str, Floats]:
-    found: Mapping[str, Floats] = backend.compile(backend.value_and_grad(function))(x)
-    return found
+def _gradient(backend: Backend, function: Any, x: Floats) -> Floats:
+    results: Mapping[str, Floats] = backend.compile(backend.value_and_grad(function))(x)
+    return results["gradient"]
 
 
 @pytest.mark.parametrize("shape", [(1, 32, 32), (4, 65, 39), (2, 224, 224)])
-def test_every_layer_of_mobilenet(
+def test_all_layers_of_mobilenet_agree(
     backend_pair: Pair, mobilenet: tuple[Network, Weights], shape: tuple[int, ...]
 ) -> None:
     network, weights = mobilenet
@@ -128,7 +128,7 @@ def test_every_layer_of_mobilenet(
 
 
 @pytest.mark.parametrize("shape", [(1, 32, 32), (2, 65, 39), (1, 160, 128)])
-def test_gradient_of_mobilenet(
+def test_gradients_of_mobilenet_agree(
     backend_pair: Pair, mobilenet: tuple[Network, Weights], shape: tuple[int, ...]
 ) -> None:
     network, weights = mobilenet
@@ -145,8 +145,8 @@ def test_gradient_of_mobilenet(
     assert_close(gradients[0], gradients[1], GRADIENT_TOLERANCE, "gradient")
 
 
-# A network of each family, in each variant that differs: small pictures, neither square nor even
-# where that is possible.
+# A network of each family and variant, with the size of the images: small, and neither square nor
+# even where possible.
 _FAMILIES = (
     ("vgg11", "torchvision", (1, 32, 47)),
     ("vgg11_bn", "torchvision", (1, 32, 47)),
@@ -178,43 +178,43 @@ def member(request: pytest.FixtureRequest) -> _Member:
     return _Member(network, random_weights_and_statistics(network, seed=1), shape)
 
 
-def test_family(backend_pair: Pair, member: _Member) -> None:
+def test_layers_of_family_agree(backend_pair: Pair, member: _Member) -> None:
     network, weights, shape = member
     pixels = _pixels(*shape)
-    # Every layer, and then the few that let all others be left out or folded.
+    # All layers, and then only two, so that other nodes are removed and folded.
     few = ("embedding", "logits")
-    # The feature maps of a large picture, and weights loaded twice, would only take time.
+    # For large images, one run with few layers, to save time.
     is_large = shape[1:] == (224, 224)
-    for asked in [("features", "flatten", *few)] if is_large else [network.layers, few]:
+    for layers in [("features", "flatten", *few)] if is_large else [network.layers, few]:
         first, second = (
-            Program(backend, network, weights).run(pixels, asked) for backend in backend_pair
+            Program(backend, network, weights).run(pixels, layers) for backend in backend_pair
         )
-        for layer in asked:
+        for layer in layers:
             assert_close(first[layer], second[layer], ACTIVATION_TOLERANCE, layer)
 
 
-def test_gradient_of_family(backend_pair: Pair, member: _Member) -> None:
+def test_gradients_of_family_agree(backend_pair: Pair, member: _Member) -> None:
     network, weights, shape = member
     first, second = _both_have_gradients(backend_pair)
     programs = (Program(first, network, weights), Program(second, network, weights))
-    # In a large picture of one colour far fewer units differ, and so come near a kink.
-    grain = (1, 1, 1) if shape[1:] == (224, 224) else shape
+    # In a large image of one color, units have fewer different values: fewer are close to a kink.
+    random_shape = (1, 1, 1) if shape[1:] == (224, 224) else shape
     pixels = next(
         pixels
         for seed in range(60)
         if _same_sides_of_kinks(
             programs,
             network,
-            pixels := np.broadcast_to(_pixels(*grain, seed=seed), (*shape, 3)).copy(),
+            pixels := np.broadcast_to(_pixels(*random_shape, seed=seed), (*shape, 3)).copy(),
         )
     )
-    found, expected = (
+    actual, expected = (
         _loss_gradient(backend, network, weights)(pixels)["gradient"] for backend in (first, second)
     )
-    assert_close(found, expected, GRADIENT_TOLERANCE, "gradient")
+    assert_close(actual, expected, GRADIENT_TOLERANCE, "gradient")
 
 
-def test_real_photos(
+def test_all_layers_agree_on_photos(
     backend_pair: Pair, published: tuple[Network, Weights], photos: Floats
 ) -> None:
     network, weights = published
@@ -227,7 +227,7 @@ def test_real_photos(
         np.testing.assert_array_equal(first["logits"].argmax(1), second["logits"].argmax(1))
 
 
-def test_gradient_of_real_photos(
+def test_gradients_agree_on_photos(
     backend_pair: Pair, published: tuple[Network, Weights], photos: Floats
 ) -> None:
     network, weights = published
@@ -245,15 +245,15 @@ def test_gradient_of_real_photos(
 
 
 def _in_float64(backend: Backend) -> Backend:
-    """The same backend, computing in double precision."""
+    """Return a copy of the backend that computes in float64."""
     framework = importlib.import_module(backend.name)
-    doubled = copy.copy(backend)
-    doubled.table = copy.copy(backend.table)
-    doubled.table.dtype = framework.float64
-    return doubled
+    double = copy.copy(backend)
+    double.table = copy.copy(backend.table)
+    double.table.dtype = framework.float64
+    return double
 
 
-_WANTED = [
+_OBJECTIVES = [
     "zebra",
     o.Class("Siamese cat", "cross_entropy"),
     o.Channel("features.14", 7),
@@ -264,22 +264,21 @@ _WANTED = [
 
 
 def _first_steps(backend: Backend, **settings: Any) -> Floats:
-    optimizer = ImageOptimizer("mobilenet_v2", backend=backend, seed=0, progress=False)
+    optimizer = ImageOptimizer("mobilenet_v2", backend=backend, random_state=0, progress=False)
     regularizers = [o.TotalVariation(1e-4), o.L2(1e-3), o.DistanceToStart(1e-3)]
     return optimizer.visualize(
-        _WANTED, steps=10, size=64, regularizers=regularizers, frames=0, **settings
+        _OBJECTIVES, steps=10, size=64, regularizers=regularizers, frames=0, **settings
     ).history
 
 
 @pytest.mark.parametrize(
     ("parametrization", "optimizer"), [("fourier", "adam"), ("pixels", "normalized_momentum")]
 )
-def test_first_steps_of_ideal_images(
+def test_first_steps_of_visualization_agree(
     backend_pair: Pair, parametrization: str, optimizer: str
 ) -> None:
-    # In float32 a unit within rounding of its kink has another derivative, and a step at the
-    # usual rate makes of that another picture within a few steps: in double precision the two
-    # do the same.
+    # In float32, rounding changes the derivatives of units close to a kink, and with the usual
+    # learning rate the images differ after a few steps. In float64 they agree.
     first, second = (
         _first_steps(_in_float64(backend), parametrization=parametrization, optimizer=optimizer)
         for backend in _both_have_gradients(backend_pair)
@@ -292,7 +291,7 @@ def test_first_steps_of_ideal_images(
     [("fourier", Adam(0.002)), ("pixels", NormalizedGradientDescent(3e-4))],
     ids=["fourier", "pixels"],
 )
-def test_first_steps_from_a_photo(
+def test_first_steps_from_a_photo_agree(
     backend_pair: Pair, parametrization: str, optimizer: Optimizer
 ) -> None:
     first, second = (
@@ -304,9 +303,9 @@ def test_first_steps_from_a_photo(
 
 
 @pytest.mark.parametrize("operation", ["max_pool2d", "max", "clip", "relu", "absolute", "sign"])
-def test_gradient_on_a_picture_of_few_colours(backend_pair: Pair, operation: str) -> None:
-    # Overexposed and black parts of photos, and the 256 steps of a byte, make ties and values
-    # exactly at a bound: no measure zero. Backends must choose the same derivative there.
+def test_gradients_of_ties_and_bounds_agree(backend_pair: Pair, operation: str) -> None:
+    # Ties and values exactly at a bound are common: in overexposed and black parts of photos, and
+    # because 8-bit images have only 256 values. Backends have to choose the same derivative.
     attributes: Mapping[str, Mapping[str, Any]] = {
         "max_pool2d": {"size": (3, 3), "stride": (2, 2), "padding": ((1, 1), (1, 1))},
         "max": {"axes": (1, 2)},
@@ -326,5 +325,5 @@ def test_gradient_on_a_picture_of_few_colours(backend_pair: Pair, operation: str
             y = table.flatten(getattr(table, operation)(x, **settings))
             return table.sum(table.multiply(y, table.asarray(weights)), axes=(0, 1))
 
-        gradients.append(_gradients(backend, loss, pixels)["gradient"])
+        gradients.append(_gradient(backend, loss, pixels))
     np.testing.assert_allclose(gradients[0], gradients[1], atol=1e-6)

@@ -58,7 +58,7 @@ def _run(program: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-# ---- listing backends ---------------------------------------------------------------------
+# ---- listing backends ------------------------------------------------------------------
 
 
 def test_built_in_backends_come_first_in_order_of_preference(install: Install) -> None:
@@ -98,7 +98,7 @@ def test_description_agrees_with_the_backend(backend: Backend) -> None:
     assert info.problem is None
 
 
-# ---- choosing a backend -----------------------------------------------------------------
+# ---- choosing a backend ----------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("no_backend_variable")
@@ -183,7 +183,7 @@ def test_missing_capability_is_rejected(given: str | Backend) -> None:
         get_backend(given, needs="gradients")
 
 
-# ---- backends that cannot be used -----------------------------------------------------------------
+# ---- backends that cannot be used ------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["torch", "tensorflow"])

@@ -1,7 +1,7 @@
-"""For authors of backends: a NumPy reference, and the tests that every backend is held to.
+"""Tools for authors of backends: a NumPy reference and conformance tests.
 
-The reference needs nothing but NumPy. The tests are in `transferkit.testing.conformance`
-and need ``pip install "transferkit[testing]"``.
+The reference needs only NumPy. The tests, in `transferkit.testing.conformance`, need
+``pip install "transferkit[testing]"``.
 """
 
 from transferkit.testing.reference import (

@@ -141,7 +141,7 @@ def assert_close(actual: Array, expected: Array, tolerance: float, name: str) ->
 class BackendConformance:
     """The tests of a backend. A subclass provides a pytest fixture named ``backend``."""
 
-    # ---- declaration ------------------------------------------------------------------
+    # ---- declaration --------------------------------------------------------------------
 
     def test_declaration_is_valid(self, backend: Backend) -> None:
         assert backend.api_version == API_VERSION
@@ -162,7 +162,7 @@ class BackendConformance:
         with pytest.raises(UnknownNameError, match="no such device"):
             create("no such device")
 
-    # ---- primitives -------------------------------------------------------------------
+    # ---- primitives ---------------------------------------------------------------------
 
     @pytest.mark.parametrize("operation", sorted(PRIMITIVE_CALLS))
     def test_primitive_agrees_with_the_reference(self, backend: Backend, operation: str) -> None:
@@ -207,7 +207,7 @@ class BackendConformance:
         assert converted.dtype == np.float32
         np.testing.assert_array_equal(converted, array.astype(np.float32), strict=True)
 
-    # ---- compiled functions -----------------------------------------------------------
+    # ---- compiled functions -------------------------------------------------------------
 
     def test_result_has_the_names_of_the_mapping_in_its_order(self, backend: Backend) -> None:
         table = backend.table
@@ -303,7 +303,7 @@ class BackendConformance:
             expected = resized.mean(axis=(1, 2, 3))
             assert_close(compiled(x), expected, ACTIVATION_TOLERANCE, f"shape {x.shape}")
 
-    # ---- networks ---------------------------------------------------------------------
+    # ---- networks -----------------------------------------------------------------------
 
     def test_random_networks_agree_with_the_reference(self, backend: Backend) -> None:
         @_examples(15)
@@ -438,7 +438,7 @@ class BackendConformance:
             array[...] = 0
         np.testing.assert_array_equal(program.run(_pixels((1, 4, 4)), ["conv"])["conv"], before)
 
-    # ---- threads ----------------------------------------------------------------------
+    # ---- threads ------------------------------------------------------------------------
 
     @pytest.mark.parametrize("shared", [True, False], ids=["shared", "one each"])
     def test_programs_can_run_in_ten_threads(
@@ -464,7 +464,7 @@ class BackendConformance:
             for outputs in runs:
                 _compare(outputs, expected, "in a thread")
 
-    # ---- gradients --------------------------------------------------------------------
+    # ---- gradients ----------------------------------------------------------------------
 
     def test_missing_gradients_raise_an_error(self, backend: Backend) -> None:
         if GRADIENTS in backend.capabilities:
@@ -632,7 +632,7 @@ class BackendConformance:
         _check_gradient_descent(compiled, backend.table.asarray, backend.table.to_numpy)
 
 
-# ---- operations after a convolution ------------------------------------------------------
+# ---- operations after a convolution ----------------------------------------------------
 
 
 def _add_constant(table: Table[Any], y: Any) -> Any:
@@ -665,7 +665,7 @@ _AFTER_CONVOLUTION: Mapping[str, Callable[[Table[Any], Any], Any]] = {
 }
 
 
-# ---- comparisons -------------------------------------------------------------------------
+# ---- comparisons -----------------------------------------------------------------------
 
 
 def _arrays(*shapes: tuple[int, ...]) -> list[Floats]:
@@ -704,7 +704,7 @@ def _check_network(
     _compare(actual, expected, "random network")
 
 
-# ---- gradients ---------------------------------------------------------------------------
+# ---- gradients -------------------------------------------------------------------------
 
 
 class _KinkTable(ReferenceTable):

@@ -1,4 +1,4 @@
-"""The primitives in plain NumPy: slow, obvious, and in float64 the oracle of the tests."""
+"""A simple implementation of the primitives in NumPy, the reference of the tests in float64."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Array: TypeAlias = npt.NDArray[Any]
 
 
 class ReferenceTable(Table[Array]):
-    """The primitives over NumPy arrays, each written as its definition reads.
+    """The primitives over NumPy arrays, each implemented directly from its definition.
 
     Parameters
     ----------
     dtype
-        The number type to compute in, a floating one.
+        The floating-point dtype of all arrays.
 
     Examples
     --------
@@ -61,7 +61,7 @@ class ReferenceTable(Table[Array]):
         windows = windows.reshape(n, h, w, groups, per_group, *size)
         kernels = kernel.reshape(groups, channels_out // groups, per_group, *size)
         y = np.zeros((n, h, w, groups, channels_out // groups), x.dtype)
-        # One pixel of the window at a time, which keeps the arrays small.
+        # One position in the window at a time, to limit memory.
         for row in range(size[0]):
             for column in range(size[1]):
                 y += np.einsum(
@@ -112,7 +112,7 @@ class ReferenceTable(Table[Array]):
         return np.minimum(np.maximum(x, low), high)
 
     def sigmoid(self, x: Array) -> Array:
-        # The same as 1 / (1 + exp(-x)), without its overflow.
+        # Equal to 1 / (1 + exp(-x)), without overflow.
         return np.asarray(np.exp(-np.logaddexp(0, -x)))
 
     def tanh(self, x: Array) -> Array:
@@ -134,7 +134,7 @@ class ReferenceTable(Table[Array]):
         return np.sign(x)
 
     def softmax(self, x: Array) -> Array:
-        # Subtracting a constant changes nothing but the overflow; so too in log_softmax.
+        # Subtracting the maximum does not change the result and prevents overflow.
         y: Array = np.exp(x - x.max(axis=-1, keepdims=True))
         total: Array = y.sum(axis=-1, keepdims=True)
         return y / total
@@ -195,12 +195,12 @@ class ReferenceTable(Table[Array]):
     def sample(self, x: Array, positions: Array) -> Array:
         _, h, w, _ = x.shape
         inside = np.clip(positions, 0, (h - 1, w - 1))
-        # A tent of one pixel around each position, along either axis.
+        # The weights of bilinear interpolation: triangles of width 2 around each position.
         rows = np.maximum(1 - np.abs(inside[..., :1] - np.arange(h)), 0)
         columns = np.maximum(1 - np.abs(inside[..., 1:] - np.arange(w)), 0)
-        # Counting gives float64, whatever the type of the picture is.
-        tents = rows.astype(x.dtype), columns.astype(x.dtype)
-        return np.asarray(np.einsum("yxh,yxw,nhwc->nyxc", *tents, x, optimize=True))
+        # The positions of pixels are integers, which turn the weights into float64.
+        weights = rows.astype(x.dtype), columns.astype(x.dtype)
+        return np.asarray(np.einsum("yxh,yxw,nhwc->nyxc", *weights, x, optimize=True))
 
     def normalize(self, x: Array, *, mean: tuple[float, ...], std: tuple[float, ...]) -> Array:
         return (x - self.asarray(mean)) / self.asarray(std)
@@ -212,38 +212,39 @@ class ReferenceTable(Table[Array]):
         return x * self.hard_sigmoid(x)
 
     def l2_normalize(self, x: Array) -> Array:
-        length: Array = np.sqrt((x**2).sum(axis=1, keepdims=True) + self.asarray(1e-12))
-        return x / length
+        norms: Array = np.sqrt((x**2).sum(axis=1, keepdims=True) + self.asarray(1e-12))
+        return x / norms
 
     def _interpolation(self, length: int, new_length: int) -> Array:
-        """The matrix (new length, length) that resizes along one axis."""
+        """Return the matrix (new length, length) that resizes one axis."""
         matrix = np.zeros((new_length, length), self.dtype)
         for index in range(new_length):
-            centre = (index + 0.5) * length / new_length - 0.5
-            before = int(np.floor(centre))
-            fraction = centre - before
+            center = (index + 0.5) * length / new_length - 0.5
+            before = int(np.floor(center))
+            fraction = center - before
             matrix[index, min(max(before, 0), length - 1)] += 1 - fraction
             matrix[index, min(max(before + 1, 0), length - 1)] += fraction
         return matrix
 
 
 def _windows(x: Array, size: tuple[int, int], stride: tuple[int, int]) -> Array:
-    """Every window of ``x`` (n, h, w, c) as (n, h', w', c, height, width)."""
+    """Return all windows of ``x`` (n, h, w, c), as (n, h', w', c, height, width)."""
     windows: Array = sliding_window_view(x, size, axis=(1, 2))[:, :: stride[0], :: stride[1]]
     return windows
 
 
 class ReferenceBackend(Backend):
-    """The reference as a backend: a function is compiled by leaving it as it is.
+    """The reference as a backend, which runs functions directly, without compilation.
 
-    No entry point names it. It has no gradients; `finite_differences` stands in for them.
+    It is not registered, so it has to be passed as an object, not by name. It has no gradients;
+    tests use `finite_differences` instead.
 
     Parameters
     ----------
     device
-        As for every backend.
+        ``"cpu"`` or None.
     dtype
-        The number type to compute in, and of the arrays that compiled functions give.
+        The floating-point dtype of all tensors and results.
 
     Examples
     --------
@@ -273,11 +274,11 @@ class ReferenceBackend(Backend):
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*arrays: Array) -> Any:
-            found = function(*map(self.table.asarray, arrays))
-            # Copies, since a primitive may give a view of its argument.
-            if isinstance(found, Mapping):
-                return {name: np.array(value, order="C") for name, value in found.items()}
-            return np.array(found, order="C")
+            result = function(*map(self.table.asarray, arrays))
+            # Copies, since primitives may return views of their arguments.
+            if isinstance(result, Mapping):
+                return {name: np.array(value, order="C") for name, value in result.items()}
+            return np.array(result, order="C")
 
         return run
 
@@ -285,16 +286,18 @@ class ReferenceBackend(Backend):
 def reference_activations(
     network: Network, weights: Weights, pixels: npt.ArrayLike, layers: Sequence[str]
 ) -> dict[str, Array]:
-    """What every backend should compute: node by node in float64, nothing folded or left out.
+    """Return the outputs of layers, computed by the reference in float64.
+
+    All nodes are computed as they are: none is removed, and batch normalization is not folded.
 
     Parameters
     ----------
     network, weights
-        What to compute.
+        The network and its weights.
     pixels
         (n, h, w, 3), RGB, in [0, 1].
     layers
-        Nodes' names or aliases.
+        Names of nodes, or aliases.
 
     Returns
     -------
@@ -304,7 +307,7 @@ def reference_activations(
     Raises
     ------
     UnknownNameError
-        If there is no such layer.
+        If the network does not have one of the layers.
 
     Examples
     --------
@@ -313,15 +316,15 @@ def reference_activations(
     >>> from transferkit.testing import reference_activations
     >>> network = build_network("mobilenet_v2")
     >>> pixels = np.zeros((1, 32, 32, 3))
-    >>> found = reference_activations(network, random_weights(network, 0), pixels, ["logits"])
-    >>> found["logits"].shape
+    >>> outputs = reference_activations(network, random_weights(network, 0), pixels, ["logits"])
+    >>> outputs["logits"].shape
     (1, 1000)
     """
     table = ReferenceTable()
     parameters = load_parameters(table, network, weights)
     targets = {layer: network.resolve(layer) for layer in layers}
-    found = run_network(table, network, parameters, table.asarray(pixels), targets.values())
-    return {layer: found[target] for layer, target in targets.items()}
+    outputs = run_network(table, network, parameters, table.asarray(pixels), targets.values())
+    return {layer: outputs[target] for layer, target in targets.items()}
 
 
 def finite_differences(
@@ -330,19 +333,19 @@ def finite_differences(
     directions: Iterable[npt.ArrayLike],
     step: float = 1e-6,
 ) -> npt.NDArray[np.float64]:
-    """The derivative of a function along some directions, by central differences in float64.
+    """Return directional derivatives of a function, by central differences in float64.
 
     Parameters
     ----------
     function
-        Takes a float64 array of the shape of ``x`` and gives one number.
+        A function from a float64 array of the shape of ``x`` to a number.
     x
-        Where to differentiate.
+        The point at which to differentiate.
     directions
         Arrays of the shape of ``x``.
     step
-        How far to go both ways: ``(f(x + step d) - f(x - step d)) / (2 step)``. The error is
-        about ``step ** 2`` times the third derivative, and ``1e-16 / step`` times the value.
+        The step of the differences, ``(f(x + step d) - f(x - step d)) / (2 step)``. The error is
+        about ``step ** 2`` times the third derivative, plus ``1e-16 / step`` times the value.
 
     Returns
     -------
@@ -355,10 +358,11 @@ def finite_differences(
     >>> finite_differences(lambda x: (x**2).sum(), [1.0, 3.0], [[0.0, 1.0]]).round(6)
     array([6.])
     """
-    centre = np.asarray(x, np.float64)
+    x = np.asarray(x, np.float64)
     derivatives = []
     for direction in directions:
-        change = step * np.asarray(direction, np.float64)
-        ahead, behind = (float(np.asarray(function(centre + way * change))) for way in (1, -1))
-        derivatives.append((ahead - behind) / (2 * step))
+        offset = step * np.asarray(direction, np.float64)
+        forward = float(np.asarray(function(x + offset)))
+        backward = float(np.asarray(function(x - offset)))
+        derivatives.append((forward - backward) / (2 * step))
     return np.array(derivatives)

@@ -1,7 +1,7 @@
-"""Hypothesis strategies: calls of primitives, small networks, pictures.
+"""Hypothesis strategies for calls of primitives, small networks and images.
 
-Shapes and settings are drawn by Hypothesis, which makes failing ones smaller. The numbers
-that fill the arrays come from a drawn seed, since how they look is of no help.
+Hypothesis draws shapes and attributes, and shrinks those that fail. The values of arrays come from
+a random generator with a drawn seed, since shrinking them would not help.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ _NETWORK_SIDES = st.integers(8, 24)
 
 @dataclass(frozen=True)
 class PrimitiveCall:
-    """A primitive with arguments: what to ask of two tables and compare.
+    """A primitive with arguments, whose results are compared between two tables.
 
     Parameters
     ----------
     operation
-        The primitive's name.
+        The name of the primitive.
     arrays
-        Its tensors that are the inputs of the function to be compiled, float32.
+        The first arguments, float32: the inputs of the compiled function.
     constants
-        The tensors that follow them, known when the function is written.
+        The following arguments, float32: constants in the compiled function.
     attributes
-        Its keyword arguments.
+        The keyword arguments.
     through_pool
-        For each of ``arrays`` that has four axes, whether it goes through a pool of one
-        pixel first. That changes no number, but a table that keeps the outputs of pools and
-        convolutions in another layout than its inputs must then keep count of its axes.
+        Whether each of ``arrays`` first passes through pooling with windows of one pixel; only
+        for those with four axes. This does not change values, but it tests tables that store the
+        outputs of pooling and convolutions in another memory layout than their inputs.
     """
 
     operation: str
@@ -66,10 +66,12 @@ class PrimitiveCall:
     through_pool: tuple[bool, ...]
 
     def run(self, table: Table[Any], *tensors: Any) -> Any:
-        """Call the primitive of ``table`` on ``tensors``, made of `arrays`."""
+        """Call the primitive of ``table`` with ``tensors``, which have the values of `arrays`."""
         inputs = [
-            table.max_pool2d(x, size=(1, 1), stride=(1, 1), padding=((0, 0), (0, 0))) if via else x
-            for x, via in zip(tensors, self.through_pool, strict=True)
+            table.max_pool2d(x, size=(1, 1), stride=(1, 1), padding=((0, 0), (0, 0)))
+            if is_pooled
+            else x
+            for x, is_pooled in zip(tensors, self.through_pool, strict=True)
         ]
         constants = [table.asarray(array) for array in self.constants]
         if self.operation == "conv2d":
@@ -79,7 +81,7 @@ class PrimitiveCall:
 
 
 class RandomNetwork(NamedTuple):
-    """A network with weights for it, and the sides of the pictures that it is for."""
+    """A network with its weights, and the size of the images that it accepts."""
 
     network: Network
     weights: dict[str, Floats]
@@ -94,43 +96,47 @@ def images(
     widths: st.SearchStrategy[int],
     batches: st.SearchStrategy[int] = _BATCHES,
 ) -> Floats:
-    """Pixels (n, h, w, 3), float32 in [0, 1], mostly neither square nor even.
+    """Draw a batch of random images (n, h, w, 3), float32 in [0, 1].
 
     Parameters
     ----------
     draw
-        Given by Hypothesis.
+        Provided by Hypothesis.
     heights, widths
-        Where the sides are drawn from.
+        The strategies for the height and the width.
     batches
-        Where the number of pictures is drawn from: 1 to 5.
+        The strategy for the number of images; by default 1 to 5.
 
     Examples
     --------
     >>> from hypothesis import strategies
     >>> from transferkit.testing.strategies import images
     >>> sides = strategies.integers(32, 300)
-    >>> many = images(heights=sides, widths=sides)
+    >>> batches = images(heights=sides, widths=sides)
     """
     shape = (draw(batches), draw(heights), draw(widths), 3)
     return np.random.default_rng(draw(_SEEDS)).random(shape, np.float32)
 
 
 def random_weights_and_statistics(network: Network, seed: int) -> dict[str, Floats]:
-    """Random weights in which batch norm has work to do, unlike in fresh ones.
+    """Return random weights with random biases and batch-normalization statistics.
+
+    With the usual initialization, batch normalization does not change values, so errors in it
+    would remain undetected.
 
     Parameters
     ----------
     network
-        Whose weights to draw.
+        The network that the weights are for.
     seed
-        The same seed gives the same weights.
+        The seed of the random generator.
 
     Returns
     -------
     dict of str to array
-        As `transferkit.networks.random_weights`, but every bias and mean is drawn too, and
-        scales and variances are positive numbers around 1.
+        Like `transferkit.networks.random_weights`, but biases and means are random numbers
+        around 0, and the scales and variances of batch normalization are positive random numbers
+        around 1.
 
     Examples
     --------
@@ -153,7 +159,7 @@ def random_weights_and_statistics(network: Network, seed: int) -> dict[str, Floa
 
 
 @st.composite
-def _numbers(draw: Draw, shape: Shape, *, low: float = -3.0, high: float = 3.0) -> Floats:
+def _arrays(draw: Draw, shape: Shape, *, low: float = -3.0, high: float = 3.0) -> Floats:
     values = np.random.default_rng(draw(_SEEDS)).uniform(low, high, shape)
     return np.asarray(values, np.float32)
 
@@ -161,12 +167,12 @@ def _numbers(draw: Draw, shape: Shape, *, low: float = -3.0, high: float = 3.0) 
 @st.composite
 def _feature_maps(draw: Draw, channels: int | None = None) -> Floats:
     channels = draw(_CHANNELS) if channels is None else channels
-    return draw(_numbers((draw(_BATCHES), draw(_SIDES), draw(_SIDES), channels)))
+    return draw(_arrays((draw(_BATCHES), draw(_SIDES), draw(_SIDES), channels)))
 
 
 @st.composite
 def _shapes(draw: Draw, min_rank: int = 0, max_rank: int = 4) -> Shape:
-    # Mostly feature maps, the one kind of tensor that a backend may keep in another layout.
+    # Mostly feature maps, the only tensors that a backend may store in another layout.
     ranks = [*range(min_rank, max_rank), *[max_rank] * 4]
     rank = draw(st.sampled_from(ranks))
     return tuple(draw(st.lists(st.integers(1, 5), min_size=rank, max_size=rank)))
@@ -181,28 +187,25 @@ def _call(
     constants: tuple[Floats, ...] = (),
     **attributes: Any,
 ) -> PrimitiveCall:
-    everywhere = draw(st.booleans())
-    through_pool = tuple(
-        array.ndim == 4 and (everywhere or draw(st.booleans())) for array in arrays
-    )
+    pools_all = draw(st.booleans())
+    through_pool = tuple(array.ndim == 4 and (pools_all or draw(st.booleans())) for array in arrays)
     return PrimitiveCall(operation, arrays, constants, attributes, through_pool)
 
 
 @st.composite
-def _paddings(draw: Draw, most: Shape) -> Padding:
+def _paddings(draw: Draw, largest: Shape) -> Padding:
     (top, bottom), (left, right) = (
-        (draw(st.integers(0, limit)), draw(st.integers(0, limit))) for limit in most
+        (draw(st.integers(0, limit)), draw(st.integers(0, limit))) for limit in largest
     )
     return ((top, bottom), (left, right))
 
 
 @st.composite
-def _window_calls(draw: Draw, operation: str) -> PrimitiveCall:
-    """A pool."""
+def _pooling_calls(draw: Draw, operation: str) -> PrimitiveCall:
     size = (draw(st.integers(1, 4)), draw(st.integers(1, 4)))
     stride = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
     sides = [draw(st.integers(extent, 9)) for extent in size]
-    x = draw(_numbers((draw(_BATCHES), *sides, draw(_CHANNELS))))
+    x = draw(_arrays((draw(_BATCHES), *sides, draw(_CHANNELS))))
     if operation == "average_pool2d":
         return draw(_call(operation, (x,), size=size, stride=stride))
     padding = draw(_paddings(tuple(extent - 1 for extent in size)))
@@ -211,20 +214,20 @@ def _window_calls(draw: Draw, operation: str) -> PrimitiveCall:
 
 @st.composite
 def _conv2d_calls(draw: Draw) -> PrimitiveCall:
-    """Plain, grouped, depthwise (also with a multiplier), strided, padded unevenly."""
+    """Draw plain, grouped and depthwise convolutions, with any stride and uneven padding."""
     groups = draw(st.integers(1, 4))
     per_group = draw(st.integers(1, 3))
     channels_out = groups * draw(st.integers(1, 3))
     size = (draw(st.integers(1, 5)), draw(st.integers(1, 5)))
     strides = [(1, 1), (2, 2), (3, 3)]
-    # oneDNN, which torch 2.13 and TensorFlow 2.21 compute with, leaves some results unwritten
-    # for a picture of one channel, an output one pixel wide, and a stride of (1, 2).
+    # oneDNN, which torch 2.13 and TensorFlow 2.21 use, leaves some results uninitialized for an
+    # input with one channel, an output one pixel wide, and a stride of (1, 2).
     if groups * per_group > 1:
         strides += [(1, 2), (2, 1)]
     stride = draw(st.sampled_from(strides))
     padding = draw(
         st.one_of(
-            # What networks have: nothing, and as much as keeps the size.
+            # The usual ones in networks: no padding, and padding that keeps the size.
             st.just(((0, 0), (0, 0))),
             st.just(((size[0] // 2, size[0] // 2), (size[1] // 2, size[1] // 2))),
             _paddings((3, 3)),
@@ -234,9 +237,9 @@ def _conv2d_calls(draw: Draw) -> PrimitiveCall:
         draw(st.integers(max(1, extent - sum(pads)), 9))
         for extent, pads in zip(size, padding, strict=True)
     ]
-    x = draw(_numbers((draw(_BATCHES), *sides, groups * per_group)))
-    kernel = draw(_numbers((channels_out, per_group, *size), low=-1.0, high=1.0))
-    bias = (draw(_numbers((channels_out,))),) if draw(st.booleans()) else ()
+    x = draw(_arrays((draw(_BATCHES), *sides, groups * per_group)))
+    kernel = draw(_arrays((channels_out, per_group, *size), low=-1.0, high=1.0))
+    bias = (draw(_arrays((channels_out,))),) if draw(st.booleans()) else ()
     constants = (kernel, *bias)
     return draw(_call("conv2d", (x,), constants, stride=stride, padding=padding, groups=groups))
 
@@ -245,7 +248,7 @@ def _conv2d_calls(draw: Draw) -> PrimitiveCall:
 def _batch_norm_calls(draw: Draw) -> PrimitiveCall:
     channels = draw(_CHANNELS)
     bounds = ((0.2, 2.0), (-1.0, 1.0), (-1.0, 1.0), (1e-3, 2.0))
-    statistics = tuple(draw(_numbers((channels,), low=low, high=high)) for low, high in bounds)
+    statistics = tuple(draw(_arrays((channels,), low=low, high=high)) for low, high in bounds)
     epsilon = draw(st.sampled_from([1e-5, 1e-3]))
     return draw(_call("batch_norm", (draw(_feature_maps(channels)),), statistics, epsilon=epsilon))
 
@@ -253,20 +256,20 @@ def _batch_norm_calls(draw: Draw) -> PrimitiveCall:
 @st.composite
 def _linear_calls(draw: Draw) -> PrimitiveCall:
     features_in, features_out = draw(st.integers(1, 20)), draw(st.integers(1, 20))
-    x = draw(_numbers((draw(_BATCHES), features_in)))
-    weight = draw(_numbers((features_out, features_in)))
-    return draw(_call("linear", (x,), (weight, draw(_numbers((features_out,))))))
+    x = draw(_arrays((draw(_BATCHES), features_in)))
+    weight = draw(_arrays((features_out, features_in)))
+    return draw(_call("linear", (x,), (weight, draw(_arrays((features_out,))))))
 
 
 @st.composite
 def _broadcast_shapes(draw: Draw, max_rank: int = 4) -> tuple[Shape, Shape]:
-    """Two shapes that go together: axes of either may be 1, or the leading ones missing."""
+    """Draw two shapes that broadcast: with axes of length 1, and without some leading axes."""
     shape = draw(_shapes(0, max_rank))
-    ones = [
+    with_ones = [
         tuple(1 if draw(st.integers(0, 3)) == 0 else length for length in shape) for _ in range(2)
     ]
     missing = draw(st.sampled_from([(0, 0), (0, draw(st.integers(0, len(shape))))]))
-    first, second = (one[skip:] for one, skip in zip(ones, missing, strict=True))
+    first, second = (lengths[skip:] for lengths, skip in zip(with_ones, missing, strict=True))
     return (first, second) if draw(st.booleans()) else (second, first)
 
 
@@ -274,17 +277,17 @@ def _broadcast_shapes(draw: Draw, max_rank: int = 4) -> tuple[Shape, Shape]:
 def _matmul_calls(draw: Draw) -> PrimitiveCall:
     leading_x, leading_y = draw(_broadcast_shapes(2))
     rows, shared, columns = (draw(st.integers(1, 5)) for _ in range(3))
-    x = draw(_numbers((*leading_x, rows, shared)))
-    y = draw(_numbers((*leading_y, shared, columns)))
+    x = draw(_arrays((*leading_x, rows, shared)))
+    y = draw(_arrays((*leading_y, shared, columns)))
     return draw(_call("matmul", (x, y)))
 
 
 @st.composite
 def _binary_calls(draw: Draw, operation: str) -> PrimitiveCall:
     shape_x, shape_y = draw(_broadcast_shapes())
-    # A quotient by numbers near 0 can be as large as one likes, and says nothing.
+    # Quotients by numbers near 0 are arbitrarily large, and so are their errors.
     bounds = {"low": 0.5, "high": 2.0} if operation == "divide" else {}
-    x, y = draw(_numbers(shape_x)), draw(_numbers(shape_y, **bounds))
+    x, y = draw(_arrays(shape_x)), draw(_arrays(shape_y, **bounds))
     if draw(st.booleans()):
         return draw(_call(operation, (x,), (y,)))
     return draw(_call(operation, (x, y)))
@@ -294,7 +297,7 @@ def _binary_calls(draw: Draw, operation: str) -> PrimitiveCall:
 def _elementwise_calls(
     draw: Draw, operation: str, low: float = -3.0, high: float = 3.0
 ) -> PrimitiveCall:
-    return draw(_call(operation, (draw(_numbers(draw(_shapes()), low=low, high=high)),)))
+    return draw(_call(operation, (draw(_arrays(draw(_shapes()), low=low, high=high)),)))
 
 
 @st.composite
@@ -308,15 +311,15 @@ def _sign_calls(draw: Draw) -> PrimitiveCall:
 @st.composite
 def _clip_calls(draw: Draw) -> PrimitiveCall:
     low, high = draw(st.sampled_from([(0.0, 6.0), (0.0, 1.0), (-1.5, 2.5)]))
-    x = draw(_numbers(draw(_shapes()), low=-8.0, high=8.0))
+    x = draw(_arrays(draw(_shapes()), low=-8.0, high=8.0))
     return draw(_call("clip", (x,), low=low, high=high))
 
 
 @st.composite
 def _softmax_calls(draw: Draw, operation: str) -> PrimitiveCall:
-    # Logits of a thousand overflow a careless exponential.
+    # The exponential of 1000 overflows.
     size = draw(st.sampled_from([1.0, 10.0, 1000.0]))
-    return draw(_call(operation, (draw(_numbers(draw(_shapes(1)), low=-size, high=size)),)))
+    return draw(_call(operation, (draw(_arrays(draw(_shapes(1)), low=-size, high=size)),)))
 
 
 @st.composite
@@ -324,15 +327,13 @@ def _concat_calls(draw: Draw) -> PrimitiveCall:
     shape = draw(_shapes(1))
     axis = draw(st.integers(0, len(shape) - 1))
     lengths = draw(st.lists(st.integers(1, 5), min_size=1, max_size=3))
-    arrays = tuple(
-        draw(_numbers((*shape[:axis], length, *shape[axis + 1 :]))) for length in lengths
-    )
+    arrays = tuple(draw(_arrays((*shape[:axis], length, *shape[axis + 1 :]))) for length in lengths)
     return draw(_call("concat", arrays, axis=axis))
 
 
 @st.composite
 def _adaptive_average_pool2d_calls(draw: Draw) -> PrimitiveCall:
-    """To fewer pixels, to more, and, as the classifiers of VGG do, to as many."""
+    """Draw fewer, more and, as in VGG at its design size, as many output pixels as input pixels."""
     x = draw(_feature_maps())
     height, width = (draw(st.one_of(st.just(length), _SIDES)) for length in x.shape[1:3])
     return draw(_call("adaptive_average_pool2d", (x,), height=height, width=width))
@@ -341,22 +342,22 @@ def _adaptive_average_pool2d_calls(draw: Draw) -> PrimitiveCall:
 @st.composite
 def _flatten_calls(draw: Draw) -> PrimitiveCall:
     if draw(st.booleans()):
-        return draw(_call("flatten", (draw(_numbers(draw(_shapes(2)))),)))
+        return draw(_call("flatten", (draw(_arrays(draw(_shapes(2)))),)))
     return draw(_call("flatten", (draw(_feature_maps()),), channels_first=draw(st.booleans())))
 
 
 @st.composite
 def _reverse_channels_calls(draw: Draw) -> PrimitiveCall:
-    return draw(_call("reverse_channels", (draw(_numbers(draw(_shapes(1)))),)))
+    return draw(_call("reverse_channels", (draw(_arrays(draw(_shapes(1)))),)))
 
 
 @st.composite
 def _reduction_calls(draw: Draw, operation: str) -> PrimitiveCall:
     shape = draw(_shapes(1))
-    every = list(range(len(shape)))
-    axes = tuple(draw(st.lists(st.sampled_from(every), min_size=1, unique=True)))
-    # All of one sign: a sum that cancels to nearly 0 keeps few of its digits in float32.
-    x = draw(_numbers(shape, low=0.1 if operation != "max" else -3.0))
+    all_axes = list(range(len(shape)))
+    axes = tuple(draw(st.lists(st.sampled_from(all_axes), min_size=1, unique=True)))
+    # Values of the same sign: a sum that cancels to nearly 0 has few correct digits in float32.
+    x = draw(_arrays(shape, low=0.1 if operation != "max" else -3.0))
     return draw(_call(operation, (x,), axes=axes, keepdims=draw(st.booleans())))
 
 
@@ -389,28 +390,28 @@ def _slice_calls(draw: Draw) -> PrimitiveCall:
     length = shape[axis]
     start = draw(st.integers(0, length - 1))
     stop = draw(st.integers(start + 1, length))
-    # The same in other words.
-    first = draw(st.sampled_from([start, start - length]))
-    last = draw(st.sampled_from([stop, None if stop == length else stop - length]))
-    return draw(_call("slice", (draw(_numbers(shape)),), axis=axis, start=first, stop=last))
+    # Equivalent bounds that count from the end.
+    start = draw(st.sampled_from([start, start - length]))
+    end = draw(st.sampled_from([stop, None if stop == length else stop - length]))
+    return draw(_call("slice", (draw(_arrays(shape)),), axis=axis, start=start, stop=end))
 
 
 @st.composite
 def _transpose_calls(draw: Draw) -> PrimitiveCall:
     shape = draw(_shapes(1))
     axes = tuple(draw(st.permutations(range(len(shape)))))
-    return draw(_call("transpose", (draw(_numbers(shape)),), axes=axes))
+    return draw(_call("transpose", (draw(_arrays(shape)),), axes=axes))
 
 
 @st.composite
 def _sample_calls(draw: Draw) -> PrimitiveCall:
-    """Positions inside and outside of the picture."""
+    """Draw positions inside and outside of the image."""
     x = draw(_feature_maps())
     shape = (draw(_SIDES), draw(_SIDES))
-    rows, columns = (draw(_numbers(shape, low=-2.0, high=length + 1.0)) for length in x.shape[1:3])
+    rows, columns = (draw(_arrays(shape, low=-2.0, high=length + 1.0)) for length in x.shape[1:3])
     positions = np.stack([rows, columns], axis=-1)
     if draw(st.booleans()):
-        # On the pixels themselves.
+        # At the centers of pixels.
         positions = np.round(positions)
     return draw(_call("sample", (x,), (positions,)))
 
@@ -418,15 +419,15 @@ def _sample_calls(draw: Draw) -> PrimitiveCall:
 @st.composite
 def _normalize_calls(draw: Draw) -> PrimitiveCall:
     channels = draw(_CHANNELS)
-    mean, std = (tuple(draw(_numbers((channels,), low=0.2, high=0.6)).tolist()) for _ in range(2))
+    mean, std = (tuple(draw(_arrays((channels,), low=0.2, high=0.6)).tolist()) for _ in range(2))
     return draw(_call("normalize", (draw(_feature_maps(channels)),), mean=mean, std=std))
 
 
 @st.composite
 def _l2_normalize_calls(draw: Draw) -> PrimitiveCall:
-    # A row of one number becomes its sign, whose derivative is nothing but rounding.
+    # The result for a row of one number is its sign, whose derivative is only rounding errors.
     shape = (draw(_BATCHES), draw(st.integers(2, 20)))
-    return draw(_call("l2_normalize", (draw(_numbers(shape)),)))
+    return draw(_call("l2_normalize", (draw(_arrays(shape)),)))
 
 
 PRIMITIVE_CALLS: Mapping[str, st.SearchStrategy[PrimitiveCall]] = MappingProxyType(
@@ -435,17 +436,17 @@ PRIMITIVE_CALLS: Mapping[str, st.SearchStrategy[PrimitiveCall]] = MappingProxyTy
         "batch_norm": _batch_norm_calls(),
         "linear": _linear_calls(),
         "matmul": _matmul_calls(),
-        "max_pool2d": _window_calls("max_pool2d"),
-        "average_pool2d": _window_calls("average_pool2d"),
+        "max_pool2d": _pooling_calls("max_pool2d"),
+        "average_pool2d": _pooling_calls("average_pool2d"),
         "adaptive_average_pool2d": _adaptive_average_pool2d_calls(),
         "relu": _elementwise_calls("relu"),
         "clip": _clip_calls(),
-        # Further down some frameworks end at about 1e-8 and not at 0: all of 1 - sigmoid(x)
-        # that float32 can tell, but not as a part of the largest value where that is no more.
+        # Below -12, some frameworks return about 1e-8 instead of smaller values, an error that is
+        # too large relative to results that are all that small.
         "sigmoid": _elementwise_calls("sigmoid", -12.0, 100.0),
         "tanh": _elementwise_calls("tanh"),
         "exp": _elementwise_calls("exp", -20.0, 20.0),
-        # Below 0 there is no logarithm, and at 0 neither it nor the root has a derivative.
+        # The logarithm is undefined below 0, and neither function has a derivative at 0.
         "log": _elementwise_calls("log", 0.1, 50.0),
         "sqrt": _elementwise_calls("sqrt", 0.1, 50.0),
         "absolute": _elementwise_calls("absolute"),
@@ -474,35 +475,35 @@ PRIMITIVE_CALLS: Mapping[str, st.SearchStrategy[PrimitiveCall]] = MappingProxyTy
         "l2_normalize": _l2_normalize_calls(),
     }
 )
-"""Every primitive's name to a strategy of calls of it."""
+"""The name of each primitive to a strategy that draws calls of it."""
 
 
-class _Drawing:
-    """A network being drawn: each step adds a few nodes after the newest, of known shape."""
+class _NetworkDraft:
+    """A random network under construction: each step adds a few nodes after the last one."""
 
     def __init__(self, draw: Draw, sides: st.SearchStrategy[int]) -> None:
         self.draw = draw
         self.builder = NetworkBuilder("random", input_size=24)
         self.height = draw(sides)
         self.width = draw(sides)
-        self.newest = self.builder.add_node(
+        self.last = self.builder.add_node(
             "normalize", "normalize", INPUT, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25)
         )
         self.shape = (self.height, self.width, 3)
-        self.earlier = [(self.newest, self.shape)]
+        self.earlier = [(self.last, self.shape)]
         self.count = 0
 
     def add(self, operation: str, *inputs: str, **attributes: Any) -> str:
         self.count += 1
         return self.builder.add_node(f"{operation}.{self.count}", operation, *inputs, **attributes)
 
-    def became(self, name: str, shape: tuple[int, int, int]) -> None:
-        self.newest = name
+    def set_last(self, name: str, shape: tuple[int, int, int]) -> None:
+        self.last = name
         self.shape = shape
         self.earlier.append((name, shape))
 
     def convolution(self) -> None:
-        """With batch norm or without, any kind of groups, then perhaps an activation."""
+        """Add a convolution with any number of groups, with or without batch normalization."""
         draw, (h, w, channels) = self.draw, self.shape
         size = draw(st.sampled_from([1, 3, 5]))
         stride = draw(st.sampled_from([1, 1, 2]))
@@ -514,7 +515,7 @@ class _Drawing:
         has_batch_norm = draw(st.booleans())
         x = self.builder.conv2d(
             name,
-            self.newest,
+            self.last,
             channels,
             channels_out,
             size=size,
@@ -526,115 +527,115 @@ class _Drawing:
         if has_batch_norm:
             epsilon = draw(st.sampled_from([1e-5, 1e-3]))
             x = self.builder.batch_norm(f"{name}.norm", x, channels_out, epsilon=epsilon)
-        self.became(x, ((h - 1) // stride + 1, (w - 1) // stride + 1, channels_out))
+        self.set_last(x, ((h - 1) // stride + 1, (w - 1) // stride + 1, channels_out))
 
     def batch_norm(self) -> None:
-        """After whatever there is, a convolution that something else also uses included."""
+        """Add batch normalization, possibly after a convolution that is also used elsewhere."""
         self.count += 1
         name = f"norm.{self.count}"
-        x = self.builder.batch_norm(name, self.newest, self.shape[2], epsilon=1e-5)
-        self.became(x, self.shape)
+        x = self.builder.batch_norm(name, self.last, self.shape[2], epsilon=1e-5)
+        self.set_last(x, self.shape)
 
     def activation(self) -> None:
         operation = self.draw(st.sampled_from(["relu", "clip", "sigmoid", "tanh"]))
         attributes = {"low": 0.0, "high": 6.0} if operation == "clip" else {}
-        self.became(self.add(operation, self.newest, **attributes), self.shape)
+        self.set_last(self.add(operation, self.last, **attributes), self.shape)
 
     def residual(self) -> None:
-        alike = [name for name, shape in self.earlier if shape == self.shape]
-        other = self.draw(st.sampled_from(alike))
-        self.became(self.add("add", self.newest, other), self.shape)
+        candidates = [name for name, shape in self.earlier if shape == self.shape]
+        other = self.draw(st.sampled_from(candidates))
+        self.set_last(self.add("add", self.last, other), self.shape)
 
     def concatenation(self) -> None:
-        alike = [(name, shape) for name, shape in self.earlier if shape[:2] == self.shape[:2]]
-        other, shape = self.draw(st.sampled_from(alike))
+        candidates = [(name, shape) for name, shape in self.earlier if shape[:2] == self.shape[:2]]
+        other, shape = self.draw(st.sampled_from(candidates))
         channels = self.shape[2] + shape[2]
-        # More channels would only take longer.
+        # Limit the time.
         if channels <= 16:
-            x = self.add("concat", self.newest, other, axis=3)
-            self.became(x, (*self.shape[:2], channels))
+            x = self.add("concat", self.last, other, axis=3)
+            self.set_last(x, (*self.shape[:2], channels))
 
     def squeeze_and_excite(self) -> None:
         channels = self.shape[2]
-        x = self.add("mean", self.newest, axes=(1, 2), keepdims=True)
+        x = self.add("mean", self.last, axes=(1, 2), keepdims=True)
         self.count += 1
         x = self.builder.conv2d(f"squeeze.{self.count}", x, channels, channels, size=1)
         x = self.add("sigmoid", x)
-        self.became(self.add("multiply", self.newest, x), self.shape)
+        self.set_last(self.add("multiply", self.last, x), self.shape)
 
     def max_pool(self) -> None:
         h, w, channels = self.shape
         if min(h, w) >= 2:
             padding = ((0, 1), (1, 1))
-            x = self.add("max_pool2d", self.newest, size=(3, 3), stride=(2, 2), padding=padding)
-            self.became(x, ((h - 2) // 2 + 1, (w - 1) // 2 + 1, channels))
+            x = self.add("max_pool2d", self.last, size=(3, 3), stride=(2, 2), padding=padding)
+            self.set_last(x, ((h - 2) // 2 + 1, (w - 1) // 2 + 1, channels))
 
     def average_pool(self) -> None:
         h, w, channels = self.shape
         if min(h, w) >= 2:
-            x = self.add("average_pool2d", self.newest, size=(2, 2), stride=(1, 2))
-            self.became(x, (h - 1, (w - 2) // 2 + 1, channels))
+            x = self.add("average_pool2d", self.last, size=(2, 2), stride=(1, 2))
+            self.set_last(x, (h - 1, (w - 2) // 2 + 1, channels))
 
     def pad(self) -> None:
         h, w, channels = self.shape
-        x = self.add("pad", self.newest, padding=((1, 0), (0, 2)), value=0.5)
-        self.became(x, (h + 1, w + 2, channels))
+        x = self.add("pad", self.last, padding=((1, 0), (0, 2)), value=0.5)
+        self.set_last(x, (h + 1, w + 2, channels))
 
     def resize(self) -> None:
         height, width = self.draw(st.integers(3, 12)), self.draw(st.integers(3, 12))
-        x = self.add("resize", self.newest, height=height, width=width)
-        self.became(x, (height, width, self.shape[2]))
+        x = self.add("resize", self.last, height=height, width=width)
+        self.set_last(x, (height, width, self.shape[2]))
 
 
-_STEPS: tuple[Callable[[_Drawing], None], ...] = (
-    # Convolutions are what networks are made of, so they are drawn more often.
-    _Drawing.convolution,
-    _Drawing.convolution,
-    _Drawing.convolution,
-    _Drawing.activation,
-    _Drawing.activation,
-    _Drawing.batch_norm,
-    _Drawing.residual,
-    _Drawing.concatenation,
-    _Drawing.squeeze_and_excite,
-    _Drawing.max_pool,
-    _Drawing.average_pool,
-    _Drawing.pad,
-    _Drawing.resize,
+_STEPS: tuple[Callable[[_NetworkDraft], None], ...] = (
+    # Most layers of networks are convolutions and activations.
+    _NetworkDraft.convolution,
+    _NetworkDraft.convolution,
+    _NetworkDraft.convolution,
+    _NetworkDraft.activation,
+    _NetworkDraft.activation,
+    _NetworkDraft.batch_norm,
+    _NetworkDraft.residual,
+    _NetworkDraft.concatenation,
+    _NetworkDraft.squeeze_and_excite,
+    _NetworkDraft.max_pool,
+    _NetworkDraft.average_pool,
+    _NetworkDraft.pad,
+    _NetworkDraft.resize,
 )
 
 
 @st.composite
 def networks(draw: Draw, sides: st.SearchStrategy[int] = _NETWORK_SIDES) -> RandomNetwork:
-    """Small networks with branches, residuals, batch norm and random weights.
+    """Draw a small network with branches, residuals, batch normalization and random weights.
 
-    Each ends in ``embedding`` and ``logits``, and takes pictures of its ``height`` x
-    ``width``: its branches may not fit together at other sizes.
+    It ends in ``embedding`` and ``logits``. It accepts images of its ``height`` x ``width``; with
+    other sizes, the shapes of its branches may not match.
 
     Parameters
     ----------
     draw
-        Given by Hypothesis.
+        Provided by Hypothesis.
     sides
-        Where height and width are drawn from, 8 or more: 8 to 24.
+        The strategy for the height and the width, 8 or more; by default 8 to 24.
 
     Examples
     --------
     >>> from hypothesis import find
     >>> from transferkit.testing.strategies import networks
-    >>> found = find(networks(), lambda drawn: "conv.1" in drawn.network.layers)
-    >>> found.network.layers[0]
+    >>> drawn = find(networks(), lambda drawn: "conv.1" in drawn.network.layers)
+    >>> drawn.network.layers[0]
     'normalize'
     """
-    drawing = _Drawing(draw, sides)
+    draft = _NetworkDraft(draw, sides)
     for step in draw(st.lists(st.sampled_from(_STEPS), min_size=1, max_size=8)):
-        step(drawing)
-    builder = drawing.builder
-    channels = drawing.shape[2]
+        step(draft)
+    builder = draft.builder
+    channels = draft.shape[2]
     if draw(st.booleans()):
-        x = builder.add_node("embedding", "mean", drawing.newest, axes=(1, 2))
+        x = builder.add_node("embedding", "mean", draft.last, axes=(1, 2))
     else:
-        x = builder.add_node("resized", "resize", drawing.newest, height=2, width=3)
+        x = builder.add_node("resized", "resize", draft.last, height=2, width=3)
         x = builder.add_node("embedding", "flatten", x)
         channels *= 6
     classes = draw(st.integers(2, 5))
@@ -643,4 +644,4 @@ def networks(draw: Draw, sides: st.SearchStrategy[int] = _NETWORK_SIDES) -> Rand
     builder.add_node("probabilities", "softmax", x)
     network = builder.build()
     weights = random_weights_and_statistics(network, draw(_SEEDS))
-    return RandomNetwork(network, weights, drawing.height, drawing.width)
+    return RandomNetwork(network, weights, draft.height, draft.width)
