@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable
 from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -13,7 +13,6 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import confusion_matrix
 from sklearn.utils import Tags
-from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import check_is_fitted
 
 from transferkit.backends import Backend, get_backend
@@ -23,7 +22,7 @@ from transferkit.classification.labels import (
     Labels,
     check_classes,
     format_labels,
-    labels_of_rows,
+    of_rows,
     with_labels,
 )
 from transferkit.classification.saved_file import (
@@ -32,19 +31,25 @@ from transferkit.classification.saved_file import (
     read_classifier,
     write_classifier,
 )
-from transferkit.errors import DatasetError, ParameterError, UnsupportedError
+from transferkit.classification.weighting import (
+    ClassWeight,
+    SampleWeight,
+    check_class_weight,
+    check_sample_weight,
+    combine_weights,
+)
+from transferkit.errors import DatasetError, UnsupportedError
 from transferkit.features import Features, compute_features
 from transferkit.images import Images, Preprocessing, Skipped
 from transferkit.models import AnyWeights, Model, load_model
-from transferkit.models.estimator import NetworkEstimator, document_parameters
+from transferkit.models.estimator import NetworkEstimator, document_parameters, takes_images
 from transferkit.models.program_cache import ProgramCache
 from transferkit.networks import NETWORKS, Network, add_probabilities, replace_head
 from transferkit.support.numerics import l2_normalize
 from transferkit.support.random_state import RandomState, as_generator, as_seed
+from transferkit.support.validation import check_integer, check_positive
 
 __all__ = ["Classifier", "Prediction", "top_predictions"]
-
-SampleWeight = Sequence[float] | npt.NDArray[np.floating[Any]]
 
 _SEED_OF_FOLDS = 2**31
 
@@ -78,8 +83,9 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
         Inverse regularization strength, greater than 0, for embeddings of unit length; None:
         chosen by cross-validation.
     class_weight
-        Weight of each class in `fit`: a mapping from label to weight, ``"balanced"`` for
-        weights inversely proportional to the number of images, or None for equal weights.
+        Weight of each class in `fit`: a mapping from label to weight, which is 1 for classes
+        that it lacks; ``"balanced"`` for weights inversely proportional to the total weight of
+        the images of each class; or None for equal weights.
     {weights}
     {backend}
     {device}
@@ -88,8 +94,8 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
     {initialization}
     random_state
         Seed of the cross-validation folds and of random weights: an int, a
-        ``numpy.random.Generator``, a ``numpy.random.RandomState``, or None for a different one
-        at each fit.
+        ``numpy.random.Generator``, a ``numpy.random.RandomState``, or None for different folds
+        at each fit and different weights in each new object.
     {progress}
 
     Attributes
@@ -123,7 +129,7 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
         network: str | Network | Model | object = "mobilenet_v2",
         *,
         C: float | None = None,
-        class_weight: Mapping[Hashable, float] | str | None = None,
+        class_weight: ClassWeight = None,
         weights: AnyWeights = None,
         backend: str | Backend | None = None,
         device: str | None = None,
@@ -220,7 +226,8 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
         y
             (n,) the label of each image: strings, numbers or booleans.
         sample_weight
-            (n,) weight of each image, at least 0; None: all equal.
+            (n,) weight of each image, at least 0; None: all equal. An image of weight 0 is
+            left out; one of weight k counts as k images.
         on_error
             ``"raise"``, or ``"skip"`` to leave out images that cannot be read; they are listed
             in ``skipped_``.
@@ -234,17 +241,20 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
         ------
         DatasetError
             If there are no images, only one class, a class of one image, or not as many labels
-            or weights as images.
+            as images.
         ImageError
             If an image cannot be read and ``on_error`` is ``"raise"``.
         ParameterError
             If ``C``, ``class_weight`` or ``sample_weight`` is invalid.
         """
-        C = _check_C(self.C)
+        if self.C is not None:
+            check_positive("C", self.C)
         X, labels = with_labels(X, y)
-        check_classes(labels)
-        if sample_weight is not None:
-            sample_weight = _check_sample_weight(sample_weight)
+        check_class_weight(self.class_weight, labels)
+        weight_of_image = check_sample_weight(sample_weight, len(labels))
+        weighted = weight_of_image is not None or self.class_weight is not None
+        weights = combine_weights(labels, weight_of_image, self.class_weight)
+        check_classes(labels[weights > 0], weighted=weighted)
         seed = as_seed(self.random_state)
         program, model = self._load()
         features = compute_features(
@@ -256,16 +266,21 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
             on_error=on_error,
             progress=self.progress,
         )
-        labels = labels_of_rows(labels, features)
-        check_classes(labels)
+        labels = of_rows(labels, features)
+        if weight_of_image is not None:
+            weight_of_image = of_rows(weight_of_image, features)
+        weights = combine_weights(labels, weight_of_image, self.class_weight)
+        used = weights > 0
+        labels, weights = labels[used], weights[used]
+        check_classes(labels, weighted=weighted)
         classes, indices = np.unique(labels, return_inverse=True)
-        embeddings = l2_normalize(features["embedding"])
+        embeddings = l2_normalize(features["embedding"][used])
         weight, bias, C = fit_head(
             embeddings,
             indices,
-            C=C,
+            C=None if self.C is None else float(self.C),
             seed=int(as_generator(seed).integers(_SEED_OF_FOLDS)),
-            sample_weight=self._combined_weight(labels, sample_weight, features),
+            sample_weight=weights if weighted else None,
         )
         network = replace_head(
             model.network,
@@ -374,9 +389,8 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
             If ``k`` is less than 1.
         """
         check_is_fitted(self, "classes_")
-        if isinstance(k, bool) or not isinstance(k, Integral) or k < 1:
-            raise ParameterError(f"k is {k!r}; expected an integer of at least 1")
-        return [top_predictions(self.classes_, row, int(k)) for row in self.predict_proba(X)]
+        k = check_integer("k", k, 1)
+        return [top_predictions(self.classes_, row, k) for row in self.predict_proba(X)]
 
     def score(
         self,
@@ -391,7 +405,7 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
         X, y
             As for `fit`.
         sample_weight
-            (n,) weight of each image; None: all equal.
+            (n,) weight of each image, at least 0; None: all equal.
 
         Returns
         -------
@@ -405,15 +419,18 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
             ``classes_``.
         ImageError
             If an image cannot be read.
+        ParameterError
+            If ``sample_weight`` is invalid.
         """
         check_is_fitted(self, "classes_")
         X, labels = with_labels(X, y)
+        weights = check_sample_weight(sample_weight, len(labels))
         if set(self.classes_.tolist()).isdisjoint(labels.tolist()):
             raise self._unknown_labels(set(labels.tolist()))
         outputs = self._outputs(X, "probabilities", on_error="raise")
-        expected = labels_of_rows(labels, outputs)
+        expected = of_rows(labels, outputs)
         predicted = self.classes_[outputs["probabilities"].argmax(axis=1)]
-        return float(np.average(predicted == expected, weights=sample_weight))
+        return float(np.average(predicted == expected, weights=weights))
 
     def evaluate(
         self, X: Images, y: Labels | None = None, *, on_error: str = "raise"
@@ -447,7 +464,7 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
         if unknown:
             raise self._unknown_labels(unknown)
         outputs = self._outputs(X, "probabilities", on_error=on_error)
-        expected = labels_of_rows(labels, outputs)
+        expected = of_rows(labels, outputs)
         probabilities = outputs["probabilities"]
         best = probabilities.argmax(axis=1)
         mistakes = [
@@ -562,34 +579,14 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.target_tags.required = False  # A folder of class folders has the labels.
-        tags.input_tags.one_d_array = True
-        tags.input_tags.two_d_array = False
-        tags.input_tags.string = True
-        return tags
+        tags.target_tags.one_d_labels = True
+        return takes_images(tags)
 
     def _unknown_labels(self, unknown: set[Hashable]) -> DatasetError:
         return DatasetError(
             f"y has unknown labels: {format_labels(sorted(unknown, key=str))}; the classifier's "
             f"classes are {format_labels(self.classes_.tolist())}"
         )
-
-    def _combined_weight(
-        self,
-        labels: npt.NDArray[Any],
-        sample_weight: npt.NDArray[np.float64] | None,
-        features: Features,
-    ) -> npt.NDArray[np.float64] | None:
-        """Return the weight of each row: that of its image times that of its class."""
-        if sample_weight is not None:
-            sample_weight = labels_of_rows(sample_weight, features)
-        if self.class_weight is None:
-            return sample_weight
-        try:
-            of_class = compute_sample_weight(self.class_weight, labels)
-        except (TypeError, ValueError) as error:
-            raise ParameterError(f"class_weight is {self.class_weight!r}: {error}") from error
-        combined = of_class if sample_weight is None else of_class * sample_weight
-        return np.asarray(combined, np.float64)
 
     def _set_fitted(
         self, model: Model, classes: npt.NDArray[Any], C: float | None, skipped: list[Skipped]
@@ -625,23 +622,3 @@ def top_predictions(
         Prediction(label, float(probability))
         for label, probability in zip(classes[order].tolist(), probabilities[order], strict=True)
     ]
-
-
-def _check_C(C: float | None) -> float | None:  # noqa: N802
-    if C is None:
-        return None
-    if not (np.isfinite(C) and C > 0):
-        raise ParameterError(f"C is {C!r}; expected a number greater than 0, or None")
-    return float(C)
-
-
-def _check_sample_weight(sample_weight: SampleWeight) -> npt.NDArray[np.float64]:
-    try:
-        weight = np.asarray(sample_weight, np.float64)
-    except (TypeError, ValueError) as error:
-        raise ParameterError(f"sample_weight is not an array of numbers: {error}") from error
-    if weight.ndim != 1 or not (np.isfinite(weight).all() and (weight >= 0).all()):
-        raise ParameterError(
-            f"sample_weight has shape {weight.shape}; expected (n,) finite numbers of at least 0"
-        )
-    return weight

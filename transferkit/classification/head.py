@@ -33,7 +33,7 @@ def fit_head(
     Parameters
     ----------
     embeddings
-        (n, d).
+        (n, d) float32.
     labels
         (n,) class indices from 0 to c - 1, each at least twice.
     C
@@ -41,7 +41,7 @@ def fit_head(
     seed
         Seed of the cross-validation folds.
     sample_weight
-        (n,) weight of each image; None: all equal.
+        (n,) weight of each image, greater than 0; None: all equal.
 
     Returns
     -------

@@ -13,10 +13,10 @@ from transferkit.errors import DatasetError
 from transferkit.features import Features
 from transferkit.images import Images, count_images, list_labeled_images
 
-__all__ = ["Labels", "check_classes", "format_labels", "labels_of_rows", "with_labels"]
+__all__ = ["Labels", "check_classes", "format_labels", "of_rows", "with_labels"]
 
 Labels: TypeAlias = Sequence[Hashable] | npt.NDArray[Any]
-"""What is accepted as ``y``."""
+"""The types of the parameter ``y``."""
 
 # The groups of types that labels may have, by NumPy's code for the type; they may not be mixed.
 _GROUPS = {"U": str, "b": bool, "i": float, "u": float, "f": float}
@@ -54,22 +54,36 @@ def with_labels(X: Images, y: Labels | None) -> tuple[Images, npt.NDArray[Any]]:
     return X, labels
 
 
-def labels_of_rows(labels: npt.NDArray[Any], features: Features) -> npt.NDArray[Any]:
-    """Return the labels, or any other values, of the images that were not skipped.
+def of_rows(values: npt.NDArray[Any], features: Features) -> npt.NDArray[Any]:
+    """Return the labels or weights of the images that were not skipped.
+
+    Parameters
+    ----------
+    values
+        (n,) one for each image.
+    features
+        The rows of the images that were not skipped.
 
     Raises
     ------
     DatasetError
-        If there are not as many as images.
+        If there are not as many labels as images.
     """
     number = len(features.sources) + len(features.skipped)
-    if number != len(labels):
-        raise DatasetError(f"X has {number} images, but y has {len(labels)} labels")
-    return np.asarray(labels[features.indices])
+    if number != len(values):
+        raise DatasetError(f"X has {number} images, but y has {len(values)} labels")
+    return np.asarray(values[features.indices])
 
 
-def check_classes(labels: npt.NDArray[Any]) -> None:
-    """Raise an error unless there are at least two classes of at least two images each.
+def check_classes(labels: npt.NDArray[Any], *, weighted: bool = False) -> None:
+    """Check that there are at least two classes of at least two images each.
+
+    Parameters
+    ----------
+    labels
+        (n,) the labels of the images that a classifier is fitted to.
+    weighted
+        Whether images of weight 0 were left out, which the message then states.
 
     Raises
     ------
@@ -77,16 +91,19 @@ def check_classes(labels: npt.NDArray[Any]) -> None:
         If not.
     """
     classes, counts = np.unique(labels, return_counts=True)
+    which = " of a weight greater than 0" if weighted else ""
     if len(classes) == 0:
-        raise DatasetError("X has no images")
+        raise DatasetError(f"X has no images{which}")
     if len(classes) == 1:
+        images = f" among the images{which}" if weighted else ""
         raise DatasetError(
-            f"y has one class, {classes.tolist()[0]!r}; at least two classes are required"
+            f"y has one class{images}, {classes.tolist()[0]!r}; at least two classes are required"
         )
     if counts.min() == 1:
         single = classes[counts == 1].tolist()
         raise DatasetError(
-            f"classes with only one image: {format_labels(single)}; each class needs at least two"
+            f"classes with only one image{which}: {format_labels(single)}; each class needs at "
+            "least two"
         )
 
 

@@ -1,13 +1,14 @@
-"""The file of a fitted classifier: one safetensors file, its metadata in the header.
+"""The file of a fitted classifier: a safetensors file with metadata in its header.
 
-Version 1 of the format. The tensors are the network's weights. The metadata, text to text:
+This is version 1 of the format. The tensors are the network's weights. The metadata is a mapping
+from text to text:
 
 - ``format``: ``transferkit.classification.classifier``; ``format_version``: ``1``;
-- ``network``: the network as JSON; ``preprocessing`` and ``classes``: likewise;
-- ``classes_dtype``: NumPy's name for the type of the classes, such as ``<U12``;
-- ``strength``: the regularisation that was used, as JSON; ``parameters``: what the classifier
-  was fitted with, as JSON, see `FitParameters`;
-- ``sha256``: of all of the above and of the tensors' names and bytes.
+- ``network``, ``preprocessing`` and ``classes``: JSON;
+- ``classes_dtype``: NumPy's name for the dtype of the classes, such as ``<U12``;
+- ``C``: the inverse regularization strength that was used, as JSON;
+- ``parameters``: the parameters of the fit, as JSON; see `FitParameters`;
+- ``sha256``: a digest of all of the above and of the names and bytes of the tensors.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ def read_classifier(path: str | os.PathLike[str]) -> ClassifierFile:
     Raises
     ------
     FileFormatError
-        If it is not, or is of another kind, damaged, or from a newer version.
+        If the file is inconsistent, of another kind, damaged, or from a newer version.
     """
     tensors, metadata = read_safetensors(path)
     where = os.fspath(path)
@@ -212,11 +213,11 @@ def _check_outputs(
         shapes = infer_shapes(network, side, side)
     except _PARSING_ERRORS as error:
         raise FileFormatError(f"{where}: damaged: {error}") from error
-    for layer, found in shapes.items():
-        if math.prod(found) > _MAX_OUTPUTS:
-            raise FileFormatError(f"{where}: damaged: layer {layer!r} has outputs of shape {found}")
-    shape = shapes.get("probabilities")
-    if shape != (classes,):
+    for layer, shape in shapes.items():
+        if math.prod(shape) > _MAX_OUTPUTS:
+            raise FileFormatError(f"{where}: damaged: layer {layer!r} has outputs of shape {shape}")
+    probabilities = shapes.get("probabilities")
+    if probabilities != (classes,):
         raise FileFormatError(
-            f"{where}: damaged: {classes} classes, but probabilities have shape {shape}"
+            f"{where}: damaged: {classes} classes, but probabilities have shape {probabilities}"
         )

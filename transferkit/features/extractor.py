@@ -19,7 +19,7 @@ from transferkit.features.extraction import Features, compute_features
 from transferkit.images import ImageLike, Images, Preprocessing, read_image
 from transferkit.images.conversion import to_float32
 from transferkit.models import AnyWeights, Model, find_architecture
-from transferkit.models.estimator import NetworkEstimator, document_parameters
+from transferkit.models.estimator import NetworkEstimator, document_parameters, takes_images
 from transferkit.networks import Network
 from transferkit.support.random_state import RandomState
 
@@ -364,11 +364,8 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator, BaseEstimator):  # ty
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.requires_fit = False
-        tags.array_api_support = False
-        tags.input_tags.one_d_array = True
-        tags.input_tags.two_d_array = False
-        tags.input_tags.string = True
-        return tags
+        tags.transformer_tags.preserves_dtype = ["float32"]  # The dtype of every result.
+        return takes_images(tags)
 
     def _architecture(self) -> Model:
         """Return the model, without weights if these would have to be loaded."""

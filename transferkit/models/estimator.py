@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Mapping
-from numbers import Integral
-from types import MappingProxyType
+from types import MappingProxyType, NoneType
 from typing import TypeVar
+
+import numpy as np
+from sklearn.utils import Tags
 
 from transferkit.backends import Backend, Program, backend_of
 from transferkit.backends.base import INFERENCE
@@ -17,7 +20,7 @@ from transferkit.networks import Network
 from transferkit.support.random_state import RandomState, as_seed
 from transferkit.weights.own_file import RANDOM
 
-__all__ = ["NetworkEstimator", "document_parameters"]
+__all__ = ["NetworkEstimator", "document_parameters", "takes_images"]
 
 Class = TypeVar("Class", bound=type)
 
@@ -56,13 +59,24 @@ _DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
 
 def document_parameters(cls: Class) -> Class:
     """Replace ``{name}`` in the docstring of a class by the description of that parameter."""
+
+    def described(match: re.Match[str]) -> str:
+        # Python 3.13 removes the indentation of docstrings, earlier versions do not.
+        indentation, name = match.groups()
+        description = textwrap.dedent(_DESCRIPTIONS[name])
+        return f"{indentation}{name}\n" + textwrap.indent(description, indentation + "    ")
+
     if cls.__doc__ is not None:
-        text = cls.__doc__
-        for name, description in _DESCRIPTIONS.items():
-            entry = f"{name}\n" + textwrap.indent(textwrap.dedent(description), "        ")
-            text = text.replace(f"{{{name}}}", entry)
-        cls.__doc__ = text
+        cls.__doc__ = re.sub(r"^( *)\{(\w+)\}$", described, cls.__doc__, flags=re.MULTILINE)
     return cls
+
+
+def takes_images(tags: Tags) -> Tags:
+    """State in the tags of an estimator that ``X`` is images, not a table of numbers."""
+    tags.input_tags.one_d_array = True
+    tags.input_tags.two_d_array = False
+    tags.input_tags.string = True
+    return tags
 
 
 class NetworkEstimator:
@@ -118,14 +132,12 @@ class NetworkEstimator:
 
     def _model_parameters(self) -> tuple[object, ...]:
         """Return what the model is made from: if it changes, the model is made again."""
-        seed = self._seed_of_weights()
-        is_random = isinstance(self.weights, str) and self.weights == RANDOM
         return (
             self.network,
             self.weights,
             self.preprocessing,
             self.initialization,
-            seed if is_random else None,
+            self._seed_of_weights(),
         )
 
     def _load_model(self) -> Model:
@@ -143,12 +155,24 @@ class NetworkEstimator:
     def _seed_of_weights(self) -> int:
         """Return the seed of random weights, sampled once if ``random_state`` is not an int.
 
-        It is pickled with the object, so that a copy in another process has the same weights.
+        It is 0 for other weights, which must not advance a generator.
         """
         random_state = self.random_state
-        if isinstance(random_state, Integral):
-            return as_seed(random_state)
+        if not isinstance(random_state, (np.random.Generator, np.random.RandomState, NoneType)):
+            seed = as_seed(random_state)
+            return seed if self._has_random_weights() else 0
+        if not self._has_random_weights():
+            return 0
         with self._programs.lock:
             if self._sampled_seed is None or self._sampled_seed[0] is not random_state:
                 self._sampled_seed = (random_state, as_seed(random_state))
             return self._sampled_seed[1]
+
+    def _has_random_weights(self) -> bool:
+        return isinstance(self.weights, str) and self.weights == RANDOM
+
+    def __getstate__(self) -> object:
+        if self._has_random_weights():
+            # Sampled before copying, so that a copy in another process has the same weights.
+            self._seed_of_weights()
+        return super().__getstate__()

@@ -25,10 +25,10 @@ from transferkit.weights.own_file import RANDOM, is_weights_file, load_weights_f
 __all__ = ["AnyWeights", "Model", "find_architecture", "load_model"]
 
 AnyWeights: TypeAlias = str | os.PathLike[str] | Mapping[str, npt.NDArray[np.float32]] | None
-"""What is accepted as weights: a name, a file, arrays, or None."""
+"""The types of the parameter ``weights``: a name, a file, arrays, or None."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Model:
     """A network with its weights, its preprocessing and the labels of its classes.
 
@@ -51,6 +51,11 @@ class Model:
     preprocessing: Preprocessing
     labels: tuple[Hashable, ...] | None = None
     wrapped: WrappedModel | None = None
+
+    def __repr__(self) -> str:
+        # Without the weights, which would take seconds to format.
+        labels = "no" if self.labels is None else len(self.labels)
+        return f"<Model {self.network.name}: {len(self.weights)} weights, {labels} labels>"
 
     @property
     def image_size(self) -> int:
@@ -242,10 +247,10 @@ def _wrap(
 
 def _float32(name: str, array: npt.ArrayLike) -> npt.NDArray[np.float32]:
     """Convert an array of user-defined weights to float32."""
-    found = np.asarray(array)
-    if found.dtype.kind not in "fiu":
-        raise TypeError(f"weights[{name!r}] has dtype {found.dtype}; expected float32")
-    return found.astype(np.float32, copy=False)
+    converted = np.asarray(array)
+    if converted.dtype.kind not in "fiu":
+        raise TypeError(f"weights[{name!r}] has dtype {converted.dtype}; expected float32")
+    return converted.astype(np.float32, copy=False)
 
 
 def _normalize_as(
