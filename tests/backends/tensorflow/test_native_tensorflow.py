@@ -1,4 +1,4 @@
-"""A network as Keras's own model."""
+"""Conversion of networks to keras.Model."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def _pixels(*shape: int, seed: int = 0) -> Floats:
 
 
 def _native(network: Network = NETWORK, weights: Weights = WEIGHTS) -> Any:
-    found = BACKEND.to_native(network, weights)
-    assert isinstance(found, keras.Model)
-    return found
+    native = BACKEND.to_native(network, weights)
+    assert isinstance(native, keras.Model)
+    return native
 
 
 def _logits(native: Any, pixels: Floats) -> Floats:
@@ -44,14 +44,14 @@ def _expected(network: Network, weights: Weights, pixels: Floats) -> Floats:
 
 def _check_saved(native: Any, pixels: Floats, path: Path) -> None:
     native.save(path)
-    again = keras.models.load_model(path)
-    assert_close(_logits(again, pixels), _logits(native, pixels), 1e-6, "after saving")
+    loaded = keras.models.load_model(path)
+    assert_close(_logits(loaded, pixels), _logits(native, pixels), 1e-6, "after saving")
 
 
 @settings(max_examples=20)
 @given(networks())
-def test_same_logits_as_the_network(drawn: RandomNetwork) -> None:
-    network, weights, height, width = drawn
+def test_logits_equal_those_of_the_network(example: RandomNetwork) -> None:
+    network, weights, height, width = example
     pixels = _pixels(2, height, width)
     native = _native(network, weights)
     expected = _expected(network, weights, pixels)
@@ -60,16 +60,16 @@ def test_same_logits_as_the_network(drawn: RandomNetwork) -> None:
 
 @settings(max_examples=8)
 @given(networks())
-def test_saved_by_kerass_means(
-    tmp_path_factory: pytest.TempPathFactory, drawn: RandomNetwork
+def test_saved_and_loaded_by_keras(
+    tmp_path_factory: pytest.TempPathFactory, example: RandomNetwork
 ) -> None:
-    network, weights, height, width = drawn
+    network, weights, height, width = example
     path = tmp_path_factory.mktemp("saved") / "model.keras"
     _check_saved(_native(network, weights), _pixels(2, height, width), path)
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "mobilenet_v3_small"])
-def test_networks_of_the_catalogue(name: str, tmp_path: Path) -> None:
+def test_catalogue_networks_take_any_size(name: str, tmp_path: Path) -> None:
     network = build_network(name)
     weights = random_weights_and_statistics(network, seed=1)
     native = _native(network, weights)
@@ -89,7 +89,7 @@ def test_layers_have_the_names_of_the_weights() -> None:
     np.testing.assert_array_equal(kernel, WEIGHTS["conv1.weight"].transpose(2, 3, 1, 0))
 
 
-def test_it_trains(tmp_path: Path) -> None:
+def test_training_changes_every_variable(tmp_path: Path) -> None:
     builder = NetworkBuilder("groups", input_size=SIDE)
     x = builder.add_node("normalize", "normalize", INPUT, mean=(0.5,) * 3, std=(0.2,) * 3)
     x = builder.conv2d("conv", x, 3, 8, size=3, stride=2, padding=1, bias=False)
@@ -111,7 +111,7 @@ def test_it_trains(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("channels_first", [False, True])
-def test_a_network_of_one_size(channels_first: bool, tmp_path: Path) -> None:
+def test_network_of_one_size(channels_first: bool, tmp_path: Path) -> None:
     builder = NetworkBuilder("one size", input_size=SIDE)
     x = builder.conv2d("conv", INPUT, 3, 4, size=3, stride=3)
     x = builder.add_node("pooled", "adaptive_average_pool2d", x, height=3, width=2)
@@ -129,7 +129,7 @@ def test_a_network_of_one_size(channels_first: bool, tmp_path: Path) -> None:
     _check_saved(native, pixels, tmp_path / "model.keras")
 
 
-def test_shared_weights_are_refused() -> None:
+def test_shared_weights_are_rejected() -> None:
     builder = NetworkBuilder("shared", input_size=SIDE)
     x = builder.conv2d("conv", INPUT, 3, 3, size=3)
     x = builder.add_node(
@@ -148,7 +148,7 @@ def test_shared_weights_are_refused() -> None:
         _native(network, random_weights_and_statistics(network, seed=0))
 
 
-def test_making_one_draws_no_random_numbers() -> None:
+def test_conversion_uses_no_random_numbers() -> None:
     state = random.getstate()
     _native()
     assert random.getstate() == state

@@ -1,4 +1,4 @@
-"""A user's own keras.Model."""
+"""User-defined models of Keras."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BACKEND = get_backend("tensorflow")
 
 
 def randomized(model: Any, seed: int = 0) -> Any:
-    """The model with statistics that batch norm has to do something with."""
+    """Return the model with random weights and batch norm statistics."""
     generator = np.random.default_rng(seed)
     for variable in model.variables:
         if variable.dtype == "float32":
@@ -43,7 +43,7 @@ def randomized(model: Any, seed: int = 0) -> Any:
 
 
 def branched(side: int | None = SIDE, **settings: Any) -> Any:
-    """A branch, a layer that runs twice, a model in the model and a mapping as output."""
+    """A branch, a layer that is called twice, a nested model and a mapping as output."""
     pixels = keras.Input((side, side, 3))
     x = layers.Conv2D(8, 3, name="conv")(pixels)
     x = layers.BatchNormalization(name="norm")(x)
@@ -77,13 +77,13 @@ def classifying(activation: str | None = "softmax", side: int | None = SIDE) -> 
 
 @keras.saving.register_keras_serializable("transferkit-tests")
 class Subclassed(keras.Model):
-    """Layers as attributes and in a list, of which one is never run."""
+    """Layers as attributes and in a list; one is never called."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.blocks = [Block(4, name="one"), Block(6, name="two")]
         self.head = layers.Dense(3, name="head")
-        self.never = layers.Dense(3, name="never")
+        self.unused = layers.Dense(3, name="unused")
 
     def call(self, x: Any) -> Any:
         for block in self.blocks:
@@ -111,13 +111,13 @@ def pixels_of(*shape: int, seed: int = 0) -> Floats:
     return np.random.default_rng(seed).random((*shape, 3), np.float32)
 
 
-def as_trained_on(pixels: Floats) -> Floats:
+def normalized_input(pixels: Floats) -> Floats:
     normalized: Floats = (pixels - np.float32(MEAN)) / np.float32(STD)
     return normalized
 
 
 def state_of(model: Any) -> dict[str, Any]:
-    """All of a model that a call could change."""
+    """Return everything that a call of the model could change."""
     flat = model._flatten_layers()
     return {
         "calls": ["call" in vars(layer) for layer in flat],
@@ -128,7 +128,7 @@ def state_of(model: Any) -> dict[str, Any]:
     }
 
 
-def test_layers_are_called_as_keras_calls_them() -> None:
+def test_layers_have_the_names_of_keras() -> None:
     assert program(branched()).network.layers == (
         "normalize", "conv", "norm", "shared", "shared_1", "sum", "inner/conv", "inner/act",
         "inner", "pool", "drop", "embedding", "head", "logits", "output.pool",
@@ -136,16 +136,16 @@ def test_layers_are_called_as_keras_calls_them() -> None:
 
 
 @pytest.mark.parametrize("side", [SIDE, None])
-def test_same_as_calling_it(side: int | None) -> None:
+def test_outputs_equal_those_of_the_model(side: int | None) -> None:
     model = branched(side)
-    found_layers = ["conv", "norm", "shared", "shared_1", "sum", "inner/conv", "inner", "embedding"]
+    requested = ["conv", "norm", "shared", "shared_1", "sum", "inner/conv", "inner", "embedding"]
     run = program(model)
     sizes = [(SIDE, SIDE)] if side else [(SIDE, SIDE), (21, 34)]
     for height, width in sizes:
         pixels = pixels_of(3, height, width)
-        found = run.run(pixels, [*found_layers, "logits", "output.pool"])
-        output = model(as_trained_on(pixels), training=False)
-        x = model.get_layer("conv")(as_trained_on(pixels))
+        result = run.run(pixels, [*requested, "logits", "output.pool"])
+        output = model(normalized_input(pixels), training=False)
+        x = model.get_layer("conv")(normalized_input(pixels))
         expected = {"conv": x}
         expected["norm"] = x = model.get_layer("norm")(x, training=False)
         expected["shared"] = model.get_layer("shared")(x)
@@ -157,12 +157,12 @@ def test_same_as_calling_it(side: int | None) -> None:
         expected |= {"logits": output["logits"], "output.pool": output["pool"]}
         expected["embedding"] = output["pool"]
         for layer, tensor in expected.items():
-            assert_close(found[layer], np.asarray(tensor), ACTIVATION_TOLERANCE, layer)
+            assert_close(result[layer], np.asarray(tensor), ACTIVATION_TOLERANCE, layer)
             shape = run.shapes(height, width)[layer]
-            assert shape == found[layer].shape[1:]
+            assert shape == result[layer].shape[1:]
 
 
-def test_a_subclassed_model() -> None:
+def test_subclassed_model() -> None:
     model = Subclassed(name="subclassed")
     with pytest.raises(UnsupportedError, match="no weights yet"):
         program(model)
@@ -175,15 +175,15 @@ def test_a_subclassed_model() -> None:
         "output.0", "output.1",
     )  # fmt: skip
     pixels = pixels_of(2, SIDE, 24)
-    found = run.run(pixels, ["one/norm", "two", "output.0"])
-    logits, maps = model(as_trained_on(pixels), training=False)
-    assert_close(found["output.0"], np.asarray(logits), ACTIVATION_TOLERANCE, "output.0")
-    assert_close(found["two"], np.asarray(maps), ACTIVATION_TOLERANCE, "two")
-    assert found["one/norm"].shape == (2, 14, 22, 4)
+    result = run.run(pixels, ["one/norm", "two", "output.0"])
+    logits, maps = model(normalized_input(pixels), training=False)
+    assert_close(result["output.0"], np.asarray(logits), ACTIVATION_TOLERANCE, "output.0")
+    assert_close(result["two"], np.asarray(maps), ACTIVATION_TOLERANCE, "two")
+    assert result["one/norm"].shape == (2, 14, 22, 4)
     assert state_of(model) == before
 
 
-def test_the_model_is_afterwards_what_it_was() -> None:
+def test_model_is_unchanged_after_a_run() -> None:
     model = branched(activity_regularizer="l2")
     before = state_of(model)
     run = program(model)
@@ -191,12 +191,12 @@ def test_the_model_is_afterwards_what_it_was() -> None:
     run.run(pixels_of(2, SIDE, SIDE), ["logits", "shared"])
     run.shapes(SIDE, SIDE)
     assert state_of(model) == before
-    # Nothing of a trace is left in what training would sum up.
+    # Tracing adds no regularization losses to the model.
     assert model.losses == []
 
 
 @pytest.mark.parametrize("kind", [ArithmeticError, KeyboardInterrupt])
-def test_so_it_is_after_an_error(kind: type[BaseException]) -> None:
+def test_model_is_unchanged_after_an_error(kind: type[BaseException]) -> None:
     class Failing(layers.Layer):
         fails = False
 
@@ -228,7 +228,7 @@ def test_gradients_with_respect_to_pixels() -> None:
             y = table.flatten(load(x)[layer])
             return table.sum(table.multiply(y, table.tanh(y)), axes=(0, 1))
 
-        found = BACKEND.compile(BACKEND.value_and_grad(loss))(pixels)["gradient"]
+        result = BACKEND.compile(BACKEND.value_and_grad(loss))(pixels)["gradient"]
         with tf.GradientTape() as tape:
             x = tf.convert_to_tensor(pixels)
             tape.watch(x)
@@ -239,27 +239,27 @@ def test_gradients_with_respect_to_pixels() -> None:
                 y = model.get_layer("conv")(normalized)
             value = tf.reduce_sum(y * tf.tanh(y))
         expected = np.asarray(tape.gradient(value, x))
-        assert_close(found, expected, GRADIENT_TOLERANCE, layer)
+        assert_close(result, expected, GRADIENT_TOLERANCE, layer)
 
 
 @pytest.mark.parametrize("ending", ["softmax", "softmax layer", "activation layer", "linear"])
-def test_logits_are_what_probabilities_are_made_of(ending: str) -> None:
+def test_logits_are_the_values_before_the_softmax(ending: str) -> None:
     model = classifying("softmax" if ending == "softmax" else None)
     if ending.endswith("layer"):
         last = layers.Softmax() if ending == "softmax layer" else layers.Activation("softmax")
         model = keras.Model(model.inputs, last(model.outputs[0]))
     pixels = pixels_of(2, SIDE, SIDE)
-    found = program(model).run(pixels, ["logits", "embedding", "output"])
-    expected = np.asarray(model(as_trained_on(pixels)))
-    assert_close(found["output"], expected, ACTIVATION_TOLERANCE, "output")
+    result = program(model).run(pixels, ["logits", "embedding", "output"])
+    expected = np.asarray(model(normalized_input(pixels)))
+    assert_close(result["output"], expected, ACTIVATION_TOLERANCE, "output")
     kernel, bias = model.get_layer("head").get_weights() if ending in (
         "softmax", "linear"
     ) else [np.asarray(w) for w in model.weights[-2:]]  # fmt: skip
-    logits = found["embedding"] @ kernel + bias
-    assert_close(found["logits"], logits, ACTIVATION_TOLERANCE, "logits")
+    logits = result["embedding"] @ kernel + bias
+    assert_close(result["logits"], logits, ACTIVATION_TOLERANCE, "logits")
 
 
-def test_models_that_look_at_the_size_of_what_they_take() -> None:
+def test_model_that_reads_its_input_shape() -> None:
     class Rows(layers.Layer):
         def call(self, x: Any) -> Any:
             _, height, width, channels = x.shape
@@ -269,13 +269,13 @@ def test_models_that_look_at_the_size_of_what_they_take() -> None:
             return (None, shape[1] * shape[2], shape[3])
 
     pixels = keras.Input((SIDE, SIDE, 3))
-    found = program(keras.Model(pixels, Rows(name="rows")(pixels))).run(
+    result = program(keras.Model(pixels, Rows(name="rows")(pixels))).run(
         pixels_of(2, SIDE, SIDE), ["rows"]
     )
-    assert found["rows"].shape == (2, SIDE * SIDE, 3)
+    assert result["rows"].shape == (2, SIDE * SIDE, 3)
 
 
-def test_what_is_computed_in_a_function_of_its_own_is_no_layer() -> None:
+def test_layers_inside_a_tf_function_are_left_out() -> None:
     class Inside(layers.Layer):
         def __init__(self) -> None:
             super().__init__(name="inside")
@@ -296,55 +296,55 @@ def test_what_is_computed_in_a_function_of_its_own_is_no_layer() -> None:
     assert run.run(pixels_of(1, SIDE, SIDE), ["inside"])["inside"].shape == (1, 14, 14, 4)
 
 
-def test_a_convolution_of_one_pixel_is_a_linear_layer() -> None:
+def test_convolution_of_one_pixel_counts_as_linear_layer() -> None:
     pixels = keras.Input((SIDE, SIDE, 3))
     x = layers.Conv2D(6, 3, name="conv")(pixels)
     x = layers.GlobalAveragePooling2D(keepdims=True, name="pool")(x)
     x = layers.Flatten()(layers.Conv2D(4, 1)(x))
     run = program(keras.Model(pixels, layers.Softmax()(x)))
-    found = run.run(pixels_of(2, SIDE, SIDE), ["pool", "embedding", "logits"])
+    result = run.run(pixels_of(2, SIDE, SIDE), ["pool", "embedding", "logits"])
     assert run.shapes(SIDE, SIDE)["embedding"] == (6,)
-    np.testing.assert_array_equal(found["embedding"], found["pool"].reshape(2, 6))
-    # Of more pixels it is not.
+    np.testing.assert_array_equal(result["embedding"], result["pool"].reshape(2, 6))
+    # A convolution of more than one pixel does not.
     x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 1)(pixels))
     assert "embedding" not in program(keras.Model(pixels, x)).network.layers
 
 
-def test_a_model_that_takes_bytes() -> None:
-    pixels = keras.Input((SIDE, SIDE, 3))
-    x = layers.Rescaling(1 / 127.5, offset=-1, name="rescaling")(pixels)
-    model = keras.Model(pixels, layers.Conv2D(4, 3, name="conv")(x))
-    given = pixels_of(2, SIDE, SIDE)
+def test_model_that_rescales_from_bytes_gets_bytes() -> None:
+    inputs = keras.Input((SIDE, SIDE, 3))
+    x = layers.Rescaling(1 / 127.5, offset=-1, name="rescaling")(inputs)
+    model = keras.Model(inputs, layers.Conv2D(4, 3, name="conv")(x))
+    pixels = pixels_of(2, SIDE, SIDE)
     fx = FeatureExtractor(model, layer="conv")
     assert fx.model().preprocessing.std == (1 / 255,) * 3
     assert fx.model().preprocessing.size == SIDE
-    expected = np.asarray(model(given * 255))
-    found = fx.extract(list(given))["conv"]
-    assert_close(found, expected, ACTIVATION_TOLERANCE, "conv")
+    expected = np.asarray(model(pixels * 255))
+    result = fx.extract(list(pixels))["conv"]
+    assert_close(result, expected, ACTIVATION_TOLERANCE, "conv")
 
 
-def test_a_size_that_the_model_does_not_take() -> None:
+def test_unsupported_image_size_is_rejected() -> None:
     run = program(branched())
     for size in ((20, 20), (16, 20)):
-        message = rf"takes only 16 x 16 pictures, not {size[0]} x {size[1]}"
+        message = rf"takes only 16 x 16 images, not {size[0]} x {size[1]}"
         with pytest.raises(ShapeError, match=message):
             run.run(pixels_of(1, *size), ["logits"])
-    with pytest.raises(ShapeError, match="takes only 16 x 16 pictures, not 24 x 24"):
+    with pytest.raises(ShapeError, match="takes only 16 x 16 images, not 24 x 24"):
         FeatureExtractor(branched(), preprocessing=Preprocessing(24)).transform(noise(1))
-    with pytest.raises(ShapeError, match=r"'branched' fails on pictures of 4 x 4"):
+    with pytest.raises(ShapeError, match=r"'branched' fails on images of 4 x 4"):
         program(branched(None), input_size=4)
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda _: {}, "gives a dict"),
-        (lambda x: tf.argmax(x, -1), r"and type <dtype: 'int64'>"),
-        (lambda _: None, "gives a NoneType"),
+        (lambda _: {}, "returned a dict"),
+        (lambda x: tf.argmax(x, -1), r"and dtype <dtype: 'int64'>"),
+        (lambda _: None, "returned a NoneType"),
     ],
 )
-def test_no_tensor(make: Any, message: str) -> None:
-    class Giving(keras.Model):
+def test_model_without_tensor_output_is_rejected(make: Any, message: str) -> None:
+    class Lambda(keras.Model):
         def __init__(self) -> None:
             super().__init__()
             self.conv = layers.Conv2D(4, 3)
@@ -352,21 +352,21 @@ def test_no_tensor(make: Any, message: str) -> None:
         def call(self, x: Any) -> Any:
             return make(self.conv(x))
 
-    model = Giving()
+    model = Lambda()
     model.conv.build((None, SIDE, SIDE, 3))
     model.built = True
     with pytest.raises(UnsupportedError, match=message):
         program(model, input_size=SIDE)
 
 
-def test_more_than_one_input() -> None:
+def test_model_with_two_inputs_is_rejected() -> None:
     inputs = [keras.Input((SIDE, SIDE, 3)), keras.Input((4,))]
     model = keras.Model(inputs, layers.Conv2D(4, 3)(inputs[0]))
     with pytest.raises(UnsupportedError, match="expected one input of shape"):
         program(model)
 
 
-def test_keras_on_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keras_with_another_framework_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(UnsupportedError, match="KERAS_BACKEND=tensorflow before"):
         program(classifying())
@@ -379,27 +379,27 @@ def test_extractor() -> None:
     model = branched()
     assert backend_of(model) == "tensorflow"
     fx = FeatureExtractor(model, batch_size=2)
-    assert fx.native is model
-    assert fx.layers["inner/conv"] == (12, 12, 6)
-    pictures = noise(5)
-    features = fx.transform(pictures)
+    assert fx.to_native() is model
+    assert fx.layers()["inner/conv"] == (12, 12, 6)
+    images = noise(5)
+    features = fx.transform(images)
     assert features.shape == (5, 6)
-    np.testing.assert_allclose(clone(fx).transform(pictures), features, rtol=1e-5)
+    np.testing.assert_allclose(clone(fx).transform(images), features, rtol=1e-5)
     with pytest.raises(UnknownNameError, match="did you mean 'shared'"):
-        fx.extract(pictures, ["sharde"])
+        fx.extract(images, ["sharde"])
 
 
 def test_classifier(tmp_path: Path) -> None:
     model = classifying()
-    numbers = [0, 1, 2] * 4
-    classifier = Classifier(model).fit(colored(numbers), numbers)
-    pictures = colored(numbers, seed=1)
-    assert classifier.score(pictures, numbers) == 1.0
-    with pytest.raises(UnsupportedError, match="a Sequential of your own"):
+    labels = [0, 1, 2] * 4
+    classifier = Classifier(model).fit(colored(labels), labels)
+    images = colored(labels, seed=1)
+    assert classifier.score(images, labels) == 1.0
+    with pytest.raises(UnsupportedError, match="is a Sequential"):
         classifier.save(tmp_path / "classifier.safetensors")
-    expected = classifier.predict_proba(pictures)
+    expected = classifier.predict_proba(images)
     for other in (pickle.loads(pickle.dumps(classifier)), copy.deepcopy(classifier)):
-        np.testing.assert_allclose(other.predict_proba(pictures), expected, rtol=1e-5)
-    other = clone(classifier).fit(colored(numbers), numbers)
+        np.testing.assert_allclose(other.predict_proba(images), expected, rtol=1e-5)
+    other = clone(classifier).fit(colored(labels), labels)
     assert other.network is not model
-    np.testing.assert_allclose(other.predict_proba(pictures), expected, rtol=1e-5)
+    np.testing.assert_allclose(other.predict_proba(images), expected, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""A network as PyTorch's own module."""
+"""Conversion of networks to torch.nn.Module."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ def _pixels(*shape: int, seed: int = 0) -> Floats:
 
 def _logits(native: Callable[..., object], pixels: Floats) -> Floats:
     with torch.no_grad():
-        found = native(torch.from_numpy(pixels).permute(0, 3, 1, 2))
-    assert isinstance(found, torch.Tensor)
-    return found.numpy()
+        logits = native(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+    assert isinstance(logits, torch.Tensor)
+    return logits.numpy()
 
 
 def _native(network: object = NETWORK, weights: Weights = WEIGHTS) -> nn.Module:
-    found = BACKEND.to_native(network, weights)  # type: ignore[arg-type]
-    assert isinstance(found, nn.Module)
-    return found
+    native = BACKEND.to_native(network, weights)  # type: ignore[arg-type]
+    assert isinstance(native, nn.Module)
+    return native
 
 
 @settings(max_examples=25)
 @given(networks())
-def test_same_logits_as_the_network(drawn: RandomNetwork) -> None:
-    network, weights, height, width = drawn
+def test_logits_equal_those_of_the_network(example: RandomNetwork) -> None:
+    network, weights, height, width = example
     pixels = _pixels(2, height, width)
     expected = Program(BACKEND, network, weights).run(pixels, ["logits"])["logits"]
     native = _native(network, weights).eval()
@@ -52,13 +52,13 @@ def test_same_logits_as_the_network(drawn: RandomNetwork) -> None:
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "mobilenet_v3_small", "resnet18"])
-def test_state_has_the_names_of_the_weights(name: str) -> None:
+def test_state_dict_has_the_names_of_the_weights(name: str) -> None:
     network = build_network(name)
     weights = random_weights_and_statistics(network, seed=1)
     native = _native(network, weights).eval()
     state = native.state_dict()
-    learnt = {key for key in state if not key.endswith(".num_batches_tracked")}
-    assert list(learnt ^ weights.keys()) == []
+    names = {key for key in state if not key.endswith(".num_batches_tracked")}
+    assert list(names ^ weights.keys()) == []
     for key, array in weights.items():
         np.testing.assert_array_equal(state[key].numpy(), array)
     pixels = _pixels(2, 65, 47)
@@ -67,13 +67,13 @@ def test_state_has_the_names_of_the_weights(name: str) -> None:
 
 
 def test_tensors_are_contiguous_whatever_the_arrays_are() -> None:
-    # As weights of Keras are, whose axes come in another order; safetensors takes no such tensors.
+    # Weights from Keras are transposed views; safetensors cannot save tensors like these.
     weights = {name: np.asfortranarray(array) for name, array in WEIGHTS.items()}
     assert not all(array.flags.c_contiguous for array in weights.values())
     assert all(tensor.is_contiguous() for tensor in _native(NETWORK, weights).state_dict().values())
 
 
-def test_state_goes_into_another_and_back() -> None:
+def test_state_dict_is_saved_and_loaded() -> None:
     native = _native().eval()
     file = io.BytesIO()
     torch.save(native.state_dict(), file)
@@ -85,7 +85,7 @@ def test_state_goes_into_another_and_back() -> None:
     np.testing.assert_array_equal(_logits(other, pixels), _logits(native, pixels))
 
 
-def test_layers_are_torchs_own() -> None:
+def test_layers_are_those_of_pytorch() -> None:
     native = _native()
     convolution = native.get_submodule("conv1")
     assert isinstance(convolution, nn.Conv2d)
@@ -94,7 +94,7 @@ def test_layers_are_torchs_own() -> None:
     assert isinstance(native.get_submodule("logits"), nn.Linear)
 
 
-def test_it_trains() -> None:
+def test_training_changes_every_parameter_and_statistic() -> None:
     native = _native()
     assert native.training
     before = {name: tensor.clone() for name, tensor in native.state_dict().items()}
@@ -109,15 +109,14 @@ def test_it_trains() -> None:
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < losses[0]
-    # Every weight has learnt, and the statistics have moved.
     for name, tensor in native.state_dict().items():
         assert not torch.equal(tensor, before[name]), name
     assert native.get_submodule("norm1").num_batches_tracked == 20
-    # What it was made from has not.
+    # The source weights have not changed.
     np.testing.assert_array_equal(WEIGHTS["norm1.running_mean"], before["norm1.running_mean"])
 
 
-def test_a_copy_is_another() -> None:
+def test_deep_copy_is_independent() -> None:
     native = _native().eval()
     other = copy.deepcopy(native)
     pixels = _pixels(1, SIDE, SIDE)
@@ -127,35 +126,35 @@ def test_a_copy_is_another() -> None:
     np.testing.assert_array_equal(_logits(other, pixels), before)
 
 
-def test_a_layer_can_be_replaced_and_hooked() -> None:
+def test_layers_can_be_replaced_and_hooked() -> None:
     native = _native().eval()
     native.add_module("logits", nn.Linear(6, 11))
-    seen = []
-    native.get_submodule("conv2").register_forward_hook(lambda *found: seen.append(found[2].shape))
+    shapes = []
+    native.get_submodule("conv2").register_forward_hook(lambda *call: shapes.append(call[2].shape))
     assert _logits(native, _pixels(2, SIDE, SIDE)).shape == (2, 11)
-    assert seen == [(2, 6, 3, 3)]
+    assert shapes == [(2, 6, 3, 3)]
 
 
-def test_other_number_types() -> None:
+def test_double_precision() -> None:
     native = _native().eval().double()
     pixels = torch.from_numpy(_pixels(2, SIDE, SIDE)).permute(0, 3, 1, 2).double()
-    found = native(pixels)
-    assert found.dtype == torch.float64
+    logits = native(pixels)
+    assert logits.dtype == torch.float64
     expected = _logits(_native().eval(), _pixels(2, SIDE, SIDE))
-    assert_close(found.detach().numpy(), expected, ACTIVATION_TOLERANCE, "logits")
+    assert_close(logits.detach().numpy(), expected, ACTIVATION_TOLERANCE, "logits")
 
 
-def test_making_one_draws_no_random_numbers() -> None:
+def test_conversion_uses_no_random_numbers() -> None:
     state = torch.random.get_rng_state()
     _native()
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_parameters_of_any_name_and_use() -> None:
+def test_shared_nested_and_free_parameters() -> None:
     builder = NetworkBuilder("odd", input_size=8)
     x = builder.conv2d("uneven", INPUT, 3, 3, size=3, padding=((2, 0), (0, 1)))
     x = builder.conv2d("block.conv", x, 3, 3, size=3, padding=((0, 2), (1, 0)))
-    # The same weights again; a layer above one that is there; a scale that is in no layer.
+    # Shared weights; a layer that contains an existing one; a scale outside any layer.
     builder.add_node(
         "again",
         "conv2d",
@@ -180,9 +179,9 @@ def test_parameters_of_any_name_and_use() -> None:
 
 def test_from_an_extractor() -> None:
     fx = tiny_extractor(backend="torch")
-    native = fx.native
+    native = fx.to_native()
     assert isinstance(native, nn.Module)
     native.get_parameter("conv1.weight").data.zero_()
     pixels = _pixels(2, SIDE, SIDE)
     expected = fx.extract(list(pixels), ["logits"])["logits"]
-    assert_close(_logits(fx.native.eval(), pixels), expected, ACTIVATION_TOLERANCE, "logits")  # type: ignore[attr-defined]
+    assert_close(_logits(fx.to_native().eval(), pixels), expected, ACTIVATION_TOLERANCE, "logits")  # type: ignore[attr-defined]

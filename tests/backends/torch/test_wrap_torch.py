@@ -1,4 +1,4 @@
-"""A user's own torch.nn.Module."""
+"""User-defined models of PyTorch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ BACKEND = get_backend("torch")
 
 
 class Branched(nn.Module):
-    """A branch, a layer that runs twice, activations in place and a mapping as output."""
+    """A branch, a layer that is called twice, in-place activations and a mapping as output."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class _Pair(nn.Module):
 
 
 class Plain(nn.Module):
-    """What ``head`` makes of a convolution."""
+    """A convolution followed by ``head``."""
 
     def __init__(self, head: nn.Module) -> None:
         super().__init__()
@@ -72,8 +72,8 @@ class Plain(nn.Module):
         return self.head(self.conv(x))
 
 
-class Giving(nn.Module):
-    """Gives what a function makes of a feature map."""
+class Lambda(nn.Module):
+    """A function of a feature map."""
 
     def __init__(self, function: Any) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class Giving(nn.Module):
 
 
 def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
-    """The model with statistics that batch norm has to do something with."""
+    """Return the model with random parameters and batch norm statistics."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -104,14 +104,14 @@ def pixels_of(*shape: int, seed: int = 0) -> Floats:
     return np.random.default_rng(seed).random((*shape, 3), np.float32)
 
 
-def as_trained_on(pixels: Floats) -> Tensor:
-    """Pixels as torch's models take them."""
+def normalized_input(pixels: Floats) -> Tensor:
+    """Return the normalized input (n, 3, h, w) that the model gets."""
     x = (pixels - np.float32(MEAN)) / np.float32(STD)
     return torch.from_numpy(x.transpose(0, 3, 1, 2).copy())
 
 
 def state_of(model: nn.Module) -> dict[str, Any]:
-    """All of a model that a call could change."""
+    """Return everything that a call of the model could change."""
     return {
         "modes": [module.training for module in model.modules()],
         "hooks": [
@@ -127,8 +127,8 @@ def state_of(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def in_use(model: nn.Module) -> nn.Module:
-    """A model in the middle of training: half frozen, with gradients, and modes of its own."""
+def in_training(model: nn.Module) -> nn.Module:
+    """Return a model as during training: half frozen, with gradients and mixed modes."""
     model.train()
     for index, (module, parameter) in enumerate(
         zip(list(model.modules())[1:], model.parameters(), strict=False)
@@ -140,7 +140,7 @@ def in_use(model: nn.Module) -> nn.Module:
     return model
 
 
-def test_layers_are_called_as_torch_calls_them() -> None:
+def test_layers_have_the_names_of_modules() -> None:
     layers = program(Branched()).network.layers
     assert layers == (
         "normalize", "stem.0", "stem.1", "stem", "act", "shared", "act_1", "shared_1",
@@ -148,10 +148,10 @@ def test_layers_are_called_as_torch_calls_them() -> None:
     )  # fmt: skip
 
 
-def test_same_as_calling_it() -> None:
+def test_outputs_equal_those_of_the_model() -> None:
     model = randomized(Branched())
     pixels = pixels_of(3, SIDE, 20)
-    found = program(model).run(
+    result = program(model).run(
         pixels,
         [
             "stem.0",
@@ -167,33 +167,33 @@ def test_same_as_calling_it() -> None:
     )
     model.eval()
     with torch.no_grad():
-        x = as_trained_on(pixels) - 0.1
+        x = normalized_input(pixels) - 0.1
         expected: dict[str, Tensor] = {"stem.0": model.stem[0](x)}
         expected["stem"] = model.stem[1](expected["stem.0"])
         expected["act"] = expected["stem"].clamp(min=0)
         expected["shared"] = model.shared(expected["act"])
         expected["act_1"] = expected["shared"].clamp(min=0)
         expected["shared_1"] = model.shared(expected["act_1"])
-        output = model(as_trained_on(pixels))
+        output = model(normalized_input(pixels))
     expected |= {"logits": output["logits"], "output.fc": output["fc"], "embedding": output["fc"]}
-    # What was asked for came before the activations that wrote over it.
+    # The output is from before the in-place activation.
     assert (expected["stem"] < 0).any()
     for layer, tensor in expected.items():
         array = tensor.numpy()
         array = array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
-        assert_close(found[layer], array, ACTIVATION_TOLERANCE, layer)
+        assert_close(result[layer], array, ACTIVATION_TOLERANCE, layer)
 
 
-def test_an_activation_in_place_leaves_what_was_before_it() -> None:
+def test_in_place_activation_does_not_change_the_output_before_it() -> None:
     model = Plain(nn.ReLU(inplace=True))
     pixels = pixels_of(2, SIDE, SIDE)
-    found = program(model).run(pixels, ["conv", "head"])
-    assert (found["conv"] < 0).any()
-    np.testing.assert_array_equal(np.maximum(found["conv"], 0), found["head"])
+    result = program(model).run(pixels, ["conv", "head"])
+    assert (result["conv"] < 0).any()
+    np.testing.assert_array_equal(np.maximum(result["conv"], 0), result["head"])
 
 
 def test_gradients_with_respect_to_pixels() -> None:
-    model = in_use(randomized(Branched()))
+    model = in_training(randomized(Branched()))
     before = state_of(model)
     table = BACKEND.table
     pixels = pixels_of(2, SIDE, SIDE)
@@ -204,7 +204,7 @@ def test_gradients_with_respect_to_pixels() -> None:
             y = table.flatten(load(x)[layer])
             return table.sum(table.multiply(y, table.tanh(y)), axes=(0, 1))
 
-        found = BACKEND.compile(BACKEND.value_and_grad(loss))(pixels)["gradient"]
+        result = BACKEND.compile(BACKEND.value_and_grad(loss))(pixels)["gradient"]
         assert state_of(model) == before
         alone = copy.deepcopy(model).eval()
         x = torch.from_numpy(pixels).requires_grad_()
@@ -216,11 +216,11 @@ def test_gradients_with_respect_to_pixels() -> None:
             "stem.0": alone.stem[0](inner),
         }[layer]
         (expected,) = torch.autograd.grad((y * torch.tanh(y)).sum(), x)
-        assert_close(found, expected.numpy(), GRADIENT_TOLERANCE, layer)
+        assert_close(result, expected.numpy(), GRADIENT_TOLERANCE, layer)
 
 
-def test_the_model_is_afterwards_what_it_was() -> None:
-    model = in_use(randomized(Branched()))
+def test_model_is_unchanged_after_a_run() -> None:
+    model = in_training(randomized(Branched()))
     before = state_of(model)
     random_state = torch.random.get_rng_state()
     run = program(model)
@@ -235,7 +235,7 @@ def test_the_model_is_afterwards_what_it_was() -> None:
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, KeyboardInterrupt])
-def test_so_it_is_after_an_error(kind: type[BaseException]) -> None:
+def test_model_is_unchanged_after_an_error(kind: type[BaseException]) -> None:
     fails = False
 
     def function(x: Tensor) -> Tensor:
@@ -243,8 +243,8 @@ def test_so_it_is_after_an_error(kind: type[BaseException]) -> None:
             raise kind("in the middle")
         return x.mean((2, 3))
 
-    model = Plain(Giving(function))
-    in_use(model)
+    model = Plain(Lambda(function))
+    in_training(model)
     before = state_of(model)
     run = program(model)
     fails = True
@@ -257,7 +257,7 @@ def test_so_it_is_after_an_error(kind: type[BaseException]) -> None:
         assert state_of(model) == before
 
 
-def test_buffers_that_a_model_writes_to_at_inference() -> None:
+def test_buffers_written_in_evaluation_mode_are_restored() -> None:
     class Counting(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -276,8 +276,8 @@ def test_buffers_that_a_model_writes_to_at_inference() -> None:
     assert state_of(model) == before
 
 
-def test_a_layer_of_its_own_as_embedding() -> None:
-    # The linear layers of an attention over channels are no classifiers.
+def test_linear_layers_before_the_classifier_are_not_the_embedding() -> None:
+    # The linear layer of channel attention is not a classifier.
     class Attending(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -289,27 +289,27 @@ def test_a_layer_of_its_own_as_embedding() -> None:
         def forward(self, x: Tensor) -> Tensor:
             x = self.conv(x)
             x = x * self.embedding(x.mean((2, 3)))[..., None, None].sigmoid()
-            found: Tensor = self.fc(x.amax((2, 3))) * self.scale
-            return found
+            logits: Tensor = self.fc(x.amax((2, 3))) * self.scale
+            return logits
 
     model = Attending()
     run = program(model)
-    found = run.run(pixels_of(2, SIDE, SIDE), ["embedding", "module.embedding", "logits", "fc"])
-    assert found["embedding"].shape == (2, 6)
+    result = run.run(pixels_of(2, SIDE, SIDE), ["embedding", "module.embedding", "logits", "fc"])
+    assert result["embedding"].shape == (2, 6)
     with torch.no_grad():
-        expected = model.fc(torch.from_numpy(found["embedding"]))
-    assert_close(found["fc"], expected.numpy(), ACTIVATION_TOLERANCE, "fc")
-    np.testing.assert_array_equal(found["logits"], found["fc"])
+        expected = model.fc(torch.from_numpy(result["embedding"]))
+    assert_close(result["fc"], expected.numpy(), ACTIVATION_TOLERANCE, "fc")
+    np.testing.assert_array_equal(result["logits"], result["fc"])
 
 
-def test_what_has_no_row_for_each_picture_is_no_layer() -> None:
+def test_outputs_without_one_row_per_image_are_left_out() -> None:
     class Windows(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.conv = nn.Conv2d(3, 4, 3)
             self.each = nn.Linear(4, 4)
             self.table = nn.Embedding(2, 4)
-            self.count = Giving(torch.tensor)
+            self.count = Lambda(torch.tensor)
 
         def forward(self, x: Tensor) -> Tensor:
             x = self.conv(x)
@@ -319,20 +319,20 @@ def test_what_has_no_row_for_each_picture_is_no_layer() -> None:
     assert program(Windows()).network.layers == ("normalize", "conv", "output")
 
 
-def test_a_convolution_of_one_pixel_is_a_linear_layer() -> None:
+def test_convolution_of_one_pixel_counts_as_linear_layer() -> None:
     model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Conv2d(6, 4, 1),
                           nn.Flatten())  # fmt: skip
     run = program(model)
-    found = run.run(pixels_of(2, SIDE, SIDE), ["1", "embedding", "logits"])
+    result = run.run(pixels_of(2, SIDE, SIDE), ["1", "embedding", "logits"])
     assert run.shapes(SIDE, SIDE)["embedding"] == (6,)
-    np.testing.assert_array_equal(found["embedding"], found["1"].reshape(2, 6))
-    # Of more pixels it is not.
+    np.testing.assert_array_equal(result["embedding"], result["1"].reshape(2, 6))
+    # A convolution of more than one pixel does not.
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     assert "embedding" not in program(model).network.layers
 
 
-def test_without_a_linear_layer_there_is_no_embedding() -> None:
-    model = Plain(Giving(lambda x: x.mean((2, 3))))
+def test_model_without_linear_layer_has_no_embedding() -> None:
+    model = Plain(Lambda(lambda x: x.mean((2, 3))))
     run = program(model)
     assert run.network.resolve("logits") == "output"
     with pytest.raises(UnknownNameError, match="available: normalize, conv, head, output, logits"):
@@ -347,86 +347,104 @@ def test_without_a_linear_layer_there_is_no_embedding() -> None:
         (lambda x: x, ["output"]),
     ],
 )
-def test_own_outputs(function: Any, expected: list[str]) -> None:
-    run = program(Plain(Giving(function)))
+def test_outputs_of_the_model_are_layers(function: Any, expected: list[str]) -> None:
+    run = program(Plain(Lambda(function)))
     outputs = [layer for layer in run.network.layers if layer not in ("normalize", "conv", "head")]
     assert outputs == expected
-    found = run.run(pixels_of(3, SIDE, SIDE), expected)
-    assert found[expected[0]].shape == (3, 14, 14, 4)
+    result = run.run(pixels_of(3, SIDE, SIDE), expected)
+    assert result[expected[0]].shape == (3, 14, 14, 4)
 
 
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda _: None, "gives a NoneType"),
-        (lambda x: x.argmax(1), r"a Tensor of shape \(2, 14, 14\) and type torch.int64"),
+        (lambda _: None, "returned a NoneType"),
+        (lambda x: x.argmax(1), r"a Tensor of shape \(2, 14, 14\) and dtype torch.int64"),
         (lambda x: x.sum(), r"of shape \(\)"),
         (lambda x: {"boxes": [x]}, r"a dict \('boxes': list\)"),
         (lambda _: (), "a tuple of nothing"),
     ],
 )
-def test_no_tensor(function: Any, message: str) -> None:
-    model = Plain(Giving(function))
+def test_model_without_tensor_output_is_rejected(function: Any, message: str) -> None:
+    model = Plain(Lambda(function))
     before = state_of(model)
     with pytest.raises(UnsupportedError, match=message):
         program(model)
     assert state_of(model) == before
 
 
-def test_a_size_that_the_model_cannot_take() -> None:
+def test_unsupported_image_size_is_rejected() -> None:
     model = Plain(nn.Sequential(nn.Flatten(), nn.Linear(4 * 14 * 14, 3)))
     run = program(model)
     assert run.run(pixels_of(1, SIDE, SIDE), ["logits"])["logits"].shape == (1, 3)
     for size in ((20, 16), (2, 2)):
         with pytest.raises(ShapeError, match=rf"{size[0]} x {size[1]}.*(mat1|[Kk]ernel size)"):
             run.run(pixels_of(1, *size), ["logits"])
-    with pytest.raises(ShapeError, match=r"fails on pictures of 20 x 20: RuntimeError: mat1"):
+    with pytest.raises(ShapeError, match=r"fails on images of 20 x 20: RuntimeError: mat1"):
         program(model, side=20)
 
 
-def test_models_that_flatten_by_view() -> None:
-    model = Plain(Giving(lambda x: x.view(len(x), -1)))
+def test_layers_that_are_not_called_at_another_size_are_reported() -> None:
+    class Varying(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.small = nn.Conv2d(3, 4, 3)
+            self.large = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            layer = self.small if x.shape[2] <= SIDE else self.large
+            y: Tensor = layer(x)
+            return y
+
+    load = program(Varying()).load(["small", "output"])
+    assert load(torch.zeros(1, SIDE, SIDE, 3))["small"].shape == (1, SIDE - 2, SIDE - 2, 4)
+    with pytest.raises(UnsupportedError, match=r"'Varying' did not compute layers small for an"):
+        load(torch.zeros(1, 20, 20, 3))
+
+
+def test_model_that_flattens_with_view() -> None:
+    model = Plain(Lambda(lambda x: x.view(len(x), -1)))
     pixels = pixels_of(2, SIDE, SIDE)
-    found = program(model).run(pixels, ["output"])["output"]
+    result = program(model).run(pixels, ["output"])["output"]
     with torch.no_grad():
-        expected = model(as_trained_on(pixels)).numpy()
-    assert_close(found, expected, ACTIVATION_TOLERANCE, "output")
+        expected = model(normalized_input(pixels)).numpy()
+    assert_close(result, expected, ACTIVATION_TOLERANCE, "output")
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_other_number_types(dtype: torch.dtype) -> None:
-    model = Plain(Giving(lambda x: x.mean((2, 3)))).to(dtype)
+def test_model_of_another_dtype(dtype: torch.dtype) -> None:
+    model = Plain(Lambda(lambda x: x.mean((2, 3)))).to(dtype)
     pixels = pixels_of(2, SIDE, SIDE)
-    found = program(model).run(pixels, ["output"])["output"]
-    assert found.dtype == np.float32
+    result = program(model).run(pixels, ["output"])["output"]
+    assert result.dtype == np.float32
     with torch.no_grad():
-        expected = model(as_trained_on(pixels).to(dtype)).float().numpy()
-    assert_close(found, expected, ACTIVATION_TOLERANCE, "output")
+        expected = model(normalized_input(pixels).to(dtype)).float().numpy()
+    assert_close(result, expected, ACTIVATION_TOLERANCE, "output")
     assert next(model.parameters()).dtype == dtype
 
 
-def test_from_several_threads() -> None:
-    model = in_use(randomized(Branched()))
+def test_threads_get_the_same_results() -> None:
+    model = in_training(randomized(Branched()))
     before = state_of(model)
     runs = [program(model), program(model)]
     inputs = [pixels_of(2, SIDE, SIDE, seed=seed) for seed in range(12)]
     expected = [runs[0].run(x, ["logits", "act"]) for x in inputs]
     with ThreadPoolExecutor(6) as pool:
-        found = list(pool.map(lambda i: runs[i % 2].run(inputs[i], ["logits", "act"]), range(12)))
-    for a, b in zip(found, expected, strict=True):
+        result = list(pool.map(lambda i: runs[i % 2].run(inputs[i], ["logits", "act"]), range(12)))
+    for a, b in zip(result, expected, strict=True):
         np.testing.assert_array_equal(a["logits"], b["logits"])
         np.testing.assert_array_equal(a["act"], b["act"])
     assert state_of(model) == before
 
 
-def test_order_of_colours() -> None:
-    model = Plain(Giving(lambda x: x))
+def test_bgr_channel_order() -> None:
+    model = Plain(Lambda(lambda x: x))
     wrapped = BACKEND.wrap(model, input_size=SIDE, mean=MEAN, std=STD, channel_order="bgr")
     pixels = pixels_of(1, SIDE, SIDE)
-    found = Program(BACKEND, wrapped.network, {}, wrapped).run(pixels, ["conv"])["conv"]
+    result = Program(BACKEND, wrapped.network, {}, wrapped).run(pixels, ["conv"])["conv"]
     with torch.no_grad():
-        expected = model.conv(as_trained_on(pixels).flip(1)).numpy().transpose(0, 2, 3, 1)
-    assert_close(found, expected, ACTIVATION_TOLERANCE, "conv")
+        expected = model.conv(normalized_input(pixels).flip(1)).numpy().transpose(0, 2, 3, 1)
+    assert_close(result, expected, ACTIVATION_TOLERANCE, "conv")
 
 
 # ---- estimators ---------------------------------------------------------------------------
@@ -445,51 +463,51 @@ def test_extractor() -> None:
     model = Branched()
     assert backend_of(model) == "torch"
     fx = FeatureExtractor(model, preprocessing=PREPROCESSING, batch_size=2)
-    assert fx.native is model
-    layers: Mapping[str, tuple[int, ...]] = fx.layers
+    assert fx.to_native() is model
+    layers: Mapping[str, tuple[int, ...]] = fx.layers()
     assert (layers["shared_1"], layers["embedding"], layers["logits"]) == ((16, 16, 8), (8,), (5,))
-    pictures = noise(5)
-    assert fx.transform(pictures).shape == (5, 8)
-    assert clone(fx).transform(pictures).tolist() == fx.transform(pictures).tolist()
+    images = noise(5)
+    assert fx.transform(images).shape == (5, 8)
+    assert clone(fx).transform(images).tolist() == fx.transform(images).tolist()
 
 
 def test_classifier(tmp_path: Path) -> None:
     model = classifying()
     before = state_of(model)
-    numbers = [0, 1, 2] * 4
+    labels = [0, 1, 2] * 4
     classifier = Classifier(model, preprocessing=PREPROCESSING)
-    classifier.fit(colored(numbers), numbers)
-    pictures = colored(numbers, seed=1)
-    assert classifier.score(pictures, numbers) == 1.0
+    classifier.fit(colored(labels), labels)
+    images = colored(labels, seed=1)
+    assert classifier.score(images, labels) == 1.0
     assert state_of(model) == before
-    with pytest.raises(UnsupportedError, match="pickle the whole classifier"):
+    with pytest.raises(UnsupportedError, match="pickle the classifier"):
         classifier.save(tmp_path / "classifier.safetensors")
     assert list(tmp_path.iterdir()) == []
-    expected = classifier.predict_proba(pictures)
+    expected = classifier.predict_proba(images)
     for other in (pickle.loads(pickle.dumps(classifier)), copy.deepcopy(classifier)):
-        np.testing.assert_array_equal(other.predict_proba(pictures), expected)
+        np.testing.assert_array_equal(other.predict_proba(images), expected)
     other = clone(classifier)
     assert other.network is not model
-    other.fit(colored(numbers), numbers)
-    np.testing.assert_allclose(other.predict_proba(pictures), expected, rtol=1e-5)
+    other.fit(colored(labels), labels)
+    np.testing.assert_allclose(other.predict_proba(images), expected, rtol=1e-5)
 
 
-def test_a_classifier_needs_an_embedding() -> None:
-    model = Plain(Giving(lambda x: x.mean((2, 3))))
+def test_classifier_without_embedding_is_rejected() -> None:
+    model = Plain(Lambda(lambda x: x.mean((2, 3))))
     with pytest.raises(UnknownNameError, match="embedding"):
         Classifier(model, preprocessing=PREPROCESSING).fit(colored([0, 1] * 3), [0, 1] * 3)
 
 
-def test_what_does_not_go_together() -> None:
+def test_conflicting_parameters_are_rejected() -> None:
     model = Branched()
-    pictures = noise(1)
-    with pytest.raises(UnsupportedError, match="leave out backend"):
+    images = noise(1)
+    with pytest.raises(UnsupportedError, match=r"[Oo]mit backend"):
         FeatureExtractor(model, preprocessing=PREPROCESSING, backend="onnxruntime").transform(
-            pictures
+            images
         )
-    with pytest.raises(UnsupportedError, match="give that too: preprocessing="):
-        FeatureExtractor(model).transform(pictures)
-    with pytest.raises(TypeError, match="leave out weights"):
-        FeatureExtractor(model, weights="x", preprocessing=PREPROCESSING).transform(pictures)
+    with pytest.raises(UnsupportedError, match="pass preprocessing="):
+        FeatureExtractor(model).transform(images)
+    with pytest.raises(TypeError, match=r"[Oo]mit weights"):
+        FeatureExtractor(model, weights="x", preprocessing=PREPROCESSING).transform(images)
     with pytest.raises(UnsupportedError, match="not a dict"):
         BACKEND.wrap({}, mean=MEAN, std=STD)

@@ -1,1 +1,1 @@
-"""The TensorFlow backend: `backend` is what the entry point names."""
+"""The TensorFlow backend; the entry point names a class of the module `backend`."""

@@ -1,4 +1,4 @@
-"""The TensorFlow backend: functions traced once by ``tf.function``, for any size of input."""
+"""The TensorFlow backend: ``tf.function`` traces functions once for inputs of any size."""
 
 from __future__ import annotations
 
@@ -75,20 +75,20 @@ class TensorFlowBackend(Backend):
         lock = threading.Lock()
 
         def run(*arrays: npt.NDArray[np.float32]) -> Any:
-            # One trace serves every batch and picture size: it is as fast as one of its own,
-            # and a last, smaller batch does not wait for another.
+            # One trace for all batch sizes and image sizes is as fast as one for each, and a
+            # smaller last batch needs no new one.
             key = tuple((np.ndim(array), np.shape(array)[-1:]) for array in arrays)
             with lock, tf.device(self.device):
                 if key not in traced:
                     traced[key] = self._trace(function, key)
             with tf.device(self.device):
-                found = traced[key](*map(self.table.asarray, arrays))
-            return tf.nest.map_structure(self.table.to_numpy, found)
+                result = traced[key](*map(self.table.asarray, arrays))
+            return tf.nest.map_structure(self.table.to_numpy, result)
 
         return run
 
     def _trace(self, function: Callable[..., Any], key: tuple[Any, ...]) -> Callable[..., Any]:
-        """``function`` traced for inputs of these ranks and last axes, of any size otherwise."""
+        """Return ``function`` traced for inputs of these ranks and last axes, else of any size."""
         signature = [
             tf.TensorSpec([*[None] * (rank - 1), *last], self.table.dtype) for rank, last in key
         ]
@@ -101,8 +101,8 @@ class TensorFlowBackend(Backend):
         lock = threading.Lock()
 
         def run(*tensors: Any) -> Any:
-            # One trace serves batches of any length: it is as fast as one of its own, and
-            # pictures that are done can be left out. Compiling it with XLA makes it slower.
+            # One trace for all batch sizes is as fast as one for each, and lets finished images
+            # be left out of the batch. Compilation with XLA is slower.
             key = tuple((tensor.dtype, len(tensor.shape), *tensor.shape[1:]) for tensor in tensors)
             with lock, tf.device(self.device):
                 if key not in traced:
@@ -121,11 +121,11 @@ class TensorFlowBackend(Backend):
         def run(*tensors: Any) -> dict[str, Any]:
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(tensors[0])
-                given = function(*tensors)
-                found = given if isinstance(given, Mapping) else {"value": given}
-            gradient = tape.gradient(found["value"], tensors[0])
+                result = function(*tensors)
+                outputs = result if isinstance(result, Mapping) else {"value": result}
+            gradient = tape.gradient(outputs["value"], tensors[0])
             if gradient is None:
                 raise no_gradient_error()
-            return {**found, "gradient": gradient}
+            return {**outputs, "gradient": gradient}
 
         return run

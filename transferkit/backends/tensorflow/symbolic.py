@@ -34,7 +34,7 @@ class SymbolicTable(TensorFlowTable):
 
     def __init__(self) -> None:
         super().__init__()
-        # By the id of the array, which is kept so that no other array gets its id.
+        # By the id of the array; the array is kept so that its id is not reused.
         self._layer_names: dict[int, tuple[npt.NDArray[Any], str]] = {}
         self._layers: set[str] = set()
 
@@ -47,7 +47,7 @@ class SymbolicTable(TensorFlowTable):
 
     def asarray(self, array: npt.ArrayLike) -> Any:
         array = np.asarray(array, np.float32)
-        # Keras cannot save arrays without axes. A view has an id of its own.
+        # Keras cannot save arrays without axes. A view is a new object with a new id.
         return array.view() if array.ndim else float(array)
 
     def _convolve(

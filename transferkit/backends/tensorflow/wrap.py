@@ -1,25 +1,32 @@
-"""A user's own ``keras.Model`` as a network: its layers are seen while it is traced."""
+"""A user's ``keras.Model`` as a network: its layers are observed while it is traced."""
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from transferkit.backends.base import Backend, WrappedModel
+from transferkit.backends.base import Backend
+from transferkit.backends.observed_model import (
+    TRACE_BATCH_SIZE,
+    ObservedModel,
+    first_argument,
+    locate_embedding_output,
+    locate_logits_output,
+    select_outputs,
+)
 from transferkit.backends.tensorflow.table import TensorFlowTable
 from transferkit.backends.wrapping import (
     LAYER,
     LAYER_INPUT,
     OUTPUT,
     PRE_ACTIVATION,
-    ShapeCache,
     TensorLocation,
     assign_layer_names,
     build_wrapped_network,
@@ -31,64 +38,63 @@ from transferkit.errors import ShapeError, UnsupportedError
 
 __all__ = ["KerasModel", "check_keras"]
 
-# What the model's layers are learnt from: two, so that an axis of pictures can be told.
-_PICTURES = 2
-# A model whose first layer multiplies by less than this takes the 256 steps of a byte.
-_SCALE_OF_BYTES = 1 / 64
+# A model whose first layer multiplies by less than this takes pixels in [0, 255].
+_MAX_BYTE_SCALE = 1 / 64
 
-# One for all models, since they may share layers, whose `call` is replaced and restored.
-_LOCK = threading.RLock()
-_NOTHING = object()
+# One lock for all models: they may share layers, whose `call` is replaced and restored.
+_MODEL_LOCK = threading.RLock()
+_MISSING = object()
 
 Observer = Callable[[Any, TensorLocation, Any, Any], None]
+"""Takes a layer, the location of its output, its input and its output."""
 
 
 def check_keras() -> None:
-    """Raise an error unless Keras computes with TensorFlow here.
+    """Check that Keras uses TensorFlow.
 
     Raises
     ------
     UnsupportedError
-        If it computes with something else; says what to do.
+        If Keras uses another framework; the message names the remedy.
     """
     if keras.backend.backend() != "tensorflow":
         raise UnsupportedError(
-            f"Keras computes with {keras.backend.backend()!r} here, and backend 'tensorflow' needs "
-            "it to compute with TensorFlow: set the environment variable KERAS_BACKEND=tensorflow "
-            "before Keras is imported"
+            f"Keras uses {keras.backend.backend()!r}, but backend 'tensorflow' needs it to use "
+            "TensorFlow; set the environment variable KERAS_BACKEND=tensorflow before importing "
+            "Keras"
         )
 
 
-class KerasModel(WrappedModel):
-    """A ``keras.Model``, run as at inference, where it is and as it is.
+class KerasModel(ObservedModel):
+    """A ``keras.Model``, run in inference mode without a copy.
 
     Parameters
     ----------
     backend
-        What wraps it.
+        The backend that wraps the model.
     table
         The primitives of ``backend``.
     model
         Takes one tensor, (n, h, w, 3).
     input_size
-        The side of the pictures that it is run on, once, to learn its layers; None: what it
-        says of itself, or else 224.
+        The height and width of the images that the model is traced on, once, to find its layers.
+        None: the size that the model declares, or else 224.
     mean, std, channel_order
-        What it expects of pixels; None: pixels in [0, 1], or in [0, 255] where its first
-        layer is a ``Rescaling`` of such.
+        The normalization that the model expects, as for `NetworkBuilder.normalize`. None: pixels
+        in [0, 1], or in [0, 255] if the first layer is a ``Rescaling`` from that range.
 
     Raises
     ------
     UnsupportedError
-        If it is no such model, has not been built, or gives no tensor; if Keras does not
-        compute with TensorFlow.
+        If ``model`` is not a ``keras.Model``, is not built, or does not return a tensor, or if
+        Keras does not use TensorFlow.
     ShapeError
-        If it cannot take such pictures.
+        If the model fails on images of that size.
 
     Notes
     -----
-    A layer in a layer is called ``outer/inner``. A layer whose output is not one tensor of
-    fractions with a row for each picture is not shown.
+    A layer inside another layer is named ``outer/inner``. A layer is included only if its output
+    is one floating-point tensor with one row per image.
     """
 
     def __init__(
@@ -109,284 +115,269 @@ class KerasModel(WrappedModel):
             )
         if not model.built:
             raise UnsupportedError(
-                f"the model {model.name!r} has no weights yet; call it once on a batch of "
-                "pictures, or its build()"
+                f"model {model.name!r} has no weights yet; call it once on a batch of images, or "
+                "call its build()"
             )
-        self.backend = backend
+        super().__init__(backend, model, model.name)
         self._table = table
-        self.model: Any = model
         self._layers = dict(_find_layers(model))
-        # The only size it takes, if any.
+        # The only image size that the model takes; None: more than one.
         self._size = _declared_size(model)
         height, width = self._size or (input_size or 224,) * 2
         if input_size is not None and (height, width) != (input_size, input_size):
-            raise ShapeError(self._takes_only(input_size, input_size))
-        self._shapes = ShapeCache()
-        self._places, aliases = self._learn(height, width)
+            raise self._fixed_size_error(input_size, input_size)
+        self._locations, aliases = self._trace_layers(height, width)
         mean, std = mean or (0.0,) * 3, std or (1.0,) * 3
-        if (mean, std) == ((0.0,) * 3, (1.0,) * 3) and _takes_bytes(model):
+        if (mean, std) == ((0.0,) * 3, (1.0,) * 3) and _expects_bytes(model):
             std = (1 / 255,) * 3
         self.network = build_wrapped_network(
             model.name,
             height,
-            self._places,
+            self._locations,
             aliases,
             mean=mean,
             std=std,
             channel_order=channel_order,
         )
-        self._run_all: Any = None
-
-    def load(self, layers: Sequence[str]) -> Callable[[Any], dict[str, Any]]:
-        places = {layer: self._places[layer] for layer in layers}
-
-        def function(x: Any) -> dict[str, Any]:
-            found = self._run(x, set(places.values()))
-            missing = [layer for layer, place in places.items() if place not in found]
-            if missing:
-                raise UnsupportedError(
-                    f"layers {', '.join(missing)} of {self.network.name} were not computed: the "
-                    "model runs other layers for these pictures"
-                )
-            dtype = self._table.dtype
-            return {layer: tf.cast(found[place], dtype) for layer, place in places.items()}
-
-        return function
+        self._run_all: Callable[..., Any] | None = None
 
     def shapes(self, height: int, width: int) -> Mapping[str, tuple[int, ...]]:
         if self._size not in (None, (height, width)):
-            raise ShapeError(self._takes_only(height, width))
+            raise self._fixed_size_error(height, width)
+        return super().shapes(height, width)
 
-        def find() -> Mapping[str, tuple[int, ...]]:
-            try:
-                if self._run_all is None:
-                    self._run_all = self.backend.compile(self.load(list(self._places)))
-                found = self._run_all(np.zeros((1, height, width, 3), np.float32))
-            except Exception as error:
-                raise ShapeError(self._fails(height, width, error)) from error
-            return {layer: array.shape[1:] for layer, array in found.items()}
-
-        return self._shapes.get((height, width), find)
+    def _compute_shapes(self, height: int, width: int) -> Mapping[str, tuple[int, ...]]:
+        if self._run_all is None:
+            self._run_all = self.backend.compile(self.load(list(self._locations)))
+        arrays = self._run_all(np.zeros((1, height, width, 3), np.float32))
+        return {layer: array.shape[1:] for layer, array in arrays.items()}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # What was traced cannot be pickled; it is traced again.
+        # Traced functions cannot be pickled; the copy traces again.
         return (_restore, (type(self), {**self.__dict__, "_run_all": None, "_layers": None}))
 
-    def _learn(self, height: int, width: int) -> tuple[dict[str, TensorLocation], dict[str, str]]:
-        """Where the model's layers are, and aliases, from tracing it once."""
+    def _trace_layers(
+        self, height: int, width: int
+    ) -> tuple[dict[str, TensorLocation], dict[str, str]]:
+        """Return the locations of the model's layers, and aliases, from tracing it once."""
         if self._size is None:
-            # Whether it can be traced for any size shows what it takes.
+            # A model that cannot be traced for unknown sizes is fixed to one size.
             try:
-                self._trace(lambda x: self.model(x, training=False), (None, None, None, 3))
-            except Exception:  # it is the user's own code, and may fail in any way
+                self._trace(self._call, (None, None, None, 3))
+            except Exception:  # the model is user code, and may raise anything
                 self._size = (height, width)
-        learnt: list[tuple[dict[str, TensorLocation], dict[str, str]]] = []
+        results: list[tuple[dict[str, TensorLocation], dict[str, str]]] = []
 
         def function(x: Any) -> Any:
-            seen = _Seen(x.graph)
-            with _seeing(self._layers, seen.see):
+            trace = _LayerTrace(x.graph)
+            with _observed_layers(self._layers, trace.add):
                 output = self._call(x)
-            learnt.append(seen.places(output))
+            results.append(trace.locate(output))
             return x
 
         try:
-            self._trace(function, (_PICTURES, height, width, 3))
+            self._trace(function, (TRACE_BATCH_SIZE, height, width, 3))
         except UnsupportedError:
             raise
         except Exception as error:
-            raise ShapeError(self._fails(height, width, error)) from error
-        return learnt[0]
+            raise self._size_error(height, width, error) from error
+        return results[0]
 
     def _trace(self, function: Callable[[Any], Any], shape: tuple[int | None, ...]) -> None:
         spec = tf.TensorSpec(shape, tf.float32)
-        with _LOCK, keras.StatelessScope(initialize_variables=False):
+        with _MODEL_LOCK:
             tf.function(function, input_signature=[spec], autograph=False).get_concrete_function()
 
-    def _run(self, x: Any, places: set[TensorLocation]) -> dict[TensorLocation, Any]:
-        """The tensors at ``places`` when the model gets ``x`` (n, h, w, 3)."""
-        found: dict[TensorLocation, Any] = {}
+    def _run(self, x: Any, locations: Collection[TensorLocation]) -> dict[TensorLocation, Any]:
+        tensors: dict[TensorLocation, Any] = {}
 
-        def see(layer: Any, place: TensorLocation, taken: Any, given: Any) -> None:
-            for kind, tensor in ((LAYER, given), (LAYER_INPUT, taken)):
-                if (there := place._replace(kind=kind)) in places and tf.is_tensor(tensor):
-                    found[there] = tensor
-                    if kind == LAYER_INPUT:
-                        found[there] = tf.reshape(tensor, (-1, tensor.shape[-1]))
-            if (there := place._replace(kind=PRE_ACTIVATION)) in places:
-                found[there] = _before_activation(layer, taken)
+        def observe(layer: Any, location: TensorLocation, layer_input: Any, output: Any) -> None:
+            if location in locations and tf.is_tensor(output):
+                tensors[location] = output
+            location = location._replace(kind=LAYER_INPUT)
+            if location in locations and tf.is_tensor(layer_input):
+                tensors[location] = tf.reshape(layer_input, (-1, layer_input.shape[-1]))
+            location = location._replace(kind=PRE_ACTIVATION)
+            if location in locations:
+                tensors[location] = _pre_activation(layer, layer_input)
 
-        names = {place.name for place in places if place.kind != OUTPUT}
+        names = {location.name for location in locations if location.kind != OUTPUT}
         layers = {name: layer for name, layer in self._layers.items() if name in names}
         if self._size is not None:
             x = tf.ensure_shape(x, (None, *self._size, 3))
-        with _LOCK, _seeing(layers, see):
+        with _MODEL_LOCK, _observed_layers(layers, observe):
             output = self._call(x)
-        wanted = {place.name for place in places if place.kind == OUTPUT}
-        if wanted:
-            outputs = named_outputs(output, tf.is_tensor)
-            found |= {
-                TensorLocation(OUTPUT, name): outputs[name] for name in wanted & outputs.keys()
-            }
-        return found
+        tensors |= select_outputs(output, locations, tf.is_tensor)
+        return {
+            location: tf.cast(tensor, self._table.dtype) for location, tensor in tensors.items()
+        }
 
     def _call(self, x: Any) -> Any:
         # In this scope Keras writes to no variable, and keeps no losses.
         with keras.StatelessScope(initialize_variables=False):
             return self.model(x, training=False)
 
-    def _takes_only(self, height: int | None, width: int | None) -> str:
-        only = "{} x {}".format(*self._size) if self._size else "any"
-        return f"the model {self.model.name!r} takes only {only} pictures, not {height} x {width}"
-
-    def _fails(self, height: int, width: int, error: Exception) -> str:
-        return (
-            f"the model {self.model.name!r} fails on pictures of {height} x {width}: "
-            f"{type(error).__name__}: {error}"
+    def _fixed_size_error(self, height: int, width: int) -> ShapeError:
+        expected = " x ".join(map(str, self._size or ()))
+        return ShapeError(
+            f"model {self._name!r} takes only {expected} images, not {height} x {width}"
         )
 
 
 def _restore(kind: type[KerasModel], state: dict[str, Any]) -> KerasModel:
+    """Return an unpickled model."""
     model = kind.__new__(kind)
     model.__dict__.update(state)
     model._layers = dict(_find_layers(model.model))
     return model
 
 
-class _Seen:
-    """What was seen of a model that was traced in ``graph``."""
+class _LayerCall(NamedTuple):
+    """One call of a layer."""
+
+    layer: Any
+    location: TensorLocation
+    input: Any
+    output: Any
+
+
+class _LayerTrace:
+    """The calls of layers while a model is traced in ``graph``."""
 
     def __init__(self, graph: Any) -> None:
         self._graph = graph
-        self._calls: list[tuple[str, int]] = []
-        # What each layer took and gave, by a reference to what it gave.
-        self._given: dict[Any, tuple[Any, TensorLocation, Any, Any]] = {}
+        self._order: list[tuple[str, int]] = []
+        # By a reference to the output.
+        self._calls: dict[Any, _LayerCall] = {}
 
-    def see(self, layer: Any, place: TensorLocation, taken: Any, given: Any) -> None:
-        if self._is_activation(given):
-            self._calls.append((place.name, place.call))
-            # A model gives what its last layer gave; the layer is meant.
-            self._given.setdefault(given.ref(), (layer, place, taken, given))
+    def add(self, layer: Any, location: TensorLocation, layer_input: Any, output: Any) -> None:
+        """Record a call of a layer."""
+        if self._is_activation(output):
+            self._order.append((location.name, location.call))
+            # A model inside the model returns the output of its last layer; the layer is kept.
+            self._calls.setdefault(output.ref(), _LayerCall(layer, location, layer_input, output))
 
-    def places(self, output: Any) -> tuple[dict[str, TensorLocation], dict[str, str]]:
+    def locate(self, output: Any) -> tuple[dict[str, TensorLocation], dict[str, str]]:
+        """Return the locations of the layers, and aliases, of a model that returned ``output``."""
         outputs = named_outputs(output, self._is_activation)
-        embedding = logits = None
-        name = "output" if len(outputs) == 1 else "logits"
-        if name in outputs and outputs[name].shape.rank == 2:
-            logits = TensorLocation(OUTPUT, name)
-            if name == "output":
-                logits = self._before_probabilities(outputs[name]) or logits
-            embedding = self._embedding(outputs[name])
-        if "embedding" in outputs and outputs["embedding"].shape.rank == 2:
-            embedding = TensorLocation(OUTPUT, "embedding")
-        return assign_layer_names(self._calls, list(outputs), embedding=embedding, logits=logits)
+        logits = locate_logits_output(outputs)
+        embedding = locate_embedding_output(outputs)
+        if logits is not None:
+            scores = outputs[logits.name]
+            embedding = embedding or self._locate_embedding(scores)
+            if logits.name == "output":
+                logits = self._locate_pre_softmax(scores) or logits
+        return assign_layer_names(self._order, list(outputs), embedding=embedding, logits=logits)
 
-    def _before_probabilities(self, output: Any) -> TensorLocation | None:
-        """Where the numbers are that the last layer makes probabilities of, if it does."""
-        if output.ref() not in self._given:
+    def _locate_pre_softmax(self, output: Any) -> TensorLocation | None:
+        """Return the location of the logits if the last layer turns them into probabilities."""
+        last = self._calls.get(output.ref())
+        if last is None:
             return None
-        layer, place, taken, _ = self._given[output.ref()]
-        if isinstance(layer, keras.layers.Dense) and not _is_linear(layer):
-            return place._replace(kind=PRE_ACTIVATION)
-        if isinstance(layer, (keras.layers.Softmax, keras.layers.Activation)):
-            found = self._given.get(taken.ref())
-            if found is None or not isinstance(found[0], keras.layers.Dense):
-                return place._replace(kind=LAYER_INPUT)
-            return found[1]
+        if isinstance(last.layer, keras.layers.Dense) and not _is_linear(last.layer):
+            return last.location._replace(kind=PRE_ACTIVATION)
+        if isinstance(last.layer, (keras.layers.Softmax, keras.layers.Activation)):
+            previous = self._calls.get(last.input.ref())
+            if previous is None or not isinstance(previous.layer, keras.layers.Dense):
+                return last.location._replace(kind=LAYER_INPUT)
+            return previous.location
         return None
 
-    def _embedding(self, output: Any) -> TensorLocation | None:
-        """What the linear layer takes that ``output`` comes from, where that can be told."""
+    def _locate_embedding(self, output: Any) -> TensorLocation | None:
+        """Return the location of the input of the linear layer that ``output`` is computed by."""
         linear = {
-            reference: place._replace(kind=LAYER_INPUT)
-            for reference, (layer, place, taken, given) in self._given.items()
-            if isinstance(layer, (keras.layers.Dense, keras.layers.Conv2D))
-            and is_vector_per_image(tuple(taken.shape))
-            and is_vector_per_image(tuple(given.shape))
-            and given.shape[-1] == output.shape[-1]
+            reference: call.location._replace(kind=LAYER_INPUT)
+            for reference, call in self._calls.items()
+            if isinstance(call.layer, (keras.layers.Dense, keras.layers.Conv2D))
+            and is_vector_per_image(tuple(call.input.shape))
+            and is_vector_per_image(tuple(call.output.shape))
+            and call.output.shape[-1] == output.shape[-1]
         }
-        return find_producer(output.ref(), linear, _steps_before)
+        return find_producer(output.ref(), linear, _preceding_tensors)
 
     def _is_activation(self, value: Any) -> bool:
-        # What was computed in the graph of a loop or of a function cannot leave it.
+        # Tensors inside the graph of a loop or function cannot be used outside it.
         return (
             tf.is_tensor(value)
             and getattr(value, "graph", None) is self._graph
             and value.dtype.is_floating
             and bool(value.shape.rank)
-            and value.shape[0] == _PICTURES
+            and value.shape[0] == TRACE_BATCH_SIZE
         )
 
 
 @contextmanager
-def _seeing(layers: Mapping[str, Any], see: Observer) -> Iterator[None]:
-    """Calls ``see`` with what each of the layers takes and gives, in this thread."""
+def _observed_layers(layers: Mapping[str, Any], observe: Observer) -> Iterator[None]:
+    """Call ``observe`` for each call of the layers from this thread."""
     thread = threading.get_ident()
-    runs: Counter[str] = Counter()
-    before: list[tuple[Any, Any]] = []
+    counts: Counter[str] = Counter()
+    originals: list[tuple[Any, Any]] = []
 
     def observed(name: str, layer: Any, call: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*arguments: Any, **named: Any) -> Any:
-            given = call(*arguments, **named)
+        def run(*arguments: Any, **keywords: Any) -> Any:
+            output = call(*arguments, **keywords)
             if threading.get_ident() == thread:
-                taken = arguments[0] if arguments else next(iter(named.values()), None)
-                see(layer, TensorLocation(LAYER, name, runs[name]), taken, given)
-                runs[name] += 1
-            return given
+                location = TensorLocation(LAYER, name, counts[name])
+                observe(layer, location, first_argument(arguments, keywords), output)
+                counts[name] += 1
+            return output
 
         return run
 
     try:
         for name, layer in layers.items():
-            before.append((layer, vars(layer).get("call", _NOTHING)))
-            # Keras's own attributes are not touched: it keeps count of what is set by its means.
+            originals.append((layer, vars(layer).get("call", _MISSING)))
+            # Not by plain assignment: Keras tracks attributes that are set that way.
             object.__setattr__(layer, "call", observed(name, layer, layer.call))
         yield
     finally:
-        for layer, call in before:
-            if call is not _NOTHING:
+        for layer, call in originals:
+            if call is not _MISSING:
                 object.__setattr__(layer, "call", call)
             elif "call" in vars(layer):
                 object.__delattr__(layer, "call")
 
 
-def _find_layers(outer: Any, prefix: str = "", seen: set[int] | None = None) -> Iterator[Any]:
-    """Each layer of a model with its path, those in layers too, each once."""
-    seen = set() if seen is None else seen
+def _find_layers(
+    outer: Any, prefix: str = "", visited: set[int] | None = None
+) -> Iterator[tuple[str, Any]]:
+    """Yield the path and the layer of each layer of a model, nested ones included, once each."""
+    visited = set() if visited is None else visited
     counts: Counter[str] = Counter()
     for layer in outer.layers if isinstance(outer, keras.Model) else outer._layers:
-        if id(layer) in seen or isinstance(layer, keras.layers.InputLayer):
+        if id(layer) in visited or isinstance(layer, keras.layers.InputLayer):
             continue
-        seen.add(id(layer))
-        # A subclassed model may have several layers of one name.
-        same = counts[layer.name]
+        visited.add(id(layer))
+        # A subclassed model may have several layers with the same name.
+        count = counts[layer.name]
         counts[layer.name] += 1
-        path = f"{prefix}{layer.name}" + (f"_{same}" if same else "")
+        path = f"{prefix}{layer.name}" + (f"_{count}" if count else "")
         yield path, layer
-        yield from _find_layers(layer, f"{path}/", seen)
+        yield from _find_layers(layer, f"{path}/", visited)
 
 
 def _declared_size(model: Any) -> tuple[int, int] | None:
-    """The height and width that a model says it takes; None: any, or it does not say."""
+    """Return the height and width that a model declares; None if they are free or undeclared."""
     try:
         shape = model.input_shape
     except (AttributeError, ValueError):
         return None
     if not isinstance(shape, tuple) or len(shape) != 4 or shape[3] not in (3, None):
         raise UnsupportedError(
-            f"the model {model.name!r} takes {shape}; expected one input of shape "
+            f"model {model.name!r} takes input of shape {shape}; expected one input of shape "
             "(n, height, width, 3)"
         )
     return None if None in shape[1:3] else (shape[1], shape[2])
 
 
-def _takes_bytes(model: Any) -> bool:
-    """Whether a model begins by scaling what it is given from [0, 255]."""
+def _expects_bytes(model: Any) -> bool:
+    """Return whether the first layer of a model rescales pixels from [0, 255]."""
     first = next(
         (layer for _, layer in _find_layers(model) if not isinstance(layer, keras.Model)),
         None,
     )
     return isinstance(first, keras.layers.Rescaling) and bool(
-        np.all(np.abs(np.asarray(first.scale)) < _SCALE_OF_BYTES)
+        np.all(np.abs(np.asarray(first.scale)) < _MAX_BYTE_SCALE)
     )
 
 
@@ -394,11 +385,11 @@ def _is_linear(layer: Any) -> bool:
     return layer.activation is keras.activations.linear
 
 
-def _before_activation(layer: Any, x: Any) -> Any:
-    """The output of a dense layer without its activation."""
+def _pre_activation(layer: Any, x: Any) -> Any:
+    """Return the output of a dense layer without its activation."""
     y = keras.ops.matmul(keras.ops.cast(x, layer.compute_dtype), layer.kernel)
     return y if layer.bias is None else keras.ops.add(y, layer.bias)
 
 
-def _steps_before(reference: Any) -> list[Any]:
+def _preceding_tensors(reference: Any) -> list[Any]:
     return [tensor.ref() for tensor in reference.deref().op.inputs]

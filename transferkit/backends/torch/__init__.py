@@ -1,1 +1,1 @@
-"""The PyTorch backend: `backend` is what the entry point names."""
+"""The PyTorch backend; the entry point names a class of the module `backend`."""

@@ -1,4 +1,4 @@
-"""A network as a ``torch.nn.Module``, to go on with in PyTorch."""
+"""Conversion of a network to a ``torch.nn.Module``."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from transferkit.networks.passes import keep_needed
 
 __all__ = ["TorchNetwork"]
 
-# What a layer's parameters may be called below the layer's own name.
-_SUFFIXES = {
+# The last parts of the names of a layer's parameters, by operation.
+_PARAMETER_SUFFIXES = {
     "conv2d": (["weight"], ["weight", "bias"]),
     "batch_norm": (["weight", "bias", "running_mean", "running_var"],),
     "linear": (["weight", "bias"],),
@@ -27,31 +27,31 @@ _STATISTICS = ("running_mean", "running_var")
 
 
 class TorchNetwork(nn.Module):  # type: ignore[misc]
-    """A network from pixels to logits whose layers are PyTorch's own.
+    """A network from pixels to logits made of PyTorch's own layers.
 
     Convolutions, batch norms and linear layers are ``torch.nn.Conv2d``, ``BatchNorm2d`` and
-    ``Linear`` under the names of their parameters, so that its ``state_dict`` has the names
-    and shapes of the network's source, torchvision's for most. In training mode batch norm
-    normalises by the batch, and learns its statistics. Networks have no dropout, and so
-    neither has this.
+    ``Linear``, named after their parameters. The ``state_dict`` therefore has the names and
+    shapes of the weights' source, torchvision for most. In training mode batch norm normalizes
+    by the batch and updates its running statistics. The module has no dropout, since networks
+    have none.
 
     Parameters
     ----------
     network, weights
-        What to compute; the weights are copied.
+        What to convert; the weights are copied.
     device
-        Where the parameters are.
+        The device of the parameters.
 
     Raises
     ------
     UnsupportedError
-        If a parameter has a name that a module of PyTorch cannot have.
+        If the name of a parameter is not allowed in a ``torch.nn.Module``.
     """
 
     def __init__(self, network: Network, weights: Weights, device: torch.device) -> None:
         super().__init__()
         self._network = keep_needed(network, ["logits"])
-        # The name of each parameter that is part of a layer to the layer's.
+        # The name of the layer of each parameter that belongs to one.
         self._layer_of: dict[str, str] = {}
         uses = Counter(name for node in self._network.nodes for name in node.parameters)
         for node in self._network.nodes:
@@ -70,24 +70,24 @@ class TorchNetwork(nn.Module):  # type: ignore[misc]
             except KeyError as error:
                 raise UnsupportedError(
                     f"the parameters of layer {node.name!r} have names that a torch.nn.Module "
-                    f"cannot give them: {error}"
+                    f"does not allow: {error}"
                 ) from error
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """The logits, (n, classes), of pixels (n, 3, h, w), RGB, in [0, 1]."""
+        """Return the logits (n, classes) of pixels (n, 3, h, w), RGB, in [0, 1]."""
         table = _LayerTable(pixels.device, pixels.dtype)
         target = self._network.resolve("logits")
         parameters = {
             name: self.get_submodule(self._layer_of[name])
             if name in self._layer_of
-            else self._find(name)
+            else self._get_tensor(name)
             for name in self._network.parameters
         }
         x = pixels.permute(0, 2, 3, 1)
-        found: dict[str, Tensor] = run_network(table, self._network, parameters, x, [target])
-        return found[target]
+        outputs: dict[str, Tensor] = run_network(table, self._network, parameters, x, [target])
+        return outputs[target]
 
-    def _find(self, name: str) -> Any:
+    def _get_tensor(self, name: str) -> Any:
         path, _, last = name.rpartition(".")
         return getattr(self.get_submodule(path), last)
 
@@ -95,7 +95,7 @@ class TorchNetwork(nn.Module):  # type: ignore[misc]
         outer, _, last = path.rpartition(".")
         container = self._container(outer)
         if last in container._modules:
-            # Layers below it came first.
+            # A layer inside this one was added earlier, in a container of the same name.
             for name, module in container._modules.pop(last).named_children():
                 layer.add_module(name, module)
         container.add_module(last, layer)
@@ -111,7 +111,7 @@ class TorchNetwork(nn.Module):  # type: ignore[misc]
             container.register_parameter(last, nn.Parameter(tensor))
 
     def _container(self, path: str) -> nn.Module:
-        """The module at ``path``; what is missing on the way there is made."""
+        """Return the module at ``path``, creating the missing modules on the path."""
         module: nn.Module = self
         for name in path.split(".") if path else ():
             if name not in module._modules:
@@ -121,9 +121,9 @@ class TorchNetwork(nn.Module):  # type: ignore[misc]
 
 
 class _LayerTable(TorchTable):
-    """PyTorch's table, where the first weight of a primitive may be the layer that computes it.
+    """PyTorch's table, in which the first weight of a primitive may be the layer to call.
 
-    So layers are called, with the hooks they have, and may be replaced by others.
+    Calling the layers runs their hooks and lets users replace them.
     """
 
     def conv2d(
@@ -159,8 +159,8 @@ class _LayerTable(TorchTable):
     def linear(self, x: Tensor, weight: Tensor | nn.Module, bias: Tensor) -> Tensor:
         if not isinstance(weight, nn.Module):
             return super().linear(x, weight, bias)
-        found: Tensor = weight(x)
-        return found
+        y: Tensor = weight(x)
+        return y
 
     def _call(self, layer: nn.Module, x: Tensor) -> Tensor:
         y: Tensor = layer(x.permute(0, 3, 1, 2))
@@ -168,20 +168,20 @@ class _LayerTable(TorchTable):
 
 
 def _layer_name(node: Node) -> str | None:
-    """What the layer is called that has the parameters of a node; None if it can be no layer."""
+    """Return the name of the layer with a node's parameters; None if no layer has them."""
     paths = {name.rpartition(".")[0] for name in node.parameters}
     suffixes = [name.rpartition(".")[2] for name in node.parameters]
-    if len(paths) == 1 and suffixes in _SUFFIXES.get(node.operation, ()):
+    if len(paths) == 1 and suffixes in _PARAMETER_SUFFIXES.get(node.operation, ()):
         return paths.pop() or None
     return None
 
 
 def _make_layer(node: Node, tensors: list[Tensor]) -> nn.Module:
-    """PyTorch's layer of a node, with these parameters."""
+    """Return the PyTorch layer of a node, with these parameters."""
     first = tensors[0]
     attributes: Any = node.attributes
     layer: nn.Module
-    # On "meta" nothing is drawn: the parameters are there, and the global generator is not ours.
+    # Device "meta" skips the initialization, which would use the global random generator.
     if node.operation == "conv2d":
         groups, padding = attributes.get("groups", 1), attributes["padding"]
         layer = nn.Conv2d(

@@ -1,4 +1,4 @@
-"""PyTorch's table of primitives: eager, in channels-last memory."""
+"""PyTorch's table of primitives, in channels-last memory format."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = ["TorchTable"]
 class TorchTable(Table[Tensor]):
     """The primitives over tensors whose axes are N x H x W x C.
 
-    Seen as torch's own N x C x H x W such a tensor is in channels-last memory, the layout
-    that its convolutions are fastest in; the change of view costs nothing.
+    A view of such a tensor as N x C x H x W, PyTorch's order of axes, is in channels-last memory
+    format, in which convolutions are fastest. The view costs nothing.
 
     Parameters
     ----------
     device
-        Where tensors are made.
+        The device of the tensors.
     dtype
-        Their number type.
+        The dtype of the tensors.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
@@ -35,12 +35,12 @@ class TorchTable(Table[Tensor]):
         self.dtype = dtype
 
     def asarray(self, array: npt.ArrayLike) -> Tensor:
-        # torch warns of memory that it must not write to, so such arrays are copied.
+        # PyTorch warns of read-only memory, so read-only arrays are copied.
         array = np.require(array, requirements=["C", "W"])
         return torch.as_tensor(array, dtype=self.dtype, device=self.device)
 
     def to_numpy(self, tensor: Tensor) -> npt.NDArray[Any]:
-        # A copy, since a primitive may give a view of its argument, and that be the caller's.
+        # A copy, since a primitive may return a view of its argument, the caller's array.
         return np.array(tensor.detach().cpu().numpy(), order="C")
 
     def kernel(self, array: npt.ArrayLike, groups: int) -> Tensor:
@@ -86,7 +86,7 @@ class TorchTable(Table[Tensor]):
         self, x: Tensor, *, size: tuple[int, int], stride: tuple[int, int], padding: Padding
     ) -> Tensor:
         (top, bottom), (left, right) = padding
-        # What torch itself can pad is left to it, which saves a copy of the feature map.
+        # Padding in `F.max_pool2d`, where it is supported, saves a copy of the feature map.
         if top != bottom or left != right or 2 * top > size[0] or 2 * left > size[1]:
             x = self.pad(x, padding=padding, value=-float("inf"))
             top = left = 0
@@ -191,7 +191,7 @@ class TorchTable(Table[Tensor]):
 
     def sample(self, x: Tensor, positions: Tensor) -> Tensor:
         n, h, w, _ = x.shape
-        # torch counts from -1 at the first pixel's outer edge to 1 at the last one's, x first.
+        # PyTorch's positions go from -1, the outer edge of the first pixel, to 1; x comes first.
         size = torch.tensor((w, h), dtype=self.dtype, device=x.device)
         grid = (2 * positions.detach().flip(-1) + 1) / size - 1
         y = F.grid_sample(

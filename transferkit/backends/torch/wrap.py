@@ -1,23 +1,30 @@
-"""A user's own ``torch.nn.Module`` as a network: hooks see its layers while it runs."""
+"""A user's ``torch.nn.Module`` as a network: hooks observe its layers while it runs."""
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from transferkit.backends.base import Backend, WrappedModel
+from transferkit.backends.base import Backend
+from transferkit.backends.observed_model import (
+    TRACE_BATCH_SIZE,
+    ObservedModel,
+    first_argument,
+    locate_embedding_output,
+    locate_logits_output,
+    select_outputs,
+)
 from transferkit.backends.torch.table import TorchTable
 from transferkit.backends.wrapping import (
     LAYER,
     LAYER_INPUT,
     OUTPUT,
-    ShapeCache,
     TensorLocation,
     assign_layer_names,
     build_wrapped_network,
@@ -25,44 +32,41 @@ from transferkit.backends.wrapping import (
     is_vector_per_image,
     named_outputs,
 )
-from transferkit.errors import ShapeError, UnsupportedError
+from transferkit.errors import UnsupportedError
 
 __all__ = ["TorchModel"]
 
-# What the model's layers are learnt from: two, so that an axis of pictures can be told.
-_PICTURES = 2
-
-# One for all models, since they may share modules, whose mode and hooks are changed and restored.
-_LOCK = threading.RLock()
+# One lock for all models: they may share modules, whose mode and hooks are changed and restored.
+_MODEL_LOCK = threading.RLock()
 
 
-class TorchModel(WrappedModel):
-    """A ``torch.nn.Module``, run in evaluation mode where it is and as it is.
+class TorchModel(ObservedModel):
+    """A ``torch.nn.Module``, run in evaluation mode on its own device and in its own dtype.
 
     Parameters
     ----------
     backend
-        What wraps it.
+        The backend that wraps the model.
     table
         The primitives of ``backend``.
     model
         Takes one tensor, (n, 3, h, w).
     input_size
-        The side of the pictures that it is run on, once, to learn its layers.
+        The height and width of the images that the model is run on, once, to find its layers.
     mean, std, channel_order
-        What it expects of pixels.
+        The normalization that the model expects, as for `NetworkBuilder.normalize`.
 
     Raises
     ------
     UnsupportedError
-        If it is no module, or gives no tensor.
+        If ``model`` is not a module, or does not return a tensor.
     ShapeError
-        If it cannot take such pictures.
+        If the model fails on images of ``input_size``.
 
     Notes
     -----
-    What has four axes is taken for torch's (n, c, h, w), and given as (n, h, w, c). A module
-    whose output is not one tensor of fractions with a row for each picture is no layer.
+    Tensors with four axes are assumed to be (n, c, h, w), and are returned as (n, h, w, c). A
+    module is a layer only if its output is one floating-point tensor with one row per image.
     """
 
     def __init__(
@@ -76,128 +80,103 @@ class TorchModel(WrappedModel):
         std: tuple[float, ...],
         channel_order: str,
     ) -> None:
+        name = type(model).__name__
         if not isinstance(model, nn.Module):
-            raise UnsupportedError(
-                f"backend 'torch' runs a torch.nn.Module, not a {type(model).__name__}"
-            )
-        self.backend = backend
-        self.model: nn.Module = model
+            raise UnsupportedError(f"backend 'torch' runs a torch.nn.Module, not a {name}")
+        super().__init__(backend, model, name)
         self._table = table
-        self._shapes = ShapeCache()
-        self._places, aliases = self._learn(input_size)
+        self._locations, aliases = self._trace_layers(input_size)
         self.network = build_wrapped_network(
-            type(model).__name__,
+            name,
             input_size,
-            self._places,
+            self._locations,
             aliases,
             mean=mean,
             std=std,
             channel_order=channel_order,
         )
 
-    def load(self, layers: Sequence[str]) -> Callable[[Tensor], dict[str, Tensor]]:
-        places = {layer: self._places[layer] for layer in layers}
+    def _compute_shapes(self, height: int, width: int) -> Mapping[str, tuple[int, ...]]:
+        pixels = torch.zeros((1, height, width, 3), device=self._table.device)
+        with torch.no_grad():
+            tensors = self.load(list(self._locations))(pixels)
+        return {layer: tuple(tensor.shape[1:]) for layer, tensor in tensors.items()}
 
-        def function(x: Tensor) -> dict[str, Tensor]:
-            found = self._run(x, set(places.values()))
-            missing = [layer for layer, place in places.items() if place not in found]
-            if missing:
-                raise UnsupportedError(
-                    f"layers {', '.join(missing)} of {self.network.name} were not computed for "
-                    f"pictures of shape {tuple(x.shape)}: the model runs other layers for these"
-                )
-            return {layer: self._from_model(found[place]) for layer, place in places.items()}
-
-        return function
-
-    def shapes(self, height: int, width: int) -> Mapping[str, tuple[int, ...]]:
-        def find() -> Mapping[str, tuple[int, ...]]:
-            pixels = torch.zeros((1, height, width, 3), device=self._table.device)
-            try:
-                with torch.no_grad():
-                    found = self.load(list(self._places))(pixels)
-            except Exception as error:
-                raise ShapeError(_cannot_take(self.model, height, width, error)) from error
-            return {layer: tuple(tensor.shape[1:]) for layer, tensor in found.items()}
-
-        return self._shapes.get((height, width), find)
-
-    def _learn(self, side: int) -> tuple[dict[str, TensorLocation], dict[str, str]]:
-        """Where the model's layers are, and aliases, from running it once."""
+    def _trace_layers(self, side: int) -> tuple[dict[str, TensorLocation], dict[str, str]]:
+        """Return the locations of the model's layers, and aliases, from running it once."""
         calls: list[tuple[str, int]] = []
-        # The step of autograd that each linear layer is, and what the layer gave.
+        # The location of the input of each linear layer and the length of its output, by the
+        # layer's node in the graph of autograd.
         linear: dict[Any, tuple[TensorLocation, int]] = {}
-        # The layers that take one row for each picture.
-        rows: set[TensorLocation] = set()
+        # The layers that take one vector per image.
+        takes_vector: set[TensorLocation] = set()
 
-        def see(module: nn.Module, place: TensorLocation, output: Any) -> None:
-            if _is_activation(output):
-                calls.append((place.name, place.call))
-                is_linear = isinstance(module, (nn.Linear, nn.Conv2d)) and place in rows
-                if (
-                    is_linear
-                    and output.grad_fn is not None
-                    and is_vector_per_image(output.shape, 1)
-                ):
-                    linear[output.grad_fn] = (place._replace(kind=LAYER_INPUT), output.shape[1])
+        def on_output(module: nn.Module, location: TensorLocation, output: Any) -> None:
+            if not _is_activation(output):
+                return
+            calls.append((location.name, location.call))
+            is_linear = isinstance(module, (nn.Linear, nn.Conv2d)) and location in takes_vector
+            node = output.grad_fn
+            if is_linear and node is not None and is_vector_per_image(output.shape, 1):
+                linear[node] = (location._replace(kind=LAYER_INPUT), output.shape[1])
 
-        def see_input(place: TensorLocation, value: object) -> None:
+        def on_input(location: TensorLocation, value: object) -> None:
             if isinstance(value, Tensor) and is_vector_per_image(value.shape, 1):
-                rows.add(place._replace(kind=LAYER))
+                takes_vector.add(location._replace(kind=LAYER))
 
         names = {name for name, _ in self.model.named_modules() if name}
         try:
             with (
                 torch.enable_grad(),
-                _undisturbed(self.model),
-                _seeing(self.model, names, see, see_input),
+                _evaluation_mode(self.model),
+                _observed_layers(self.model, names, on_output, on_input),
             ):
-                pixels = torch.zeros((_PICTURES, side, side, 3)).requires_grad_()
+                pixels = torch.zeros((TRACE_BATCH_SIZE, side, side, 3)).requires_grad_()
                 output = self.model(self._to_model(pixels))
         except Exception as error:
-            raise ShapeError(_cannot_take(self.model, side, side, error)) from error
+            raise self._size_error(side, side, error) from error
         outputs = named_outputs(output, _is_activation)
-        embedding = logits = None
-        name = "output" if len(outputs) == 1 else "logits"
-        if name in outputs and outputs[name].ndim == 2:
-            logits = TensorLocation(OUTPUT, name)
-            classes = outputs[name].shape[1]
-            sources = {step: place for step, (place, size) in linear.items() if size == classes}
-            embedding = find_producer(outputs[name].grad_fn, sources, _steps_before)
-        if "embedding" in outputs and outputs["embedding"].ndim == 2:
-            embedding = TensorLocation(OUTPUT, "embedding")
+        logits = locate_logits_output(outputs)
+        embedding = locate_embedding_output(outputs)
+        if logits is not None and embedding is None:
+            scores = outputs[logits.name]
+            candidates = {
+                node: location
+                for node, (location, length) in linear.items()
+                if length == scores.shape[1]
+            }
+            embedding = find_producer(scores.grad_fn, candidates, _preceding_nodes)
         return assign_layer_names(calls, list(outputs), embedding=embedding, logits=logits)
 
-    def _run(self, x: Tensor, places: set[TensorLocation]) -> dict[TensorLocation, Tensor]:
-        """The tensors at ``places`` when the model gets ``x`` (n, h, w, 3)."""
-        found: dict[TensorLocation, Tensor] = {}
+    def _run(
+        self, x: Tensor, locations: Collection[TensorLocation]
+    ) -> dict[TensorLocation, Tensor]:
+        tensors: dict[TensorLocation, Tensor] = {}
 
-        def see(_: nn.Module, place: TensorLocation, output: object) -> None:
-            # A copy, since what follows may write into the layer's output.
-            if place in places and isinstance(output, Tensor):
-                found[place] = output.clone()
+        def on_output(_: nn.Module, location: TensorLocation, output: object) -> None:
+            # A copy, since later layers may write into the output.
+            if location in locations and isinstance(output, Tensor):
+                tensors[location] = output.clone()
 
-        def see_input(place: TensorLocation, value: object) -> None:
-            if place in places and isinstance(value, Tensor):
-                found[place] = value.clone().flatten(1)
+        def on_input(location: TensorLocation, value: object) -> None:
+            if location in locations and isinstance(value, Tensor):
+                tensors[location] = value.clone().flatten(1)
 
-        names = {place.name for place in places if place.kind != OUTPUT}
-        with _undisturbed(self.model), _seeing(self.model, names, see, see_input):
+        names = {location.name for location in locations if location.kind != OUTPUT}
+        with (
+            _evaluation_mode(self.model),
+            _observed_layers(self.model, names, on_output, on_input),
+        ):
             output = self.model(self._to_model(x))
-        wanted = {place.name for place in places if place.kind == OUTPUT}
-        if wanted:
-            outputs = named_outputs(output, _is_tensor)
-            found |= {
-                TensorLocation(OUTPUT, name): outputs[name] for name in wanted & outputs.keys()
-            }
-        return found
+        tensors |= select_outputs(output, locations, _is_tensor)
+        return {location: self._from_model(tensor) for location, tensor in tensors.items()}
 
     def _to_model(self, x: Tensor) -> Tensor:
-        """What the model takes: its own number type, device and order of axes, and a copy."""
-        numbers = [tensor for tensor in self.model.parameters() if tensor.is_floating_point()]
-        first = numbers[0] if numbers else x
+        """Return a copy of ``x`` with the model's dtype, device and order of axes."""
+        parameters = [tensor for tensor in self.model.parameters() if tensor.is_floating_point()]
+        first = parameters[0] if parameters else x
         x = x.permute(0, 3, 1, 2).to(first.device, first.dtype)
-        # Contiguous, since models flatten by `view`, and a copy, since they may write into it.
+        # Contiguous, since models flatten with `view`, and a copy, since they may write into it.
         return x.clone(memory_format=torch.contiguous_format)
 
     def _from_model(self, x: Tensor) -> Tensor:
@@ -206,10 +185,10 @@ class TorchModel(WrappedModel):
 
 
 @contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, in which `model` is afterwards what it was, whatever happens."""
-    with _LOCK:
-        # Flags, and not `eval()` and `train()`, which modules may override to do more.
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put ``model`` in evaluation mode; restore its modes and buffers afterward."""
+    with _MODEL_LOCK:
+        # Flags instead of `eval()` and `train()`, which modules may override to do more.
         training = [module for module in model.modules() if module.training]
         buffers = [
             (module, name, buffer, buffer.detach().clone(), _version(buffer))
@@ -227,41 +206,41 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
             for module, name, buffer, values, version in buffers:
                 if module._buffers.get(name) is not buffer:
                     module._buffers[name] = buffer
-                # Not written to without need: autograd may have kept it for the way back.
+                # Written only if changed: autograd may have saved it for the backward pass.
                 if _version(buffer) != version:
                     with torch.no_grad():
                         buffer.copy_(values)
 
 
 def _version(tensor: Tensor) -> int:
-    """How often a tensor was written to; those of inference mode do not count that."""
+    """Return how often a tensor was written to; inference tensors do not count writes."""
     return 0 if tensor.is_inference() else tensor._version
 
 
 @contextmanager
-def _seeing(
+def _observed_layers(
     model: nn.Module,
     names: set[str],
-    see: Callable[[nn.Module, TensorLocation, Any], None],
-    see_input: Callable[[TensorLocation, Any], None],
+    on_output: Callable[[nn.Module, TensorLocation, Any], None],
+    on_input: Callable[[TensorLocation, Any], None],
 ) -> Iterator[None]:
-    """Calls ``see`` with each output of the modules called ``names``, in this thread."""
+    """Call the callbacks for each call of the modules in ``names`` from this thread."""
     thread = threading.get_ident()
     started: Counter[str] = Counter()
-    ended: Counter[str] = Counter()
+    finished: Counter[str] = Counter()
     handles = []
 
     def add_hooks(name: str, module: nn.Module) -> None:
-        def before(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        def before(_: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> None:
             if threading.get_ident() == thread:
-                value = inputs[0] if inputs else next(iter(named.values()), None)
-                see_input(TensorLocation(LAYER_INPUT, name, started[name]), value)
+                location = TensorLocation(LAYER_INPUT, name, started[name])
+                on_input(location, first_argument(inputs, keywords))
                 started[name] += 1
 
         def after(_: nn.Module, __: tuple[Any, ...], output: object) -> None:
             if threading.get_ident() == thread:
-                see(module, TensorLocation(LAYER, name, ended[name]), output)
-                ended[name] += 1
+                on_output(module, TensorLocation(LAYER, name, finished[name]), output)
+                finished[name] += 1
 
         handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
         handles.append(module.register_forward_hook(after))
@@ -285,16 +264,9 @@ def _is_activation(value: Any) -> bool:
         isinstance(value, Tensor)
         and value.is_floating_point()
         and value.ndim >= 1
-        and value.shape[0] == _PICTURES
+        and value.shape[0] == TRACE_BATCH_SIZE
     )
 
 
-def _steps_before(step: Any) -> list[Any]:
-    return [before for before, _ in step.next_functions if before is not None]
-
-
-def _cannot_take(model: nn.Module, height: int, width: int, error: Exception) -> str:
-    return (
-        f"{type(model).__name__} fails on pictures of {height} x {width}: "
-        f"{type(error).__name__}: {error}"
-    )
+def _preceding_nodes(node: Any) -> list[Any]:
+    return [preceding for preceding, _ in node.next_functions if preceding is not None]

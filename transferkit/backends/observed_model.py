@@ -1,0 +1,135 @@
+"""The base class of wrapped models whose layers are observed while they run."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from transferkit.backends.base import Backend, WrappedModel
+from transferkit.backends.wrapping import OUTPUT, ShapeCache, TensorLocation, named_outputs
+from transferkit.errors import ShapeError, UnsupportedError
+
+__all__ = [
+    "TRACE_BATCH_SIZE",
+    "ObservedModel",
+    "first_argument",
+    "locate_embedding_output",
+    "locate_logits_output",
+    "select_outputs",
+]
+
+TRACE_BATCH_SIZE = 2
+"""The batch size of the run that finds the layers: 1 could not be told from an axis of length 1."""
+
+
+class ObservedModel(WrappedModel):
+    """A wrapped model whose tensors are collected by observing its layers while it runs.
+
+    The constructor of a subclass finds the layers, and sets `network` and ``_locations``.
+
+    Parameters
+    ----------
+    backend
+        The backend that wraps the model.
+    model
+        The framework's object.
+    name
+        The name of the network and of the model in error messages.
+    """
+
+    model: Any
+
+    def __init__(self, backend: Backend, model: Any, name: str) -> None:
+        self.backend = backend
+        self.model = model
+        self._name = name
+        self._shapes = ShapeCache()
+        self._locations: dict[str, TensorLocation] = {}
+
+    @abstractmethod
+    def _run(self, x: Any, locations: Collection[TensorLocation]) -> Mapping[TensorLocation, Any]:
+        """Return the tensors at ``locations`` for the input ``x`` (n, h, w, 3).
+
+        Tensors have the dtype and the order of axes of the backend's table. Those that the model
+        did not compute are left out.
+        """
+
+    @abstractmethod
+    def _compute_shapes(self, height: int, width: int) -> Mapping[str, tuple[int, ...]]:
+        """Return the shape of each layer's output for one image, by running the model."""
+
+    def load(self, layers: Sequence[str]) -> Callable[[Any], dict[str, Any]]:
+        locations = {layer: self._locations[layer] for layer in layers}
+
+        def function(x: Any) -> dict[str, Any]:
+            tensors = self._run(x, set(locations.values()))
+            missing = [layer for layer, location in locations.items() if location not in tensors]
+            if missing:
+                raise UnsupportedError(
+                    f"model {self._name!r} did not compute layers {', '.join(missing)} for an "
+                    f"input of shape {tuple(x.shape)}; it called other layers when it was wrapped"
+                )
+            return {layer: tensors[location] for layer, location in locations.items()}
+
+        return function
+
+    def shapes(self, height: int, width: int) -> Mapping[str, tuple[int, ...]]:
+        def compute() -> Mapping[str, tuple[int, ...]]:
+            try:
+                return self._compute_shapes(height, width)
+            except Exception as error:
+                raise self._size_error(height, width, error) from error
+
+        return self._shapes.get((height, width), compute)
+
+    def _size_error(self, height: int, width: int, error: Exception) -> ShapeError:
+        return ShapeError(
+            f"model {self._name!r} fails on images of {height} x {width}: "
+            f"{type(error).__name__}: {error}"
+        )
+
+
+def select_outputs(
+    output: object, locations: Collection[TensorLocation], is_tensor: Callable[[Any], bool]
+) -> dict[TensorLocation, Any]:
+    """Return the outputs of a model that are among ``locations``.
+
+    Parameters
+    ----------
+    output
+        What the model returned.
+    locations
+        Locations of any kind.
+    is_tensor
+        Returns whether an object is a tensor of the framework.
+    """
+    names = {location.name for location in locations if location.kind == OUTPUT}
+    tensors = named_outputs(output, is_tensor) if names else {}
+    return {TensorLocation(OUTPUT, name): tensors[name] for name in names & tensors.keys()}
+
+
+def locate_logits_output(outputs: Mapping[str, Any]) -> TensorLocation | None:
+    """Return the location of the only output, or of the one named ``logits``, if a matrix.
+
+    ``outputs`` are from `named_outputs`.
+    """
+    return _locate_matrix(outputs, "output" if len(outputs) == 1 else "logits")
+
+
+def locate_embedding_output(outputs: Mapping[str, Any]) -> TensorLocation | None:
+    """Return the location of the output named ``embedding``, if it is a matrix.
+
+    ``outputs`` are from `named_outputs`.
+    """
+    return _locate_matrix(outputs, "embedding")
+
+
+def _locate_matrix(outputs: Mapping[str, Any], name: str) -> TensorLocation | None:
+    is_matrix = name in outputs and len(outputs[name].shape) == 2
+    return TensorLocation(OUTPUT, name) if is_matrix else None
+
+
+def first_argument(arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+    """Return the first argument of a call of a layer, positional or not; None without any."""
+    return arguments[0] if arguments else next(iter(keywords.values()), None)
