@@ -24,14 +24,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("adversarial"), help="a folder")
     arguments = parser.parse_args()
 
-    optimizer = ImageOptimizer("mobilenet_v2", backend=arguments.backend, seed=0)
+    optimizer = ImageOptimizer("mobilenet_v2", backend=arguments.backend, random_state=0)
     found = optimizer.attack(
         arguments.photos or CAT, target=arguments.target, epsilon=arguments.epsilon / 255
     )
     found.save(arguments.output)
     found.panel().save(arguments.output / "panel.png")
     print(found)
-    for source, before, after in zip(found.sources, found.before, found.after_saved, strict=True):
+    for source, before, after in zip(found.sources, found.before, found.after_uint8, strict=True):
         print(
             f"{source}: {before.label} ({before.probability:.0%}) is now "
             f"{after.label} ({after.probability:.0%})"

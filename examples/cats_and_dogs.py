@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--backend", help="onnxruntime, torch or tensorflow")
     arguments = parser.parse_args()
 
-    classifier = Classifier("mobilenet_v2", backend=arguments.backend, seed=0)
+    classifier = Classifier("mobilenet_v2", backend=arguments.backend, random_state=0)
     classifier.fit(arguments.folder / "train", on_error="skip")
     evaluation = classifier.evaluate(arguments.folder / "test", on_error="skip")
 

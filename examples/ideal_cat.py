@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("ideal.png"))
     arguments = parser.parse_args()
 
-    optimizer = ImageOptimizer("mobilenet_v2", backend=arguments.backend, seed=0)
+    optimizer = ImageOptimizer("mobilenet_v2", backend=arguments.backend, random_state=0)
     if arguments.lesson:
         ideal = optimizer.visualize(
             arguments.wanted,

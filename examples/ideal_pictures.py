@@ -1,6 +1,6 @@
 """Make the pictures of the documentation, and tell how long each took.
 
-``python examples/ideal_pictures.py [--backend torch]`` writes them to ``docs/pictures``.
+``python examples/ideal_pictures.py [--backend torch]`` writes them to ``docs/images``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from transferkit.optimization.visualization import IdealImages
 from transferkit.support.drawing import labeled_grid
 from transferkit.training import NormalizedGradientDescent
 
-PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
+PICTURES = Path(__file__).parents[1] / "docs" / "images"
 CLASSES = ["Siamese cat", "zebra"]
 OTHERS = ["flamingo", "goldfish", "Pembroke", "golden retriever", "strawberry", "castle"]
 LAYERS = ("features.3", "features.10", "features.17")
