@@ -1,4 +1,4 @@
-"""A server of one file that misbehaves as it is told, for the tests of downloads."""
+"""A server of one file with configurable failures, for the tests of downloads."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ CONTENT = bytes(range(256)) * 4096
 
 
 @dataclass
-class Behaviour:
-    """What the server does; may be changed between requests.
+class Behavior:
+    """The behavior of the server; can be changed between requests.
 
     ``requests`` and ``conditions`` have what the headers Range and If-Range of each request said,
     None where it had none.
@@ -26,13 +26,13 @@ class Behaviour:
     content: bytes = CONTENT
     ranges: bool = True
     validators: bool = True
-    honours_if_range: bool = True
+    honors_if_range: bool = True
     length: bool = True
-    # How many bytes each coming answer has before the line breaks; then answers are whole.
+    # For each of the next responses, the bytes sent before the connection breaks.
     breaks: list[int] = field(default_factory=list)
-    # The status of each coming answer; then there is the file.
+    # For each of the next responses, its status; later ones have the file.
     statuses: list[int] = field(default_factory=list)
-    # Seconds between the first half and the second.
+    # Seconds between the two halves of a response.
     pause: float = 0.0
     requests: list[str | None] = field(default_factory=list)
     conditions: list[str | None] = field(default_factory=list)
@@ -44,10 +44,10 @@ class Behaviour:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    behaviour: Behaviour
+    behavior: Behavior
 
     def do_GET(self) -> None:
-        told, asked = self.behaviour, self.headers.get("Range")
+        told, asked = self.behavior, self.headers.get("Range")
         told.requests.append(asked)
         told.conditions.append(self.headers.get("If-Range"))
         if self.path == "/moved":
@@ -61,7 +61,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         content, status, headers = told.content, 200, {}
         unchanged = self.headers.get("If-Range", told.tag) == told.tag
-        if asked and told.ranges and (unchanged or not told.honours_if_range):
+        if asked and told.ranges and (unchanged or not told.honors_if_range):
             start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])  # type: ignore[index]
             if start >= len(content):
                 unsatisfied = {"Content-Range": f"bytes */{len(content)}"} if told.length else {}
@@ -89,10 +89,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Be quiet."""
+        """Log nothing."""
 
     def handle(self) -> None:
-        # Who hangs up early, as the tests do, is no error of the server's.
+        # A client that disconnects early, as in the tests, is not an error.
         try:
             super().handle()
         except ConnectionError:
@@ -100,9 +100,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(behaviour: Behaviour) -> Iterator[str]:
-    """The address that the file and nothing else is served under."""
-    handler = type("Handler", (_Handler,), {"behaviour": behaviour})
+def serving(behavior: Behavior) -> Iterator[str]:
+    """Serve the file; yield its URL."""
+    handler = type("Handler", (_Handler,), {"behavior": behavior})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:

@@ -1,4 +1,4 @@
-"""Which file is used for weights, and what is never touched."""
+"""The cache folder, the caches of other packages, and which files are used from them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CONTENT = b"weights"
 
 
 def known(entry: WeightsEntry) -> WeightsEntry:
-    """The entry as if ``CONTENT`` were what is published."""
+    """Return the entry as if ``CONTENT`` were its published file."""
     assert entry.checksum is not None
     digits = hashlib.new(entry.checksum.algorithm, CONTENT).hexdigest()
     short = digits[: len(entry.checksum.digits)]
@@ -40,7 +40,7 @@ KERAS = known(find_weights("vgg16", "keras"))
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's folder with nothing in it, and an environment that names no other."""
+    """Return an empty home folder, with no other folder in the environment."""
     for name in ("TRANSFERKIT_CACHE", "TORCH_HOME", "XDG_CACHE_HOME", "KERAS_HOME"):
         monkeypatch.delenv(name, raising=False)
     for name in ("HOME", "USERPROFILE", "LOCALAPPDATA"):
@@ -54,12 +54,14 @@ def put(path: Path, content: bytes = CONTENT) -> Path:
     return path
 
 
-def test_the_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_folder_depends_on_the_environment(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert home in cache_folder().parents
     assert cache_folder().name.lower() in {"transferkit", "cache"}
     monkeypatch.setenv("TRANSFERKIT_CACHE", "~/elsewhere")
     assert cache_folder() == home / "elsewhere"
-    # Asking makes nothing.
+    # The folder is not created.
     assert os.listdir(home) == []
 
 
@@ -75,7 +77,7 @@ def test_the_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (None, "", KERAS, ".keras/models"),
     ],
 )
-def test_a_file_is_used_where_it_lies(
+def test_a_file_in_any_cache_is_used_in_place(
     home: Path,
     monkeypatch: pytest.MonkeyPatch,
     variable: str | None,
@@ -90,38 +92,38 @@ def test_a_file_is_used_where_it_lies(
     path = put(home / folder / entry.file)
     assert find_cached(entry) == path
     assert on_disk(entry) == path
-    # What is not what is published is told of, left alone and not used.
+    # Another file of that name is neither used nor changed, and a warning says why.
     path.write_bytes(b"cut")
     with pytest.warns(UserWarning, match="is not used: its digest is"):
         assert find_cached(entry) is None
     assert path.read_bytes() == b"cut"
 
 
-def test_one_damaged_file_does_not_hide_a_whole_one(home: Path) -> None:
+def test_a_damaged_file_does_not_hide_a_complete_one(home: Path) -> None:
     put(cache_folder() / KERAS.file, b"cut")
     whole = put(home / ".keras" / "models" / KERAS.file)
     with pytest.warns(UserWarning, match="is not used"):
         assert find_cached(KERAS) == whole
 
 
-def test_a_folder_is_no_file() -> None:
+def test_a_folder_is_not_a_cached_file() -> None:
     (cache_folder() / KERAS.file).mkdir(parents=True)
     assert find_cached(KERAS) is None
     assert cached_files() == []
 
 
-def test_without_a_digest_a_file_must_be_whole_as_hdf5(home: Path) -> None:
+def test_without_a_checksum_a_file_must_be_complete_hdf5(home: Path) -> None:
     h5py = pytest.importorskip("h5py")
     entry = find_weights("mobilenet_v1")
     assert entry.checksum is None
     path = put(home / ".keras" / "models" / entry.file, b"<html>")
-    with pytest.warns(UserWarning, match="damaged or cut short"):
+    with pytest.warns(UserWarning, match="damaged or truncated"):
         assert find_cached(entry) is None
     with h5py.File(path, "w") as file:
         file["kernel"] = [0.0] * 1000
     assert find_cached(entry) == path
     path.write_bytes(path.read_bytes()[:-500])
-    with pytest.warns(UserWarning, match="damaged or cut short"):
+    with pytest.warns(UserWarning, match="damaged or truncated"):
         assert find_cached(entry) is None
 
 
@@ -146,18 +148,18 @@ def test_only_weights_in_the_cache_folder_are_listed_and_cleared(home: Path) -> 
     assert sorted(os.listdir(cache_folder())) == ["folder", "notes.txt"]
 
 
-def test_what_is_being_fetched_is_not_cleared() -> None:
+def test_a_download_in_progress_is_not_cleared() -> None:
     path = put(cache_folder() / KERAS.file)
     part, _note, lock = part_files(path)
     put(part)
-    # As another process would hold it.
+    # The lock as another process holds it.
     with filelock.FileLock(lock, is_singleton=False):
         assert clear_cache() == []
     assert part.exists()
     assert sorted(clear_cache()) == sorted([path, part])
 
 
-def test_what_cannot_be_removed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_removed_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     path = put(cache_folder() / KERAS.file)
 
     def refuse(_self: Path) -> None:
@@ -169,26 +171,28 @@ def test_what_cannot_be_removed_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     assert str(path) in str(caught.value)
 
 
-def test_a_home_folder_that_there_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_home_folder_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRANSFERKIT_CACHE", "~nobody-at-all/cache")
-    with pytest.raises(OutputError, match=r"TRANSFERKIT_CACHE is ~nobody-at-all/cache, and there"):
+    with pytest.raises(
+        OutputError, match=r"TRANSFERKIT_CACHE is ~nobody-at-all/cache, a home folder"
+    ):
         cache_folder()
 
 
-def test_a_lock_that_cannot_be_had_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_cannot_be_acquired_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     path = put(cache_folder() / KERAS.file)
 
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    # As in a folder that may only be read.
+    # As in a read-only folder.
     monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
     with pytest.raises(OutputError, match="cannot be removed: Permission denied"):
         clear_cache()
     assert path.exists()
 
 
-def test_a_lock_that_may_not_be_removed_while_it_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_cannot_be_removed_while_held_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     path = put(cache_folder() / KERAS.file)
     unlink = Path.unlink
 
@@ -202,7 +206,7 @@ def test_a_lock_that_may_not_be_removed_while_it_is_held(monkeypatch: pytest.Mon
     assert clear_cache() == [path]
 
 
-def test_a_checksum() -> None:
+def test_checksums_match_by_their_digits() -> None:
     path = put(cache_folder() / "file")
     whole = hashlib.sha256(CONTENT).hexdigest()
     assert Checksum("sha256", whole[:8]).matches(path)

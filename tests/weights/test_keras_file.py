@@ -1,4 +1,4 @@
-"""Files of Keras are read without it; what refers to other files, or lies, is refused."""
+"""Keras's files are read without Keras; references to other files and false sizes are rejected."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ LAYER_SETS = st.dictionaries(
 
 
 def _legacy(layers: Layers, *, nested: bool = False, parts: int = 1) -> bytes:
-    """As ``model.save_weights`` of Keras 1 and 2, or ``model.save`` of any, writes ``.h5``."""
+    """Write ``.h5`` like ``model.save_weights`` of Keras 1 and 2, or any ``model.save``."""
     file = io.BytesIO()
     with h5py.File(file, "w") as root:
         group = root.create_group("model_weights") if nested else root
         _write_names(group, "layer_names", list(layers), parts)
         for index, (layer, arrays) in enumerate(layers.items()):
-            # A layer whose name begins with another's lies within that one's group.
+            # A layer whose name is prefixed with another layer's is in that layer's group.
             folder = group.require_group(layer)
             names = [f"own{index}/weight_{number}:0" for number in range(len(arrays))]
             _write_names(folder, "weight_names", names, parts)
@@ -72,7 +72,7 @@ def _write_names(group: h5py.Group, attribute: str, names: list[str], parts: int
 
 
 def _keras3(layers: Layers, *, group: str = "layers", named: bool = True) -> bytes:
-    """As ``model.save_weights`` of Keras 3 writes ``.weights.h5``."""
+    """Write ``.weights.h5`` like ``model.save_weights`` of Keras 3."""
     file = io.BytesIO()
     with h5py.File(file, "w") as root:
         root.create_group("vars")
@@ -87,7 +87,7 @@ def _keras3(layers: Layers, *, group: str = "layers", named: bool = True) -> byt
 
 
 def _archive(layers: Layers, *, compression: int = zipfile.ZIP_STORED, named: bool = True) -> bytes:
-    """As ``model.save`` of Keras 3 writes ``.keras``."""
+    """Write ``.keras`` like ``model.save`` of Keras 3."""
     configuration = {
         "config": {"layers": [{"class_name": "Layer", "config": {"name": n}} for n in layers]}
     }
@@ -124,7 +124,7 @@ def test_any_layers_are_read(
     layers: dict[str, list[np.ndarray]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    # Names that a path cannot tell apart are not Keras's.
+    # Keras has no two names that are the same path.
     layers = {"x" + name.replace("/", "-"): arrays for name, arrays in layers.items()}
     found = _read(tmp_path_factory.getbasetemp(), write(layers))
     assert set(found) == {name for name, arrays in layers.items() if arrays}
@@ -136,13 +136,13 @@ def test_any_layers_are_read(
 
 
 @writers
-def test_names_with_slashes(write: Callable[[Layers], bytes], tmp_path: Path) -> None:
+def test_names_can_have_slashes(write: Callable[[Layers], bytes], tmp_path: Path) -> None:
     found = _read(tmp_path, write(LAYERS))
     assert list(found) == ["Conv1", "norm/BN"]
     np.testing.assert_array_equal(found["norm/BN"][3], [3, 3])
 
 
-def test_the_order_of_more_than_ten(tmp_path: Path) -> None:
+def test_more_than_ten_layers_are_in_order(tmp_path: Path) -> None:
     layers = {f"layer{index}": [np.full(1, index, np.float32)] for index in range(12)}
     layers["many"] = [np.full(1, index, np.float32) for index in range(12)]
     found = _read(tmp_path, _keras3(layers))
@@ -151,7 +151,7 @@ def test_the_order_of_more_than_ten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [_legacy, _keras3, _archive])
-def test_what_is_read_lies_in_the_file(write: Callable[[Layers], bytes], tmp_path: Path) -> None:
+def test_float32_arrays_are_mapped(write: Callable[[Layers], bytes], tmp_path: Path) -> None:
     numbers = np.ones(1_000_000, np.float32)
     (tmp_path / "file").write_bytes(write({"a": [numbers]}))
     tracemalloc.start()
@@ -162,7 +162,7 @@ def test_what_is_read_lies_in_the_file(write: Callable[[Layers], bytes], tmp_pat
     np.testing.assert_array_equal(found["a"][0], numbers)
 
 
-def test_bfloat16(tmp_path: Path) -> None:
+def test_bfloat16_is_converted(tmp_path: Path) -> None:
     file = io.BytesIO(_keras3({"a": [np.zeros(2, np.float32)]}))
     with h5py.File(file, "a") as root:
         variables = root["layers/layer/vars"]
@@ -173,7 +173,7 @@ def test_bfloat16(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("compression", [None, "gzip"])
-def test_tensors_in_pieces(compression: str | None, tmp_path: Path) -> None:
+def test_chunked_tensors_are_read(compression: str | None, tmp_path: Path) -> None:
     numbers = np.random.default_rng(0).normal(size=(40, 50)).astype(np.float32)
     file = io.BytesIO(_keras3({"a": []}))
     with h5py.File(file, "a") as root:
@@ -244,7 +244,9 @@ def _folder(variables: h5py.Group, other: Path) -> None:
         _little_written, _text, _integers, _folder,
     ],
 )  # fmt: skip
-def test_tensors_that_are_refused(put: Callable[[h5py.Group, Path], None], tmp_path: Path) -> None:
+def test_unsafe_tensors_are_rejected(
+    put: Callable[[h5py.Group, Path], None], tmp_path: Path
+) -> None:
     other = tmp_path / "other.h5"
     with h5py.File(other, "w") as file:
         file["secret"] = np.full(4, 7, np.float32)
@@ -260,7 +262,7 @@ def test_tensors_that_are_refused(put: Callable[[h5py.Group, Path], None], tmp_p
     assert peak < 1_000_000
 
 
-def test_a_group_that_is_a_link(tmp_path: Path) -> None:
+def test_groups_that_are_links_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "other").write_bytes(_keras3(LAYERS))
     for path in ("layers", "layers/layer", "layers/layer/vars"):
         with h5py.File(tmp_path / "file", "w") as root:
@@ -273,19 +275,19 @@ def test_a_group_that_is_a_link(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b"", "empty"),
-        (b"no HDF5", "no weights file of Keras"),
+        (b"no HDF5", "not a weights file of Keras"),
         (_archive(LAYERS, compression=zipfile.ZIP_DEFLATED), "compressed"),
-        (_archive(LAYERS).replace(b"model.weights.h5", b"model.weights.xx"), "no file of Keras"),
-        (_keras3(LAYERS, group="somewhere"), "does not have Keras's structure"),
+        (_archive(LAYERS).replace(b"model.weights.h5", b"model.weights.xx"), "not a Keras file"),
+        (_keras3(LAYERS, group="somewhere"), "without Keras's structure"),
     ],
 )
-def test_files_of_other_kinds(content: bytes, message: str, tmp_path: Path) -> None:
+def test_other_files_are_rejected(content: bytes, message: str, tmp_path: Path) -> None:
     with pytest.raises(FileFormatError, match=message):
         _read(tmp_path, content)
 
 
 @writers
-def test_truncated_anywhere(write: Callable[[Layers], bytes], tmp_path: Path) -> None:
+def test_truncated_files_are_rejected(write: Callable[[Layers], bytes], tmp_path: Path) -> None:
     content = write(LAYERS)
     for end in range(0, len(content) - 8, len(content) // 60):
         with pytest.raises(FileFormatError):
@@ -294,7 +296,7 @@ def test_truncated_anywhere(write: Callable[[Layers], bytes], tmp_path: Path) ->
 
 @pytest.mark.parametrize("write", [_legacy, _keras3, _archive])
 @given(data=st.data())
-def test_bits_flipped(
+def test_flipped_bits_do_no_harm(
     write: Callable[[Layers], bytes],
     data: st.DataObject,
     tmp_path_factory: pytest.TempPathFactory,
@@ -318,7 +320,7 @@ KERAS_NETWORKS = [name for name, entry in NETWORKS.items() if "keras" in entry.v
 
 
 def _as_keras(node: Node, weights: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """The arrays of a node in Keras's shapes, said in another way than the reader does."""
+    """Return the arrays of a node in Keras's shapes, computed in another way than the reader."""
     arrays = [np.asarray(weights[name]) for name in node.parameters]
     if node.operation == "conv2d":
         kernel = "ochw->hwoc" if node.attributes.get("groups", 1) != 1 else "oihw->hwio"
@@ -363,7 +365,7 @@ def test_layers_of_another_network_are_listed() -> None:
         assert line in str(caught.value)
 
 
-def test_a_network_that_keras_has_not() -> None:
+def test_networks_without_a_keras_version_are_rejected() -> None:
     network = Network("tiny", (), {}, {}, 8)
-    with pytest.raises(FileFormatError, match="Keras publishes no network 'tiny'"):
+    with pytest.raises(FileFormatError, match="Keras does not publish 'tiny'"):
         rename_keras({}, network)

@@ -1,4 +1,4 @@
-"""The same numbers as keras.applications: its networks, files and preprocessing.
+"""Parity with keras.applications: networks, files and preprocessing.
 
 Each network of Keras's gets random weights, is saved as Keras saves it, and read back here.
 """
@@ -24,7 +24,7 @@ from transferkit.weights.reading import classes_of, read_arrays, read_weights, v
 Floats = npt.NDArray[np.float32]
 
 _CLASSES = 11
-# Subtracted from colours in 0 ... 255, in the order red, green, blue, which Caffe turns round.
+# Subtracted from pixels in 0 to 255, in the order red, green, blue; Caffe reverses them.
 _CAFFE = {
     "mean": (123.68 / 255, 116.779 / 255, 103.939 / 255),
     "std": (1 / 255, 1 / 255, 1 / 255),
@@ -33,7 +33,7 @@ _CAFFE = {
 _MINUS_ONE_TO_ONE = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
 _applications = keras.applications
-# What makes Keras's model, the module with its preprocessing, and how that is said here.
+# The builder of Keras's model, the module with its preprocessing, and the equivalent here.
 _PUBLISHED: dict[str, tuple[Callable[..., Any], Any, dict[str, Any]]] = {
     "vgg16": (_applications.VGG16, _applications.vgg16, _CAFFE),
     "vgg19": (_applications.VGG19, _applications.vgg19, _CAFFE),
@@ -50,18 +50,18 @@ _PUBLISHED: dict[str, tuple[Callable[..., Any], Any, dict[str, Any]]] = {
     ),
 }  # fmt: skip
 _ALPHAS = {"mobilenet_v1_025": 0.25, "mobilenet_v1_050": 0.5, "mobilenet_v1_075": 0.75}
-# Of each family one, of which every layer is compared.
+# One network of each family, of which every layer is compared.
 _EVERY_LAYER = {"vgg16", "resnet50", "mobilenet_v1_025", "mobilenet_v2", "mobilenet_v3_small"}
 _KERAS_NETWORKS = [name for name, entry in NETWORKS.items() if "keras" in entry.variants]
 
 
 def _made(name: str) -> tuple[Any, Any, Network]:
-    """Keras's model, the module with its preprocessing, and the network here."""
+    """Return Keras's model, the module with its preprocessing, and the network."""
     options: dict[str, Any] = {}
     if name in _ALPHAS:
         options["alpha"] = _ALPHAS[name]
     make, module, preprocessing = _PUBLISHED["mobilenet_v1" if name in _ALPHAS else name]
-    # VGG's classifier fits its own size alone.
+    # VGG's classifier accepts one size only.
     shape = (224, 224, 3) if name.startswith("vgg") else (64, 96, 3)
     keras.utils.clear_session()
     model = make(
@@ -75,7 +75,7 @@ def _made(name: str) -> tuple[Any, Any, Network]:
 
 
 def _randomize(model: Any) -> None:
-    """Weights and statistics under which activations neither vanish nor grow."""
+    """Set weights and statistics with which activations neither vanish nor explode."""
     generator = np.random.default_rng(0)
     for layer in model.layers:
         is_norm = isinstance(layer, keras.layers.BatchNormalization)
@@ -93,7 +93,7 @@ def _randomize(model: Any) -> None:
 
 
 def _expected(model: Any, network: Network, name: str, inputs: Floats) -> dict[str, Floats]:
-    """What Keras's model gives for layers by the names that they have here."""
+    """Return the outputs of layers of Keras's model under the names that they have here."""
     names = keras_layer_names(network)
     last = list(names)[-1]
     outputs = {"logits": model.output, "embedding": model.get_layer(last).input}
@@ -103,7 +103,7 @@ def _expected(model: Any, network: Network, name: str, inputs: Floats) -> dict[s
         for keras_name, node_name in names.items():
             layer = model.get_layer(keras_name)
             activation = getattr(layer, "activation", None)
-            # VGG's convolutions have the ReLU in them.
+            # VGG's convolutions include the ReLU.
             has_relu = activation is keras.activations.relu
             outputs[following[node_name] if has_relu else node_name] = layer.output
     found = keras.Model(model.input, outputs)(inputs, training=False)
@@ -111,7 +111,7 @@ def _expected(model: Any, network: Network, name: str, inputs: Floats) -> dict[s
 
 
 def _save(model: Any, folder: Path, name: str) -> list[Path]:
-    """The model in the files that Keras writes; a large one in one of them."""
+    """Write the model in the formats of Keras; a large one in one format only."""
     if name.startswith("vgg"):
         endings = [".h5"]
     elif name in {"resnet101", "resnet152"}:
@@ -129,7 +129,7 @@ def _save(model: Any, folder: Path, name: str) -> list[Path]:
 
 @pytest.mark.parametrize("name", _KERAS_NETWORKS)
 @pytest.mark.filterwarnings("ignore")
-def test_a_saved_model_gives_the_same_numbers(
+def test_a_saved_model_has_the_same_outputs(
     name: str, backends: list[Backend], tmp_path: Path
 ) -> None:
     model, module, network = _made(name)
@@ -149,14 +149,14 @@ def test_a_saved_model_gives_the_same_numbers(
     for backend in backends:
         found = Program(backend, network, weights).run(pixels, list(expected))
         for layer, array in expected.items():
-            # A linear layer may be a convolution over one pixel there.
+            # A linear layer may be a 1 x 1 convolution in Keras.
             flat = found[layer].ndim == 2
             theirs = array.reshape(1, -1) if flat else array
             assert_close(found[layer], theirs, ACTIVATION_TOLERANCE, f"{backend.name}, {layer}")
 
 
-def test_numbers_in_halves(tmp_path: Path) -> None:
-    """A model of bfloat16, which HDF5 has no type for, and one of float16."""
+def test_half_precision_weights_are_read(tmp_path: Path) -> None:
+    """Models in bfloat16, for which HDF5 has no type, and float16."""
     for kind in ("bfloat16", "float16"):
         keras.utils.clear_session()
         model = keras.applications.MobileNet(

@@ -1,4 +1,4 @@
-"""Files of PyTorch are read without it, and nothing in them is ever run."""
+"""PyTorch's files are read without PyTorch, and no code in them is executed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _read(folder: Path, content: bytes) -> dict[str, np.ndarray]:
 
 @st.composite
 def _views(draw: st.DrawFn) -> tuple[np.ndarray, int, tuple[int, ...], tuple[int, ...]]:
-    """Numbers, and a view of them by start, shape and strides, of any order, steps and overlap."""
+    """Draw values and a view of them: start, shape and strides, possibly overlapping."""
     kind = draw(st.sampled_from(sorted(STORAGES)))
     shape = draw(from_numpy.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4))
     strides = tuple(draw(st.integers(0, 5)) for _ in shape)
@@ -59,7 +59,7 @@ def test_any_view_of_a_storage_is_read(
     described = tensor("0", shape, strides, start=start, length=len(values), storage=STORAGES[kind])
     sizes = {} if write is zipped else {"size": values.itemsize}
     content = write(mapping({"a": described}), {"0": values.tobytes()}, **sizes)
-    content += b" " * 4 * math.prod(shape)  # so that it is no smaller than the tensor it holds
+    content += b" " * 4 * math.prod(shape)  # at least as large as the tensor
     if write is zipped:
         content = write(mapping({"a": described, "b": tensor("1", (256,))}),
                         {"0": values.tobytes(), "1": bytes(1024)})  # fmt: skip
@@ -74,7 +74,7 @@ def test_any_view_of_a_storage_is_read(
 
 
 @writers
-def test_what_is_read_lies_in_the_file(write: Writer, tmp_path: Path) -> None:
+def test_float32_arrays_are_mapped(write: Writer, tmp_path: Path) -> None:
     numbers = np.ones(1_000_000, np.float32)
     (tmp_path / "file").write_bytes(
         write(mapping({"a": tensor("0", (1_000_000,))}), {"0": numbers.tobytes()})
@@ -88,7 +88,7 @@ def test_what_is_read_lies_in_the_file(write: Writer, tmp_path: Path) -> None:
     np.testing.assert_array_equal(found["a"], numbers)
 
 
-def test_bfloat16(tmp_path: Path) -> None:
+def test_bfloat16_is_converted(tmp_path: Path) -> None:
     numbers = np.array([1.0, -2.5, np.inf, 3e38], np.float32)
     upper = (numbers.view(np.uint32) >> 16).astype("<u2")
     state = mapping({"a": tensor("0", (4,), storage="BFloat16Storage")})
@@ -102,7 +102,7 @@ def test_bfloat16(tmp_path: Path) -> None:
 
 @writers
 @pytest.mark.parametrize("key", ["state_dict", "model", "model_state_dict"])
-def test_a_checkpoint(write: Writer, key: str, tmp_path: Path) -> None:
+def test_checkpoints_are_read(write: Writer, key: str, tmp_path: Path) -> None:
     state = mapping({f"module.{name}": tensor("0", (4, 6)) for name in ("a", "module.b")})
     steps = mapping({"step": literal(3), "lr": literal(0.1), "groups": literal([{"b": (1, 2)}])})
     whole = mapping({"epoch": literal(7), "optimizer": steps, key: state, "best": literal(None)})
@@ -111,12 +111,12 @@ def test_a_checkpoint(write: Writer, key: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(found["a"], NUMBERS.reshape(4, 6))
 
 
-def test_a_prefix_that_not_all_names_have_is_left(tmp_path: Path) -> None:
+def test_a_prefix_of_some_names_only_is_kept(tmp_path: Path) -> None:
     state = mapping({"module.a": tensor("1", (3,)), "b": tensor("1", (3,))})
     assert list(_read(tmp_path, zipped(state, DATA))) == ["module.a", "b"]
 
 
-def test_parameters_of_every_age(tmp_path: Path) -> None:
+def test_parameters_of_all_versions_are_read(tmp_path: Path) -> None:
     parameter = b"ctorch.nn.parameter\nParameter\n"
     old_tensor = (
         tensor("1", (3,)).replace(b"_v2", b"").replace(b"\x89ccollections\nOrderedDict\n)R", b"")
@@ -140,7 +140,7 @@ def test_parameters_of_every_age(tmp_path: Path) -> None:
 
 
 class _Runs:
-    """What would write a file, if it were unpickled."""
+    """An object that writes a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -152,11 +152,11 @@ class _Runs:
 @writers
 @pytest.mark.parametrize("protocol", [2, 4])
 @pytest.mark.parametrize("place", ["whole", "in the dictionary", "beside the weights", "a key"])
-def test_no_code_is_run(write: Writer, protocol: int, place: str, tmp_path: Path) -> None:
+def test_no_code_is_executed(write: Writer, protocol: int, place: str, tmp_path: Path) -> None:
     proof = tmp_path / "proof"
     code = pickle.dumps(_Runs(proof), protocol)
     pickle.loads(code)
-    assert proof.exists()  # so it would
+    assert proof.exists()  # the code works
     proof.unlink()
     code = code[2:-1]
     content = {
@@ -186,7 +186,7 @@ def test_no_code_is_run(write: Writer, protocol: int, place: str, tmp_path: Path
         b"ctorch._utils _rebuild_tensor\nv2\n",
     ],
 )
-def test_other_objects_are_refused(content: bytes, tmp_path: Path) -> None:
+def test_other_objects_are_rejected(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(FileFormatError, match="pickled object"):
         _read(tmp_path, zipped(content, DATA))
 
@@ -218,7 +218,7 @@ def test_other_objects_are_refused(content: bytes, tmp_path: Path) -> None:
         literal(7),
     ],
 )
-def test_lies_are_refused(write: Writer, lie: bytes, tmp_path: Path) -> None:
+def test_false_sizes_are_rejected(write: Writer, lie: bytes, tmp_path: Path) -> None:
     tracemalloc.start()
     with pytest.raises(FileFormatError):
         _read(tmp_path, write(mapping({"a": lie}), {"0": DATA["0"]}))
@@ -231,10 +231,10 @@ def test_lies_are_refused(write: Writer, lie: bytes, tmp_path: Path) -> None:
     "content",
     [
         b"(" * 210_000,  # too many operations
-        b"]" * 90_000 + b"a" * 89_999,  # too deep for anything that recurses
+        b"]" * 90_000 + b"a" * 89_999,  # too deep for a recursive reader
         b")" + b"\x85" * 180_000,
-        b"]r\xff\xff\xff\x7f",  # a memo of two thousand million places
-        b"X\xff\xff\xff\x7fabc",  # a text of two gigabytes
+        b"]r\xff\xff\xff\x7f",  # a memo of two billion entries
+        b"X\xff\xff\xff\x7fabc",  # a string of two gigabytes
         b"\x8b\xff\xff\xff\x7fabc",
         b"0", b"a", b"u", b"R", b"b", b"\x81", b"\x85", b"Q", b"t", b"h\x09", b"q\x00", b"\x93",
         b"})R", b"]}b", b"]}s", literal((1, 2)) + b"Q", b")Q", b"",
@@ -242,12 +242,12 @@ def test_lies_are_refused(write: Writer, lie: bytes, tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 @writers
-def test_pickles_that_make_no_sense(write: Writer, content: bytes, tmp_path: Path) -> None:
+def test_invalid_pickles_are_rejected(write: Writer, content: bytes, tmp_path: Path) -> None:
     with pytest.raises(FileFormatError):
         _read(tmp_path, write(content, DATA))
 
 
-def test_a_key_that_would_take_for_ever_to_hash(tmp_path: Path) -> None:
+def test_a_key_that_takes_exponential_time_to_hash_is_rejected(tmp_path: Path) -> None:
     doubled = b")" + b"".join(
         b"q" + bytes([place]) + b"h" + bytes([place]) + b"\x86" for place in range(60)
     )
@@ -256,7 +256,7 @@ def test_a_key_that_would_take_for_ever_to_hash(tmp_path: Path) -> None:
 
 
 @writers
-def test_truncated_anywhere(write: Writer, tmp_path: Path) -> None:
+def test_truncated_files_are_rejected(write: Writer, tmp_path: Path) -> None:
     content = write(STATE, DATA)
     assert set(_read(tmp_path, content)) == {"weight", "bias"}
     for end in range(0, len(content), 3):
@@ -266,7 +266,7 @@ def test_truncated_anywhere(write: Writer, tmp_path: Path) -> None:
 
 @writers
 @given(data=st.data())
-def test_bits_flipped(
+def test_flipped_bits_do_no_harm(
     write: Writer, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     content = bytearray(write(STATE, DATA))
@@ -285,18 +285,21 @@ def test_bits_flipped(
     ("content", "message"),
     [
         (zipped(STATE, DATA, zipfile.ZIP_DEFLATED), "compressed"),
-        (zipped(literal([1, 2]), DATA), "no state dictionary"),
-        (zipped(mapping({"net": STATE, "epoch": literal(3)}), DATA), "'net' has none"),
+        (zipped(literal([1, 2]), DATA), "does not contain a state dictionary"),
+        (
+            zipped(mapping({"net": STATE, "epoch": literal(3)}), DATA),
+            "the value of 'net' is not a tensor",
+        ),
         (zipped(STATE, DATA).replace(b"byteorder", b"other-end"), None),
         (zipped(STATE, DATA).replace(b"data.pkl", b"data.abc"), "without data.pkl"),
-        (zipped(STATE, {**DATA, "2": b""}).replace(b"data/2", b"data/1"), "there twice"),
+        (zipped(STATE, {**DATA, "2": b""}).replace(b"data/2", b"data/1"), "occurs twice"),
         (b"", "empty"),
-        (b"PK\x03\x04", "cut short"),
-        (pickle.dumps(7, 2), "no weights file"),
-        (b"no weights at all", "no weights file"),
+        (b"PK\x03\x04", "truncated"),
+        (pickle.dumps(7, 2), "not a weights file"),
+        (b"no weights at all", "not a weights file"),
     ],
 )
-def test_files_of_other_kinds(content: bytes, message: str | None, tmp_path: Path) -> None:
+def test_other_files_are_rejected(content: bytes, message: str | None, tmp_path: Path) -> None:
     if message is None:
         assert len(_read(tmp_path, content)) == 2
         return
@@ -311,12 +314,12 @@ def test_files_of_other_kinds(content: bytes, message: str | None, tmp_path: Pat
         legacy(STATE, DATA).replace(literal("little_endian")[:18] + b"q\x02\x88", b"", 1),
     ],
 )
-def test_a_big_endian_machine(content: bytes, tmp_path: Path) -> None:
+def test_big_endian_files_are_rejected(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(FileFormatError):
         _read(tmp_path, content)
 
 
-def test_what_is_no_file(tmp_path: Path) -> None:
-    for path, message in ((tmp_path, "is a folder"), (tmp_path / "x", "there is no such file")):
+def test_folders_and_missing_files_are_errors(tmp_path: Path) -> None:
+    for path, message in ((tmp_path, "is a folder"), (tmp_path / "x", "no such file")):
         with pytest.raises(FileFormatError, match=message):
             read_torch(path)

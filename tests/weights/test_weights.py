@@ -1,4 +1,4 @@
-"""The weights that come with the package are what its table says, and whole."""
+"""The weights in the package, and safetensors files."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ METADATA = st.dictionaries(st.text(max_size=8), st.text(max_size=20), max_size=4
 # ------------------------------------------------------------------------------- the package
 
 
-def test_weights_in_the_package_need_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packaged_weights_need_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRANSFERKIT_OFFLINE", "1")
     for row in PACKAGED:
         network, weights = load_weights(row)
@@ -52,11 +52,11 @@ def test_weights_in_the_package_need_no_network(monkeypatch: pytest.MonkeyPatch)
         assert all(np.isfinite(array).all() for array in weights.values())
 
 
-def test_weights_that_were_tampered_with_are_refused() -> None:
+def test_manipulated_weights_are_rejected() -> None:
     packaged = PACKAGED[0].packaged
     assert packaged is not None
     other = dataclasses.replace(packaged, checksum=Checksum("sha256", "0" * 64))
-    with pytest.raises(FileFormatError, match="install transferkit again"):
+    with pytest.raises(FileFormatError, match="reinstall transferkit"):
         load_weights(dataclasses.replace(PACKAGED[0], packaged=other))
 
 
@@ -64,7 +64,7 @@ def test_weights_that_were_tampered_with_are_refused() -> None:
 
 
 @given(tensors=TENSORS, metadata=METADATA)
-def test_what_is_written_is_read(
+def test_written_files_are_read(
     tmp_path_factory: pytest.TempPathFactory,
     tensors: dict[str, np.ndarray],
     metadata: dict[str, str],
@@ -80,17 +80,17 @@ def test_what_is_written_is_read(
 
 
 @given(tensors=TENSORS, metadata=METADATA)
-def test_the_same_contents_are_the_same_bytes(
+def test_the_same_contents_give_the_same_bytes(
     tensors: dict[str, np.ndarray], metadata: dict[str, str]
 ) -> None:
     turned = dict(reversed(tensors.items())), dict(reversed(metadata.items()))
     assert serialize(tensors, metadata) == serialize(*turned)
-    # A view that is not laid out row by row is written by its values.
+    # A view that is not in C order is written by its values.
     strided = {name: np.repeat(array, 2, axis=0)[::2] for name, array in tensors.items()}
     assert serialize(strided, metadata) == serialize(tensors, metadata)
 
 
-def test_the_digest_tells_apart() -> None:
+def test_the_digest_depends_on_names_values_and_metadata() -> None:
     one, two = np.zeros(2, np.float32), np.ones(2, np.float32)
     found = {
         digest({"a": one}, {}),
@@ -112,16 +112,16 @@ def test_weights_of_another_network_are_listed() -> None:
     wrong["classifier.1.weight"] = np.zeros((10, 1280), np.float32)
     with pytest.raises(FileFormatError) as caught:
         check_weights("here", wrong, network)
-    assert str(caught.value).startswith("here: these are not the weights of mobilenet_v2: ")
+    assert str(caught.value).startswith("here: not the weights of mobilenet_v2: ")
     for problem in (
         "missing: classifier.1.bias",
         "unexpected: ghost",
-        "classifier.1.weight has shape (10, 1280), not (1000, 1280)",
+        "classifier.1.weight has shape (10, 1280); expected (1000, 1280)",
     ):
         assert problem in str(caught.value)
 
 
-def test_an_unwritable_place(tmp_path: Path) -> None:
+def test_an_unwritable_path_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OutputError):
         write_safetensors(tmp_path / "missing" / "file", {}, {})
 
@@ -158,7 +158,7 @@ def test_a_published_file_is_converted(tmp_path: Path, capsys: pytest.CaptureFix
     assert capsys.readouterr().out.split()[0] == written
 
 
-def test_the_shipped_file_is_as_the_conversion_writes_it() -> None:
+def test_the_packaged_file_is_the_output_of_the_conversion() -> None:
     for row in PACKAGED:
         assert row.packaged is not None
         path = DATA / row.packaged.name

@@ -1,4 +1,4 @@
-"""The table of weights: complete in itself, and equal to what Keras's package states.
+"""The table of weights is complete and agrees with Keras's package.
 
 Against torchvision's it is held in ``tests/oracle``.
 """
@@ -36,18 +36,18 @@ def name_of(row: WeightsEntry) -> str:
     return f"{row.network}-{row.name}"
 
 
-# ----------------------------------------------------------------------------- in itself
+# ----------------------------------------------------------------------------- the table
 
 
-def test_rows_are_told_apart() -> None:
+def test_rows_have_unique_names() -> None:
     assert len({(row.network, row.name) for row in WEIGHTS}) == len(WEIGHTS)
     assert len({row.url for row in WEIGHTS}) == len(WEIGHTS)
     assert len({row.file for row in WEIGHTS}) == len(WEIGHTS)
-    # A name of a source that is also a row's name means that row either way.
+    # A source that is also the name of a row refers to that row.
     assert all(row.source == row.name for row in WEIGHTS if row.name in ("keras", "torchvision"))
 
 
-def test_every_network_has_weights_in_each_of_its_forms() -> None:
+def test_every_variant_of_every_network_has_weights() -> None:
     for name, network in NETWORKS.items():
         rows = [row for row in WEIGHTS if row.network == name]
         assert {row.variant for row in rows} == set(network.variants)
@@ -56,7 +56,7 @@ def test_every_network_has_weights_in_each_of_its_forms() -> None:
 
 
 @pytest.mark.parametrize("row", WEIGHTS, ids=name_of)
-def test_a_row(row: WeightsEntry) -> None:
+def test_rows_are_consistent(row: WeightsEntry) -> None:
     assert row.url.startswith("https://")
     assert row.url.endswith(f"/{row.file}")
     assert row.variant == row.source in {"torchvision", "keras"}
@@ -71,7 +71,7 @@ def test_a_row(row: WeightsEntry) -> None:
     network = build_network(row.network, variant=row.variant)
     assert row.preprocessing.size == network.input_size
     if row.size is not None:
-        # Four bytes for each number, and little else.
+        # Four bytes per value, and a small header.
         assert row.size * 2**20 == pytest.approx(network.number_of_parameters * 4, rel=0.02)
     assert find_weights(row.network, row.name) is row
     first = next(
@@ -80,7 +80,7 @@ def test_a_row(row: WeightsEntry) -> None:
     assert find_weights(row.network, row.source) is first
 
 
-def test_the_packaged_file_is_what_its_row_says() -> None:
+def test_the_packaged_file_matches_its_row() -> None:
     rows = [row for row in WEIGHTS if row.packaged is not None]
     assert [name_of(row) for row in rows] == ["mobilenet_v2-imagenet1k_v1"]
     for row in rows:
@@ -97,7 +97,7 @@ def test_the_packaged_file_is_what_its_row_says() -> None:
         assert row.source in (DATA / "NOTICE.md").read_text()
 
 
-def test_what_goes_together_is_named() -> None:
+def test_weights_are_found_by_name_or_source() -> None:
     assert find_weights("vgg16") is find_weights("vgg16", "torchvision")
     assert find_weights("mobilenet_v1") is find_weights("mobilenet_v1", "keras")
     with pytest.raises(
@@ -116,11 +116,11 @@ def test_what_goes_together_is_named() -> None:
 
 
 class _AskedForError(Exception):
-    """Raised instead of a download, with what would have been downloaded."""
+    """Raised instead of a download, with its arguments."""
 
 
 def _what_keras_asks_for(row: WeightsEntry, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The arguments with which Keras's own model would have its weights fetched."""
+    """Return the arguments with which Keras's model would download its weights."""
     import keras
     from keras.src.utils import file_utils
 
@@ -152,7 +152,7 @@ def test_parity_with_the_table_of_keras_on_tensorflow(
 
 
 def _first_node(pixels: npt.NDArray[np.float32], row: WeightsEntry) -> npt.NDArray[np.float32]:
-    """What the network's first layers make of pixels in [0, 1], before its first convolution."""
+    """Return the input of the network's first convolution for pixels in [0, 1]."""
     preprocessing = row.preprocessing
     normalized = (pixels - np.float32(preprocessing.mean)) / np.float32(preprocessing.std)
     return normalized[..., ::-1] if preprocessing.channel_order == "bgr" else normalized
@@ -181,7 +181,7 @@ def test_parity_with_the_preprocessing_of_keras_on_tensorflow(
         np.testing.assert_array_equal(ours, np.asarray(theirs))
         expected = module.preprocess_input(keras.utils.img_to_array(theirs))
         if row.network.startswith("mobilenet_v3"):
-            # It does nothing there: the model does it.
+            # Keras's function does nothing, because its model normalizes.
             expected = expected / 127.5 - 1
         found = _first_node(np.asarray(ours, np.float32) / 255, row)
         np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * np.abs(expected).max())

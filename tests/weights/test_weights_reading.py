@@ -1,4 +1,4 @@
-"""A file is known by what it begins with, and held against the network."""
+"""The format of a file is detected from its contents, which are compared with the network."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _torch_files() -> list[bytes]:
 
 @pytest.mark.parametrize("content", [*_torch_files(), serialize(WEIGHTS, {})])
 @pytest.mark.parametrize("ending", ["", ".h5", ".pth", ".safetensors"])
-def test_the_ending_does_not_matter(content: bytes, ending: str, tmp_path: Path) -> None:
+def test_the_suffix_does_not_matter(content: bytes, ending: str, tmp_path: Path) -> None:
     path = tmp_path / f"file{ending}"
     path.write_bytes(content)
     assert variant_of(path) == (None if content[8:9] == b"{" else "torchvision")
@@ -39,7 +39,7 @@ def test_the_ending_does_not_matter(content: bytes, ending: str, tmp_path: Path)
         np.testing.assert_array_equal(array, WEIGHTS[name])
 
 
-def test_the_number_of_classes() -> None:
+def test_the_number_of_classes_is_found() -> None:
     network = build_network("mobilenet_v2", classes=3)
     arrays = read_arrays(PACKAGED, network)
     assert classes_of(arrays, network) == 1000
@@ -49,21 +49,21 @@ def test_the_number_of_classes() -> None:
         classes_of({}, network)
 
 
-def test_what_is_of_no_format(tmp_path: Path) -> None:
-    for content, message in ((b"", "empty"), (b"GIF89a and so on", "is no weights file")):
+def test_unknown_formats_are_rejected(tmp_path: Path) -> None:
+    for content, message in ((b"", "empty"), (b"GIF89a and so on", "not a weights file")):
         (tmp_path / "x").write_bytes(content)
         with pytest.raises(FileFormatError, match=message):
             variant_of(tmp_path / "x")
 
 
-def test_a_file_of_keras_goes_with_its_form(tmp_path: Path) -> None:
+def test_a_keras_file_needs_the_keras_variant(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"\x89HDF\r\n\x1a\n and so on")
     with pytest.raises(FileFormatError, match="variant='keras'"):
         read_weights(tmp_path / "x", build_network("vgg16"))
 
 
-def test_the_list_of_what_is_wrong() -> None:
-    with pytest.raises(FileFormatError, match="of another network") as caught:
+def test_all_mismatches_are_listed() -> None:
+    with pytest.raises(FileFormatError, match="may be of another network") as caught:
         check_weights("here", WEIGHTS, build_network("mobilenet_v2"))
     lines = str(caught.value).split("\n  ")
     assert len(lines) == 1 + len(build_network("mobilenet_v2").parameters) + len(WEIGHTS)
@@ -74,7 +74,7 @@ def test_the_list_of_what_is_wrong() -> None:
 
 
 @pytest.mark.parametrize(("kind", "stored"), [("F16", "<f2"), ("F64", "<f8"), ("BF16", "<u2")])
-def test_safetensors_of_other_types(kind: str, stored: str, tmp_path: Path) -> None:
+def test_other_dtypes_are_converted(kind: str, stored: str, tmp_path: Path) -> None:
     numbers = np.array([1.0, -2.5, 0.5], np.float32)
     data = (numbers.view(np.uint32) >> 16).astype(stored) if kind == "BF16" else numbers
     raw = data.astype(stored).tobytes()
@@ -96,7 +96,7 @@ def test_safetensors_of_other_types(kind: str, stored: str, tmp_path: Path) -> N
         '"dtype":"F33","shape":[3],"data_offsets":[0,12]',
     ],
 )
-def test_a_header_that_lies(entry: str, tmp_path: Path) -> None:
+def test_false_headers_are_rejected(entry: str, tmp_path: Path) -> None:
     header = f'{{"a":{{{entry}}}}}'.encode()
     path = tmp_path / "x"
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(12))
@@ -104,6 +104,6 @@ def test_a_header_that_lies(entry: str, tmp_path: Path) -> None:
         read_arrays(path, NETWORK)
 
 
-def test_what_is_read_of_safetensors_is_mapped(tmp_path: Path) -> None:
+def test_float32_arrays_are_mapped(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "x", WEIGHTS, {})
     assert not any(array.flags.owndata for array in read_arrays(tmp_path / "x", NETWORK).values())

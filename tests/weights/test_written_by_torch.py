@@ -1,4 +1,4 @@
-"""What PyTorch itself writes is read as PyTorch reads it."""
+"""Files written by PyTorch are read as PyTorch reads them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KINDS = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 
 @st.composite
 def _tensors(draw: st.DrawFn) -> torch.Tensor:
-    """A tensor of any type, permuted, stepped through, expanded or part of a larger one."""
+    """Draw a tensor of any dtype, possibly permuted, strided, expanded or part of a larger one."""
     shape = draw(from_numpy.array_shapes(min_dims=1, max_dims=4, max_side=4))
     tensor = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     tensor = tensor.to(draw(st.sampled_from(KINDS)))
@@ -34,7 +34,7 @@ def _tensors(draw: st.DrawFn) -> torch.Tensor:
 
 @pytest.mark.parametrize("zipped", [True, False])
 @given(tensors=st.lists(_tensors(), min_size=1, max_size=3))
-def test_any_tensors(
+def test_all_kinds_of_tensors_are_read(
     zipped: bool, tensors: list[torch.Tensor], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "file.pth"
@@ -50,13 +50,13 @@ def test_any_tensors(
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_whole_model_is_refused(zipped: bool, tmp_path: Path) -> None:
+def test_a_pickled_model_is_rejected(zipped: bool, tmp_path: Path) -> None:
     torch.save(torch.nn.Linear(2, 2), tmp_path / "x", _use_new_zipfile_serialization=zipped)
     with pytest.raises(FileFormatError, match=r"Linear.*torch.save\(model.state_dict\(\), path\)"):
         read_torch(tmp_path / "x")
 
 
-def test_a_program_is_refused(tmp_path: Path) -> None:
+def test_a_torchscript_program_is_rejected(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "x")
     with pytest.raises(FileFormatError, match="TorchScript"):
         read_torch(tmp_path / "x")

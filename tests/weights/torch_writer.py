@@ -1,4 +1,4 @@
-"""Files as PyTorch writes them, written without PyTorch; and ones that it would never write."""
+"""Files in PyTorch's format, valid and invalid, written without PyTorch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STORAGES = {"f4": "FloatStorage", "f8": "DoubleStorage", "f2": "HalfStorage", "i
 
 
 def literal(value: object) -> bytes:
-    """The operations that put a plain value on the stack."""
+    """Return the operations that push a plain value."""
     return pickle.dumps(value, 2)[2:-1]
 
 
@@ -38,7 +38,7 @@ def tensor(
 
 
 def mapping(items: Mapping[str, bytes]) -> bytes:
-    """An ordered dictionary, as ``state_dict`` gives it."""
+    """Return an ordered dictionary, as ``state_dict`` does."""
     content = b"".join(literal(key) + value for key, value in items.items())
     return b"ccollections\nOrderedDict\n)R(" + content + b"u"
 
@@ -46,7 +46,7 @@ def mapping(items: Mapping[str, bytes]) -> bytes:
 def zipped(
     content: bytes, storages: Mapping[str, bytes], compression: int = zipfile.ZIP_STORED
 ) -> bytes:
-    """A file of PyTorch 1.6 or later."""
+    """Return a file in the format since PyTorch 1.6."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", compression) as archive:
         archive.writestr("archive/data.pkl", b"\x80\x02" + content + b".")
@@ -57,7 +57,7 @@ def zipped(
 
 
 def legacy(content: bytes, storages: Mapping[str, bytes], size: int = 4) -> bytes:
-    """A file of PyTorch before 1.6, of numbers of ``size`` bytes."""
+    """Return a file in the format before PyTorch 1.6, with ``size`` bytes per value."""
     system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"int": 4}}
     file = b"".join(pickle.dumps(value, 2) for value in (MAGIC, 1001, system))
     file += b"\x80\x02" + content + b"." + pickle.dumps(list(storages), 2)

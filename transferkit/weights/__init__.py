@@ -1,4 +1,10 @@
-"""Weights as NumPy arrays, whatever file they came from, and what is known about them."""
+"""Published weights: their catalog, download and cache, and reading of all file formats.
+
+To add a source of weights, edit two files: add its rows to the table in
+`transferkit.weights.catalogue`, and write a module with the function that maps the names in its
+files to those of the networks (``rename`` of `WeightsEntry`). Sources whose files already have
+torchvision's names need no such function.
+"""
 
 from transferkit.weights.cache import cache_folder, cached_files, clear_cache, find_cached
 from transferkit.weights.catalogue import WEIGHTS, PackagedFile, WeightsEntry, find_weights

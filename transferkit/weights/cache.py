@@ -1,7 +1,7 @@
-"""Where downloaded weights lie, and which of them lie there already.
+"""The cache of downloaded weights.
 
-There is one folder that transferkit writes to. Files that PyTorch's hub or Keras have fetched
-before are used where they lie, and never changed.
+transferkit writes to one folder only. Files that PyTorch's hub or Keras have downloaded are used
+where they are, and never changed.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ __all__ = [
 ]
 
 CACHE_VARIABLE = "TRANSFERKIT_CACHE"
-"""The environment variable that names another folder for downloaded files."""
+"""The environment variable with another folder for downloaded files."""
 
 
 def cache_folder() -> Path:
-    """The folder that downloaded weights are kept in; it need not exist.
+    """Return the folder for downloaded weights; it may not exist yet.
 
-    ``TRANSFERKIT_CACHE`` if the environment has it, else the folder that the system has for such
+    It is the value of ``TRANSFERKIT_CACHE`` if that is set, else the system's folder for cached
     files, ``~/.cache/transferkit`` on Linux.
 
     Raises
     ------
     OutputError
-        If the variable names the home folder of somebody who has none.
+        If the variable refers to a home folder that does not exist.
     """
     return _from_environment(CACHE_VARIABLE) or Path(platformdirs.user_cache_dir("transferkit"))
 
@@ -53,53 +53,54 @@ def _from_environment(variable: str) -> Path | None:
         return Path(value).expanduser() if value else None
     except RuntimeError as error:
         raise OutputError(
-            f"{variable} is {value}, and there is no such home folder; set it to another folder"
+            f"{variable} is {value}, a home folder that does not exist; set it to another folder"
         ) from error
 
 
-def _places(entry: WeightsEntry) -> list[Path]:
-    """Where the file of an entry may lie, in the order in which it is looked for."""
+def _locations(entry: WeightsEntry) -> list[Path]:
+    """Return the paths where the file of an entry is searched, in this order."""
+    folders = [cache_folder()]
     if entry.source == "torchvision":
         caches = _from_environment("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
         home = _from_environment("TORCH_HOME") or caches / "torch"
-        others = home / "hub" / "checkpoints"
-    else:
+        folders.append(home / "hub" / "checkpoints")
+    elif entry.source == "keras":
         home = _from_environment("KERAS_HOME") or Path("~/.keras").expanduser()
-        others = home / "models"
-    return [cache_folder() / entry.file, others / entry.file]
+        folders.append(home / "models")
+    return [folder / entry.file for folder in folders]
 
 
 def on_disk(entry: WeightsEntry) -> Path | None:
-    """The file of an entry that would be used, or at least tried: it is not read.
+    """Return the first file of an entry that is on disk, without checking its contents.
 
     Returns
     -------
     Path or None
-        None if there is none. Weights that are part of the package are not looked for.
+        None if there is none. Weights that are part of the package are not considered.
     """
-    return next((path for path in _places(entry) if path.is_file()), None)
+    return next((path for path in _locations(entry) if path.is_file()), None)
 
 
 def is_of_stated_size(path: Path, entry: WeightsEntry) -> bool:
-    """Whether a file is as long as the entry's publisher states, as far as he does."""
-    # Stated to a thousandth of a megabyte.
+    """Return whether a file has the size that the publisher states; True if none is stated."""
+    # Sizes are stated to three decimals.
     return entry.size is None or abs(path.stat().st_size / 1024**2 - entry.size) < 2e-3
 
 
 def find_cached(entry: WeightsEntry) -> Path | None:
-    """The file of an entry, if it is on disk and is what the publisher says.
+    """Return the file of an entry if it is on disk and passes the check.
 
-    A file that is not is left alone and told of in a warning, but not used.
+    A file that fails the check is not used and not changed; a warning says why.
 
     Parameters
     ----------
     entry
-        A row of the catalogue.
+        A row of the catalog.
 
     Returns
     -------
     Path or None
-        In the cache, or in that of PyTorch's hub or of Keras; None if there is none.
+        A file in the cache, or in the cache of PyTorch's hub or Keras; None if there is none.
 
     Examples
     --------
@@ -107,7 +108,7 @@ def find_cached(entry: WeightsEntry) -> Path | None:
     >>> from transferkit.weights.cache import find_cached
     >>> path = find_cached(find_weights("mobilenet_v2", "imagenet1k_v2"))
     """
-    for path in _places(entry):
+    for path in _locations(entry):
         if path.is_file():
             problem = problem_of(path, entry)
             if problem is None:
@@ -117,38 +118,38 @@ def find_cached(entry: WeightsEntry) -> Path | None:
 
 
 def problem_of(path: Path, entry: WeightsEntry) -> str | None:
-    """What is wrong with a file that should be the entry's; None if nothing is.
+    """Return what is wrong with a file of an entry; None if it passes the check.
 
     Parameters
     ----------
     path
-        A file.
+        The file.
     entry
-        What is published of it. Where no digest is, the file must be whole as HDF5, as all such
-        files are.
+        Its row of the catalog. If that has no checksum, the file must be a complete HDF5 file;
+        all files without a checksum are.
     """
     try:
         if entry.checksum is None:
-            import h5py  # slow to import, and seldom needed
+            import h5py  # slow to import, and rarely needed
 
             with h5py.File(path, "r"):
                 return None
-        found = entry.checksum.of(path)
+        digest = entry.checksum.of(path)
     except OSError as error:
-        return f"it cannot be read, or is damaged or cut short ({error})"
-    if found.startswith(entry.checksum.digits):
+        return f"it cannot be read, is damaged or truncated ({error})"
+    if digest.startswith(entry.checksum.digits):
         return None
-    return f"its digest is {found}, but {entry.checksum} is published"
+    return f"its digest is {digest}; expected {entry.checksum}"
 
 
 def cached_files() -> list[Path]:
-    """The whole files of weights in the cache folder, by name; those of others are not listed."""
+    """Return the complete weights files in the cache folder, sorted by name."""
     folder = cache_folder()
     return sorted(path for entry in WEIGHTS if (path := folder / entry.file).is_file())
 
 
 def part_files(path: Path) -> tuple[Path, Path, Path]:
-    """What lies beside ``path`` while it is fetched: what there is of it, a note, a lock."""
+    """Return the temporary files of a download to ``path``: partial file, validator and lock."""
     return (
         path.with_name(f"{path.name}.part"),
         path.with_name(f"{path.name}.part.json"),
@@ -157,35 +158,36 @@ def part_files(path: Path) -> tuple[Path, Path, Path]:
 
 
 def clear_cache() -> list[Path]:
-    """Remove all weights from the cache folder, also what an interrupted download has left.
+    """Remove all weights from the cache folder, including the rest of interrupted downloads.
 
-    Nothing else in the folder is touched, nor are the caches of PyTorch's hub and of Keras. A
-    file that another process is fetching just now stays.
+    Other files in the folder stay, as do the caches of PyTorch's hub and of Keras, and a file
+    that another process is downloading.
 
     Returns
     -------
     list of Path
-        What was removed.
+        The removed files.
 
     Raises
     ------
     OutputError
-        If something cannot be removed.
+        If a file cannot be removed.
     """
-    import filelock  # slow to import, and seldom needed
+    import filelock  # slow to import, and rarely needed
 
     removed: list[Path] = []
     folder = cache_folder()
     for entry in WEIGHTS:
         path = folder / entry.file
-        part, note, lock = part_files(path)
-        if not any(found.exists() for found in (path, part, note, lock)):
+        part, validator, lock = part_files(path)
+        if not any(file.exists() for file in (path, part, validator, lock)):
             continue
         try:
             with filelock.FileLock(lock, timeout=0):
-                removed += _remove((path, part, note))
-                # While it is held: who waits for it then makes another, and looks for the file
-                # anew. Windows refuses that, but there it is removed when it is let go.
+                removed += _remove((path, part, validator))
+                # Unlinked while it is held: a process that waits for it then creates a new lock
+                # and checks for the file again. Windows does not allow this, but removes the
+                # file when the lock is released.
                 with suppress(OSError):
                     lock.unlink()
         except filelock.Timeout:

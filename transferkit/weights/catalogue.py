@@ -1,8 +1,13 @@
-"""The published weights that can be asked for: one table to add a row to."""
+"""The catalog of published weights: one table with a row for each file."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 
 from transferkit.errors import UnknownNameError
 from transferkit.images import Preprocessing
@@ -10,21 +15,30 @@ from transferkit.networks import Network, build_network, find_network
 from transferkit.networks.catalogue import IMAGENET_MEAN, IMAGENET_STD
 from transferkit.weights.checksum import Checksum
 
-__all__ = ["WEIGHTS", "PackagedFile", "WeightsEntry", "find_weights"]
+__all__ = ["WEIGHTS", "PackagedFile", "Rename", "WeightsEntry", "find_weights"]
+
+Rename: TypeAlias = Callable[
+    [Mapping[str, npt.NDArray[np.float32]], Network], dict[str, npt.NDArray[np.float32]]
+]
+"""A function from the arrays in a publisher's file to the parameters of a network.
+
+It returns the arrays under the names, and in the shapes, of the network's parameters. Arrays that
+the network has no parameter for should keep their names, so that an error can list them.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class PackagedFile:
-    """A conversion of published weights that is part of the package.
+    """A converted weights file that is part of the package.
 
     Attributes
     ----------
     name
-        Of the file, a safetensors file.
+        The name of the safetensors file.
     checksum
-        Of that file.
+        The SHA-256 of that file.
     source_checksum
-        Of the whole of the publisher's file that it was made from.
+        The SHA-256 of the publisher's file that it was converted from.
     """
 
     name: str
@@ -34,41 +48,45 @@ class PackagedFile:
 
 @dataclass(frozen=True, slots=True)
 class WeightsEntry:
-    """A row of the table of weights.
+    """A row of the catalog: one published weights file.
 
     Attributes
     ----------
     network
-        The network that they are for.
+        The name of the network that the weights are for.
     name
-        What they are asked for by, among that network's weights.
+        The name of the weights, unique among those of the network.
     source
-        Who published them: ``"torchvision"`` or ``"keras"``.
+        The publisher: ``"torchvision"`` or ``"keras"``.
     variant
-        Which variant of the network they are for: padding, epsilon and the like are as in the
-        package that is named, ``"torchvision"`` or ``"keras"``.
+        The variant of the network that the weights are for, ``"torchvision"`` or ``"keras"``,
+        which differ in padding, epsilon and the like.
     published_as
-        What the publisher's package calls them.
+        The name of the weights in the publisher's package.
     url
-        Where the publisher's file is.
+        The URL of the publisher's file.
     size
-        Of that file, in units of 1024 x 1024 bytes, as the publisher states it; None where he
-        does not.
+        The size of that file in MiB as the publisher states it; None if not stated.
     checksum
-        Of that file, as the publisher states it; None where he does not. Of such a file it is
-        only checked that it is as long as the server says, and whole as HDF5.
+        The checksum of that file as the publisher states it; None if not stated. A file
+        without a checksum is only checked to have the length that the server announces and to
+        be a complete HDF5 file.
     preprocessing
-        How they expect pictures.
-    licence
-        SPDX identifier of the licence that they were published under.
+        The preprocessing that the weights expect.
+    license
+        The SPDX identifier of the license that the weights were published under.
     license_stated_at
-        Where that is said.
+        The source of the license.
     top1
-        The accuracy on ImageNet's validation set that is stated, in [0, 1].
+        The stated top-1 accuracy on ImageNet's validation set, in [0, 1].
     top1_stated_at
-        Where.
+        The source of the accuracy.
     packaged
-        The conversion that comes with the package, if there is one: nothing is downloaded then.
+        The converted file in the package, if there is one; nothing is downloaded then.
+    rename
+        Maps the names in the file to those of the network's parameters. None if the file has
+        these names already, or is a file of Keras, whose layers are mapped by
+        `transferkit.weights.keras_names` for all files in its formats.
     """
 
     network: str
@@ -85,14 +103,15 @@ class WeightsEntry:
     top1: float
     top1_stated_at: str
     packaged: PackagedFile | None = None
+    rename: Rename | None = None
 
     @property
     def file(self) -> str:
-        """The name of the publisher's file, which torch hub and Keras keep it under too."""
+        """The name of the publisher's file, also in the caches of PyTorch's hub and of Keras."""
         return self.url.rpartition("/")[2]
 
     def build(self, classes: int = 1000) -> Network:
-        """The network that they are for, which normalises pixels as they expect."""
+        """Build the network of the weights, with the normalization that they expect."""
         return build_network(
             self.network,
             variant=self.variant,
@@ -109,7 +128,7 @@ class WeightsEntry:
 _TORCHVISION_FILES = "https://download.pytorch.org/models/"
 _KERAS_FILES = "https://storage.googleapis.com/tensorflow/keras-applications/"
 _KERAS_PAGE = "https://keras.io/api/applications/"
-# Where Keras's documentation says that its weights come from, by licence.
+# The sources of Keras's weights according to its documentation, by license.
 _KERAS_LICENSES = {
     "CC-BY-4.0": "https://www.robots.ox.ac.uk/~vgg/research/very_deep/",
     "MIT": "https://github.com/KaimingHe/deep-residual-networks/blob/master/LICENSE",
@@ -133,7 +152,7 @@ def _torchvision(
     top1: float,
     packaged: PackagedFile | None = None,
 ) -> WeightsEntry:
-    """A row of ``torchvision.models``; the first version's pictures are resized to 256."""
+    """Return a row of ``torchvision.models``. Version 1 resizes images to 256, version 2 to 232."""
     name = f"imagenet1k_v{version}"
     stem = network.rstrip("_bn0123456789") if network.startswith(("vgg", "resnet")) else network
     enumeration = _TORCHVISION_NAMES[stem] + network[len(stem) :].upper() + "_Weights"
@@ -168,10 +187,10 @@ def _keras(
     caffe: bool = False,
     top1_stated_at: str = _KERAS_PAGE,
 ) -> WeightsEntry:
-    """A row of ``keras.applications``, with pictures as its documentation reads them.
+    """Return a row of ``keras.applications``, with the preprocessing of its documentation.
 
-    ``caffe`` weights take the channels the other way round, less their means, in [0, 255];
-    the others take pixels scaled to [-1, 1].
+    ``caffe`` weights expect BGR in [0, 255], minus the channel means; the others expect RGB
+    scaled to [-1, 1].
     """
     mean = (123.68 / 255, 116.779 / 255, 103.939 / 255) if caffe else (0.5, 0.5, 0.5)
     std = 1 / 255 if caffe else 0.5
@@ -203,7 +222,7 @@ _MOBILENETS_PAPER = "https://arxiv.org/abs/1704.04861 (table 6)"
 _MOBILENET_V3_DOCS = "keras.applications.mobilenet_v3"
 _TF = "weights_tf_dim_ordering_tf_kernels"
 
-# Sizes in units of 1024 x 1024 bytes and accuracies as the publishers state them.
+# Sizes in MiB and accuracies, both as the publishers state them.
 # fmt: off
 WEIGHTS: tuple[WeightsEntry, ...] = (
     _torchvision("vgg11", 1, "8a719046", 506.84, 0.69020),
@@ -261,24 +280,24 @@ WEIGHTS: tuple[WeightsEntry, ...] = (
            top1_stated_at=_MOBILENET_V3_DOCS),
 )
 # fmt: on
-"""The first row of a network has the weights that are used where none are named."""
+"""All rows; the first row of each network has its default weights."""
 
 
 def find_weights(network: str, name: str | None = None) -> WeightsEntry:
-    """The row of a network's weights.
+    """Return the row of a network's weights.
 
     Parameters
     ----------
     network
-        One of `transferkit.networks.NETWORKS`.
+        A key of `transferkit.networks.NETWORKS`.
     name
-        The weights' name, or the name of a source, ``"torchvision"`` or ``"keras"``, which means
-        the first of that source; None means the network's first.
+        The name of the weights; or a source, ``"torchvision"`` or ``"keras"``, for its first
+        row; None: the network's first row.
 
     Raises
     ------
     UnknownNameError
-        If there is no such network, or it has no such weights; those that it has are named.
+        If the network is unknown or has no such weights; the message lists those it has.
 
     Examples
     --------

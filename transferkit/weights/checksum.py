@@ -1,4 +1,4 @@
-"""What a publisher says of a file's contents, held against the file."""
+"""Checksums that publishers state for their files."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Checksum:
     algorithm
         ``"sha256"`` or ``"md5"``.
     digits
-        Hexadecimal. Torchvision publishes the first eight digits only. Both these and MD5 tell
-        a damaged file; against one that was forged with care, only a whole SHA-256 helps.
+        The digest in hexadecimal. Torchvision publishes the first eight digits only. These and
+        MD5 detect damaged files; only a full SHA-256 also detects forged ones.
 
     Examples
     --------
@@ -32,26 +32,26 @@ class Checksum:
     digits: str
 
     def of(self, path: Path) -> str:
-        """The file's whole digest by this algorithm, in hexadecimal.
+        """Return the full digest of a file by this algorithm, in hexadecimal.
 
         Raises
         ------
         OSError
-            If it cannot be read.
+            If the file cannot be read.
         """
         with path.open("rb") as file:
-            # MD5 here tells damage, and may so be used where it is barred from cryptography.
+            # MD5 only detects damage here, so it is allowed where cryptographic use is barred.
             return hashlib.file_digest(
                 file, lambda: hashlib.new(self.algorithm, usedforsecurity=False)
             ).hexdigest()
 
     def matches(self, path: Path) -> bool:
-        """Whether the file's digest begins with these digits.
+        """Return whether the digest of a file begins with these digits.
 
         Raises
         ------
         OSError
-            If it cannot be read.
+            If the file cannot be read.
         """
         return self.of(path).startswith(self.digits)
 

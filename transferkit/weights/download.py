@@ -1,8 +1,8 @@
-"""Fetching a file: whole, the right one, and only once.
+"""Downloads that are resumed, checked, and shared between processes.
 
-What has arrived lies beside the file's place until all of it is there and is checked. So an
-interrupted download is gone on with, by this process or the next, and what bears the file's name
-is always whole.
+Data is written to a partial file beside the destination, which is renamed when it is complete
+and checked. So an interrupted download is resumed by this process or a later one, and a file with
+the final name is always complete.
 """
 
 from __future__ import annotations
@@ -36,61 +36,60 @@ if TYPE_CHECKING:
 __all__ = ["OFFLINE_VARIABLE", "download", "fetch"]
 
 OFFLINE_VARIABLE = "TRANSFERKIT_OFFLINE"
-"""The environment variable that, set to 1, forbids every connection."""
+"""The environment variable that, set to 1, forbids all connections."""
 
-# Of a chunk that a break cuts short nothing is kept, so chunks are short.
+# Chunks are small because an incomplete chunk is lost when the connection breaks.
 _CHUNK = 1 << 16
 _TRIES = 5
-# Seconds before a second try; twice as many before each that follows.
+# Seconds before the second try; doubled before each further one.
 _PAUSE = 1.0
-# Seconds: to connect, and to hear nothing from a server that has begun to answer.
+# Seconds: to connect, and between two reads.
 _TIMEOUT = (15.0, 60.0)
-# Answers that may be others a moment later.
-_PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+# Temporary errors of the server.
+_TEMPORARY_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 def fetch(entry: WeightsEntry, *, progress: bool | None = None) -> Path:
-    """The file of an entry of the catalogue, from disk or else from its publisher.
+    """Return the file of a catalog row; download it if it is not on disk.
 
     Parameters
     ----------
     entry
-        A row of the catalogue.
+        A row of the catalog.
     progress
-        None shows it on a terminal only.
+        Whether to show the progress; None: on a terminal only.
 
     Returns
     -------
     Path
-        A file that is what its publisher says: in the cache folder, or where PyTorch's hub or
-        Keras keep theirs.
+        A checked file in the cache folder, or in the cache of PyTorch's hub or Keras.
 
     Raises
     ------
     DownloadError
-        If it is not on disk and cannot be fetched, or ``TRANSFERKIT_OFFLINE`` forbids to.
+        If the file is not on disk and the download fails or is forbidden by
+        ``TRANSFERKIT_OFFLINE``.
     OutputError
         If the cache folder cannot be written to.
     """
-    found = find_cached(entry)
-    if found is not None:
-        return found
+    cached = find_cached(entry)
+    if cached is not None:
+        return cached
     path = cache_folder() / entry.file
     by_hand = (
-        f"to do without a connection, put the file at {path} "
-        f"({entry.checksum or 'of which no digest is published'})"
+        f"to install the file manually, put it at {path} "
+        f"({entry.checksum or 'its publisher states no checksum'})"
     )
     if os.environ.get(OFFLINE_VARIABLE, "0") not in {"", "0"}:
         raise DownloadError(
-            f"{entry} are needed, and {OFFLINE_VARIABLE} is set: {entry.url} was not fetched; "
-            f"{by_hand}"
+            f"{OFFLINE_VARIABLE} is set, so {entry} were not downloaded from {entry.url}; {by_hand}"
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
-            f"{path.parent}: cannot be made: {error.strerror or error}; set {CACHE_VARIABLE} to a "
-            "folder that may be written to"
+            f"{path.parent}: cannot be created: {error.strerror or error}; set {CACHE_VARIABLE} to "
+            "a writable folder"
         ) from error
     try:
         download(entry.url, path, check=lambda file: problem_of(file, entry), progress=progress)
@@ -106,101 +105,110 @@ def download(
     check: Callable[[Path], str | None],
     progress: bool | None = None,
 ) -> None:
-    """Fetch a file, so that ``path`` is a whole and checked file or as it was before.
+    """Download a file to ``path``, which is then complete and checked, or unchanged on failure.
 
-    A part that an earlier call has left is gone on with if the server still has the same file. Of
-    several processes that ask for the same ``path`` one fetches it, and the others wait for that.
-    Interrupted, it keeps what has arrived.
+    A partial file of an earlier call is resumed if the server still has the same file. If several
+    processes download to the same ``path``, one does and the others wait. An interrupted download
+    keeps the data received so far.
 
     Parameters
     ----------
     url
-        Of the file, http or https; redirections are followed.
+        The http or https URL of the file; redirects are followed.
     path
-        Where it is to be, in a folder that exists. A file there that passes the check is left
-        as it is, and nothing is fetched.
+        The destination, in an existing folder. If there is a file that passes the check,
+        nothing is downloaded.
     check
-        Says of a file what is wrong with it; None if nothing is. A file that does not pass is
-        removed.
+        Returns what is wrong with a file, or None. A downloaded file that fails is removed.
     progress
-        None shows it on a terminal only.
+        Whether to show the progress; None: on a terminal only.
 
     Raises
     ------
     DownloadError
-        If the server does not have it, cannot be reached, breaks off again and again, or sends
-        another file than it should, or if there is no space left.
+        If the server does not have the file, cannot be reached, breaks the connection
+        repeatedly or sends a file that fails the check, or if the disk is full.
     OutputError
         If the folder cannot be written to.
     """
-    # Slow to import, and not needed where nothing is fetched; so is requests, below.
+    # Slow to import, and not needed if nothing is downloaded; the same for requests, below.
     import filelock
 
-    part, note, lock = part_files(path)
+    part, validator, lock = part_files(path)
     try:
         with filelock.FileLock(lock):
-            # Another process may have fetched it meanwhile.
+            # Another process may have downloaded it while this one waited.
             if path.is_file() and check(path) is None:
                 return
-            _Transfer(url, part, note, progress).run()
+            _Transfer(url, part, validator, progress).run()
             problem = check(part)
             if problem is not None:
-                _forget(part, note)
+                _remove(part, validator)
                 raise DownloadError(
-                    f"what {url} sent is not what is published, and was not kept: {problem}; try "
-                    "again, or another network if something between here and the server answers "
-                    "for it"
+                    f"{url}: the file fails the check and was removed: {problem}; try again, or "
+                    "use another network if a proxy changes downloads"
                 )
             part.replace(path)
-            _forget(note)
+            _remove(validator)
     except DownloadError:
         raise
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise DownloadError(
-                f"{url}: no space is left for it in {path.parent}; what has arrived is kept and "
-                f"gone on with; make room, or set {CACHE_VARIABLE} to a folder on another disk"
+                f"{url}: not enough space in {path.parent}; the partial file is kept and will be "
+                f"resumed; free some space, or set {CACHE_VARIABLE} to a folder on another disk"
             ) from error
         raise OutputError(
             f"{path}: cannot be written: {error.strerror or error}; set {CACHE_VARIABLE} to a "
-            "folder that may be written to"
+            "writable folder"
         ) from error
 
 
-def _forget(*paths: Path) -> None:
+def _remove(*paths: Path) -> None:
     for path in paths:
         path.unlink(missing_ok=True)
 
 
-class _BrokenOffError(Exception):
-    """The connection was lost, or the server is busy: another try may do."""
+class _TemporaryError(Exception):
+    """A lost connection or a busy server: another try may succeed."""
 
 
 @dataclass
 class _Transfer:
-    """One file on its way to ``part``, through as many connections as it needs."""
+    """The download of one file to ``part``, over one or more connections.
+
+    Attributes
+    ----------
+    url
+        The URL of the file.
+    part
+        The partial file.
+    validator_file
+        A file with the validator (``ETag`` or ``Last-Modified``) of the version in ``part``.
+    progress
+        Whether to show the progress; None: on a terminal only.
+    """
 
     url: str
     part: Path
-    note: Path
+    validator_file: Path
     progress: bool | None
 
     def run(self) -> None:
-        """Fetch until the part is whole."""
+        """Download until the file is complete."""
         tries = 0
         while True:
             before = self._size()
             try:
                 self._receive()
                 return
-            except _BrokenOffError as error:
-                # A bad line that brings something each time is good enough.
+            except _TemporaryError as error:
+                # Tries that received some data do not count.
                 tries = 1 if self._size() > before else tries + 1
                 if tries >= _TRIES:
                     raise DownloadError(
-                        f"{self.url} could not be fetched in {_TRIES} tries ({error}); what has "
-                        "arrived is kept and gone on with; see whether there is a connection, "
-                        "and try again"
+                        f"{self.url}: the download failed after {_TRIES} tries ({error}); check "
+                        "the connection and try again; the partial file is kept and will be resumed"
                     ) from error
                 time.sleep(_PAUSE * 2 ** (tries - 1))
 
@@ -208,71 +216,82 @@ class _Transfer:
         return self.part.stat().st_size if self.part.exists() else 0
 
     def _validator(self) -> str | None:
-        """What the server called the version of the file that the part is of, if that is known."""
+        """Return the validator of the version in the partial file; None if unknown."""
         with suppress(OSError, ValueError, KeyError, TypeError):
-            known = json.loads(self.note.read_text())
+            known = json.loads(self.validator_file.read_text())
             if known["url"] == self.url and isinstance(known["validator"], str):
                 return str(known["validator"])
         return None
 
     def _receive(self) -> None:
-        """One connection's worth."""
+        """Download over one connection."""
         import requests
 
-        have, validator = self._size(), self._validator()
-        # Bytes as they are on disk, not packed for the way: else lengths would mean nothing.
+        size, validator = self._size(), self._validator()
+        # Without compression, so that lengths are those of the file.
         headers = {"Accept-Encoding": "identity"}
-        # Without a validator there is no telling which version of the file the part is of.
-        if have and validator is not None:
-            headers |= {"Range": f"bytes={have}-", "If-Range": validator}
+        # Without a validator the version in the partial file is unknown, so it is not resumed.
+        if size and validator is not None:
+            headers |= {"Range": f"bytes={size}-", "If-Range": validator}
         try:
             with requests.get(self.url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
                 if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                    if have == _content_range(response)[1]:
-                        # All of it was there, only not checked and put in its place yet.
+                    if size == _content_range(response)[1]:
+                        # The partial file is complete, only not checked and renamed yet.
                         return
-                    _forget(self.part, self.note)
-                    raise _BrokenOffError("the part did not fit the file")
-                if response.status_code in _PASSING_STATUSES:
-                    raise _BrokenOffError(f"the server says {_status(response)}")
+                    _remove(self.part, self.validator_file)
+                    raise _TemporaryError("the partial file did not match the file on the server")
+                if response.status_code in _TEMPORARY_STATUSES:
+                    raise _TemporaryError(f"the server returned {_status(response)}")
                 if response.status_code not in {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT}:
-                    raise DownloadError(f"{self.url}: the server says {_status(response)}")
-                self._store(response, have, validator)
+                    raise DownloadError(f"{self.url}: the server returned {_status(response)}")
+                self._store(response, size, validator)
         except (ValueError, requests.TooManyRedirects) as error:
-            # All that requests has for what is no address is a ValueError.
-            raise DownloadError(f"{self.url}: cannot be asked for ({error})") from error
+            # All errors of requests about invalid URLs are ValueErrors.
+            raise DownloadError(f"{self.url}: the URL cannot be requested ({error})") from error
         except requests.RequestException as error:
-            raise _BrokenOffError(_reason(error)) from error
+            raise _TemporaryError(_reason(error)) from error
 
-    def _store(self, response: requests.Response, have: int, asked_for: str | None) -> None:
-        """Write what the server sends behind what is there, or in its place."""
+    def _store(self, response: requests.Response, size: int, requested: str | None) -> None:
+        """Append the response to the partial file, or replace it.
+
+        Parameters
+        ----------
+        response
+            The response of the server, not read yet.
+        size
+            The size of the partial file.
+        requested
+            The validator of the version in the partial file.
+        """
         validator = _validator_of(response)
         length = response.headers.get("Content-Length", "")
         total = int(length) if length.isdigit() else None
         if response.status_code == HTTPStatus.PARTIAL_CONTENT:
             start, total = _content_range(response)
-            if start != have or validator not in {None, asked_for}:
-                # A server that ignores If-Range, and whose file has changed.
-                _forget(self.part, self.note)
-                raise _BrokenOffError("the file on the server has changed")
+            if start != size or validator not in {None, requested}:
+                # The server ignores If-Range, and its file has changed.
+                _remove(self.part, self.validator_file)
+                raise _TemporaryError("the file on the server has changed")
         else:
-            have = 0
-            _forget(self.part, self.note)
+            size = 0
+            _remove(self.part, self.validator_file)
             if validator is not None:
-                self.note.write_text(json.dumps({"url": self.url, "validator": validator}))
-        missing = 0 if total is None else total - have
+                text = json.dumps({"url": self.url, "validator": validator})
+                self.validator_file.write_text(text)
+        missing = 0 if total is None else total - size
         if shutil.disk_usage(self.part.parent).free < missing:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         with (
             self.part.open("ab") as file,
             show_progress(
-                f"Fetching {self.part.stem}", total, shown=self.progress, in_bytes=True
+                f"Downloading {self.part.stem}", total, shown=self.progress, in_bytes=True
             ) as advance,
         ):
-            advance(have)
+            advance(size)
             self._copy(response, file, advance)
         if total is not None and self._size() != total:
-            raise _BrokenOffError(f"{self._size():,} of {total:,} bytes have arrived")
+            raise _TemporaryError(f"received {self._size():,} of {total:,} bytes")
 
     @staticmethod
     def _copy(response: requests.Response, file: IO[bytes], advance: Callable[[int], None]) -> None:
@@ -282,7 +301,7 @@ class _Transfer:
 
 
 def _validator_of(response: requests.Response) -> str | None:
-    """What tells this version of a file from others, byte for byte."""
+    """Return what identifies this version of a file byte for byte; None if there is nothing."""
     tag = response.headers.get("ETag")
     if tag is not None and not tag.startswith("W/"):
         return tag
@@ -290,9 +309,9 @@ def _validator_of(response: requests.Response) -> str | None:
 
 
 def _content_range(response: requests.Response) -> tuple[int | None, int | None]:
-    """Where what is sent begins, and how long the whole file is.
+    """Return the first byte of the response and the length of the file, from the header.
 
-    ``bytes 100-199/200``, or ``bytes */200`` where nothing is sent.
+    It has the form ``bytes 100-199/200``, or ``bytes */200`` if the response has no data.
     """
     sent, _, total = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
     start = sent.partition("-")[0]
@@ -304,17 +323,17 @@ def _status(response: requests.Response) -> str:
 
 
 def _reason(error: requests.RequestException) -> str:
-    """The cause in few words, where `requests` tells of three layers of them."""
+    """Return the cause in a few words; `requests` nests the messages of three libraries."""
     import requests
 
     if isinstance(error, requests.exceptions.SSLError):
-        return "no secure connection could be made"
+        return "no secure connection to the server"
     if isinstance(error, requests.exceptions.ProxyError):
-        return "the proxy does not answer"
+        return "the proxy does not respond"
     if isinstance(error, requests.exceptions.Timeout):
-        return "the server does not answer"
+        return "the server does not respond"
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
-        return "the connection broke off"
+        return "the connection was lost"
     if isinstance(error, requests.exceptions.ConnectionError):
-        return "there is no connection to the server, or it broke off"
+        return "no connection to the server, or the connection was lost"
     return str(error)

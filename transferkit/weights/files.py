@@ -1,4 +1,4 @@
-"""Tensors in safetensors files: read with what they claim checked, written all or not at all."""
+"""Reading and writing of safetensors files; headers are checked, and writes are atomic."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
-from transferkit.errors import FileFormatError
+from transferkit.errors import FileFormatError, shorten
 from transferkit.networks.graph import Network
 from transferkit.support.atomic_write import write_atomically
 from transferkit.weights.mapped import array_at, map_file
@@ -26,35 +26,35 @@ _FLOATS = {"F32": "float32", "F64": "float64", "F16": "float16", "BF16": "bfloat
 def read_safetensors(
     path: str | os.PathLike[str],
 ) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, str]]:
-    """The tensors and the metadata of a safetensors file.
+    """Return the tensors and the metadata of a safetensors file.
 
     Parameters
     ----------
     path
-        A file. Nothing in it is ever run.
+        The file. No code in it is executed.
 
     Returns
     -------
     tensors
-        Name to float32 array, read-only: backends share the memory of such arrays. Numbers that
-        are float32 in the file stay there, mapped into memory; others are converted.
+        Name to float32 array, read-only, so that backends can share the memory. Tensors that
+        are float32 in the file are mapped into memory; others are converted.
     metadata
-        Text to text, from the file's header.
+        The metadata in the file's header, str to str.
 
     Raises
     ------
     FileFormatError
-        If there is no such file, it cannot be read, is no safetensors file, is cut short, or
-        holds numbers that are no floating-point ones.
+        If the file does not exist, cannot be read, is not a safetensors file, is truncated, or
+        has tensors that are not floating-point.
     """
     where = os.fspath(path)
     data = map_file(path)
     try:
-        # The library checks that the header is whole and that the tensors fill the file.
+        # The library checks that the header is complete and that the tensors fill the file.
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = dict(file.metadata() or {})
             names = list(file.keys())
-        # It would copy each tensor, though, and NumPy does not have all the types it knows.
+        # But it copies each tensor, and NumPy lacks some of its dtypes, so they are read here.
         start = 8 + int.from_bytes(data[:8], "little")
         header = json.loads(bytes(data[8:start]))
         tensors: dict[str, npt.NDArray[np.float32]] = {}
@@ -62,7 +62,8 @@ def read_safetensors(
             entry = header[name]
             if entry["dtype"] not in _FLOATS:
                 raise FileFormatError(
-                    f"{where}: tensor {name!r} is {entry['dtype']}; expected {', '.join(_FLOATS)}"
+                    f"{where}: tensor {shorten(name)} is {entry['dtype']}; expected "
+                    f"{', '.join(_FLOATS)}"
                 )
             tensors[name] = array_at(
                 data[start:], _FLOATS[entry["dtype"]], entry["shape"], entry["data_offsets"][0]
@@ -74,7 +75,7 @@ def read_safetensors(
         raise FileFormatError(f"{where}: {error.strerror or error}") from error
     except (safetensors.SafetensorError, ValueError, TypeError, KeyError) as error:
         raise FileFormatError(
-            f"{where}: no safetensors file, damaged or cut short ({error})"
+            f"{where}: not a safetensors file, damaged or truncated ({error})"
         ) from error
     return tensors, metadata
 
@@ -84,12 +85,12 @@ def write_safetensors(
     tensors: Mapping[str, npt.NDArray[np.float32]],
     metadata: Mapping[str, str],
 ) -> None:
-    """Write tensors and metadata to a file, which appears whole or not at all.
+    """Write tensors and metadata to a file atomically.
 
     Raises
     ------
     OutputError
-        If it cannot be written there.
+        If the file cannot be written.
     """
     data = serialize(tensors, metadata)
     with write_atomically(Path(path)) as file:
@@ -97,28 +98,27 @@ def write_safetensors(
 
 
 def serialize(weights: Mapping[str, npt.NDArray[np.float32]], metadata: Mapping[str, str]) -> bytes:
-    """The bytes of a safetensors file, the same for the same contents.
+    """Return the bytes of a safetensors file; the same contents always give the same bytes.
 
     Parameters
     ----------
     weights
         Name to array.
     metadata
-        What is written into the header.
+        The metadata for the header.
 
     Examples
     --------
     >>> import numpy as np
     >>> from transferkit.weights.files import serialize
-    >>> data = serialize({"bias": np.zeros(2, np.float32)}, {"licence": "CC0-1.0"})
+    >>> data = serialize({"bias": np.zeros(2, np.float32)}, {"license": "CC0-1.0"})
     >>> data[8:48]
-    b'{"__metadata__":{"licence":"CC0-1.0"},"b'
+    b'{"__metadata__":{"license":"CC0-1.0"},"b'
     """
     contiguous = {name: np.ascontiguousarray(weight) for name, weight in weights.items()}
     data: bytes = safetensors.numpy.save(contiguous, dict(metadata) or None)
-    # The library lays the arrays out in a fixed order, but writes the metadata in another one
-    # each time. The header is JSON after eight bytes that tell its length, filled up with spaces
-    # to a multiple of eight.
+    # The library writes the arrays in a fixed order, but the metadata in a random order. The
+    # header is JSON, padded with spaces to a multiple of eight, after eight bytes with its length.
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:start])
     header.pop("__metadata__", None)
@@ -129,36 +129,38 @@ def serialize(weights: Mapping[str, npt.NDArray[np.float32]], metadata: Mapping[
 
 
 def digest(tensors: Mapping[str, npt.NDArray[np.float32]], metadata: Mapping[str, str]) -> str:
-    """SHA-256, in hexadecimal, of the metadata and the tensors, each in the order of the names."""
-    found = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
+    """Return the SHA-256 of the metadata and the tensors in hexadecimal, each sorted by name."""
+    sha256 = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
     for name in sorted(tensors):
-        found.update(name.encode())
-        found.update(np.ascontiguousarray(tensors[name], "<f4").tobytes())
-    return found.hexdigest()
+        sha256.update(name.encode())
+        sha256.update(np.ascontiguousarray(tensors[name], "<f4").tobytes())
+    return sha256.hexdigest()
 
 
 def check_weights(
     source: str, tensors: Mapping[str, npt.NDArray[np.float32]], network: Network
 ) -> None:
-    """See that ``tensors`` are just the weights that ``network`` needs.
+    """Check that ``tensors`` are exactly the weights of ``network``.
 
     Parameters
     ----------
     source
-        Where they come from, for the message.
-    tensors, network
-        What is held against what.
+        Where the tensors come from, for the message.
+    tensors
+        Name to array.
+    network
+        The network whose parameters to compare with.
 
     Raises
     ------
     FileFormatError
-        Lists every tensor that is missing, unexpected or of another shape, one a line.
+        If they are not; lists every tensor that is missing, unexpected or of another shape.
     """
     needed = network.parameters
     missing = [name for name in needed if name not in tensors]
     unexpected = [name for name in tensors if name not in needed]
     misshapen = [
-        f"{name} has shape {tensors[name].shape}, not {tuple(shape)}"
+        f"{name} has shape {tensors[name].shape}; expected {tuple(shape)}"
         for name, shape in needed.items()
         if name in tensors and tensors[name].shape != tuple(shape)
     ]
@@ -166,9 +168,9 @@ def check_weights(
         return
     is_another = len(missing) + len(misshapen) > len(needed) / 2
     lines = [
-        f"{source}: these are not the weights of {network.name}: {len(missing)} missing, "
+        f"{source}: not the weights of {network.name}: {len(missing)} missing, "
         f"{len(unexpected)} unexpected, {len(misshapen)} of another shape"
-        + ("; they are of another network, or of another variant of it" if is_another else ""),
+        + ("; they may be of another network or variant" if is_another else ""),
         *(f"missing: {name}" for name in missing),
         *(f"unexpected: {name}" for name in unexpected),
         *misshapen,

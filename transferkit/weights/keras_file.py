@@ -1,8 +1,8 @@
-"""Weights in the files of Keras, read without Keras: legacy ``.h5``, ``.weights.h5``, ``.keras``.
+"""Reading of Keras's weights files without Keras: legacy ``.h5``, ``.weights.h5``, ``.keras``.
 
-All three are HDF5 inside, the last in a zip archive. Of HDF5 only what Keras writes is read:
-tensors in the file itself. Links to other files, and tensors that are said to lie in other
-files, are refused.
+All three are HDF5, the last one inside a zip archive. Only the features of HDF5 that Keras uses
+are read: tensors in the file itself. Links to other files and tensors stored in other files are
+rejected.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from transferkit.errors import FileFormatError
+from transferkit.errors import FileFormatError, shorten
 from transferkit.weights.mapped import (
     FLOATS,
     ZIP_START,
@@ -33,20 +33,20 @@ from transferkit.weights.mapped import (
 __all__ = ["HDF5_START", "KerasLayers", "is_keras_archive", "read_keras"]
 
 HDF5_START = b"\x89HDF\r\n\x1a\n"
-"""What an HDF5 file begins with."""
+"""The first bytes of an HDF5 file."""
 
 KerasLayers: TypeAlias = dict[str, list[npt.NDArray[np.float32]]]
-"""The name of each layer that has weights, to its arrays: a kernel and then a bias, or a batch
-normalisation's gamma, beta, moving mean and moving variance."""
+"""The name of each layer with weights to its arrays: kernel and bias, or gamma, beta, moving mean
+and moving variance of a batch normalization."""
 
 _WEIGHTS_MEMBER = "model.weights.h5"
 _CONFIG_MEMBER = "config.json"
-# What Keras 3, and TensorFlow's Keras 2.12 before it, call the group of the layers.
+# The names of the group of layers in Keras 3 and, before it, in TensorFlow's Keras 2.12.
 _LAYER_GROUPS = ("layers", "_layer_checkpoint_dependencies")
 
 
 def is_keras_archive(data: memoryview) -> bool:
-    """Whether the bytes are those of a ``.keras`` file: a zip archive with a model's weights."""
+    """Return whether the bytes are a ``.keras`` file: a zip archive with a model's weights."""
     if bytes(data[:4]) != ZIP_START:
         return False
     try:
@@ -57,24 +57,24 @@ def is_keras_archive(data: memoryview) -> bool:
 
 
 def read_keras(path: str | os.PathLike[str]) -> KerasLayers:
-    """The weights in a file of Keras, layer by layer.
+    """Read the weights in a Keras file, layer by layer.
 
     Parameters
     ----------
     path
-        What ``model.save_weights`` or ``model.save`` of Keras wrote, of any version that wrote
-        HDF5. Nothing in it is ever run, and no layer is made from its configuration.
+        A file that Keras's ``model.save_weights`` or ``model.save`` wrote, of any version that
+        writes HDF5. No code in it is executed, and no layer is built from its configuration.
 
     Returns
     -------
     dict of str to list of array
-        In the file's order. The arrays have Keras's shapes. Numbers that are float32 in the
-        file stay there, mapped into memory, and are read-only; others are converted.
+        In the order of the file, with Keras's shapes. Arrays that are float32 in the file are
+        mapped into memory and read-only; others are converted.
 
     Raises
     ------
     FileFormatError
-        If there is no such file, it is damaged or cut short, refers to other files, or does not
+        If the file does not exist, is damaged or truncated, refers to other files, or does not
         have Keras's structure.
     """
     where = os.fspath(path)
@@ -86,8 +86,8 @@ def read_keras(path: str | os.PathLike[str]) -> KerasLayers:
                 members = {entry.filename: entry for entry in archive.infolist()}
             if _WEIGHTS_MEMBER not in members or _CONFIG_MEMBER not in members:
                 raise FileFormatError(
-                    f"{where}: a zip archive without {_WEIGHTS_MEMBER} and {_CONFIG_MEMBER}, so "
-                    "no file of Keras"
+                    f"{where}: not a Keras file: a zip archive without {_WEIGHTS_MEMBER} and "
+                    f"{_CONFIG_MEMBER}"
                 )
             names = _configured(bytes(stored_member(data, members[_CONFIG_MEMBER])))
             data = stored_member(data, members[_WEIGHTS_MEMBER])
@@ -101,7 +101,7 @@ def read_keras(path: str | os.PathLike[str]) -> KerasLayers:
     except FileFormatError:
         raise
     except (
-        # What HDF5 and the zip module raise of bytes that make no sense.
+        # The errors that HDF5 and the zip module raise for invalid bytes.
         zipfile.BadZipFile,
         NotImplementedError,
         RuntimeError,
@@ -114,14 +114,14 @@ def read_keras(path: str | os.PathLike[str]) -> KerasLayers:
         OverflowError,
     ) as error:
         raise FileFormatError(
-            f"{where}: no weights file of Keras, damaged or cut short ({error})"
+            f"{where}: not a weights file of Keras, damaged or truncated ({error})"
         ) from error
 
 
 def _layers(
     where: str, file: h5py.File, names: list[tuple[str, str]] | None
 ) -> Iterator[tuple[str, list[h5py.Dataset]]]:
-    """Each layer's name and tensors, in either of the two structures that Keras writes."""
+    """Yield each layer's name and tensors, from either of the two structures that Keras writes."""
     root = _group(file, "model_weights") if "model_weights" in file else file
     if "layer_names" in root.attrs or "layer_names0" in root.attrs:
         for name in _texts(root, "layer_names"):
@@ -130,7 +130,7 @@ def _layers(
         return
     groups = [name for name in _LAYER_GROUPS if name in file]
     if not groups:
-        raise FileFormatError(f"{where}: an HDF5 file that does not have Keras's structure")
+        raise FileFormatError(f"{where}: not a Keras file: HDF5, but without Keras's structure")
     layers = _group(file, groups[0])
     known = dict(names or ())
     for key in sorted(layers, key=_natural):
@@ -143,7 +143,7 @@ def _layers(
 
 
 def _configured(text: bytes) -> list[tuple[str, str]]:
-    """What each layer's group is called, after its class and its place, and the layer's name."""
+    """Return for each layer the name of its group (its class and position) and its own name."""
     counts: dict[str, int] = {}
     found = []
     for layer in json.loads(text)["config"]["layers"]:
@@ -155,13 +155,13 @@ def _configured(text: bytes) -> list[tuple[str, str]]:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """Orders ``conv2d_2`` before ``conv2d_10``."""
+    """Return a sort key that puts ``conv2d_2`` before ``conv2d_10``."""
     parts = re.split(r"(\d+)", name)
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
 def _texts(group: h5py.Group, attribute: str) -> Iterator[str]:
-    """A list of names; a long one Keras puts into several attributes, numbered from 0."""
+    """Yield a list of names; Keras splits a long list into several numbered attributes."""
     if attribute in group.attrs:
         parts: Iterable[Any] = [group.attrs[attribute]]
     else:
@@ -173,14 +173,14 @@ def _texts(group: h5py.Group, attribute: str) -> Iterator[str]:
 
 
 def _member(group: h5py.Group, path: str) -> Any:
-    """What lies in this file under a path, in which each link must be a plain one."""
+    """Return the object at a path in this file, of which each part must be a hard link."""
     found: Any = group
     for name in path.strip("/").split("/"):
         if not isinstance(found, h5py.Group):
-            raise ValueError(f"{found.name} is no group")
+            raise ValueError(f"{shorten(found.name)} is not a group")
         link = found.get(name, getlink=True)
         if not isinstance(link, h5py.HardLink):
-            raise ValueError(f"{path!r} is a link, which may lead to another file")
+            raise ValueError(f"{shorten(path)} is a link, which may refer to another file")
         found = found[name]
     return found
 
@@ -188,23 +188,23 @@ def _member(group: h5py.Group, path: str) -> Any:
 def _group(group: h5py.Group, path: str) -> h5py.Group:
     found = _member(group, path)
     if not isinstance(found, h5py.Group):
-        raise ValueError(f"{path!r} is no group")
+        raise ValueError(f"{shorten(path)} is not a group")
     return found
 
 
 def _dataset(group: h5py.Group, path: str) -> h5py.Dataset:
     found = _member(group, path)
     if not isinstance(found, h5py.Dataset):
-        raise ValueError(f"{path!r} is no tensor")
+        raise ValueError(f"{shorten(path)} is not a tensor")
     if found.external or found.is_virtual:
-        raise ValueError(f"{path!r} lies in another file")
+        raise ValueError(f"{shorten(path)} is stored in another file")
     return found
 
 
 class _Budget:
-    """How many bytes may be read in all: what is compressed could fill any memory."""
+    """A limit for the bytes of all tensors: a small compressed file could fill the memory."""
 
-    # Floating-point numbers that were learnt hardly compress.
+    # Trained floating-point weights are hardly compressible.
     _RATIO = 4
 
     def __init__(self, file_size: int) -> None:
@@ -213,11 +213,11 @@ class _Budget:
     def spend(self, number: int) -> None:
         self._left -= number
         if self._left < 0:
-            raise ValueError("its tensors are far larger than the file")
+            raise ValueError("the tensors are far larger than the file")
 
 
 def _array(tensor: h5py.Dataset, data: memoryview, budget: _Budget) -> npt.NDArray[np.float32]:
-    """The numbers of a tensor, where they lie in the file if they lie there in one piece."""
+    """Return the values of a tensor: mapped if they are contiguous in the file, else a copy."""
     size = math.prod(tensor.shape) * tensor.dtype.itemsize
     budget.spend(size)
     kind = tensor.dtype.name
@@ -228,8 +228,8 @@ def _array(tensor: h5py.Dataset, data: memoryview, budget: _Budget) -> npt.NDArr
     offset = tensor.id.get_offset()
     if offset is not None and tensor.file.userblock_size == 0:
         return array_at(data, kind, tensor.shape, offset)
-    # In pieces, compressed, or never written, so that it is all zeros.
+    # Chunked, compressed, or never written, which HDF5 reads as zeros.
     if not tensor.id.get_storage_size() and size:
-        raise ValueError(f"{tensor.name} has no numbers")
+        raise ValueError(f"{tensor.name} has no values")
     content: npt.NDArray[Any] = tensor[()]
     return array_at(memoryview(content.tobytes()), kind, tensor.shape)

@@ -1,8 +1,8 @@
-"""From the layers of Keras's networks to transferkit's parameters.
+"""Mapping of the layers of Keras's networks to transferkit's parameters.
 
-A network here has torchvision's names, in the variant that Keras's weights are for too. So for
-each family there is a rule that tells what ``keras.applications`` calls the layers of a
-network, and one for all families that turns arrays into torchvision's order of axes.
+Networks here have torchvision's layer names, also in the variant for Keras's weights. So each
+family has a rule with the names of its layers in ``keras.applications``. A rule for all families
+transposes arrays to torchvision's axis order.
 """
 
 from __future__ import annotations
@@ -20,42 +20,41 @@ from transferkit.weights.keras_file import KerasLayers
 
 __all__ = ["keras_layer_names", "rename_keras"]
 
-# What versions of Keras have called the last layer, which one file calls so, another so.
+# The names of the last layer in the files of different versions of Keras.
 _CLASSIFIERS = frozenset({"predictions", "probs", "logits", "fc1000", "conv_preds"})
-# The names that Keras gives the groups of layers in a file that does not say what they are called.
+# The names of groups in a file that does not contain the names of the layers.
 _GROUP = re.compile(r"(conv2d|depthwise_conv2d|batch_normalization|dense)(?:_(\d+))?")
 
 
 def rename_keras(layers: KerasLayers, network: Network) -> dict[str, npt.NDArray[np.float32]]:
-    """The arrays of Keras's layers under the names and in the shapes of a network's parameters.
+    """Return the arrays of Keras's layers under the names of a network's parameters.
 
     Parameters
     ----------
     layers
-        From `read_keras`. Where they are called after their class and place (``conv2d_3``), as
-        in a ``.weights.h5`` of an early Keras 3, it is the place that counts.
+        From `read_keras`. If all names consist of class and position (``conv2d_3``), as in
+        ``.weights.h5`` files of early versions of Keras 3, layers are matched by position.
     network
-        Of `transferkit.networks.NETWORKS`, in Keras's variant.
+        A network of `transferkit.networks.NETWORKS` in Keras's variant.
 
     Returns
     -------
     dict of str to array
-        Views. What the network has no place for keeps Keras's name, so that
-        `transferkit.weights.files.check_weights` can list it.
+        Views in the shapes of the parameters. Arrays that the network has no parameter for
+        keep Keras's name, so that `transferkit.weights.files.check_weights` can list them.
 
     Raises
     ------
     FileFormatError
-        If the network is of a family that Keras has not.
+        If Keras does not have the network's family.
     """
     nodes = {name.lower(): node for name, node in _named_nodes(network)}
     last = next(reversed(nodes.values()))
-    by_place = bool(layers) and all(_GROUP.fullmatch(name) for name in layers)
-    if by_place:
-        nodes = _by_place(nodes)
+    if layers and all(_GROUP.fullmatch(name) for name in layers):
+        nodes = _by_position(nodes)
     arrays: dict[str, npt.NDArray[np.float32]] = {}
     for layer, values in layers.items():
-        # As Keras itself has renamed its layers from one version to the next.
+        # Keras has renamed its layers between versions.
         name = layer.lower().replace("/", "_").replace("batchnorm", "bn")
         node = nodes.get(name, last if name in _CLASSIFIERS else None)
         parameters = node.parameters if node is not None else ()
@@ -63,27 +62,27 @@ def rename_keras(layers: KerasLayers, network: Network) -> dict[str, npt.NDArray
             if node is None or index >= len(parameters):
                 arrays[f"{layer}/{index}"] = value
             else:
-                arrays[parameters[index]] = _turned(value, node)
+                arrays[parameters[index]] = _transposed(value, node)
     return arrays
 
 
 def keras_layer_names(network: Network) -> dict[str, str]:
-    """What ``keras.applications`` calls the layers with weights of a network.
+    """Return the names that a network's layers with weights have in ``keras.applications``.
 
     Parameters
     ----------
     network
-        Of `transferkit.networks.NETWORKS`, in Keras's variant.
+        A network of `transferkit.networks.NETWORKS` in Keras's variant.
 
     Returns
     -------
     dict of str to str
-        Keras's name, of Keras 3, to the node's, in the order of Keras's layers.
+        The name in Keras 3 to the name of the node, in the order of Keras's layers.
 
     Raises
     ------
     FileFormatError
-        If the network is of a family that Keras has not.
+        If Keras does not have the network's family.
 
     Examples
     --------
@@ -101,20 +100,20 @@ def _named_nodes(network: Network) -> list[tuple[str, Node]]:
     if rule is None:
         known = ", ".join(f"{start}..." for start, _ in _RULES)
         raise FileFormatError(
-            f"Keras publishes no network {network.name!r}; files of Keras are read for: {known}"
+            f"Keras does not publish {network.name!r}; expected a network named {known}"
         )
     return list(rule(network))
 
 
-def _by_place(nodes: dict[str, Node]) -> dict[str, Node]:
-    """The nodes under the names of their groups: their class, and the place among its like."""
+def _by_position(nodes: dict[str, Node]) -> dict[str, Node]:
+    """Return the nodes under the names of their groups: class, and position within the class."""
     found: dict[str, Node] = {}
     counts: dict[str, int] = {}
     for name, node in nodes.items():
         if node.operation == "batch_norm":
             kind = "batch_normalization"
         elif node.operation == "linear":
-            # What Keras has as convolutions over the one pixel that is left.
+            # Some are 1 x 1 convolutions of the single remaining pixel in Keras.
             kind = "conv2d" if name in {"conv_preds", "conv_2", "logits"} else "dense"
         else:
             kind = "depthwise_conv2d" if _is_depthwise(node) else "conv2d"
@@ -127,10 +126,10 @@ def _is_depthwise(node: Node) -> bool:
     return node.attributes.get("groups", 1) != 1
 
 
-def _turned(array: npt.NDArray[np.float32], node: Node) -> npt.NDArray[np.float32]:
-    """An array of Keras with its axes in torchvision's order: outputs, inputs, rows, columns."""
+def _transposed(array: npt.NDArray[np.float32], node: Node) -> npt.NDArray[np.float32]:
+    """Return a Keras array in torchvision's axis order: outputs, inputs, rows, columns."""
     if array.ndim == 4 and node.operation == "conv2d":
-        # (h, w, in, out), or of a depthwise kernel (h, w, in, 1).
+        # (h, w, in, out), or (h, w, in, 1) for a depthwise kernel.
         return array.transpose(2, 3, 0, 1) if _is_depthwise(node) else array.transpose(3, 2, 0, 1)
     if array.ndim == 4 and node.operation == "linear" and array.shape[:2] == (1, 1):
         return array.transpose(3, 2, 0, 1)[:, :, 0, 0]
@@ -145,7 +144,7 @@ def _with_weights(network: Network) -> Iterator[Node]:
 
 
 def _vgg(network: Network) -> Iterator[tuple[str, Node]]:
-    """``block1_conv1``: the pool's number and the convolution's; then ``fc1``, ``fc2``."""
+    """Yield ``block1_conv1``, with the numbers of stage and convolution; then ``fc1``, ``fc2``."""
     linear = iter(("fc1", "fc2", "predictions"))
     block, place = 1, 0
     for node in network.nodes:
@@ -159,14 +158,14 @@ def _vgg(network: Network) -> Iterator[tuple[str, Node]]:
 
 
 def _resnet(network: Network) -> Iterator[tuple[str, Node]]:
-    """``conv2_block1_0_bn``: stage from 2, block from 1, convolution, 0 being the shortcut's."""
+    """Return ``conv2_block1_0_bn``: stage from 2, block from 1, convolution (0: shortcut)."""
     rows: list[tuple[tuple[float, ...], str, Node]] = []
     for node in _with_weights(network):
         kind = "bn" if node.operation == "batch_norm" else "conv"
         found = re.fullmatch(r"layer(\d)\.(\d+)\.(?:downsample\.\d|(?:conv|bn)(\d))", node.name)
         if found is not None:
             stage, block, place = (int(number or 0) for number in found.groups())
-            # Keras has the shortcut before the last convolution of its block.
+            # In Keras the shortcut comes before the last convolution of its block.
             order = (stage, block, place or 2.5)
             rows.append((order, f"conv{stage + 1}_block{block + 1}_{place}_{kind}", node))
         elif node.name == "fc":
@@ -177,7 +176,7 @@ def _resnet(network: Network) -> Iterator[tuple[str, Node]]:
 
 
 def _mobilenet_v1(network: Network) -> Iterator[tuple[str, Node]]:
-    """The names are Keras's."""
+    """Return the names unchanged; the network uses Keras's."""
     return ((node.name, node) for node in _with_weights(network))
 
 
@@ -204,14 +203,14 @@ def _mobilenet_v3(network: Network) -> Iterator[tuple[str, Node]]:
 def _inverted_residuals(
     network: Network, *, first: tuple[str, ...], block: str, norm: str, last: tuple[str, ...]
 ) -> Iterator[tuple[str, Node]]:
-    """``block_1_depthwise_BN``: the block from 0, whose number is left out, and the part."""
+    """Yield ``block_1_depthwise_BN``: the block, without a number for the first, and the part."""
     nodes = list(_with_weights(network))
     yield from zip(first, nodes, strict=False)
-    seen = part = ""
+    block_number = part = ""
     for node in nodes[len(first) : -len(last)]:
         number = node.name.split(".")[1]
-        if number != seen:
-            seen, part = number, ""
+        if number != block_number:
+            block_number, part = number, ""
         if node.operation == "batch_norm":
             suffix = part + norm
         elif node.name.endswith((".fc1", ".fc2")):
@@ -231,4 +230,4 @@ _RULES: tuple[tuple[str, Callable[[Network], Iterator[tuple[str, Node]]]], ...] 
     ("mobilenet_v2", _mobilenet_v2),
     ("mobilenet_v3", _mobilenet_v3),
 )
-"""What a network's name begins with, and the rule of its family."""
+"""The beginning of a network's name, and the rule of its family."""

@@ -1,4 +1,4 @@
-"""From a row of the catalogue to a network and its weights."""
+"""Loading of a network with the weights of a catalog row."""
 
 from __future__ import annotations
 
@@ -20,22 +20,28 @@ __all__ = ["load_weights"]
 def load_weights(
     entry: WeightsEntry, *, progress: bool | None = None
 ) -> tuple[Network, dict[str, npt.NDArray[np.float32]]]:
-    """A network and its weights, checked against what is published of them and each other.
+    """Return a network and its weights, with the file and the weights checked.
 
     Parameters
     ----------
     entry
-        A row of the catalogue. Unless its weights are in the package, or on disk already, they
-        are downloaded.
+        A row of the catalog. Its file is downloaded unless it is in the package or on disk.
     progress
-        Of the download; None shows it on a terminal only.
+        Whether to show the progress of a download; None: on a terminal only.
+
+    Returns
+    -------
+    network
+        In the variant of the weights.
+    weights
+        Parameter name to float32 array.
 
     Raises
     ------
     FileFormatError
-        If the file is not what the table says.
+        If the file does not match its row of the catalog.
     DownloadError
-        If it has to be downloaded, and cannot be.
+        If the download fails.
 
     Examples
     --------
@@ -48,17 +54,17 @@ def load_weights(
     if entry.packaged is not None:
         return network, _read_packaged(entry.packaged, network)
     path = fetch(entry, progress=progress)
-    return network, read_weights(path, network, entry.variant)
+    return network, read_weights(path, network, entry.variant, entry.rename)
 
 
 def _read_packaged(packaged: PackagedFile, network: Network) -> dict[str, npt.NDArray[np.float32]]:
     folder = resources.files("transferkit.weights") / "data"
     with resources.as_file(folder / packaged.name) as path:
-        found = packaged.checksum.of(path)
-        if found != packaged.checksum.digits:
+        digest = packaged.checksum.of(path)
+        if digest != packaged.checksum.digits:
             raise FileFormatError(
-                f"{path}: has SHA-256 {found}, expected {packaged.checksum.digits}; install "
-                "transferkit again"
+                f"{path}: its SHA-256 is {digest}; expected {packaged.checksum.digits}; reinstall "
+                "transferkit"
             )
         tensors, _ = read_safetensors(path)
     check_weights(str(path), tensors, network)

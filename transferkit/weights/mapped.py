@@ -1,7 +1,7 @@
 """Files mapped into memory, and the float32 arrays in them.
 
-What a file says of itself, how long it is or where a tensor lies, may be wrong or a lie. So
-every array is checked against the bytes that are there.
+Lengths and offsets in a file may be wrong, or manipulated. So every array is checked against the
+size of the file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from transferkit.errors import FileFormatError
+from transferkit.errors import FileFormatError, shorten
 
 __all__ = [
     "FLOATS",
@@ -31,31 +31,31 @@ __all__ = [
 ]
 
 FLOATS = {"float32": "<f4", "float64": "<f8", "float16": "<f2", "bfloat16": "<u2"}
-"""The types of numbers that weights may have, each with NumPy's name for how it is stored.
+"""The floating-point types of weights to NumPy's dtypes.
 
 NumPy has no bfloat16, which is the upper half of a float32."""
 
 ZIP_START = b"PK\x03\x04"
-"""What a zip archive begins with."""
+"""The first bytes of a zip archive."""
 
-# Of older NumPy, the most axes that an array can have.
-_MOST_AXES = 32
-# Nor can NumPy have an array of no numbers whose other axes multiply to more than it can count.
-_LARGEST_EMPTY = 2**31
+# The maximum number of axes in NumPy before version 2.
+_MAX_AXES = 32
+# NumPy rejects an empty array if the product of its other axes overflows.
+_MAX_EMPTY_SIZE = 2**31
 
 
 def map_file(path: str | os.PathLike[str]) -> memoryview:
-    """The bytes of a file, read from the disk as they are looked at.
+    """Map a file into memory, so that its bytes are read from disk on access.
 
     Parameters
     ----------
     path
-        A file.
+        The file.
 
     Returns
     -------
     memoryview
-        Of bytes, read-only. The file stays mapped for as long as anything refers to them.
+        The bytes, read-only. The file stays mapped as long as anything refers to them.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def map_file(path: str | os.PathLike[str]) -> memoryview:
             if os.fstat(file.fileno()).st_size > 0:
                 return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except FileNotFoundError:
-        raise FileFormatError(f"{os.fspath(path)}: there is no such file") from None
+        raise FileFormatError(f"{os.fspath(path)}: no such file") from None
     except (OSError, ValueError) as error:  # a path with a zero byte in it is a ValueError
         reason = getattr(error, "strerror", None) or error
         raise FileFormatError(f"{os.fspath(path)}: {reason}") from error
@@ -85,30 +85,30 @@ def array_at(
     start: int = 0,
     strides: Sequence[int] | None = None,
 ) -> npt.NDArray[np.float32]:
-    """The float32 array that lies in ``data``.
+    """Return a float32 array stored in ``data``.
 
     Parameters
     ----------
     data
-        Bytes.
+        The bytes.
     kind
-        Which of `FLOATS` they are, each little-endian.
+        The type of the stored values, a key of `FLOATS`; little-endian.
     shape
-        Of the array.
+        The shape of the array.
     start
-        The first byte.
+        The index of the first byte.
     strides
-        How many numbers lie between neighbours along each axis; None: row by row.
+        The strides in values along each axis; None: C order.
 
     Returns
     -------
     array
-        A read-only view of ``data`` where that is float32, and else a copy.
+        A read-only view of ``data`` if that is float32, else a copy.
 
     Raises
     ------
     ValueError
-        If a length, the start or a stride is negative, or the array ends after ``data``.
+        If a length, the start or a stride is negative, or the array extends beyond ``data``.
 
     Examples
     --------
@@ -119,35 +119,35 @@ def array_at(
     stored = np.dtype(FLOATS[kind])
     if strides is None:
         strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-    if len(shape) != len(strides) or len(shape) > _MOST_AXES:
-        raise ValueError(f"shape {tuple(shape[:9])} does not go with {len(strides)} strides")
+    if len(shape) != len(strides) or len(shape) > _MAX_AXES:
+        raise ValueError(f"shape {tuple(shape[:9])} does not match {len(strides)} strides")
     if start < 0 or any(number < 0 for number in (*shape, *strides)):
         raise ValueError("a negative length, offset or stride")
     if 0 in shape:
-        if math.prod(max(1, length) for length in shape) > _LARGEST_EMPTY:
-            raise ValueError("an empty array of enormous axes")
+        if math.prod(max(1, length) for length in shape) > _MAX_EMPTY_SIZE:
+            raise ValueError("an empty array with too large axes")
         return np.zeros(tuple(shape), np.float32)
     last = sum((length - 1) * step for length, step in zip(shape, strides, strict=True))
     end = start + (last + 1) * stored.itemsize
     if end > len(data):
-        raise ValueError(f"an array that needs {end} bytes, where there are {len(data)}")
+        raise ValueError(f"an array that extends to byte {end} of {len(data)}")
     steps = tuple(step * stored.itemsize for step in strides)
-    found: npt.NDArray[np.generic] = np.ndarray(tuple(shape), stored, data, start, steps)
+    array: npt.NDArray[np.generic] = np.ndarray(tuple(shape), stored, data, start, steps)
     if kind == "bfloat16":
-        return (found.astype(np.uint32) << 16).view(np.float32)
-    # Numbers too large for float32 become infinite, as they do in the frameworks.
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    # Values too large for float32 become infinite, as in the frameworks.
     with np.errstate(over="ignore"):
-        return found.astype(np.float32, copy=False)
+        return array.astype(np.float32, copy=False)
 
 
 def in_memory(
     arrays: Mapping[str, npt.NDArray[np.float32]],
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """Copies of arrays that may lie in a mapped file, which then is not needed any more.
+    """Copy arrays that may be mapped from a file, which is not needed any more then.
 
-    Files of one's own are written over, by the next epoch of a training or a copy of a newer
-    one. Numbers that are still in such a file would change under whoever computes with them,
-    and where it is cut short the system ends the process. Windows would not let it be replaced.
+    A user's file may be overwritten, for example after the next epoch of a training. Values
+    mapped from it would change during computations, and if the file is truncated the operating
+    system terminates the process. On Windows it could not be replaced.
 
     Parameters
     ----------
@@ -157,7 +157,7 @@ def in_memory(
     Returns
     -------
     dict of str to array
-        The same, row by row, read-only.
+        Copies in C order, read-only.
 
     Examples
     --------
@@ -175,28 +175,28 @@ def in_memory(
 
 
 def stored_member(data: memoryview, entry: zipfile.ZipInfo) -> memoryview:
-    """The bytes of a member of the zip archive ``data``, which must not be compressed.
+    """Return the bytes of an uncompressed member of the zip archive ``data``.
 
     Raises
     ------
     ValueError
-        If it is compressed or encrypted, or is not where the archive says.
+        If the member is compressed or encrypted, or is not at its stated position.
     """
     if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
-        raise ValueError(f"{entry.filename!r} is compressed or encrypted")
-    # The name and the extra field before the bytes have their lengths at the end of 30 bytes.
+        raise ValueError(f"{shorten(entry.filename)} is compressed or encrypted")
+    # A header of 30 bytes ends with the lengths of the name and the extra field that follow it.
     header = bytes(data[entry.header_offset : entry.header_offset + 30])
     if len(header) < 30 or not header.startswith(ZIP_START):
-        raise ValueError(f"{entry.filename!r} is not where the archive says")
+        raise ValueError(f"{shorten(entry.filename)} is not at its stated position")
     lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
     start = entry.header_offset + 30 + lengths
     if start + entry.file_size > len(data):
-        raise ValueError(f"{entry.filename!r} ends after the file")
+        raise ValueError(f"{shorten(entry.filename)} extends beyond the file")
     return data[start : start + entry.file_size]
 
 
 class MappedFile(io.RawIOBase):
-    """Bytes as a file, none of them copied before they are read."""
+    """A file object for bytes in memory, which are copied only when they are read."""
 
     def __init__(self, data: memoryview) -> None:
         self._data = data
@@ -211,7 +211,7 @@ class MappedFile(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:  # noqa: D102
         base = (0, self._position, len(self._data))[whence]
         if base + offset < 0:
-            raise ValueError("a position before the beginning")
+            raise ValueError("a negative position")
         self._position = base + offset
         return self._position
 

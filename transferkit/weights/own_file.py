@@ -1,4 +1,4 @@
-"""A user's own file of weights for a network of the catalogue."""
+"""Weights files given by path, for networks of the catalog."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from transferkit.weights.reading import classes_of, read_arrays, variant_of
 __all__ = ["RANDOM", "is_weights_file", "load_weights_file"]
 
 RANDOM = "random"
-"""What is given as weights for them to be drawn."""
+"""The value of ``weights`` for random weights."""
 
 _ENDINGS = (".pth", ".pt", ".h5", ".keras", ".safetensors")
 
 
 def is_weights_file(weights: object) -> bool:
-    """Whether what somebody gave as weights is the path of a file, and not a name.
+    """Return whether a value of ``weights`` is the path of a file, as opposed to a name.
 
     Examples
     --------
@@ -43,53 +43,54 @@ def is_weights_file(weights: object) -> bool:
 def load_weights_file(
     network: str, path: str | os.PathLike[str]
 ) -> tuple[Network, dict[str, npt.NDArray[np.float32]], WeightsEntry, bool]:
-    """A network of the catalogue with the weights of a file.
+    """Return a network of the catalog with the weights in a file.
 
     Parameters
     ----------
     network
-        Its name.
+        The name of the network.
     path
-        A file of PyTorch, Keras or safetensors; ``~`` means the home folder. Its format tells
-        the variant of the network: Keras's files are for Keras's, PyTorch's for torchvision's.
-        Safetensors hold either: the entry ``variant`` of their metadata tells which, and without
-        one it is the network's first. Its classifier may have any number of classes.
+        A file of PyTorch, Keras or safetensors; ``~`` is expanded. The format determines the
+        variant of the network: Keras's for Keras files, torchvision's for PyTorch files. For
+        safetensors it is the entry ``variant`` of the metadata, or else the network's first
+        variant. The classifier may have any number of classes.
 
     Returns
     -------
     network, weights
-        That go together. The file is not needed any more, and may be written over.
+        The network in that variant, and its weights. They do not refer to the file any more,
+        which may be overwritten.
     entry
-        The row of the catalogue that the file is; where it is none that is known, the first
-        row of the same variant, which tells how pictures are prepared.
+        The row of the catalog for the file; if the file is not in the catalog, the first row
+        of the same variant, for its preprocessing.
     is_published
-        Whether the file is the row's.
+        Whether the file is in the catalog.
 
     Raises
     ------
     UnknownNameError
-        If there is no such network.
+        If the network is unknown.
     FileFormatError
-        If there is no such file, it cannot be read, is for a variant that the network does not
-        have, or holds the weights of another network.
+        If the file does not exist, cannot be read, is for a variant that the network does not
+        have, or has the weights of another network.
     """
     try:
         path = Path(path).expanduser()
     except RuntimeError as error:
-        raise FileFormatError(f"{os.fspath(path)}: there is no such home folder") from error
+        raise FileFormatError(f"{os.fspath(path)}: no such home folder") from error
     variants = find_network(network).variants
     variant = variant_of(path) or read_safetensors(path)[1].get("variant") or next(iter(variants))
     if variant not in variants:
         raise FileFormatError(
-            f"{path}: holds a network in the variant that {variant} publishes, but {network} is "
-            f"only known as published by {', '.join(variants)}"
+            f"{path}: has weights of the variant {variant!r}, which {network} does not have; "
+            f"available: {', '.join(variants)}"
         )
     rows = [row for row in WEIGHTS if row.network == network and row.variant == variant]
     published = [row for row in rows if row.checksum is not None and row.checksum.matches(path)]
     entry = (published or rows)[0]
 
     built = entry.build()
-    arrays = read_arrays(path, built, variant)
+    arrays = read_arrays(path, built, variant, entry.rename if published else None)
     if set(arrays) == set(built.parameters):
         built = entry.build(classes_of(arrays, built))
     check_weights(str(path), arrays, built)

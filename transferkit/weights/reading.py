@@ -1,4 +1,4 @@
-"""Weights for a network from a file of any format that is known here."""
+"""Reading of a network's weights from a file of any supported format."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from transferkit.errors import FileFormatError
 from transferkit.networks.graph import Network
+from transferkit.weights.catalogue import Rename
 from transferkit.weights.files import check_weights, read_safetensors
 from transferkit.weights.keras_file import HDF5_START, is_keras_archive, read_keras
 from transferkit.weights.keras_names import rename_keras
@@ -19,18 +20,20 @@ __all__ = ["classes_of", "read_arrays", "read_weights", "variant_of"]
 
 
 def variant_of(path: str | os.PathLike[str]) -> str | None:
-    """Find which variant of a network a file's format belongs to, from its first bytes.
+    """Return the variant of a network that a file's format belongs to.
+
+    The format is detected from the first bytes of the file.
 
     Returns
     -------
     str or None
-        ``"torchvision"`` for a file of PyTorch, ``"keras"`` for one of Keras, None for
-        safetensors, which hold weights of either.
+        ``"torchvision"`` for a PyTorch file, ``"keras"`` for a Keras file, None for
+        safetensors, which can have weights of either variant.
 
     Raises
     ------
     FileFormatError
-        If there is no such file, or it is of no format that is known here.
+        If the file does not exist or has another format.
 
     Examples
     --------
@@ -46,76 +49,86 @@ def variant_of(path: str | os.PathLike[str]) -> str | None:
         return "keras"
     if is_torch_file(start):
         return "torchvision"
-    # Eight bytes of length, and then JSON.
+    # A safetensors file: eight bytes with the length of the header, then JSON.
     if start[8:9] == b"{":
         return None
     raise FileFormatError(
-        f"{os.fspath(path)}: is no weights file; read are .pth and .pt of PyTorch, .h5, "
-        ".weights.h5 and .keras of Keras, and .safetensors"
+        f"{os.fspath(path)}: not a weights file; expected .pth or .pt from PyTorch, .h5, "
+        ".weights.h5 or .keras from Keras, or .safetensors"
     )
 
 
 def read_arrays(
-    path: str | os.PathLike[str], network: Network, variant: str | None = None
+    path: str | os.PathLike[str],
+    network: Network,
+    variant: str | None = None,
+    rename: Rename | None = None,
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """What a file holds, under the names of a network's parameters; not checked against them.
+    """Read the arrays of a file under the names of a network's parameters, without checks.
 
-    For a file whose classifier may have another number of classes than the network: ask
-    `classes_of`, build the network with that many, and check with
-    `transferkit.weights.files.check_weights`.
+    If the number of classes in the file is unknown, get it with `classes_of`, build the network
+    with that number, and then call `transferkit.weights.files.check_weights`.
 
     Parameters
     ----------
-    path, network, variant
+    path, network, variant, rename
         As for `read_weights`.
 
     Raises
     ------
     FileFormatError
-        If there is no such file, it is of no known format, or damaged, or not for this variant.
+        If the file does not exist, has an unknown format, is damaged, or is for another
+        variant.
     """
-    found = variant_of(path)
-    if found == "keras":
+    file_variant = variant_of(path)
+    if file_variant == "keras":
         if variant != "keras":
             raise FileFormatError(
-                f"{os.fspath(path)}: is a file of Keras, whose networks differ from those of "
-                f"{variant or 'torchvision'} of the same name; build {network.name} with "
+                f"{os.fspath(path)}: a Keras file; Keras's networks differ from those of "
+                f"{variant or 'torchvision'} with the same name; build {network.name} with "
                 "variant='keras'"
             )
         return rename_keras(read_keras(path), network)
-    return read_torch(path) if found == "torchvision" else read_safetensors(path)[0]
+    arrays = read_torch(path) if file_variant == "torchvision" else read_safetensors(path)[0]
+    return arrays if rename is None else rename(arrays, network)
 
 
 def read_weights(
-    path: str | os.PathLike[str], network: Network, variant: str | None = None
+    path: str | os.PathLike[str],
+    network: Network,
+    variant: str | None = None,
+    rename: Rename | None = None,
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """The weights of a network from a file.
+    """Read the weights of a network from a file.
 
     Parameters
     ----------
     path
         A file of PyTorch (``.pth``, ``.pt``), Keras (``.h5``, ``.weights.h5``, ``.keras``) or
-        safetensors. What it is, is told by what it begins with, not by its ending. Nothing in
-        it is ever run.
+        safetensors. The format is detected from the first bytes, not from the file name. No
+        code in the file is executed.
     network
-        Whose weights they are to be.
+        The network whose weights to read.
     variant
-        The variant that the network was built in. Weights of one variant fit the other in
-        shape, and give other numbers, so a file of Keras is read for ``"keras"`` alone. A file
-        of PyTorch or safetensors may hold weights of either variant.
+        The variant of the network. The shapes of the weights are the same in both variants but
+        the outputs are not, so a Keras file is read for ``"keras"`` only. A PyTorch or
+        safetensors file can have weights of either variant.
+    rename
+        Maps the names in a PyTorch or safetensors file to those of the network's parameters;
+        None: they are the same.
 
     Returns
     -------
     dict of str to array
-        Just the network's parameters, float32. The arrays may be read-only, mapped from the
-        file.
+        Exactly the network's parameters, float32. The arrays may be read-only and mapped from
+        the file.
 
     Raises
     ------
     FileFormatError
-        If there is no such file, it is of no known format, or damaged, or not for this variant; or
-        it holds other weights than the network's, in which case every tensor that is missing,
-        unexpected or of another shape is listed.
+        If the file does not exist, has an unknown format, is damaged, is for another variant,
+        or does not have exactly the network's weights; the message then lists every tensor
+        that is missing, unexpected or of another shape.
 
     Examples
     --------
@@ -127,27 +140,27 @@ def read_weights(
     >>> read_weights(path, build_network("mobilenet_v2"))["classifier.1.bias"].shape
     (1000,)
     """
-    arrays = read_arrays(path, network, variant)
+    arrays = read_arrays(path, network, variant, rename)
     check_weights(os.fspath(path), arrays, network)
     return {name: arrays[name] for name in network.parameters}
 
 
 def classes_of(arrays: dict[str, npt.NDArray[np.float32]], network: Network) -> int:
-    """How many classes the classifier of these weights tells apart.
+    """Return the number of classes of the classifier in these weights.
 
     Parameters
     ----------
     arrays
         From `read_arrays`.
     network
-        The same, with any number of classes.
+        The network, with any number of classes.
 
     Raises
     ------
     FileFormatError
-        If the weights of the classifier are not among them.
+        If the weights of the classifier are missing.
     """
     name = network.node("logits").parameters[0]
     if name not in arrays or arrays[name].ndim == 0:
-        raise FileFormatError(f"these are not the weights of {network.name}: missing: {name}")
+        raise FileFormatError(f"not the weights of {network.name}: missing: {name}")
     return int(arrays[name].shape[0])
