@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-from command_line import done, failed
 from PIL import Image
 from samples import DEMO, tiny_extractor
 
@@ -72,21 +69,3 @@ def test_what_cannot_be_drawn() -> None:
         show_layer(np.full((2, 2, 1), np.nan, np.float32))
     with pytest.raises(ShapeError, match="expected"):
         show_layer(np.zeros((1, 2, 2, 1), np.float32))
-
-
-def test_command(tmp_path: Path) -> None:
-    output = tmp_path / "features.png"
-    text = done("show-layer", CAT, "--layer", "features.6", "--channel", 3, "-o", output)
-    with Image.open(output) as picture:
-        assert f"saved {output}: {picture.width} x {picture.height} pixels" in text
-        assert _of(1.0) in _colours(picture)
-    for arguments, message in (
-        ((CAT, "--layer", "features.6", "-o", tmp_path / "a.txt"), "end its name in .png"),
-        ((CAT, "--layer", "features.6", "-o", tmp_path / "b" / "a.png"), "there is no folder"),
-        ((CAT, "--layer", "logits", "-o", output), "expected a feature map (h, w, c)"),
-        ((CAT, "--layer", "feature.6", "-o", output), "did you mean"),
-        ((CAT, "--layer", "features.6", "--weights", "no.pth", "-o", output), "no such file"),
-        (("missing.jpg", "--layer", "features.6", "-o", output), "there is no such file"),
-    ):
-        assert message in failed("show-layer", *arguments)
-    assert [path.name for path in tmp_path.iterdir()] == ["features.png"]

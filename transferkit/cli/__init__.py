@@ -1,4 +1,4 @@
-"""The command line, a thin layer over the classes: one module per command."""
+"""The command line: one module per command, each a thin layer over the public classes."""
 
 from transferkit.cli.app import app, main
 

@@ -1,4 +1,4 @@
-"""The command-line program: its commands, and how errors and interruptions are reported."""
+"""The command-line program: its commands, and the reporting of errors and interruptions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from transferkit.cli.attack import attack
 from transferkit.cli.backends import backends
 from transferkit.cli.cache import cache
-from transferkit.cli.console import INTERRUPTED, say, warn
+from transferkit.cli.console import EXIT_CODE_INTERRUPTED, print_line, print_warning
 from transferkit.cli.demo import demo
 from transferkit.cli.download import download
 from transferkit.cli.extract import extract
@@ -29,57 +29,63 @@ from transferkit.support.version import __version__
 
 __all__ = ["app", "main"]
 
+# Commands that keep their results when they are interrupted.
+_RESUMABLE = frozenset(("download", "extract"))
+
 
 class _Commands(TyperGroup):
-    """The commands, with the library's errors told in a line instead of a traceback."""
+    """The group of all commands; reports errors and warnings in one line, without a traceback."""
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         try:
             with warnings.catch_warnings():
-                # In a line too, and not with the place in the source that gave it.
-                warnings.showwarning = lambda message, *_: warn(f"warning: {message}")
-                found = super().invoke(ctx)
-            # What waits to be written may fail yet, if its reader has gone.
+                # Without the line of source code that Python prints by default.
+                warnings.showwarning = lambda message, *_: print_warning(f"warning: {message}")
+                result = super().invoke(ctx)
+            # Writing the rest of the output may fail if the reader of a pipe has closed it.
             sys.stdout.flush()
-            return found
+            return result
         except BrokenPipeError:
             raise
         except (TransferkitError, ValueError, OSError) as error:
-            warn(f"error: {error}")
+            print_warning(f"error: {error}")
             raise typer.Exit(1) from error
         except KeyboardInterrupt as interruption:
-            keeps_what_is_done = ctx.invoked_subcommand in {"extract", "download"}
-            again = "; call it again to go on from there" if keeps_what_is_done else ""
-            warn(f"interrupted{again}")
-            raise typer.Exit(INTERRUPTED) from interruption
+            is_resumable = ctx.invoked_subcommand in _RESUMABLE
+            hint = "; run the same command again to resume" if is_resumable else ""
+            print_warning(f"interrupted{hint}")
+            raise typer.Exit(EXIT_CODE_INTERRUPTED) from interruption
 
 
 app = typer.Typer(
     cls=_Commands,
-    help="Transfer learning for images: the same numbers on PyTorch, TensorFlow and ONNX Runtime.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"max_content_width": 100},
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        say(f"transferkit {__version__}")
+def _print_version(is_requested: bool) -> None:
+    if is_requested:
+        print_line(f"transferkit {__version__}")
         raise typer.Exit
 
 
 @app.callback()
-def _options(
+def _program(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
-    """Transfer learning for images: the same numbers on PyTorch, TensorFlow, ONNX Runtime."""
+    """Transfer learning for images: the same numbers on PyTorch, TensorFlow and ONNX Runtime."""
 
 
+# --help lists the commands in this order: first those that compute something.
 for _command in (
     demo,
     fit,
@@ -89,26 +95,27 @@ for _command in (
     visualize,
     attack,
     networks,
+    layers,
+    backends,
     download,
 ):
     app.command()(_command)
 app.add_typer(cache, name="cache")
-for _command in (layers, backends):
-    app.command()(_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and end the process with its exit code.
+    """Run the command line and exit.
 
     Parameters
     ----------
     arguments
-        What follows the program's name; None: what it was called with.
+        The arguments after the name of the program; None: those of the process.
 
     Notes
     -----
-    Exit codes: 0, done; 1, an error, told on standard error; 2, wrong usage; 130, interrupted.
+    Exit codes: 0, success; 1, an error, reported on standard error; 2, invalid usage; 130,
+    interrupted.
     """
-    # TensorFlow tells of its compilation on standard error; nothing of that is an error.
+    # TensorFlow logs information about its compilation on standard error.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     app(arguments, prog_name="transferkit")

@@ -1,61 +1,110 @@
-"""``transferkit attack``."""
+"""``transferkit attack``: change images so that a network misclassifies them."""
 
 from __future__ import annotations
 
-import json
-import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from transferkit.cli.arguments import list_files, load_optimizer, parse_class
-from transferkit.cli.console import INTERRUPTED, printable, report_skipped, say, show_table, warn
-from transferkit.cli.options import DEFAULT_NETWORK, Backend, NetworkOrClassifier, Quiet, Weights
+from transferkit.cli.console import (
+    EXIT_CODE_INTERRUPTED,
+    print_json,
+    print_line,
+    print_skipped,
+    print_table,
+    print_warning,
+    skipped_to_dicts,
+)
+from transferkit.cli.options import (
+    DEFAULT_NETWORK,
+    Backend,
+    Json,
+    NetworkOrClassifier,
+    Quiet,
+    Seed,
+    Weights,
+)
 from transferkit.errors import OutputError
+
+if TYPE_CHECKING:
+    from transferkit.optimization.attacks.result import AdversarialResult
 
 __all__ = ["attack"]
 
+_DEFAULT_EPSILON_LINF = 2.0
+
 
 def attack(
-    paths: Annotated[list[Path], typer.Argument(help="Images, or folders of them.")],
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE", help="Images, or folders of images.")
+    ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The folder to write to; made if need be.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FOLDER",
+            help="The folder to write to; it is created if it does not exist.",
+        ),
     ],
     target: Annotated[
         str | None,
-        typer.Option(help="The class to become, by name or index. [default: any other]"),
+        typer.Option(
+            metavar="CLASS",
+            help="The target class, by name, index or WordNet id.",
+            show_default="any other class",
+        ),
     ] = None,
     epsilon: Annotated[
         float | None,
         typer.Option(
-            help="How far to go: for linf in 1/255, so that 2 is two of 255 levels; for other "
-            "norms as it is, pixels ranging over 1. [default: 2 for linf; as far as it takes for "
-            "deepfool, carlini-wagner and fmn]"
+            metavar="NUMBER",
+            help="Largest allowed norm of the change. For linf in units of 1/255: 2 means at most "
+            "2 of 255 levels. For other norms, pixel values range from 0 to 1.",
+            show_default="2 for linf; no limit for deepfool, carlini-wagner and fmn",
         ),
     ] = None,
     method: Annotated[
-        str, typer.Option(help="fgsm, pgd, mi-fgsm, apgd, deepfool, carlini-wagner or fmn.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="The attack: fgsm, pgd, mi-fgsm, apgd, deepfool, carlini-wagner or fmn.",
+        ),
     ] = "pgd",
     norm: Annotated[
         str | None,
-        typer.Option(help="linf, l2, l1 or l0. [default: linf; l2 for carlini-wagner]"),
+        typer.Option(
+            metavar="NAME",
+            help="The norm of the change: linf, l2, l1 or l0.",
+            show_default="linf; l2 for carlini-wagner",
+        ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Gradients for each image. [default: the method's]")
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Number of gradient steps for each image.",
+            show_default="that of the method",
+        ),
     ] = None,
-    restarts: Annotated[int, typer.Option(help="How often to begin.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="For random starts.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    restarts: Annotated[
+        int, typer.Option(metavar="N", help="Number of runs, each with another random start.")
+    ] = 1,
+    seed: Seed = 0,
+    as_json: Json = False,
     network: NetworkOrClassifier = DEFAULT_NETWORK,
     weights: Weights = None,
     backend: Backend = None,
     quiet: Quiet = False,
 ) -> None:
-    """Change images so little that nobody sees it, until the network takes them for another class.
+    """Change images imperceptibly so that they are misclassified.
 
-    Writes each as NAME.png, with a panel that shows the change as NAME.panel.png. To test one's
-    own models with. Needs a backend with gradients.
+    Writes each image as NAME.png, and as NAME.panel.png a panel with the original, the magnified
+    change and the result. Use it to test the robustness of your own models. Requires a backend
+    with gradients.
     """
     from transferkit.optimization.attacks import METHODS, usual_norm
 
@@ -63,18 +112,20 @@ def attack(
     norm = usual if norm is None else norm
     if norm == "linf":
         if epsilon is None and METHODS[method].is_bounded:
-            epsilon = 2.0
+            epsilon = _DEFAULT_EPSILON_LINF
         if epsilon is not None:
             if not 0 <= epsilon <= 255:
-                raise typer.BadParameter(f"--epsilon is {epsilon:g}; in 1/255 it is 0 to 255")
+                raise typer.BadParameter(
+                    f"--epsilon is {epsilon:g}; for linf, expected 0 to 255, in units of 1/255"
+                )
             epsilon /= 255
     if output.exists() and not output.is_dir():
-        raise OutputError(f"{output}: is no folder; give the name of one")
-    files = list_files(paths)
+        raise OutputError(f"{output} is a file; expected a folder")
+    files = list_files(images)
     if any(path.resolve().parent == output.resolve() for path in files):
-        raise OutputError(f"{output}: holds the images themselves; give another folder")
+        raise OutputError(f"{output} contains the original images; choose another folder")
     optimizer = load_optimizer(network, weights, backend, seed, quiet)
-    found = optimizer.attack(
+    result = optimizer.attack(
         files,
         target=None if target is None else parse_class(target),
         epsilon=epsilon,
@@ -84,71 +135,83 @@ def attack(
         restarts=restarts,
         on_error="skip",
     )
-    written = found.save(output)
-    panels: list[Path] = []
-    for name in found.names:
-        panel = output / f"{name}.panel.png"
-        # An image may be called as another's panel.
-        while panel in written or panel in panels:
-            panel = panel.with_suffix(".panel.png")
-        panels.append(panel)
-    for row, path in enumerate(panels):
-        found.panel([row]).save(path)
-    rows = [
+    saved = result.save(output)
+    panels = _save_panels(result, output, saved)
+    if as_json:
+        _print_json(result, saved, panels)
+    else:
+        _print_table(result)
+        number = int(result.success_saved.sum())
+        print_line(f"{number} of {len(result)} attacks succeed with the images saved in {output}")
+    print_skipped(result.skipped, "attacked")
+    if result.interrupted:
+        print_warning("interrupted: images that were not reached are unchanged")
+        raise typer.Exit(EXIT_CODE_INTERRUPTED)
+
+
+def _save_panels(result: AdversarialResult, folder: Path, saved: Sequence[Path]) -> list[Path]:
+    """Write one panel for each image, and return the paths."""
+    paths: list[Path] = []
+    for stem in result.names:
+        path = folder / f"{stem}.panel.png"
+        # An image may have the name of another image's panel.
+        while path in saved or path in paths:
+            path = path.with_suffix(".panel.png")
+        paths.append(path)
+    for row, path in enumerate(paths):
+        result.panel([row]).save(path)
+    return paths
+
+
+def _print_json(result: AdversarialResult, saved: Sequence[Path], panels: Sequence[Path]) -> None:
+    images = [
         {
-            "source": found.sources[row],
-            "before": found.before[row]._asdict(),
-            "after": found.after[row]._asdict(),
-            "after_saved": found.after_saved[row]._asdict(),
-            "success": bool(found.success[row]),
-            "success_saved": bool(found.success_saved[row]),
-            "distance": float(found.distance[row]),
-            "distance_saved": float(found.distance_saved[row]),
-            "evaluations": int(found.evaluations[row]),
-            "file": str(written[row]),
+            "source": result.sources[row],
+            "before": result.before[row]._asdict(),
+            "after": result.after[row]._asdict(),
+            "after_saved": result.after_saved[row]._asdict(),
+            "success": bool(result.success[row]),
+            "success_saved": bool(result.success_saved[row]),
+            "distance": float(result.distance[row]),
+            "distance_saved": float(result.distance_saved[row]),
+            "evaluations": int(result.evaluations[row]),
+            "file": str(saved[row]),
             "panel": str(panels[row]),
         }
-        for row in range(len(found))
+        for row in range(len(result))
     ]
-    if as_json:
-        summary = {
-            "method": method,
-            "norm": norm,
-            "epsilon": epsilon,
-            "success_rate": found.success_rate,
-            "success_rate_saved": found.success_rate_saved,
-            "interrupted": found.interrupted,
-            "images": rows,
-            "skipped": [{"source": left.source, "reason": left.reason} for left in found.skipped],
+    print_json(
+        {
+            "method": result.method,
+            "norm": result.norm,
+            "epsilon": result.epsilon,
+            "success_rate": result.success_rate,
+            "success_rate_saved": result.success_rate_saved,
+            "interrupted": result.interrupted,
+            "images": images,
+            "skipped": skipped_to_dicts(result.skipped),
         }
-        json.dump(summary, sys.stdout, indent=2)
-        sys.stdout.write("\n")
-    else:
-        show_table(
-            ("image", "was", "is now", "probability", "distance", "gradients"),
-            [
-                (
-                    printable(source),
-                    printable(str(before.label)),
-                    printable(str(after.label)) + ("" if success else " (failed)"),
-                    f"{after.probability:.3f}",
-                    f"{255 * distance:.2f}/255" if norm == "linf" else f"{distance:.4g}",
-                    number,
-                )
-                for source, before, after, success, distance, number in zip(
-                    found.sources,
-                    found.before,
-                    found.after_saved,
-                    found.success_saved,
-                    found.distance_saved,
-                    found.evaluations,
-                    strict=True,
-                )
-            ],
+    )
+
+
+def _print_table(result: AdversarialResult) -> None:
+    rows = [
+        (
+            source,
+            before.label,
+            f"{after.label}" + ("" if success else " (failed)"),
+            f"{after.probability:.3f}",
+            f"{255 * distance:.2f}/255" if result.norm == "linf" else f"{distance:.4g}",
+            evaluations,
         )
-        number = int(found.success_saved.sum())
-        say(f"{number} of {len(found)} succeed in 8 bits, as they were saved to {output}")
-    report_skipped(found.skipped, "attacked")
-    if found.interrupted:
-        warn("interrupted: images that were not reached are as they were")
-        raise typer.Exit(INTERRUPTED)
+        for source, before, after, success, distance, evaluations in zip(
+            result.sources,
+            result.before,
+            result.after_saved,
+            result.success_saved,
+            result.distance_saved,
+            result.evaluations,
+            strict=True,
+        )
+    ]
+    print_table(("image", "before", "after", "probability", "distance", "gradients"), rows)

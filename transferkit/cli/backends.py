@@ -1,19 +1,22 @@
-"""``transferkit backends``."""
+"""``transferkit backends``: list the backends."""
 
 from __future__ import annotations
 
-from transferkit.cli.console import say, show_table
+from transferkit.cli.console import print_line, print_table
 
 __all__ = ["backends"]
 
 
 def backends() -> None:
-    """List the backends: installed or not, version, capabilities, devices."""
+    """List the backends with their versions and devices.
+
+    A backend that cannot be used is listed with the reason and the remedy.
+    """
     from transferkit.backends import backend_names, describe_backend
 
-    found = [describe_backend(name) for name in backend_names()]
-    show_table(
-        ("backend", "installed", "version", "can do", "devices", "from"),
+    infos = [describe_backend(name) for name in backend_names()]
+    print_table(
+        ("backend", "installed", "version", "capabilities", "devices", "package"),
         [
             (
                 info.name,
@@ -23,9 +26,9 @@ def backends() -> None:
                 ", ".join(info.devices),
                 info.distribution,
             )
-            for info in found
+            for info in infos
         ],
     )
-    for info in found:
+    for info in infos:
         if info.problem is not None:
-            say(info.problem)
+            print_line(info.problem)

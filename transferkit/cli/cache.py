@@ -1,4 +1,4 @@
-"""``transferkit cache``."""
+"""``transferkit cache``: list or remove downloaded weights."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from typing import Annotated
 
 import typer
 
-from transferkit.cli.console import say, show_table
+from transferkit.cli.console import format_count, print_line, print_table
 
 __all__ = ["cache"]
 
-
-cache = typer.Typer(help="See or clear what was downloaded.", no_args_is_help=True)
+cache = typer.Typer(help="List or remove downloaded weights.", no_args_is_help=True)
 
 
 @cache.command("list")
@@ -22,18 +21,22 @@ def list_cache() -> None:
     files = cached_files()
     if files:
         rows = [(path.name, f"{path.stat().st_size / 1e6:,.1f} MB") for path in files]
-        show_table(("file", "size"), rows)
-    say(f"{cache_folder()}: {len(files)} {'file' if len(files) == 1 else 'files'}")
+        print_table(("file", "size"), rows)
+    print_line(f"{cache_folder()}: {format_count(len(files), 'file')}")
 
 
 @cache.command("clear")
 def empty_cache(
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Remove all weights from the cache folder; nothing else in it is touched."""
+    """Remove all weights from the cache folder.
+
+    Other files in the folder are kept.
+    """
     from transferkit.weights import cache_folder, cached_files, clear_cache
 
     if not yes:
-        typer.confirm(f"Remove {len(cached_files())} files from {cache_folder()}?", abort=True)
+        number = format_count(len(cached_files()), "file")
+        typer.confirm(f"Remove {number} from {cache_folder()}?", abort=True)
     removed = clear_cache()
-    say(f"{cache_folder()}: {len(removed)} {'file' if len(removed) == 1 else 'files'} removed")
+    print_line(f"{cache_folder()}: {format_count(len(removed), 'file')} removed")

@@ -1,9 +1,10 @@
-"""What commands print: lines, tables and warnings."""
+"""Output of the commands: lines, tables, JSON, warnings."""
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -13,38 +14,27 @@ from rich.text import Text
 if TYPE_CHECKING:
     from transferkit.images import Skipped
 
-__all__ = ["INTERRUPTED", "printable", "report_skipped", "say", "show_table", "warn"]
+__all__ = [
+    "EXIT_CODE_INTERRUPTED",
+    "escape_control_characters",
+    "format_count",
+    "print_json",
+    "print_line",
+    "print_skipped",
+    "print_table",
+    "print_warning",
+    "skipped_to_dicts",
+]
 
-INTERRUPTED = 130
-"""The exit code of an interrupted command."""
-
-
-def report_skipped(skipped: Sequence[Skipped], what: str = "read") -> None:
-    """Print the images that were skipped, and why, on standard error."""
-    if skipped:
-        images = "1 image" if len(skipped) == 1 else f"{len(skipped)} images"
-        warn(f"skipped {images} that cannot be {what}:")
-    for left_out in skipped:
-        warn(f"  {left_out.source}: {left_out.reason}")
-
-
-def say(text: str) -> None:
-    """A line on standard output, as it is: neither wrapped nor read as markup."""
-    Console().print(printable(text), markup=False, highlight=False, soft_wrap=True)
+EXIT_CODE_INTERRUPTED = 130
+"""The exit code of an interrupted command, as in shells: 128 + SIGINT."""
 
 
-def warn(text: str) -> None:
-    """A line on standard error."""
-    style = "red" if text.startswith("error") else "yellow"
-    Console(stderr=True).print(
-        printable(text), style=style, markup=False, highlight=False, soft_wrap=True
-    )
+def escape_control_characters(text: str) -> str:
+    r"""Return the text in one line, with unprintable characters written as ``\x1b``.
 
-
-def printable(text: str) -> str:
-    r"""The text in one line, with what no terminal should be sent written as in ``\x1b``.
-
-    The name of a file may hold line breaks, a terminal's commands, and bytes that are no text.
+    The name of a file may contain line breaks, control sequences of terminals, and bytes that
+    cannot be decoded.
     """
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode()
@@ -52,10 +42,47 @@ def printable(text: str) -> str:
     )
 
 
-def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def format_count(number: int, noun: str) -> str:
+    """Return ``"1 file"`` or ``"2 files"``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def print_line(text: str) -> None:
+    """Print a line on standard output, without wrapping or markup."""
+    Console().print(escape_control_characters(text), markup=False, highlight=False, soft_wrap=True)
+
+
+def print_warning(text: str) -> None:
+    """Print a line on standard error: errors in red, warnings in yellow."""
+    style = "red" if text.startswith("error") else "yellow"
+    Console(stderr=True).print(
+        escape_control_characters(text), style=style, markup=False, highlight=False, soft_wrap=True
+    )
+
+
+def print_skipped(skipped: Sequence[Skipped], verb: str = "read") -> None:
+    """Print the skipped images on standard error, each with the reason."""
+    if skipped:
+        print_warning(f"skipped {format_count(len(skipped), 'image')} that cannot be {verb}:")
+    for item in skipped:
+        print_warning(f"  {item.source}: {item.reason}")
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table on standard output."""
     table = Table(*columns)
     for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
-    # Into a file or a pipe, lines are as long as they are; no name is cut in two.
+        table.add_row(*(Text(escape_control_characters(str(cell))) for cell in row))
+    # In a file or a pipe, rows may have any length: names are never wrapped there.
     Console(width=None if sys.stdout.isatty() else 10_000).print(table)
+
+
+def print_json(content: Mapping[str, object]) -> None:
+    """Print an object as indented JSON on standard output."""
+    json.dump(content, sys.stdout, indent=2)
+    sys.stdout.write("\n")
+
+
+def skipped_to_dicts(skipped: Sequence[Skipped]) -> list[dict[str, str]]:
+    """Return the skipped images as JSON objects."""
+    return [{"source": item.source, "reason": item.reason} for item in skipped]

@@ -1,25 +1,29 @@
-"""``transferkit demo``."""
+"""``transferkit demo``: show what transferkit does."""
 
 from __future__ import annotations
 
-from transferkit.cli.console import say
+from transferkit.cli.console import print_line
 from transferkit.cli.options import Backend, Quiet
 
 __all__ = ["demo"]
 
 
 def demo(backend: Backend = None, quiet: Quiet = False) -> None:
-    """Train on pictures that come with the package, and say what to do next."""
+    """Train and test a classifier on included images.
+
+    Then classify a photo of a cat with ImageNet weights. Nothing is downloaded.
+    """
     from transferkit.demo import CAT, TRAIN
     from transferkit.demo.run import run_demo
 
-    found = run_demo(backend=backend, progress=False if quiet else None)
-    number = int(found.evaluation.confusion_matrix.sum())
-    say(f"Textures (brick, grass, gravel): trained on {TRAIN}")
-    say(f"  accuracy on {number} tiles not seen before: {found.evaluation.accuracy:.3f}")
-    say(f"The cat in {CAT}, by ImageNet's 1,000 classes:")
-    for label, probability in found.breeds:
-        say(f"  {label}: {probability:.3f}")
-    say("Next, with a folder that has one subfolder of photos for each class:")
-    say("  transferkit fit FOLDER -o model.safetensors")
-    say("  transferkit predict model.safetensors PHOTO ...")
+    result = run_demo(backend=backend, progress=False if quiet else None)
+    evaluation = result.evaluation
+    number = int(evaluation.confusion_matrix.sum())
+    print_line(f"Classifier of {', '.join(evaluation.classes)}, trained on {TRAIN}")
+    print_line(f"  accuracy on {number} test images: {evaluation.accuracy:.3f}")
+    print_line(f"Most probable ImageNet classes of {CAT}")
+    for label, probability in result.cat_predictions:
+        print_line(f"  {label}: {probability:.3f}")
+    print_line("Next, train a classifier on a folder with one subfolder of images for each class:")
+    print_line("  transferkit fit FOLDER -o model.safetensors")
+    print_line("  transferkit predict model.safetensors IMAGE...")

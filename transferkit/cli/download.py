@@ -1,4 +1,4 @@
-"""``transferkit download``."""
+"""``transferkit download``: download published weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from transferkit.cli.console import say, warn
+from transferkit.cli.console import print_line, print_warning
 from transferkit.cli.options import Quiet
 from transferkit.errors import TransferkitError
 
@@ -14,34 +14,40 @@ __all__ = ["download"]
 
 
 def download(
-    names: Annotated[list[str], typer.Argument(help="Networks.", metavar="NETWORK...")],
+    networks: Annotated[
+        list[str],
+        typer.Argument(metavar="NETWORK", help="Networks; 'transferkit networks' lists them."),
+    ],
     weights: Annotated[
         str | None,
         typer.Option(
-            help="Which weights, or whose: torchvision or keras. By default: each network's first."
+            metavar="NAME",
+            help="The weights: a name that 'transferkit networks' lists, torchvision or keras.",
+            show_default="the first that 'transferkit networks' lists",
         ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Fetch networks' published weights, check them, and keep them in the cache.
+    """Download published weights into the cache folder.
 
-    Interrupted, it keeps what has arrived; called again, it goes on there.
+    Downloaded files are verified. Interrupted, it keeps what it has received; called again, it
+    resumes.
     """
     from transferkit.weights import fetch, find_weights
 
-    failed = 0
-    # Every name is looked up before the first file is fetched.
-    for entry in [find_weights(name, weights) for name in names]:
+    has_failed = False
+    # All names are checked before the first download.
+    for entry in [find_weights(network, weights) for network in networks]:
         if entry.packaged is not None:
-            say(f"{entry.network}, {entry.name}: in the package")
+            print_line(f"{entry.network}, {entry.name}: included in the package")
+            continue
+        try:
+            path = fetch(entry, progress=False if quiet else None)
+        except TransferkitError as error:
+            # The other files are downloaded nevertheless.
+            print_warning(f"error: {error}")
+            has_failed = True
         else:
-            try:
-                path = fetch(entry, progress=False if quiet else None)
-            except TransferkitError as error:
-                # One that cannot be had is no reason to leave out the others.
-                warn(f"error: {error}")
-                failed += 1
-            else:
-                say(f"{entry.network}, {entry.name}: {path}")
-    if failed:
+            print_line(f"{entry.network}, {entry.name}: {path}")
+    if has_failed:
         raise typer.Exit(1)

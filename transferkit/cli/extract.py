@@ -1,4 +1,4 @@
-"""``transferkit extract``."""
+"""``transferkit extract``: write the activations of layers to a file."""
 
 from __future__ import annotations
 
@@ -8,18 +8,26 @@ from typing import Annotated
 import typer
 
 from transferkit.cli.arguments import list_files
-from transferkit.cli.console import report_skipped, say
+from transferkit.cli.console import print_line, print_skipped
 from transferkit.cli.options import DEFAULT_NETWORK, Backend, BatchSize, Network, Quiet, Weights
 
 __all__ = ["extract"]
 
 
 def extract(
-    paths: Annotated[list[Path], typer.Argument(help="Images, or folders of them.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The .npz file to write.")],
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE", help="Images, or folders of images.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The .npz file to write.")
+    ],
     layer: Annotated[
         list[str] | None,
-        typer.Option(help="A layer to extract; may be given several times. [default: embedding]"),
+        typer.Option(
+            metavar="NAME",
+            help="A layer; 'transferkit layers' lists them. May be given several times.",
+            show_default="embedding",
+        ),
     ] = None,
     network: Network = DEFAULT_NETWORK,
     weights: Weights = None,
@@ -27,9 +35,10 @@ def extract(
     batch_size: BatchSize = 32,
     quiet: Quiet = False,
 ) -> None:
-    """Write layers' activations to a NumPy file: an array for each, and 'sources'.
+    """Write the activations of layers to a NumPy file.
 
-    Interrupted, it keeps what is done; called again with the same output, it goes on there.
+    The file contains one array for each layer, and the array 'sources' with the paths of the
+    images. Interrupted, it keeps its results; called again with the same output, it resumes.
     """
     from transferkit.features.extractor import FeatureExtractor
     from transferkit.features.output_file import extract_to_file
@@ -42,7 +51,7 @@ def extract(
         progress=False if quiet else None,
     )
     layers = layer or ["embedding"]
-    found = extract_to_file(extractor, list_files(paths), layers, output)
-    shapes = ", ".join(f"{name} {found[name].shape}" for name in layers)
-    say(f"saved {output}: {shapes}")
-    report_skipped(found.skipped)
+    features = extract_to_file(extractor, list_files(images), layers, output)
+    shapes = ", ".join(f"{name} {features[name].shape}" for name in layers)
+    print_line(f"saved {output}: {shapes}")
+    print_skipped(features.skipped)

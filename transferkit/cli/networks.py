@@ -1,59 +1,73 @@
-"""``transferkit networks``."""
+"""``transferkit networks``: list the networks and their weights."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from transferkit.cli.console import show_table
+from transferkit.cli.console import print_table
 
 if TYPE_CHECKING:
     from transferkit.weights import WeightsEntry
 
 __all__ = ["networks"]
 
+_COLUMNS = (
+    "network",
+    "family",
+    "year",
+    "parameters",
+    "MACs",
+    "input",
+    "weights",
+    "top-1",
+    "on disk",
+)
+
 
 def networks() -> None:
-    """List the networks and their weights.
+    """List the networks and their published weights.
 
-    Operations are multiplications, each with an addition, for one picture of the input size;
-    top-1 is the accuracy on ImageNet that the weights' publisher states.
+    MACs are the multiply-accumulate operations for one image of the input size. Top-1 is the
+    accuracy on ImageNet that the publisher of the weights states. Weights that are 'included'
+    are part of the package.
     """
     from transferkit.backends.macs import count_macs
     from transferkit.networks import NETWORKS, build_network
     from transferkit.weights import WEIGHTS
 
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for entry in NETWORKS.values():
         network = build_network(entry.name)
         side = network.input_size
-        weights = [row for row in WEIGHTS if row.network == entry.name]
-        rows.append(
-            (
-                entry.name,
-                entry.family,
-                entry.year,
-                f"{network.number_of_parameters / 1e6:.1f} M",
-                f"{count_macs(network, side, side) / 1e9:.2f} G",
-                f"{side} x {side}",
-                "\n".join(_weights_name(row) for row in weights),
-                "\n".join(f"{row.top1:.3f}" for row in weights),
-                "\n".join(_where(row) for row in weights),
-            )
+        description = (
+            entry.name,
+            entry.family,
+            entry.year,
+            f"{network.number_of_parameters / 1e6:.1f} M",
+            f"{count_macs(network, side, side) / 1e9:.2f} G",
+            f"{side} x {side}",
         )
-    columns = ("network", "family", "year", "parameters", "operations", "input", "weights", "top-1")
-    show_table((*columns, "on disk"), rows)
+        cells = [
+            (_name_and_publisher(weights), f"{weights.top1:.3f}", _state_on_disk(weights))
+            for weights in WEIGHTS
+            if weights.network == entry.name
+        ]
+        first, *others = cells or [("", "", "")]
+        rows.append((*description, *first))
+        rows += [("",) * len(description) + row for row in others]
+    print_table(_COLUMNS, rows)
 
 
-def _weights_name(entry: WeightsEntry) -> str:
+def _name_and_publisher(entry: WeightsEntry) -> str:
     return entry.name if entry.name == entry.source else f"{entry.name} ({entry.source})"
 
 
-def _where(entry: WeightsEntry) -> str:
-    """Whether weights are on disk; what lies there is not read, which would take long."""
+def _state_on_disk(entry: WeightsEntry) -> str:
+    """Return whether weights are on disk; compares sizes only, since checksums take long."""
     from transferkit.weights.cache import is_of_stated_size, on_disk
 
     if entry.packaged is not None:
-        return "in the package"
+        return "included"
     path = on_disk(entry)
     if path is None:
         return "no"

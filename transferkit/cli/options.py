@@ -1,4 +1,4 @@
-"""The options that several commands share."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -7,40 +7,50 @@ from typing import Annotated
 import typer
 
 __all__ = [
+    "CLASSIFIER_SUFFIX",
     "DEFAULT_NETWORK",
-    "MODEL_SUFFIX",
     "Backend",
     "BatchSize",
+    "Json",
     "Network",
     "NetworkOrClassifier",
     "Quiet",
+    "Seed",
     "Weights",
 ]
 
 DEFAULT_NETWORK = "mobilenet_v2"
-MODEL_SUFFIX = ".safetensors"
+CLASSIFIER_SUFFIX = ".safetensors"
 
-Network = Annotated[str, typer.Option(help="The network; 'transferkit networks' lists them.")]
-Weights = Annotated[
-    str | None,
-    typer.Option(
-        help="Its weights: the name of published ones, torchvision, keras, a file, or random. By "
-        "default: the first that 'transferkit networks' lists."
-    ),
+Network = Annotated[
+    str, typer.Option(metavar="NAME", help="The network; 'transferkit networks' lists them.")
 ]
 NetworkOrClassifier = Annotated[
     str,
     typer.Option(
-        help="The network; 'transferkit networks' lists them. Or the file of a classifier of "
-        "one's own, whose classes are then the ones to name."
+        metavar="NAME",
+        help="The network; 'transferkit networks' lists them. Or a .safetensors file that 'fit' "
+        "saved, to use its classes.",
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="The weights of the network: a name that 'transferkit networks' lists, torchvision, "
+        "keras, random, or a file.",
+        show_default="the first that 'transferkit networks' lists",
     ),
 ]
 Backend = Annotated[
     str | None,
     typer.Option(
-        help="What computes; 'transferkit backends' lists them. By default: the one in "
-        "TRANSFERKIT_BACKEND, or the first installed."
+        metavar="NAME",
+        help="The backend that runs the network; 'transferkit backends' lists them.",
+        show_default="the value of TRANSFERKIT_BACKEND, or the first one installed",
     ),
 ]
-BatchSize = Annotated[int, typer.Option(min=1, help="How many images the network gets at once.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+BatchSize = Annotated[int, typer.Option(metavar="N", min=1, help="Number of images per batch.")]
+Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the random numbers.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Hide the progress bars.")]

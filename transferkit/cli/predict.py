@@ -1,10 +1,9 @@
-"""``transferkit predict``."""
+"""``transferkit predict``: classify images."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,19 +12,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from transferkit.cli.arguments import list_files
-from transferkit.cli.console import printable, report_skipped, show_table
+from transferkit.cli.console import print_json, print_skipped, print_table, skipped_to_dicts
 from transferkit.cli.options import (
+    CLASSIFIER_SUFFIX,
     DEFAULT_NETWORK,
-    MODEL_SUFFIX,
     Backend,
     BatchSize,
+    Json,
     Quiet,
     Weights,
 )
 
 if TYPE_CHECKING:
-    from transferkit.classification import Classifier
-    from transferkit.features import Features
+    from transferkit.classification import Prediction
 
 __all__ = ["predict"]
 
@@ -34,18 +33,22 @@ def predict(
     paths: Annotated[
         list[Path],
         typer.Argument(
-            help="A file saved by 'fit' (.safetensors), then images or folders of them. Without "
-            "such a file: ImageNet's classes."
+            metavar="PATH",
+            help="Optionally a .safetensors file that 'fit' saved, then images or folders of "
+            "images. Without a classifier, the classes of ImageNet are predicted.",
         ),
     ],
-    top: Annotated[int, typer.Option(min=1, help="How many classes to give for each image.")] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    top: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Number of classes to print for each image.")
+    ] = 1,
+    as_json: Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     network: Annotated[
         str | None,
         typer.Option(
-            help="Without such a file: the network; 'transferkit networks' lists them. "
-            "[default: mobilenet_v2]"
+            metavar="NAME",
+            help="Without a classifier: the network; 'transferkit networks' lists them.",
+            show_default=DEFAULT_NETWORK,
         ),
     ] = None,
     weights: Weights = None,
@@ -53,20 +56,24 @@ def predict(
     batch_size: BatchSize = 32,
     quiet: Quiet = False,
 ) -> None:
-    """Classify images."""
+    """Classify images.
+
+    Images that cannot be read are skipped and listed at the end.
+    """
     from transferkit.classification.classifier import Classifier, top_predictions
+    from transferkit.features.extractor import FeatureExtractor
 
     if as_json and as_csv:
-        raise typer.BadParameter("--json and --csv exclude each other")
-    progress = False if quiet else None
-    misplaced = [path for path in paths[1:] if path.suffix == MODEL_SUFFIX]
+        raise typer.BadParameter("--json and --csv cannot be used together")
+    misplaced = [path for path in paths[1:] if path.suffix == CLASSIFIER_SUFFIX]
     if misplaced:
-        raise typer.BadParameter(f"{misplaced[0]}: give the classifier's file first")
-    if paths[0].suffix == MODEL_SUFFIX:
-        for option, given in (("--network", network), ("--weights", weights)):
-            if given is not None:
+        raise typer.BadParameter(f"{misplaced[0]}: a classifier must be the first argument")
+    if paths[0].suffix == CLASSIFIER_SUFFIX:
+        for option, value in (("--network", network), ("--weights", weights)):
+            if value is not None:
                 raise typer.BadParameter(
-                    f"{paths[0]}: has its own network and weights; leave out {option}"
+                    f"{paths[0]} contains its own network and weights; {option} cannot be used "
+                    "with it"
                 )
         classifier = Classifier.load(paths[0], backend=backend)
         paths = paths[1:]
@@ -74,54 +81,41 @@ def predict(
         classifier = Classifier.pretrained(
             network or DEFAULT_NETWORK, weights=weights, backend=backend
         )
-    found = _probabilities(classifier, paths, batch_size, progress)
-    rows = [
-        (source, top_predictions(classifier.classes_, probabilities, top))
-        for source, probabilities in zip(found.sources, found["probabilities"], strict=True)
+    extractor = FeatureExtractor(
+        classifier.model_,
+        backend=backend,
+        batch_size=batch_size,
+        progress=False if quiet else None,
+    )
+    outputs = extractor.extract(list_files(paths), ["probabilities"], on_error="skip")
+    predictions = [
+        top_predictions(classifier.classes_, probabilities, top)
+        for probabilities in outputs["probabilities"]
     ]
     if as_json:
         images = [
-            {"source": source, "predictions": [best._asdict() for best in predictions]}
-            for source, predictions in rows
+            {"source": source, "predictions": [prediction._asdict() for prediction in best]}
+            for source, best in zip(outputs.sources, predictions, strict=True)
         ]
-        skipped = [{"source": left.source, "reason": left.reason} for left in found.skipped]
-        json.dump({"images": images, "skipped": skipped}, sys.stdout, indent=2)
-        sys.stdout.write("\n")
+        print_json({"images": images, "skipped": skipped_to_dicts(outputs.skipped)})
     elif as_csv:
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            # A file name need not be text; a program gets the bytes that it is made of.
-            sys.stdout.reconfigure(errors="surrogateescape")
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(("source", "rank", "label", "probability"))
-        for source, predictions in rows:
-            for rank, (label, probability) in enumerate(predictions, start=1):
-                writer.writerow((source, rank, label, f"{probability:.6f}"))
+        _print_csv(outputs.sources, predictions)
     else:
-        show_table(
-            ("image", "class", "probability"),
-            [
-                (
-                    printable(source) if rank == 0 else "",
-                    printable(str(label)),
-                    f"{probability:.3f}",
-                )
-                for source, predictions in rows
-                for rank, (label, probability) in enumerate(predictions)
-            ],
-        )
-    report_skipped(found.skipped)
+        rows = [
+            (source if rank == 0 else "", label, f"{probability:.3f}")
+            for source, best in zip(outputs.sources, predictions, strict=True)
+            for rank, (label, probability) in enumerate(best)
+        ]
+        print_table(("image", "class", "probability"), rows)
+    print_skipped(outputs.skipped)
 
 
-def _probabilities(
-    classifier: Classifier, paths: Sequence[Path], batch_size: int, progress: bool | None
-) -> Features:
-    """The classifier's probabilities, with what cannot be read left out."""
-    from transferkit.features.extractor import FeatureExtractor
-
-    extractor = FeatureExtractor(
-        classifier.model_,
-        backend=classifier.backend,
-        batch_size=batch_size,
-        progress=progress,
-    )
-    return extractor.extract(list_files(paths), ["probabilities"], on_error="skip")
+def _print_csv(sources: Sequence[str], predictions: Sequence[Sequence[Prediction]]) -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # The name of a file need not be valid text; its bytes are written unchanged.
+        sys.stdout.reconfigure(errors="surrogateescape")
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(("source", "rank", "label", "probability"))
+    for source, best in zip(sources, predictions, strict=True):
+        for rank, (label, probability) in enumerate(best, start=1):
+            writer.writerow((source, rank, label, f"{probability:.6f}"))

@@ -1,4 +1,4 @@
-"""``transferkit visualize``."""
+"""``transferkit visualize``: optimize images for classes or layers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from transferkit.cli.arguments import load_optimizer, parse_class
-from transferkit.cli.console import INTERRUPTED, printable, say, show_table, warn
-from transferkit.cli.options import DEFAULT_NETWORK, Backend, NetworkOrClassifier, Quiet, Weights
+from transferkit.cli.console import EXIT_CODE_INTERRUPTED, print_line, print_table, print_warning
+from transferkit.cli.options import (
+    DEFAULT_NETWORK,
+    Backend,
+    NetworkOrClassifier,
+    Quiet,
+    Seed,
+    Weights,
+)
 from transferkit.errors import OutputError
 
 if TYPE_CHECKING:
@@ -18,95 +25,139 @@ if TYPE_CHECKING:
 
 __all__ = ["visualize"]
 
-_PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def visualize(
-    output: Annotated[Path, typer.Option("--output", "-o", help="The picture to write.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The image file to write: .png, .jpg or .webp.",
+        ),
+    ],
     classes: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="CLASS...", help="Classes, by name, index or WordNet id; a picture of each."
+            metavar="CLASS",
+            help="Classes, by name, index or WordNet id; one image is optimized for each.",
         ),
     ] = None,
     layer: Annotated[
-        str | None, typer.Option(help="Instead: a layer; 'transferkit layers' lists them.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="A layer instead of classes; 'transferkit layers' lists them.",
+        ),
     ] = None,
     channels: Annotated[
         str | None,
-        typer.Option(help="Channels of the layer, a picture of each: 7, or 0:16 for the first 16."),
+        typer.Option(
+            metavar="N|N:N",
+            help="Channels of the layer, one image for each: 7, or 0:16 for the first 16.",
+            show_default="the whole layer",
+        ),
     ] = None,
-    start: Annotated[Path | None, typer.Option(help="An image to start from.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="How many steps.")] = 256,
+    start: Annotated[
+        Path | None,
+        typer.Option(metavar="IMAGE", help="An image to start from.", show_default="noise"),
+    ] = None,
+    steps: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Number of optimization steps.")
+    ] = 256,
     size: Annotated[
-        int | None, typer.Option(min=1, help="The side in pixels. By default: the network's.")
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Width and height of each image in pixels.",
+            show_default="the network's input size",
+        ),
     ] = None,
     octaves: Annotated[
         int | None,
-        typer.Option(min=1, help="How many sizes. By default: 3 from noise, 1 from an image."),
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Number of sizes at which an image is optimized, from small to large.",
+            show_default="3 from noise, 1 from an image",
+        ),
     ] = None,
-    animation: Annotated[Path | None, typer.Option(help="A .gif of how they came about.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="For all that is drawn.")] = 0,
+    animation: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A .gif file to write with the intermediate images."),
+    ] = None,
+    seed: Seed = 0,
     network: NetworkOrClassifier = DEFAULT_NETWORK,
     weights: Weights = None,
     backend: Backend = None,
     quiet: Quiet = False,
 ) -> None:
-    """Make pictures of what a network sees in classes or layers.
+    """Optimize images for classes or layers of a network.
 
-    Interrupted, it writes what it has.
+    The images show what the classes, channels or layers respond to. Requires a backend with
+    gradients. Interrupted, it saves the images of the last completed step.
     """
     from transferkit.support.atomic_write import check_writable
 
-    for path, suffixes in ((output, _PICTURE_SUFFIXES), (animation, (".gif",))):
+    for path, suffixes in ((output, _IMAGE_SUFFIXES), (animation, (".gif",))):
         if path is not None:
             if path.suffix.lower() not in suffixes:
-                raise OutputError(f"{path}: end its name in {', '.join(suffixes)}")
+                raise OutputError(
+                    f"{path}: expected a file name that ends in {' or '.join(suffixes)}"
+                )
             check_writable(path)
     optimizer = load_optimizer(network, weights, backend, seed, quiet)
-    found = optimizer.visualize(
-        _objectives(classes or [], layer, channels),
+    result = optimizer.visualize(
+        _parse_objectives(classes or [], layer, channels),
         start=start,
         steps=steps,
         size=size,
         octaves=octaves,
         frames=0 if animation is None else 24,
     )
-    found.save(output)
+    result.save(output)
     if animation is not None:
-        found.animation(animation)
-    say(f"saved {output}: {len(found.history)} steps in {found.seconds:.1f} s")
-    if any(target is not None for target in found.targets):
+        result.animation(animation)
+    print_line(f"saved {output}: {len(result.history)} steps in {result.seconds:.1f} s")
+    if any(target is not None for target in result.targets):
         rows = [
-            (printable(label), f"{probability:.4f}", f"{robustness:.4f}")
+            (label, f"{probability:.4f}", f"{robustness:.4f}")
             for label, probability, robustness in zip(
-                found.labels, found.probability, found.robustness, strict=True
+                result.labels, result.probability, result.robustness, strict=True
             )
         ]
-        show_table(("class", "probability", "robustness"), rows)
-    if found.interrupted:
-        warn(f"interrupted after {len(found.history)} of {steps} steps")
-        raise typer.Exit(INTERRUPTED)
+        print_table(("class", "probability", "robustness"), rows)
+    if result.interrupted:
+        print_warning(f"interrupted after {len(result.history)} of {steps} steps")
+        raise typer.Exit(EXIT_CODE_INTERRUPTED)
 
 
-def _objectives(classes: Sequence[str], layer: str | None, channels: str | None) -> list[Objective]:
-    """What the arguments of 'visualize' ask for."""
+def _parse_objectives(
+    classes: Sequence[str], layer: str | None, channels: str | None
+) -> list[Objective]:
     from transferkit.optimization.objectives import Channel, Class, Layer
 
     if bool(classes) == (layer is not None):
-        raise typer.BadParameter("name either classes or a --layer")
-    if channels is not None and layer is None:
-        raise typer.BadParameter("--channels needs a --layer")
-    found: list[Objective] = [Class(parse_class(name), "distinct") for name in classes]
-    if layer is not None and channels is None:
-        found = [Layer(layer)]
-    elif layer is not None and channels is not None:
-        first, colon, last = channels.partition(":")
-        if not (first or "0").isdecimal() or not (last.isdecimal() if colon else first):
-            raise typer.BadParameter(f"--channels {channels!r}: give one, as 7, or some, as 0:16")
-        start = int(first or 0)
-        numbers = range(start, int(last) if colon else start + 1)
-        if not numbers:
-            raise typer.BadParameter(f"--channels {channels!r} names none")
-        found = [Channel(layer, number) for number in numbers]
-    return found
+        raise typer.BadParameter("give either classes or --layer")
+    if layer is None:
+        if channels is not None:
+            raise typer.BadParameter("--channels requires --layer")
+        return [Class(parse_class(name), "distinct") for name in classes]
+    if channels is None:
+        return [Layer(layer)]
+    return [Channel(layer, number) for number in _parse_channels(channels)]
+
+
+def _parse_channels(text: str) -> range:
+    """Return the channels that ``7``, ``0:16`` or ``:16`` stands for."""
+    first, colon, last = text.partition(":")
+    if not (first or "0").isdecimal() or not (last.isdecimal() if colon else first):
+        raise typer.BadParameter(f"--channels is {text!r}; expected a number or a range like 0:16")
+    start = int(first or 0)
+    channels = range(start, int(last) if colon else start + 1)
+    if not channels:
+        raise typer.BadParameter(f"--channels is {text!r}, an empty range")
+    return channels

@@ -1,14 +1,14 @@
-"""A few small photos for the demo and the documentation; NOTICE.md tells where they come from."""
+"""Small photos for the demo, the documentation and the tests; NOTICE.md states their sources."""
 
 from pathlib import Path
 
 __all__ = ["CAT", "TEST", "TRAIN"]
 
 TRAIN = Path(__file__).parent / "train"
-"""A folder of three labelled folders, brick, grass and gravel, of eight photos each."""
+"""A folder with the class folders brick, grass and gravel, eight images each."""
 
 TEST = Path(__file__).parent / "test"
-"""The same, of other parts of the ground."""
+"""A folder with the same class folders, with other images."""
 
 CAT = Path(__file__).parent / "cat.jpg"
 """A photo of a cat."""

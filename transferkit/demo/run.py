@@ -1,4 +1,4 @@
-"""The demo: a classifier from two dozen pictures, and a cat's breed, with nothing to download."""
+"""The demo: training on a few images, and the ImageNet classes of a photo."""
 
 from __future__ import annotations
 
@@ -13,29 +13,37 @@ __all__ = ["DemoResult", "run_demo"]
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
-    """What the demo found.
+    """The result of `run_demo`.
 
     Attributes
     ----------
     evaluation
-        Of the classifier of textures, on tiles it has not seen.
-    breeds
-        The three likeliest of ImageNet's classes for the cat.
+        The evaluation of the trained classifier on the images in `transferkit.demo.TEST`.
+    cat_predictions
+        The three most probable ImageNet classes of `transferkit.demo.CAT`, the most probable
+        one first.
     """
 
     evaluation: Evaluation
-    breeds: list[Prediction]
+    cat_predictions: list[Prediction]
 
 
 def run_demo(*, backend: str | None = None, progress: bool | None = None) -> DemoResult:
-    """Train on tiles of brick, grass and gravel; judge on others; name a cat's breed.
+    """Train and test a classifier on the included images, and classify a photo of a cat.
+
+    The classifier is trained on `transferkit.demo.TRAIN`. Nothing is downloaded.
 
     Parameters
     ----------
     backend
-        What computes; None: chosen.
+        The name of a backend; None: as for `transferkit.FeatureExtractor`.
     progress
-        Whether progress bars are shown; None: on a terminal.
+        Whether to show progress bars; None: if standard error is a terminal.
+
+    Returns
+    -------
+    DemoResult
+        The test accuracy and the classes of the cat.
 
     Examples
     --------

@@ -1,0 +1,79 @@
+"""``transferkit extract``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import error_of, output_of, run, run_process, usage_error_of
+from interruption import INTERRUPTED_MAIN
+from samples import DEMO
+
+from transferkit import FeatureExtractor
+
+CAT = DEMO / "cat.jpg"
+GRASS = DEMO / "test" / "grass"
+
+
+def test_file_contains_the_activations_and_the_sources(tmp_path: Path) -> None:
+    output = tmp_path / "features.npz"
+    text = output_of(
+        "extract", GRASS, CAT, "-o", output, "--layer", "features.18", "--layer", "embedding",
+        "--batch-size", 4,
+    )  # fmt: skip
+    assert "features.18 (9, 7, 7, 1280), embedding (9, 1280)" in text
+    expected = FeatureExtractor(backend="onnxruntime").extract(
+        [*sorted(GRASS.iterdir()), CAT], ["features.18", "embedding"]
+    )
+    with np.load(output) as archive:
+        assert archive["sources"].tolist() == expected.sources
+        for layer in expected:
+            scale = np.abs(expected[layer]).max()
+            np.testing.assert_allclose(archive[layer], expected[layer], atol=1e-4 * scale)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has other signals")
+def test_interrupted_extraction_is_resumed(tmp_path: Path) -> None:
+    output = tmp_path / "features.npz"
+    arguments = ("extract", DEMO / "test", "-o", output, "--batch-size", 4)
+    result = run_process(*arguments, code=INTERRUPTED_MAIN)
+    assert result.returncode == 130
+    assert result.stdout == b""
+    assert result.stderr == b"interrupted; run the same command again to resume\n"
+    assert os.listdir(tmp_path) == ["features.npz.partial"]
+    with np.load(tmp_path / "features.npz.partial") as archive:
+        assert archive["embedding"].shape == (8, 1280)
+    assert "embedding (24, 1280)" in output_of(*arguments)
+    assert os.listdir(tmp_path) == ["features.npz"]
+    output_of("extract", DEMO / "test", "-o", tmp_path / "whole.npz", "--batch-size", 4)
+    with np.load(output) as resumed, np.load(tmp_path / "whole.npz") as whole:
+        assert resumed["sources"].tolist() == whole["sources"].tolist()
+        np.testing.assert_allclose(resumed["embedding"], whole["embedding"], rtol=1e-5, atol=1e-5)
+
+
+def test_unreadable_images_are_skipped_and_listed(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_text("not an image")
+    result = run("extract", "-o", tmp_path / "features.npz", CAT, broken)
+    assert result.exit_code == 0
+    first, second = result.stderr.splitlines()
+    assert first == "skipped 1 image that cannot be read:"
+    assert str(broken) in second
+
+
+def test_invalid_arguments_are_rejected(tmp_path: Path) -> None:
+    text = tmp_path / "text.jpg"
+    text.write_text("not an image")
+    output = tmp_path / "out.npz"
+    for arguments, message in (
+        ((CAT, "-o", tmp_path / "out.csv"), "ends in .npz"),
+        ((CAT, "-o", tmp_path / "missing" / "out.npz"), "there is no folder"),
+        ((CAT, "-o", output, "--layer", "embeding"), "'embedding'"),
+        ((text, "-o", output), f"{text}: "),
+    ):
+        assert message in error_of("extract", *arguments), arguments
+    assert not output.exists()
+    assert "--batch-size" in usage_error_of("extract", CAT, "-o", output, "--batch-size", 0)

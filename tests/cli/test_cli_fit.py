@@ -1,0 +1,112 @@
+"""``transferkit fit``."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from command_line import error_of, output_of, run
+from samples import DEMO
+
+from transferkit import Classifier
+
+CAT = DEMO / "cat.jpg"
+TRAIN = DEMO / "train"
+TEST = DEMO / "test"
+
+
+def test_fitted_classifier_is_saved_and_tested(tmp_path: Path, classifier_file: Path) -> None:
+    output = tmp_path / "textures.safetensors"
+    text = output_of("fit", TRAIN, "-o", output, "--test", TEST, "--C", 10)
+    assert f"saved {output}: 3 classes (brick, grass, gravel), C = 10" in text
+    assert f"accuracy on 24 images of {TEST}" in text
+    expected = Classifier.load(classifier_file).evaluate(TEST)
+    assert f"{expected.accuracy:.4f}" in text
+    assert os.listdir(tmp_path) == ["textures.safetensors"]
+    images = json.loads(output_of("predict", output, TEST, "--json"))["images"]
+    assert len(images) == 24
+    for image in images:
+        assert image["predictions"][0]["label"] == Path(image["source"]).parent.name
+
+
+def test_long_list_of_classes_is_shortened(tmp_path: Path) -> None:
+    folder = tmp_path / "train"
+    for number in range(9):
+        (folder / f"class{number}").mkdir(parents=True)
+        for copy in ("a.jpg", "b.jpg"):
+            shutil.copy(TRAIN / "grass" / "grass-1.jpg", folder / f"class{number}" / copy)
+    text = output_of("fit", folder, "-o", tmp_path / "c.safetensors", "--C", 1)
+    assert "9 classes (class0, class1, " in text
+    assert "class7, ...)" in text
+
+
+def test_testing_on_the_training_folder_warns(tmp_path: Path) -> None:
+    result = run("fit", TRAIN, "-o", tmp_path / "c.safetensors", "--test", TRAIN, "--C", 10)
+    assert result.exit_code == 0
+    assert f"{TRAIN} is also the training folder" in result.stderr
+
+
+def test_most_frequent_confusions_are_listed(tmp_path: Path) -> None:
+    folder = tmp_path / "test"
+    for name, content in {"brick": "grass", "grass": "brick", "gravel": "gravel"}.items():
+        shutil.copytree(TEST / content, folder / name)
+    output = tmp_path / "c.safetensors"
+    text = output_of("fit", TRAIN, "-o", output, "--test", folder, "--C", 10)
+    assert f"accuracy on 24 images of {folder}: 0.3333\nmost frequent confusions:" in text
+    rows = [
+        tuple(cell.strip() for cell in line.strip("┃│").split("┃" if "┃" in line else "│"))
+        for line in text.splitlines()
+        if line.startswith(("┃", "│"))
+    ]
+    assert rows[0] == ("true class", "predicted class", "images")
+    assert set(rows[1:]) == {("brick", "grass", "8"), ("grass", "brick", "8")}
+
+
+def test_unreadable_images_are_skipped_and_listed(tmp_path: Path) -> None:
+    folder = tmp_path / "train"
+    shutil.copytree(TRAIN, folder)
+    broken = folder / "brick" / "broken.jpg"
+    broken.write_text("not an image")
+    truncated = folder / "grass" / "truncated.jpg"
+    truncated.write_bytes(CAT.read_bytes()[:2000])
+    result = run("fit", folder, "-o", tmp_path / "c.safetensors", "--C", 10)
+    assert result.exit_code == 0
+    first, *others = result.stderr.splitlines()
+    assert first == "skipped 2 images that cannot be read:"
+    assert [line.split(":")[0].strip() for line in others] == [str(broken), str(truncated)]
+
+
+def test_invalid_arguments_are_rejected(tmp_path: Path) -> None:
+    empty, one_class, one_image = (tmp_path / name for name in ("empty", "class", "image"))
+    empty.mkdir()
+    shutil.copytree(TEST / "grass", one_class / "grass")
+    for name in ("brick", "grass"):
+        (one_image / name).mkdir(parents=True)
+        shutil.copy(CAT, one_image / name)
+    other = tmp_path / "other"
+    for name in ("grass", "sand", "snow"):
+        shutil.copytree(TEST / "grass", other / name)
+    missing = tmp_path / "missing"
+    output = tmp_path / "out.safetensors"
+    for arguments, message in (
+        ((missing, "-o", output), "no such file"),
+        ((empty, "-o", output), "no folders"),
+        ((one_class, "-o", output), "y has one class, 'grass'"),
+        ((one_image, "-o", output), "classes with only one image: 'brick', 'grass'"),
+        ((CAT, "-o", output), "is a file"),
+        ((TRAIN, "-o", missing / "out.safetensors"), "there is no folder"),
+        ((TRAIN, "-o", tmp_path / "out.npz"), "expected a file name that ends in .safetensors"),
+        ((TRAIN, "-o", output, "--test", empty), "no folders"),
+        (
+            (TRAIN, "-o", output, "--test", other),
+            f"are not in {TRAIN}: sand, snow",
+        ),
+        ((TRAIN, "-o", output, "--C", "-1"), "C is -1.0"),
+        ((TRAIN, "-o", output, "--C", "nan"), "C is nan"),
+        ((TRAIN, "-o", output, "--network", "mobilenet"), "'mobilenet_v2'"),
+        ((TRAIN, "-o", output, "--backend", "onnx"), "unknown backend 'onnx'"),
+    ):
+        assert message in error_of("fit", *arguments), arguments
+    assert not output.exists()
