@@ -1,4 +1,4 @@
-"""Listing pictures."""
+"""Listing of images in folders."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def make(root, *names):
         path.touch()
 
 
-def test_recursive_sorted_by_posix_path_case_insensitive_suffix_hidden_skipped(tmp_path):
+def test_images_are_listed_recursively_in_posix_order_without_hidden_files(tmp_path):
     make(tmp_path, "b.JPG", "a/z.png", "a-b/1.webp", "a.gif", ".hidden.png", ".git/x.png")
     make(tmp_path, "B.tiff", "notes.txt", "a/deep/er/y.Jpeg", "c.bmp", "no_suffix")
     names = [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)]
@@ -27,12 +27,12 @@ def test_recursive_sorted_by_posix_path_case_insensitive_suffix_hidden_skipped(t
     assert list_images(str(tmp_path)) == list_images(tmp_path)
 
 
-def test_a_file_is_listed_whatever_its_name(tmp_path):
+def test_a_file_of_any_name_is_listed(tmp_path):
     make(tmp_path, "photo.data")
     assert list_images(tmp_path / "photo.data") == [tmp_path / "photo.data"]
 
 
-def test_loops_of_links_end(tmp_path):
+def test_cyclic_links_are_followed_once(tmp_path):
     make(tmp_path, "a/1.png", "b/2.png")
     for number in range(8):
         (tmp_path / "a" / f"up{number}").symlink_to(tmp_path)
@@ -43,16 +43,16 @@ def test_loops_of_links_end(tmp_path):
     assert names == ["a/1.png", "b/2.png", "gone.png"]
 
 
-def test_what_is_not_there():
+def test_missing_and_invalid_paths_are_errors():
     with pytest.raises(DatasetError, match=r"^no/such: no such file or folder$"):
         list_images("no/such")
     with pytest.raises(DatasetError, match=r"^no/such: no such file or folder$"):
         list_labeled_images("no/such")
-    with pytest.raises(DatasetError, match="no path"):
+    with pytest.raises(DatasetError, match="not a valid path"):
         list_images("a\0b")
 
 
-def test_a_folder_without_images(tmp_path):
+def test_a_folder_without_images_is_an_error(tmp_path):
     make(tmp_path, "notes.txt", ".hidden/1.png")
     with pytest.raises(DatasetError, match="no images"):
         list_images(tmp_path)
@@ -66,35 +66,41 @@ def test_labels_are_the_first_level(tmp_path):
     assert labels == ["cat", "cat", "dog"]
 
 
-def test_pictures_of_trains_and_tests(tmp_path):
+def test_classes_may_be_named_like_splits(tmp_path):
     make(tmp_path, "train/1.png", "train/steam/2.png", "test/3.png")
     assert list_labeled_images(tmp_path)[1] == ["test", "train", "train"]
 
 
 @pytest.mark.parametrize(
-    ("files", "words"),
+    ("files", "message"),
     [
-        (["1.png", "2.png"], "pictures but no folders in it; a folder of labelled folders"),
-        (["notes.txt"], "no folders and no pictures"),
-        (["cat/1.png", "dog/notes.txt"], "dog: there are no images in this class folder"),
-        (["train/cat/1.png", "Test/cat/2.png"], r"parts of a data set.* give one of them: .*train"),
+        (
+            ["1.png", "2.png"],
+            "images but no folders in this folder; expected one folder of images for each class",
+        ),
+        (["notes.txt"], "no folders and no images"),
+        (["cat/1.png", "dog/notes.txt"], "dog: no images in this class folder"),
+        (
+            ["train/cat/1.png", "Test/cat/2.png"],
+            r"splits of a data set.* give one of them: .*train",
+        ),
     ],
 )
-def test_layouts_that_are_not_labelled_folders(tmp_path, files, words):
+def test_other_layouts_are_rejected(tmp_path, files, message):
     make(tmp_path, *files)
-    with pytest.raises(DatasetError, match=words):
+    with pytest.raises(DatasetError, match=message):
         list_labeled_images(tmp_path)
-    with pytest.raises(DatasetError, match="is a file"):
+    with pytest.raises(DatasetError, match="a file, not a folder"):
         list_labeled_images(tmp_path / files[0])
 
 
-def test_pictures_that_are_not_read_are_not_passed_over(tmp_path):
+def test_images_in_unsupported_formats_are_listed(tmp_path):
     make(tmp_path, "a.png", "b.HEIC", "notes.txt")
     assert [path.name for path in list_images(tmp_path)] == ["a.png", "b.HEIC"]
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_that_may_not_be_read(tmp_path):
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root can read everything")
+def test_an_unreadable_folder_is_an_error(tmp_path):
     make(tmp_path, "in/1.png")
     Path(tmp_path / "in").chmod(0)
     try:

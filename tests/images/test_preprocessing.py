@@ -143,7 +143,7 @@ def test_a_line_is_rejected_before_it_fills_the_memory(shape):
 
 
 @pytest.mark.parametrize(
-    ("settings_", "words"),
+    ("settings_", "message"),
     [
         ({"size": 224, "resize": 200}, "resize is 200, less than size, which is 224"),
         ({"size": 0}, "size is 0"),
@@ -162,8 +162,8 @@ def test_a_line_is_rejected_before_it_fills_the_memory(shape):
         ({"mean": "abc"}, "mean"),
     ],
 )
-def test_invalid_settings_are_rejected(settings_, words):
-    with pytest.raises(ValueError, match=words):
+def test_invalid_settings_are_rejected(settings_, message):
+    with pytest.raises(ValueError, match=message):
         Preprocessing(**settings_)
 
 
@@ -190,7 +190,7 @@ def test_files_without_the_newer_entries_have_the_defaults():
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         ({"extra": 1}, "unknown: extra"),
         ({"size": "224"}, "size is '224'"),
@@ -200,8 +200,8 @@ def test_files_without_the_newer_entries_have_the_defaults():
         ({"crop": "yes"}, "crop is 'yes'"),
     ],
 )
-def test_invalid_data_is_rejected(change, words):
-    with pytest.raises(ValueError, match=words):
+def test_invalid_data_is_rejected(change, message):
+    with pytest.raises(ValueError, match=message):
         Preprocessing.from_dict(Preprocessing().to_dict() | change)
     with pytest.raises(ValueError, match="missing entries: mean"):
         Preprocessing.from_dict({k: v for k, v in Preprocessing().to_dict().items() if k != "mean"})

@@ -11,7 +11,7 @@ from transferkit.images.resizing import INTERPOLATIONS, resize
 
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 @pytest.mark.parametrize("size", [(9, 7), (31, 50), (20, 7)])
-def test_each_channel_is_what_pillow_makes_of_it(interpolation: str, size: tuple[int, int]) -> None:
+def test_each_channel_is_resized_by_pillow(interpolation: str, size: tuple[int, int]) -> None:
     images = np.random.default_rng(0).random((2, 20, 30, 3), np.float32)
     result = resize(images, size, interpolation)
     assert result.shape == (2, *size, 3)
@@ -22,7 +22,7 @@ def test_each_channel_is_what_pillow_makes_of_it(interpolation: str, size: tuple
         np.testing.assert_array_equal(result[index[0], ..., index[1]], np.asarray(plane))
 
 
-def test_images_of_the_size_are_returned_as_they_are() -> None:
+def test_images_of_the_given_size_are_returned_unchanged() -> None:
     images = np.random.default_rng(0).random((2, 20, 30, 3), np.float32)
     assert resize(images, (20, 30)) is images
 

@@ -1,4 +1,4 @@
-"""The pipeline: order, bounds, errors, and that nothing is left running."""
+"""Streaming of batches: order, memory, errors, and cleanup of threads."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 
 
 def number(index, side=8):
-    """A picture that can be told from others."""
+    """Return an image whose pixels are its index."""
     return np.full((side, side, 3), index % 256, np.uint8)
 
 
@@ -62,10 +62,10 @@ def folder(tmp_path):
 @settings(max_examples=30, deadline=None)
 @given(count=st.integers(1, 30), batch_size=st.integers(1, 12), bad=st.sets(st.integers(0, 29)))
 def test_rows_are_in_input_order_with_their_sources(count, batch_size, bad):
-    pictures = [None if index in bad else number(index) for index in range(count)]
+    images = [None if index in bad else number(index) for index in range(count)]
     skipped = []
     batches = list(
-        stream_batches(pictures, SMALL, batch_size=batch_size, on_error="skip", skipped=skipped)
+        stream_batches(images, SMALL, batch_size=batch_size, on_error="skip", skipped=skipped)
     )
     good = [index for index in range(count) if index not in bad]
     assert numbers_of(batches) == good
@@ -77,31 +77,31 @@ def test_rows_are_in_input_order_with_their_sources(count, batch_size, bad):
     assert all(batch.pixels.dtype == np.float32 for batch in batches)
 
 
-def test_order_is_kept_whatever_thread_is_first(monkeypatch):
-    def slow(picture, source):
+def test_the_order_does_not_depend_on_threads(monkeypatch):
+    def slow(image, source):
         time.sleep(random.Random(source).random() / 50)
-        return read_image(picture, source)
+        return read_image(image, source)
 
     monkeypatch.setattr("transferkit.images.stream.read_image", slow)
-    pictures = (number(index) for index in range(60))
-    assert numbers_of(stream_batches(pictures, SMALL, batch_size=7)) == list(range(60))
+    images = (number(index) for index in range(60))
+    assert numbers_of(stream_batches(images, SMALL, batch_size=7)) == list(range(60))
 
 
-def test_bytes_become_floats_by_exact_division():
+def test_bytes_are_converted_by_exact_division():
     ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
     (batch,) = stream_batches(ramp, Preprocessing(None), batch_size=1)
-    # As torchvision's ToTensor: float32(byte) / float32(255).
+    # Like torchvision's ToTensor: float32(byte) / float32(255).
     expected = ramp.astype(np.float32) / np.float32(255)
     np.testing.assert_array_equal(batch.pixels[0, :, :, 1], expected)
 
 
-def test_floats_and_bytes_mix():
-    pictures = [number(51), (number(102) / 255).astype(np.float32)]
-    (batch,) = stream_batches(pictures, SMALL, batch_size=2)
+def test_floats_and_bytes_can_be_mixed():
+    images = [number(51), (number(102) / 255).astype(np.float32)]
+    (batch,) = stream_batches(images, SMALL, batch_size=2)
     np.testing.assert_allclose(batch.pixels[:, 0, 0, 0], [0.2, 0.4], rtol=1e-6)
 
 
-def test_what_images_may_be(folder):
+def test_all_types_of_images_are_accepted(folder):
     paths = [str(folder / f"{index}.png") for index in range(5)]
     opened = [Image.open(path) for path in paths]
     nhwc = np.stack([number(index) for index in range(5)])
@@ -136,20 +136,20 @@ def test_what_images_may_be(folder):
 @pytest.mark.parametrize(
     "images", [None, 7, b"a.jpg", {"a": 1}, {1, 2}, io.BytesIO(b"x"), memoryview(b"x")]
 )
-def test_what_images_may_not_be(images):
-    with pytest.raises(ImageTypeError, match=r"images: is .*pictures are given as"):
+def test_other_types_are_rejected(images):
+    with pytest.raises(ImageTypeError, match=r"images: unsupported type .*expected a path"):
         count_images(images)
-    with pytest.raises(ImageTypeError, match="images: is "):
+    with pytest.raises(ImageTypeError, match="images: unsupported type "):
         stream_batches(images, SMALL, batch_size=1)
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (1, 2, 3, 4, 5)])
-def test_arrays_of_other_shapes(shape):
+def test_arrays_of_other_shapes_are_rejected(shape):
     with pytest.raises(ShapeError, match="images is an array"):
         stream_batches(np.zeros(shape, np.uint8), SMALL, batch_size=1)
 
 
-def test_no_images(tmp_path):
+def test_no_images_is_an_error(tmp_path):
     for images in ([], np.zeros((0, 8, 8, 3), np.uint8), np.array([], dtype=object)):
         with pytest.raises(DatasetError, match=r"^no images were given$"):
             stream_batches(images, SMALL, batch_size=1)
@@ -160,17 +160,17 @@ def test_no_images(tmp_path):
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, 1.5, True, None])
-def test_wrong_settings(batch_size):
+def test_invalid_settings_are_rejected(batch_size):
     with pytest.raises(ValueError, match="batch_size"):
         stream_batches([number(0)], SMALL, batch_size=batch_size)
-    with pytest.raises(ValueError, match="'ignore'; it must be 'raise' or 'skip'"):
+    with pytest.raises(ValueError, match="'ignore'; expected 'raise' or 'skip'"):
         stream_batches([number(0)], SMALL, batch_size=1, on_error="ignore")
 
 
-def test_the_first_bad_picture_in_order_is_raised(folder, monkeypatch):
-    def slow_at_first(picture, source):
+def test_the_error_of_the_first_bad_image_in_order_is_raised(folder, monkeypatch):
+    def slow_at_first(image, source):
         time.sleep(0.1 if source.endswith("1.png") else 0)
-        return read_image(picture, source)
+        return read_image(image, source)
 
     monkeypatch.setattr("transferkit.images.stream.read_image", slow_at_first)
     (folder / "1.png").write_bytes(b"")
@@ -187,12 +187,12 @@ def test_the_first_bad_picture_in_order_is_raised(folder, monkeypatch):
     ]
 
 
-def test_nothing_is_given_out_if_all_are_bad():
+def test_nothing_is_yielded_if_all_images_are_bad():
     assert list(stream_batches([None, 7], SMALL, batch_size=2, on_error="skip")) == []
 
 
 @pytest.mark.parametrize("on_error", ["raise", "skip"])
-def test_an_error_of_the_generator_is_the_callers(on_error):
+def test_errors_of_the_generator_are_raised(on_error):
     def failing():
         yield from (number(index) for index in range(5))
         raise ImageError("theirs", "broke")
@@ -203,7 +203,7 @@ def test_an_error_of_the_generator_is_the_callers(on_error):
         next(stream)
 
 
-def test_an_earlier_bad_picture_comes_before_an_error_of_the_generator():
+def test_the_error_of_an_earlier_image_comes_before_that_of_the_generator():
     def failing():
         yield number(0)
         yield None
@@ -213,16 +213,16 @@ def test_an_earlier_bad_picture_comes_before_an_error_of_the_generator():
         list(stream_batches(failing(), SMALL, batch_size=4))
 
 
-def test_pictures_that_are_not_resized_must_have_one_size():
-    pictures = [np.zeros((8, 9, 3), np.uint8), np.zeros((9, 8, 3), np.uint8)]
-    with pytest.raises(ShapeError, match=r"images\[0\] is 9 x 8 pixels and images\[1\] is 8 x 9"):
-        list(stream_batches(pictures, Preprocessing(None), batch_size=1))
-    (batch,) = stream_batches(pictures[:1], Preprocessing(None), batch_size=3)
+def test_images_that_are_not_resized_must_have_the_same_size():
+    images = [np.zeros((8, 9, 3), np.uint8), np.zeros((9, 8, 3), np.uint8)]
+    with pytest.raises(ShapeError, match=r"images\[0\] has 9 x 8 pixels and images\[1\] 8 x 9"):
+        list(stream_batches(images, Preprocessing(None), batch_size=1))
+    (batch,) = stream_batches(images[:1], Preprocessing(None), batch_size=3)
     assert batch.pixels.shape == (1, 8, 9, 3)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 16])
-def test_the_input_is_consumed_two_batches_ahead_and_few_pictures_live(batch_size):
+def test_at_most_two_batches_are_read_ahead_and_few_images_kept(batch_size):
     alive = weakref.WeakSet()
     consumed = 0
 
@@ -242,13 +242,13 @@ def test_the_input_is_consumed_two_batches_ahead_and_few_pictures_live(batch_siz
     ahead = max(2 * batch_size, CORES)
     stream = stream_batches(endless(), SMALL, batch_size=batch_size)
     assert consumed == 0
-    for given_out, _ in zip(range(1, 20), stream, strict=False):
-        assert consumed <= given_out * batch_size + ahead
+    for number_of_batches, _ in zip(range(1, 20), stream, strict=False):
+        assert consumed <= number_of_batches * batch_size + ahead
         assert len(alive) <= ahead
     stream.close()
 
 
-def test_the_batch_given_out_is_not_held_on_to():
+def test_a_yielded_batch_is_not_kept():
     stream = stream_batches((number(i) for i in range(100)), SMALL, batch_size=4)
     batch = next(stream)
     pixels = weakref.ref(batch.pixels)
@@ -257,7 +257,7 @@ def test_the_batch_given_out_is_not_held_on_to():
     stream.close()
 
 
-def test_a_generator_may_use_its_memory_again():
+def test_a_generator_can_reuse_its_memory():
     def reusing():
         frame = number(0)
         for index in range(20):
@@ -273,13 +273,13 @@ def consume_and_fail(stream):
 
 
 @pytest.mark.parametrize("how", ["break", "close", "raise", "interrupt"])
-def test_an_early_end_leaves_nothing_running(how, monkeypatch):
+def test_threads_end_when_the_stream_ends_early(how, monkeypatch):
     seen = []
 
-    def slow(picture, source):
+    def slow(image, source):
         seen.append(source)
         time.sleep(0.005)
-        return read_image(picture, source)
+        return read_image(image, source)
 
     monkeypatch.setattr("transferkit.images.stream.read_image", slow)
     stream = stream_batches([number(0)] * 10_000, SMALL, batch_size=50)
@@ -305,11 +305,11 @@ def test_an_early_end_leaves_nothing_running(how, monkeypatch):
         del stream
     gc.collect()
     assert threads() == []
-    # The hundred pictures that were ahead are given up, but for those begun by then.
+    # Of the hundred images read ahead only those already started are finished.
     assert len(seen) < 80 + CORES
 
 
-def test_ten_threads_get_what_one_gets(folder):
+def test_ten_threads_get_the_same_batches_as_one(folder):
     paths = sorted(folder.glob("*.png")) * 10
     (expected,) = stream_batches(paths, SMALL, batch_size=50)
     with ThreadPoolExecutor(10) as executor:
@@ -322,7 +322,7 @@ def test_ten_threads_get_what_one_gets(folder):
             np.testing.assert_array_equal(got, expected.pixels)
 
 
-def test_a_failure_of_another_kind_is_not_swallowed(monkeypatch):
+def test_errors_of_other_types_are_not_skipped(monkeypatch):
     def broken(_, __):
         raise ZeroDivisionError
 

@@ -1,4 +1,4 @@
-"""A file appears whole or not at all."""
+"""Atomic writing of files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transferkit.support.atomic_write import check_writable, write_atomically
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, MemoryError])
-def test_what_was_there_stays_when_writing_fails(
+def test_an_existing_file_is_unchanged_when_writing_fails(
     tmp_path: Path, error: type[BaseException]
 ) -> None:
     path = tmp_path / "notes.txt"
@@ -29,7 +29,7 @@ def test_what_was_there_stays_when_writing_fails(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_nothing_is_at_the_path_before_the_file_is_whole(tmp_path: Path) -> None:
+def test_the_file_appears_when_it_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     with write_atomically(path) as file:
         file.write(b"half")
@@ -39,7 +39,7 @@ def test_nothing_is_at_the_path_before_the_file_is_whole(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_full_disk(tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error(tmp_path: Path) -> None:
     def write() -> None:
         with write_atomically(tmp_path / "notes.txt") as file:
             file.write(b"a")
@@ -50,12 +50,12 @@ def test_a_full_disk(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_places_that_cannot_be_written_to(tmp_path: Path) -> None:
+def test_unwritable_paths_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path, message in {
         tmp_path: "is a folder",
-        tmp_path / "missing" / "notes.txt": "there is no folder",
-        tmp_path / "file" / "notes.txt": "there is no folder|Not a directory",
+        tmp_path / "missing" / "notes.txt": "does not exist",
+        tmp_path / "file" / "notes.txt": "does not exist|Not a directory",
         tmp_path / ("long" * 100): "cannot be written",
     }.items():
         with pytest.raises(OutputError, match=message) as caught:
@@ -64,18 +64,18 @@ def test_places_that_cannot_be_written_to(tmp_path: Path) -> None:
     check_writable(tmp_path / "file")
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
 def test_a_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(OutputError, match="no ordinary file"):
+    with pytest.raises(OutputError, match="not a regular file"):
         check_writable(tmp_path / "pipe")
 
 
 @pytest.mark.skipif(
-    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="an administrator may write anywhere"
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root can write everywhere"
 )
-def test_a_folder_that_may_not_be_written_to(tmp_path: Path) -> None:
+def test_a_read_only_folder_is_rejected(tmp_path: Path) -> None:
     folder = tmp_path / "closed"
     folder.mkdir(mode=0o500)
-    with pytest.raises(OutputError, match="may not be written to"):
+    with pytest.raises(OutputError, match="is not writable"):
         check_writable(folder / "notes.txt")

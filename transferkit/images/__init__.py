@@ -1,7 +1,7 @@
-"""Pictures: found in folders, read, turned upright, resized, cropped, and put into batches.
+"""Images: listing folders, reading, preprocessing, and batches.
 
-One path, Pillow and NumPy, for every backend: what comes out is N x H x W x 3, RGB, float32
-in [0, 1], the same numbers whichever framework they go to.
+All backends use the same code, based on Pillow and NumPy, so that every framework gets the same
+pixels: (n, h, w, 3), RGB, float32 in [0, 1].
 """
 
 from transferkit.images.folders import list_images, list_labeled_images

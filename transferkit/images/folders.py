@@ -1,56 +1,53 @@
-"""Finding pictures in folders, in an order that is the same on every machine."""
+"""Listing of images in folders, in an order that is the same on every machine."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from transferkit.errors import DatasetError
+from transferkit.errors import DatasetError, shorten
 
 __all__ = ["SUFFIXES", "list_images", "list_labeled_images"]
 
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 )
-"""File name endings, in lower case, that make a file in a folder count as a picture."""
+"""The suffixes, in lower case, of files in a folder that are listed as images."""
 
-# Pictures of formats that are not read are listed too: told of, not passed over in silence.
+# Images in unsupported formats are listed too, so that they are reported rather than ignored.
 _LISTED_SUFFIXES = SUFFIXES.union(
     (".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".nef", ".arw", ".psd", ".svg")
 )
 
-_LAYOUT = (
-    "a folder of labelled folders is expected, one folder of pictures for each class: "
-    "cat/1.jpg, cat/2.jpg, dog/1.jpg"
-)
+_LAYOUT = "expected one folder of images for each class: cat/1.jpg, cat/2.jpg, dog/1.jpg"
 
 
-# What the parts of a data set are called, each of which has a folder for each class.
-_PARTS = frozenset(("train", "training", "test", "testing", "val", "valid", "validation"))
+# The usual names of the splits of a data set.
+_SPLITS = frozenset(("train", "training", "test", "testing", "val", "valid", "validation"))
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """The pictures in a folder and in all folders below it.
+    """Return the images in a folder and its subfolders.
 
     Parameters
     ----------
     folder
-        The folder; or a single file, which is then the only one of the list, whatever its name.
+        The folder; or a file of any name, which is then the only element of the list.
 
     Returns
     -------
     list of Path
-        Each begins with ``folder``. Sorted by the path below ``folder``, written with forward
-        slashes and compared character by character, so that the order does not depend on the
-        machine. Only files with an ending in `SUFFIXES`, in upper or lower case, and those of
-        other formats of pictures, such as HEIC, which then cannot be read; files and
-        folders whose name begins with a dot are left out. Links to folders are followed; a
-        folder that can be reached in several ways is listed once.
+        The paths, each beginning with ``folder``, sorted by the path below ``folder`` with
+        forward slashes, character by character, so that the order is the same on every
+        machine. Files with a suffix in `SUFFIXES`, in upper or lower case, are listed, and
+        those of other image formats, such as HEIC, which cannot be read. Files and folders
+        whose name begins with a dot are left out. Links to folders are followed; a folder that
+        can be reached in several ways is listed once.
 
     Raises
     ------
     DatasetError
-        If there is no such path, the folder cannot be read, or there are no pictures in it.
+        If the path does not exist, a folder cannot be read, or there are no images.
 
     Examples
     --------
@@ -70,34 +67,35 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     paths = _images_below(root)
     if not paths:
         raise DatasetError(
-            f"{root}: there are no images in this folder (files are looked for that end in "
-            f"{', '.join(sorted(SUFFIXES))})"
+            f"{root}: no images in this folder; expected files that end in "
+            f"{', '.join(sorted(SUFFIXES))}"
         )
     return paths
 
 
 def list_labeled_images(folder: str | os.PathLike[str]) -> tuple[list[Path], list[str]]:
-    """The pictures in a folder of labelled folders, and the label of each.
+    """Return the images in a folder with one subfolder for each class, and their labels.
 
     Parameters
     ----------
     folder
-        A folder that has one folder for each class, named after it, with the pictures of that
-        class in it, or in folders below it.
+        A folder with one subfolder for each class, named after the class, with the images of
+        the class in it or in its subfolders.
 
     Returns
     -------
     paths
-        As `list_images` gives them for each class folder, the classes in alphabetical order.
+        The images of each class folder as `list_images` returns them, the classes in
+        alphabetical order.
     labels
-        The label of each path: the name of the class folder that it is in.
+        The label of each path: the name of its class folder.
 
     Raises
     ------
     DatasetError
-        If there is no such folder, it has no class folders, a class folder has no pictures, or
-        the folders are parts of a data set, ``train`` and ``test``, with class folders in each;
-        the message says which and what is expected.
+        If the folder does not exist or has no class folders, a class folder has no images, or
+        the subfolders are the splits of a data set, ``train`` and ``test``, each with class
+        folders.
 
     Examples
     --------
@@ -115,46 +113,46 @@ def list_labeled_images(folder: str | os.PathLike[str]) -> tuple[list[Path], lis
     """
     root = _existing(folder)
     if not root.is_dir():
-        raise DatasetError(f"{root}: is a file; {_LAYOUT}")
+        raise DatasetError(f"{root}: a file, not a folder; {_LAYOUT}")
     classes = sorted(name for name, is_folder in _entries(root) if is_folder)
     if not classes:
-        found = "pictures but no folders" if _images_below(root) else "no folders and no pictures"
-        raise DatasetError(f"{root}: there are {found} in it; {_LAYOUT}")
-    if _PARTS.issuperset(map(str.lower, classes)) and not any(
+        content = "images but no folders" if _images_below(root) else "no folders and no images"
+        raise DatasetError(f"{root}: {content} in this folder; {_LAYOUT}")
+    if _SPLITS.issuperset(map(str.lower, classes)) and not any(
         _has_images(root / name) for name in classes
     ):
-        parts = ", ".join(str(root / name) for name in classes)
+        splits = ", ".join(str(root / name) for name in classes)
         raise DatasetError(
-            f"{root}: its folders are parts of a data set, with a folder for each class in them; "
-            f"give one of them: {parts}"
+            f"{root}: the folders in it are the splits of a data set, with class folders in each; "
+            f"give one of them: {splits}"
         )
     paths: list[Path] = []
     labels: list[str] = []
     for label in classes:
-        found_here = _images_below(root / label)
-        if not found_here:
-            raise DatasetError(f"{root / label}: there are no images in this class folder")
-        paths += found_here
-        labels += [label] * len(found_here)
+        images = _images_below(root / label)
+        if not images:
+            raise DatasetError(f"{root / label}: no images in this class folder")
+        paths += images
+        labels += [label] * len(images)
     return paths, labels
 
 
 def _existing(folder: str | os.PathLike[str]) -> Path:
-    """The folder as a path, if there is something of that name."""
+    """Return the folder as a path if it exists."""
     try:
         path = Path(folder)
         os.stat(path)
     except FileNotFoundError:
         raise DatasetError(f"{folder}: no such file or folder") from None
     except OSError as error:
-        raise DatasetError(f"{folder}: cannot be used: {error.strerror}") from error
+        raise DatasetError(f"{folder}: cannot be accessed: {error.strerror}") from error
     except ValueError as error:
-        raise DatasetError(f"{folder!r}: is no path that this system accepts") from error
+        raise DatasetError(f"{shorten(folder)}: not a valid path") from error
     return path
 
 
 def _entries(folder: Path) -> list[tuple[str, bool]]:
-    """Name of each visible entry of a folder, and whether it is a folder."""
+    """Return the name of each visible entry of a folder, and whether it is a folder."""
     try:
         with os.scandir(folder) as entries:
             return [
@@ -163,11 +161,11 @@ def _entries(folder: Path) -> list[tuple[str, bool]]:
                 if not entry.name.startswith(".")
             ]
     except OSError as error:
-        raise DatasetError(f"{folder}: this folder cannot be read: {error.strerror}") from error
+        raise DatasetError(f"{folder}: the folder cannot be read: {error.strerror}") from error
 
 
 def _has_images(folder: Path) -> bool:
-    """Whether there are pictures in the folder itself."""
+    """Return whether there are images in the folder itself."""
     return any(_is_listed(name) for name, is_folder in _entries(folder) if not is_folder)
 
 
@@ -178,16 +176,16 @@ def _is_listed(name: str) -> bool:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads round to itself
+    except OSError:  # a link to itself
         return False
 
 
 def _images_below(root: Path) -> list[Path]:
-    """All pictures below a folder, sorted; none is not an error here."""
+    """Return all images below a folder, sorted; possibly none."""
     found: list[str] = []
-    # Each folder is visited once, however many links lead to it: a link to a folder above would
-    # otherwise be followed for ever. Identities are compared, and folders are visited in the
-    # order of their names, so that the path under which a linked folder is listed is fixed.
+    # Each folder is visited once, because a link to a parent folder would be followed endlessly.
+    # Folders are compared by identity and visited in the order of their names, so that the path
+    # of a linked folder does not depend on the machine.
     visited: set[tuple[int, int]] = set()
     to_visit = [""]
     while to_visit:
@@ -196,7 +194,7 @@ def _images_below(root: Path) -> list[Path]:
         try:
             status = os.stat(folder)
         except OSError as error:
-            raise DatasetError(f"{folder}: this folder cannot be read: {error.strerror}") from error
+            raise DatasetError(f"{folder}: the folder cannot be read: {error.strerror}") from error
         identity = (status.st_dev, status.st_ino)
         if identity in visited:
             continue

@@ -1,4 +1,4 @@
-"""Many pictures, in batches: read in threads ahead of the network, few in memory at a time."""
+"""Batches of images, read in threads ahead of the network, with few in memory at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from transferkit.errors import DatasetError, ImageError, ParameterError, ShapeError
+from transferkit.errors import DatasetError, ImageError, ParameterError, ShapeError, shorten
 from transferkit.images.conversion import to_float32
 from transferkit.images.folders import list_images
 from transferkit.images.preprocessing import Preprocessing
@@ -25,29 +25,28 @@ from transferkit.images.reading import Array, ImageLike, ImageTypeError, read_im
 __all__ = ["Batch", "Images", "Skipped", "count_images", "stream_batches"]
 
 Images: TypeAlias = ImageLike | Iterable[ImageLike]
-"""What pictures may be given as; `stream_batches` says how each is read."""
+"""The types of a collection of images; `stream_batches` describes them."""
 
 _Pixels: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 
 _ACCEPTED = (
-    "pictures are given as a path, a folder, a PIL image, an array, or a sequence or generator of "
-    "paths, PIL images and arrays"
+    "expected a path, a folder, a PIL image, an array, or a sequence or generator of paths, PIL "
+    "images and arrays"
 )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Some pictures, ready for a network.
+    """A batch of preprocessed images.
 
     Parameters
     ----------
     pixels
         (n, height, width, 3), RGB, float32 in [0, 1].
     sources
-        What each of the n pictures came from: its path, or its place in the input
-        (``"images[3]"``).
+        The source of each image: its path, or its position in the input (``"images[3]"``).
     indices
-        The place of each in the input, counting from 0 and counting pictures that were skipped.
+        The position of each image in the input, from 0; skipped images count.
     """
 
     pixels: npt.NDArray[np.float32]
@@ -57,14 +56,14 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A picture that was left out.
+    """An image that was skipped.
 
     Parameters
     ----------
     source
-        What it came from: its path, or its place in the input (``"images[3]"``).
+        Its path, or its position in the input (``"images[3]"``).
     reason
-        Why it was left out, as a clause.
+        Why it was skipped, as a clause.
     """
 
     source: str
@@ -72,7 +71,7 @@ class Skipped:
 
 
 def count_images(images: Images) -> int | None:
-    """How many pictures there are, without reading any.
+    """Return the number of images without reading them.
 
     Parameters
     ----------
@@ -82,16 +81,16 @@ def count_images(images: Images) -> int | None:
     Returns
     -------
     int or None
-        None where only going through them would tell, as for a generator.
+        None if the number is unknown before iterating, as for a generator.
 
     Raises
     ------
     DatasetError
-        If ``images`` is a path at which there is nothing, or a folder without pictures.
+        If ``images`` is a path that does not exist, or a folder without images.
     ImageTypeError
-        If ``images`` is nothing that pictures may be given as.
+        If ``images`` has an unsupported type.
     ShapeError
-        If ``images`` is an array of a shape that pictures do not have.
+        If ``images`` is an array with an unsupported shape.
 
     Examples
     --------
@@ -100,8 +99,8 @@ def count_images(images: Images) -> int | None:
     >>> count_images(np.zeros((5, 32, 32, 3), np.uint8))
     5
     """
-    pictures = _pictures(images)
-    return len(pictures) if isinstance(pictures, Sized) else None
+    sources = _image_sources(images)
+    return len(sources) if isinstance(sources, Sized) else None
 
 
 def stream_batches(
@@ -112,38 +111,36 @@ def stream_batches(
     on_error: str = "raise",
     skipped: list[Skipped] | None = None,
 ) -> Generator[Batch, None, None]:
-    """Read pictures, resize and crop them, and give them out in batches, in input order.
+    """Read, resize and crop images, and yield them in batches, in input order.
 
-    Pictures are read in threads, one for each core there is, while the caller works on the
-    batch it has. At most two further batches are read or being read (or one picture for each
-    thread where that is more), and ``images`` is gone through no further than that, however
-    long it is. When the generator is closed, garbage-collected or interrupted, the threads
-    end after the pictures that they are at.
+    Images are read in threads, one for each CPU core, while the caller processes a batch. At
+    most two further batches are read ahead (or one image for each thread if that is more), and
+    ``images`` is not iterated further than that. When the generator is closed,
+    garbage-collected or interrupted, each thread ends after its current image.
 
     Parameters
     ----------
     images
         One of
 
-        - a path to a file, or to a folder, which is read as by `list_images`;
+        - a path to a file, or to a folder, which is listed by `list_images`;
         - a PIL image;
-        - an array of one picture or of several, uint8 or floats in [0, 1]: height x width
-          (grey), height x width x 1, 3 or 4 (grey, RGB, RGBA), or number x height x width x
-          1, 3 or 4. With three axes of which the last is of another length it is number x
-          height x width, all grey;
-        - a sequence, a generator, an array of strings, or anything else that can be iterated
-          over, of paths to files, PIL images and arrays of one picture, also mixed. Arrays from
-          a generator are copied at once, so that it may use the same memory for the next.
+        - an array of one image or several, uint8 or floats in [0, 1]: height x width (gray),
+          height x width x 1, 3 or 4 (gray, RGB, RGBA), or number x height x width x 1, 3 or 4.
+          Three axes of which the last has another length are number x height x width, gray;
+        - a sequence, a generator, an array of strings or another iterable of paths to files,
+          PIL images and arrays of one image, also mixed. Arrays from a generator are copied
+          immediately, so that it can reuse their memory.
     preprocessing
-        How each is resized and cropped. Where its ``size`` is None all pictures must have one
-        size.
+        How to resize and crop each image. If its ``size`` is None, all images must have the
+        same size.
     batch_size
-        Pictures in a batch; the last batch has what is left.
+        The number of images in a batch; the last batch may be smaller.
     on_error
-        ``"raise"``: the first picture, in input order, that cannot be read ends it with its
-        error. ``"skip"``: such a picture is left out. Nothing is given out if all are.
+        ``"raise"``: raise the error of the first image, in input order, that cannot be read.
+        ``"skip"``: skip images that cannot be read; nothing is yielded if all are skipped.
     skipped
-        A list to which the pictures that are left out are appended, in input order.
+        A list to which skipped images are appended, in input order.
 
     Returns
     -------
@@ -152,79 +149,80 @@ def stream_batches(
     Raises
     ------
     ParameterError
-        If ``on_error`` or ``batch_size`` is not one of the above.
+        If ``on_error`` or ``batch_size`` is invalid.
     DatasetError
-        If there are no pictures, or no such path or folder.
+        If there are no images, or a path does not exist.
     ImageTypeError
-        If ``images`` is nothing that pictures may be given as.
+        If ``images`` has an unsupported type.
     ImageError
-        While iterating: if a picture cannot be read, and ``on_error`` is ``"raise"``.
+        While iterating: if an image cannot be read and ``on_error`` is ``"raise"``.
     ShapeError
-        If ``images`` is an array of a shape that pictures do not have; while iterating: if
-        pictures that are not resized differ in size.
+        If ``images`` is an array with an unsupported shape; while iterating: if images that
+        are not resized differ in size.
 
     Examples
     --------
     >>> import numpy as np
     >>> from transferkit.images import Preprocessing, stream_batches
-    >>> pictures = (np.full((300, 400, 3), grey, np.uint8) for grey in range(5))
-    >>> for batch in stream_batches(pictures, Preprocessing(size=224), batch_size=3):
+    >>> images = (np.full((300, 400, 3), level, np.uint8) for level in range(5))
+    >>> for batch in stream_batches(images, Preprocessing(size=224), batch_size=3):
     ...     print(batch.pixels.shape, batch.sources[0])
     (3, 224, 224, 3) images[0]
     (2, 224, 224, 3) images[3]
     """
     if on_error not in ("raise", "skip"):
-        raise ParameterError(f"on_error is {on_error!r}; it must be 'raise' or 'skip'")
+        raise ParameterError(f"on_error is {shorten(on_error)}; expected 'raise' or 'skip'")
     if isinstance(batch_size, bool) or not isinstance(batch_size, Integral) or batch_size < 1:
-        raise ParameterError(f"batch_size is {batch_size!r}; it must be a whole number, at least 1")
-    pictures = _pictures(images)
-    if isinstance(pictures, Sized) and len(pictures) == 0:
+        raise ParameterError(
+            f"batch_size is {shorten(batch_size)}; expected an integer of at least 1"
+        )
+    sources = _image_sources(images)
+    if isinstance(sources, Sized) and len(sources) == 0:
         raise DatasetError("no images were given")
-    return _stream(pictures, preprocessing, batch_size, on_error == "skip", skipped)
+    return _stream(sources, preprocessing, batch_size, on_error == "skip", skipped)
 
 
-def _pictures(images: Images) -> Iterable[ImageLike]:
-    """The pictures one by one; sized where their number is known."""
+def _image_sources(images: Images) -> Iterable[ImageLike]:
+    """Return an iterable of single images; it has a length if their number is known."""
     if isinstance(images, (str, os.PathLike)):
         return list_images(images)
     if isinstance(images, Image.Image):
         return [images]
     if isinstance(images, np.ndarray):
-        return _pictures_of_array(images)
-    # Bytes and files can be iterated over too, though not picture by picture; what a mapping or
-    # a set is iterated over has no order that could be the order of the results.
-    no_pictures = (bytes, bytearray, memoryview, Mapping, AbstractSet, io.IOBase)
-    if isinstance(images, no_pictures) or not isinstance(images, Iterable):
-        article = "an" if type(images).__name__[0] in "aeiouAEIOU" else "a"
-        raise ImageTypeError("images", f"is {article} {type(images).__name__}; {_ACCEPTED}")
+        return _images_in_array(images)
+    # Iterating over bytes and files does not yield images, and mappings and sets have no order
+    # for the results.
+    unsupported = (bytes, bytearray, memoryview, Mapping, AbstractSet, io.IOBase)
+    if isinstance(images, unsupported) or not isinstance(images, Iterable):
+        raise ImageTypeError("images", f"unsupported type {type(images).__name__}; {_ACCEPTED}")
     return images
 
 
-def _pictures_of_array(array: Array) -> Iterable[ImageLike]:
+def _images_in_array(array: Array) -> Iterable[ImageLike]:
     if array.dtype.kind in "OU":
         if array.ndim == 1:
-            pictures: list[ImageLike] = array.tolist()
-            return pictures
+            paths: list[ImageLike] = array.tolist()
+            return paths
     elif array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4)):
         return [array]
     elif array.ndim in (3, 4):
         return array
-    shape = " x ".join(map(str, array.shape)) or "a single value"
+    shape = " x ".join(map(str, array.shape)) or "()"
     raise ShapeError(
-        f"images is an array of type {array.dtype} and shape {shape}; arrays of pictures are "
-        "height x width, height x width x channels, number x height x width or number x height x "
-        "width x channels, arrays of paths have one axis"
+        f"images is an array of dtype {array.dtype} and shape {shape}; expected height x width, "
+        "height x width x channels, number x height x width or number x height x width x channels, "
+        "or an array of paths with one axis"
     )
 
 
 def _stream(
-    pictures: Iterable[ImageLike],
+    sources: Iterable[ImageLike],
     preprocessing: Preprocessing,
     batch_size: int,
     skip: bool,
     skipped: list[Skipped] | None,
 ) -> Generator[Batch, None, None]:
-    with _ReadAhead(pictures, preprocessing, 2 * batch_size) as reader:
+    with _ReadAhead(sources, preprocessing, 2 * batch_size) as reader:
         first: tuple[str, tuple[int, ...]] | None = None
         rows: list[_Row] = []
         for index, source, future in reader:
@@ -239,13 +237,13 @@ def _stream(
             first = first or (source, row.pixels.shape)
             if row.pixels.shape != first[1]:
                 raise ShapeError(
-                    f"{first[0]} is {_size(first[1])} pixels and {source} is "
-                    f"{_size(row.pixels.shape)}; pictures that are neither resized nor cropped "
-                    "must all have one size"
+                    f"{first[0]} has {_size(first[1])} pixels and {source} "
+                    f"{_size(row.pixels.shape)}; images that are neither resized nor cropped must "
+                    "have the same size"
                 )
             rows.append(row)
             if len(rows) == batch_size:
-                # Nothing of a batch may be held on to while the caller works on it.
+                # Keep no references to the images while the caller processes the batch.
                 del row, future
                 reader.fill()
                 yield _take_batch(rows)
@@ -257,7 +255,7 @@ def _stream(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Row:
-    """One picture of a batch that is being put together."""
+    """An image of a batch that is not complete yet."""
 
     index: int
     source: str
@@ -265,16 +263,16 @@ class _Row:
 
 
 class _ReadAhead:
-    """Pictures that threads prepare, given out in input order, no more than ``ahead`` early."""
+    """An iterator over images prepared in threads, in input order, at most ``ahead`` early."""
 
     def __init__(
-        self, pictures: Iterable[ImageLike], preprocessing: Preprocessing, ahead: int
+        self, sources: Iterable[ImageLike], preprocessing: Preprocessing, ahead: int
     ) -> None:
         threads = _available_cores()
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="transferkit-images")
         self._ahead = max(ahead, threads)
         self._preprocessing = preprocessing
-        self._pictures = iter(_named(pictures))
+        self._images = iter(_named(sources))
         self._pending: deque[tuple[int, str, Future[_Pixels]]] = deque()
         self._ended = False
         self._failure: Exception | None = None
@@ -284,24 +282,24 @@ class _ReadAhead:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        # The pictures that threads are at are waited for: a few milliseconds each.
+        # Waits for the current image of each thread, a few milliseconds.
         self._executor.shutdown(wait=True, cancel_futures=True)
 
     def fill(self) -> None:
-        """Hand pictures to the threads until there are enough."""
+        """Submit images to the threads until enough are pending."""
         while not self._ended and len(self._pending) < self._ahead:
             try:
-                index, source, picture = next(self._pictures)
+                index, source, image = next(self._images)
             except StopIteration:
                 self._ended = True
             except Exception as error:
-                # The caller's own generator failed. Its error waits for its turn, so that an
-                # error of a picture before it comes first, however fast the threads are.
+                # The caller's generator failed. Its error is raised after those of the images
+                # before it, regardless of the timing of threads.
                 self._ended = True
                 self._failure = error
             else:
                 self.is_empty = False
-                future = self._executor.submit(_prepare, picture, source, self._preprocessing)
+                future = self._executor.submit(_prepare, image, source, self._preprocessing)
                 self._pending.append((index, source, future))
 
     def __iter__(self) -> Iterator[tuple[int, str, Future[_Pixels]]]:
@@ -313,33 +311,33 @@ class _ReadAhead:
             raise self._failure
 
 
-def _named(pictures: Iterable[ImageLike]) -> Iterator[tuple[int, str, ImageLike]]:
-    """Each picture with its place and with what it is called in errors."""
-    may_be_reused = not isinstance(pictures, (Sequence, np.ndarray))
-    for index, picture in enumerate(pictures):
-        if isinstance(picture, (str, os.PathLike)):
-            yield index, os.fsdecode(picture), picture
-        elif may_be_reused and isinstance(picture, np.ndarray):
-            # A reader of videos, say, may put every frame into the same memory, but threads
-            # look at a picture only later.
-            yield index, f"images[{index}]", picture.copy()
+def _named(sources: Iterable[ImageLike]) -> Iterator[tuple[int, str, ImageLike]]:
+    """Yield each image with its index and its name in error messages."""
+    may_be_reused = not isinstance(sources, (Sequence, np.ndarray))
+    for index, image in enumerate(sources):
+        if isinstance(image, (str, os.PathLike)):
+            yield index, os.fsdecode(image), image
+        elif may_be_reused and isinstance(image, np.ndarray):
+            # A video reader, for example, may write every frame to the same memory, but threads
+            # process the array later.
+            yield index, f"images[{index}]", image.copy()
         else:
-            yield index, f"images[{index}]", picture
+            yield index, f"images[{index}]", image
 
 
-def _prepare(picture: ImageLike, source: str, preprocessing: Preprocessing) -> _Pixels:
-    """One picture as an array, in a thread."""
+def _prepare(image: ImageLike, source: str, preprocessing: Preprocessing) -> _Pixels:
+    """Return one image as an array; runs in a thread."""
     try:
-        return preprocessing.apply(read_image(picture, source), source)
+        return preprocessing.apply(read_image(image, source), source)
     except MemoryError as error:
-        raise ImageError(source, "there is not enough memory to resize it") from error
+        raise ImageError(source, "not enough memory to resize the image") from error
 
 
 def _take_batch(rows: list[_Row]) -> Batch:
-    """A batch of the rows, which are taken out of the list."""
+    """Return a batch of the rows, and clear the list."""
     pixels = np.empty((len(rows), *rows[0].pixels.shape), np.float32)
-    for place, row in zip(pixels, rows, strict=True):
-        to_float32(row.pixels, out=place)
+    for index, row in enumerate(rows):
+        to_float32(row.pixels, out=pixels[index])
     batch = Batch(pixels, [row.source for row in rows], [row.index for row in rows])
     rows.clear()
     return batch
@@ -350,7 +348,7 @@ def _size(shape: tuple[int, ...]) -> str:
 
 
 def _available_cores() -> int:
-    """The cores that this process may use, which can be fewer than the machine has."""
+    """Return the number of CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

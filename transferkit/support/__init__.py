@@ -1,1 +1,1 @@
-"""Helpers shared by all other packages: atomic file writing, progress bars, drawing."""
+"""Helpers for all other packages: files, progress, drawing, numerics, random states, checks."""

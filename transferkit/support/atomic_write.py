@@ -1,4 +1,4 @@
-"""Writing a file: under a temporary name beside its place, and renamed when it is whole."""
+"""Atomic writing: to a temporary file in the same folder, renamed when it is complete."""
 
 from __future__ import annotations
 
@@ -16,15 +16,25 @@ __all__ = ["check_writable", "write_atomically"]
 
 @contextmanager
 def write_atomically(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write to, which takes the name ``path`` when the block ends well.
+    """Open a temporary file that is renamed to ``path`` when the block ends without an error.
 
-    If the block raises, is interrupted, or the disk is full, nothing new is left behind and
-    what was at ``path`` before is still there.
+    If the block raises or is interrupted, or the disk is full, no new file is left and an
+    existing file at ``path`` is unchanged.
+
+    Parameters
+    ----------
+    path
+        The file to write.
+
+    Yields
+    ------
+    file
+        Open for writing bytes.
 
     Raises
     ------
     OutputError
-        If it cannot be written.
+        If the file cannot be written.
 
     Examples
     --------
@@ -33,9 +43,9 @@ def write_atomically(path: Path) -> Iterator[IO[bytes]]:
     >>> from transferkit.support.atomic_write import write_atomically
     >>> with TemporaryDirectory() as folder:
     ...     with write_atomically(Path(folder, "notes.txt")) as file:
-    ...         _ = file.write(b"kept")
+    ...         _ = file.write(b"content")
     ...     Path(folder, "notes.txt").read_bytes()
-    b'kept'
+    b'content'
     """
     check_writable(path)
     temporary = path.with_name(f".{path.name[:20]}.{secrets.token_hex(4)}.part")
@@ -51,27 +61,26 @@ def write_atomically(path: Path) -> Iterator[IO[bytes]]:
 
 
 def check_writable(path: Path) -> None:
-    """See, before long work, that its result can be written to ``path``.
+    """Check that a result can be written to ``path``, before the work that computes it.
 
     Raises
     ------
     OutputError
-        If ``path`` is a folder or a device, or the folder it would stand in is missing or not
-        writable.
+        If ``path`` is a folder or a device, or its folder does not exist or is not writable.
     """
     folder = path.parent
     try:
         if path.is_dir():
-            raise OutputError(f"{path}: is a folder; give the name of a file")
+            raise OutputError(f"{path}: is a folder; expected the name of a file")
         if path.exists() and not path.is_file():
-            # A rename would put a file in the place of a device such as /dev/null.
-            raise OutputError(f"{path}: is no ordinary file")
+            # Renaming a file to the path of a device, such as /dev/null, would replace it.
+            raise OutputError(f"{path}: not a regular file")
         if not folder.is_dir():
-            raise OutputError(f"{path}: there is no folder {str(folder)!r}")
+            raise OutputError(f"{path}: the folder {str(folder)!r} does not exist")
         if not os.access(folder, os.W_OK | os.X_OK):
-            raise OutputError(f"{path}: the folder {str(folder)!r} may not be written to")
+            raise OutputError(f"{path}: the folder {str(folder)!r} is not writable")
     except OutputError:
         raise
     except OSError as error:
-        # A name too long, say, or a folder that may not be looked into.
+        # For example a name that is too long, or a folder that must not be read.
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""Progress of long work, shown on a terminal and nowhere else unless asked for."""
+"""Progress bars, shown on a terminal only unless requested."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ __all__ = ["show_progress"]
 def show_progress(
     what: str, total: int | None, *, shown: bool | None, in_bytes: bool = False
 ) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error for the time of a ``with`` block.
+    """Show a progress bar on standard error during a ``with`` block.
 
     Parameters
     ----------
     what
-        What is being done: ``"Computing features"``.
+        The task: ``"Computing features"``.
     total
-        How many steps there are; None if that is not known.
+        The number of steps; None if unknown.
     shown
-        None shows it only where standard error is a terminal.
+        Whether to show the bar; None: if standard error is a terminal.
     in_bytes
-        The steps are bytes, shown as megabytes and with their speed.
+        Whether steps are bytes, shown as megabytes with the speed.
 
     Yields
     ------
     callable
-        To be called with the number of steps just done.
+        Advances the bar by a number of steps.
 
     Examples
     --------
@@ -51,7 +51,7 @@ def show_progress(
         TransferSpeedColumn,
     )
 
-    # A console of its own: two at work in two threads do not get in each other's way.
+    # A separate console for each bar, so that bars in several threads do not interfere.
     console = Console(stderr=True)
     with Progress(
         TextColumn("{task.description}"),
@@ -59,7 +59,7 @@ def show_progress(
         *((DownloadColumn(), TransferSpeedColumn()) if in_bytes else (MofNCompleteColumn(),)),
         TimeRemainingColumn(),
         console=console,
-        # Where lines cannot be taken back, the last state is all that is shown.
+        # Where lines cannot be erased, only the final state is shown.
         transient=console.is_terminal,
     ) as progress:
         task = progress.add_task(what, total=total)

@@ -60,12 +60,12 @@ def map_file(path: str | os.PathLike[str]) -> memoryview:
     Raises
     ------
     FileFormatError
-        If there is no such file, or it cannot be read.
+        If the file does not exist or cannot be read.
     """
-    # A pipe would wait for a writer for ever, so it is never opened.
+    # Opening a pipe would wait for a writer, so it is not opened.
     if os.path.exists(path) and not os.path.isfile(path):
-        kind = "a folder" if os.path.isdir(path) else "no ordinary file"
-        raise FileFormatError(f"{os.fspath(path)}: is {kind}")
+        problem = "is a folder" if os.path.isdir(path) else "not a regular file"
+        raise FileFormatError(f"{os.fspath(path)}: {problem}")
     try:
         with Path(path).open("rb") as file:
             if os.fstat(file.fileno()).st_size > 0:
