@@ -70,7 +70,7 @@ def test_invalid_arguments_are_rejected(tmp_path: Path) -> None:
     output = tmp_path / "out.npz"
     for arguments, message in (
         ((CAT, "-o", tmp_path / "out.csv"), "ends in .npz"),
-        ((CAT, "-o", tmp_path / "missing" / "out.npz"), "there is no folder"),
+        ((CAT, "-o", tmp_path / "missing" / "out.npz"), "does not exist"),
         ((CAT, "-o", output, "--layer", "embeding"), "'embedding'"),
         ((text, "-o", output), f"{text}: "),
     ):

@@ -27,7 +27,7 @@ def test_invalid_arguments_are_rejected(tmp_path: Path) -> None:
     output = tmp_path / "features.png"
     for arguments, message in (
         ((CAT, "--layer", "features.6", "-o", tmp_path / "a.txt"), "ends in .png"),
-        ((CAT, "--layer", "features.6", "-o", tmp_path / "b" / "a.png"), "there is no folder"),
+        ((CAT, "--layer", "features.6", "-o", tmp_path / "b" / "a.png"), "does not exist"),
         ((CAT, "--layer", "logits", "-o", output), "expected a feature map (h, w, c)"),
         ((CAT, "--layer", "feature.6", "-o", output), "did you mean"),
         ((CAT, "--layer", "features.6", "--weights", "no.pth", "-o", output), "no such file"),

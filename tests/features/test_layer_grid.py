@@ -52,7 +52,7 @@ def test_what_cannot_be_drawn() -> None:
         extractor.show_layer(CAT, "logits")
     with pytest.raises(UnknownNameError, match="did you mean 'conv2'"):
         extractor.show_layer(CAT, "conv3")
-    with pytest.raises(ImageError, match=r"missing\.jpg: there is no such file"):
+    with pytest.raises(ImageError, match=r"missing\.jpg: no such file"):
         extractor.show_layer("missing.jpg", "conv2")
     for options, message in (
         ({"channels": [0, 6]}, "channels has 6; the layer has channels 0 to 5"),

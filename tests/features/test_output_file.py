@@ -220,7 +220,7 @@ def test_errors_come_before_the_work(
     monkeypatch.setattr(Program, "run", lambda *_: pytest.fail("there was work"))
     with pytest.raises(OutputError, match=r"expected a file name that ends in \.npz"):
         extract_to_file(tiny, files, LAYERS, tmp_path / "features.npy")
-    with pytest.raises(OutputError, match="there is no folder"):
+    with pytest.raises(OutputError, match="does not exist"):
         extract_to_file(tiny, files, LAYERS, tmp_path / "missing" / "features.npz")
     with pytest.raises(UnknownNameError, match="'embedding'"):
         extract_to_file(tiny, files, ["embeding"], tmp_path / "features.npz")
