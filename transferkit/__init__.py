@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from transferkit.support.version import __version__
+from transferkit.support.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from transferkit.classification import Classifier as Classifier

@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from transferkit import Preprocessing
 from transferkit.backends import Program, get_backend
+from transferkit.models import Model
 from transferkit.models.export import export_onnx
 from transferkit.networks import INPUT, NetworkBuilder, build_network, random_weights
 from transferkit.weights import find_weights
@@ -126,9 +127,8 @@ def write_weights(path: Path) -> int:
     network = build_network("vgg19")
     weights = random_weights(network, random_state=0)
     torch.save({name: torch.tensor(array) for name, array in weights.items()}, path)
-    export_onnx(
-        network, weights, ["logits"], path.with_suffix(".onnx"), preprocessing=Preprocessing(224)
-    )
+    model = Model(network, weights, Preprocessing(224))
+    export_onnx(model, ["logits"], path.with_suffix(".onnx"))
     return sum(array.nbytes for array in weights.values())
 
 

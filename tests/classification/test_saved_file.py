@@ -1,4 +1,4 @@
-"""The file of a classifier: whatever is wrong with it, it is refused in a sentence."""
+"""The file of a classifier: damaged and inconsistent files are rejected with a clear message."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from samples import WEIGHTS, colored, tiny_classifier
+from samples import DEMO, WEIGHTS, colored, tiny_classifier
 
 from transferkit import Classifier
 from transferkit.classification.saved_file import ClassifierFile, read_classifier
@@ -26,7 +27,7 @@ from transferkit.weights.files import digest
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     numbers = [0, 1, 2] * 2
-    path = tmp_path_factory.mktemp("saved") / "colours.safetensors"
+    path = tmp_path_factory.mktemp("saved") / "colors.safetensors"
     labels = np.array(["red", "green", "blüe"])[numbers]
     tiny_classifier(C=10.0).fit(colored(numbers), labels).save(path)
     return path
@@ -52,23 +53,24 @@ def rewritten(
     sealed: bool = True,
     **tensors: Any,
 ) -> Path:
-    """The file with its metadata changed; ``sealed``: with a digest that says all is well."""
-    found, metadata = read_safetensors(saved)
-    found = {name: array for name, array in {**found, **tensors}.items() if array is not None}
+    """Write a copy of a file with other metadata; ``sealed``: with a digest that matches it."""
+    original, metadata = read_safetensors(saved)
+    changed = {**original, **tensors}
+    changed = {name: array for name, array in changed.items() if array is not None}
     change(metadata)
     if sealed:
         metadata.pop("sha256", None)
-        metadata["sha256"] = digest(found, metadata)
-    write_safetensors(path, found, metadata)
+        metadata["sha256"] = digest(changed, metadata)
+    write_safetensors(path, changed, metadata)
     return path
 
 
-# ------------------------------------------------------------------- what is not deliberate
+# ---- accidental damage ----------------------------------------------------------------------
 
 
 @settings(max_examples=300)
 @given(data=st.data())
-def test_no_file_cut_short_is_taken_for_another(saved: Path, data: st.DataObject) -> None:
+def test_truncated_files_are_rejected(saved: Path, data: st.DataObject) -> None:
     whole = saved.read_bytes()
     length = data.draw(st.integers(0, len(whole) - 1))
     path = saved.with_name("cut.safetensors")
@@ -79,7 +81,7 @@ def test_no_file_cut_short_is_taken_for_another(saved: Path, data: st.DataObject
 
 @settings(max_examples=600)
 @given(data=st.data())
-def test_no_file_with_a_changed_byte_is_taken_for_another(saved: Path, data: st.DataObject) -> None:
+def test_a_changed_byte_is_detected_or_harmless(saved: Path, data: st.DataObject) -> None:
     whole = bytearray(saved.read_bytes())
     header = 8 + int.from_bytes(whole[:8], "little")
     part = data.draw(st.sampled_from([8, header, len(whole)]))
@@ -94,8 +96,8 @@ def test_no_file_with_a_changed_byte_is_taken_for_another(saved: Path, data: st.
     assert contents(found) == contents(read_classifier(saved))
 
 
-def test_every_byte_of_the_metadata_counts(saved: Path) -> None:
-    """A class that is called something else is another classifier, though the tensors are right."""
+def test_a_renamed_class_is_detected(saved: Path) -> None:
+    """The digest covers the metadata, not only the tensors."""
     whole = saved.read_bytes()
     assert whole.count(b"green") == 1
     path = saved.with_name("renamed.safetensors")
@@ -104,12 +106,12 @@ def test_every_byte_of_the_metadata_counts(saved: Path) -> None:
         read_classifier(path)
 
 
-# ----------------------------------------------------------------------- what is another file
+# ---- other files ----------------------------------------------------------------------------
 
 
-def test_files_of_other_kinds(saved: Path, tmp_path: Path) -> None:
+def test_files_of_other_kinds_are_rejected(saved: Path, tmp_path: Path) -> None:
     text, empty, other, folder = (tmp_path / name for name in ("text", "empty", "other", "folder"))
-    text.write_text("no classifier\n" * 100)
+    text.write_text("not a classifier\n" * 100)
     empty.touch()
     folder.mkdir()
     write_safetensors(other, WEIGHTS, {})
@@ -128,7 +130,7 @@ def test_files_of_other_kinds(saved: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes")
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_is_rejected_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(FileFormatError, match="not a regular file"):
         Classifier.load(tmp_path / "pipe")
@@ -143,16 +145,16 @@ class _Bomb:
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 5])
-def test_a_pickle_is_refused_and_not_run(tmp_path: Path, protocol: int) -> None:
-    ran = tmp_path / "ran"
+def test_a_pickle_is_rejected_and_not_executed(tmp_path: Path, protocol: int) -> None:
+    executed = tmp_path / "executed"
     path = tmp_path / "pickled.safetensors"
-    path.write_bytes(pickle.dumps(_Bomb(str(ran)), protocol))
+    path.write_bytes(pickle.dumps(_Bomb(str(executed)), protocol))
     with pytest.raises(FileFormatError, match=r"pickled\.safetensors"):
         Classifier.load(path)
-    assert not ran.exists()
+    assert not executed.exists()
 
 
-def test_a_newer_version_is_told_apart(saved: Path, tmp_path: Path) -> None:
+def test_a_newer_version_is_rejected_with_the_remedy(saved: Path, tmp_path: Path) -> None:
     path = rewritten(
         saved, tmp_path / "new", lambda metadata: metadata.update(format_version="2"), sealed=False
     )
@@ -161,7 +163,7 @@ def test_a_newer_version_is_told_apart(saved: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", ["0", "-1", "", "one", "1.5"])
-def test_versions_that_never_were(saved: Path, tmp_path: Path, version: str) -> None:
+def test_invalid_versions_are_rejected(saved: Path, tmp_path: Path, version: str) -> None:
     path = rewritten(saved, tmp_path / "odd", lambda m: m.update(format_version=version))
     with pytest.raises(FileFormatError, match="damaged"):
         Classifier.load(path)
@@ -177,7 +179,7 @@ def test_versions_that_never_were(saved: Path, tmp_path: Path, version: str) -> 
         ({"head.bias": np.zeros(3, np.int8)}, "is I8; expected F32"),
     ],
 )
-def test_other_tensors_than_it_says(
+def test_tensors_that_do_not_fit_the_network_are_rejected(
     saved: Path, tmp_path: Path, tensors: dict[str, Any], message: str
 ) -> None:
     path = rewritten(saved, tmp_path / "other", lambda _: None, **tensors)
@@ -185,7 +187,7 @@ def test_other_tensors_than_it_says(
         Classifier.load(path)
 
 
-def test_types_that_numpy_does_not_have(tmp_path: Path) -> None:
+def test_dtypes_that_numpy_lacks_are_rejected(tmp_path: Path) -> None:
     for dtype in ("BF16", "F8_E4M3", "F4"):
         size = 2 if dtype == "BF16" else 1
         header = json.dumps(
@@ -197,7 +199,7 @@ def test_types_that_numpy_does_not_have(tmp_path: Path) -> None:
             Classifier.load(path)
 
 
-# ---------------------------------------------------------------------- what is a lie
+# ---- inconsistent content with a valid digest -----------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -206,7 +208,7 @@ def test_types_that_numpy_does_not_have(tmp_path: Path) -> None:
      "C", "parameters", "sha256"],
 )  # fmt: skip
 @pytest.mark.parametrize("value", [None, "", "{", "[]", "{}", "null", "7", "NaN", '"text"', "[[]]"])
-def test_metadata_that_are_missing_or_something_else(
+def test_missing_or_malformed_metadata_is_rejected(
     saved: Path, tmp_path: Path, name: str, value: str | None
 ) -> None:
     def change(metadata: dict[str, str]) -> None:
@@ -220,17 +222,17 @@ def test_metadata_that_are_missing_or_something_else(
     if (name, value) in harmless:
         Classifier.load(path)
     else:
-        # A version of 7 is a newer one.
+        # Format version 7 is newer.
         with pytest.raises(FileFormatError, match=r"damaged|not a classifier|newer"):
             Classifier.load(path)
 
 
 def _set(*keys: Any, to: Any) -> Callable[[dict[str, Any]], None]:
     def change(network: dict[str, Any]) -> None:
-        place: Any = network
+        container: Any = network
         for key in keys[:-1]:
-            place = place[key]
-        place[keys[-1]] = to
+            container = container[key]
+        container[keys[-1]] = to
 
     return change
 
@@ -241,11 +243,11 @@ def _append(node: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
 
 _PAD = {"name": "far", "operation": "pad", "inputs": ["pixels"], "parameters": []}
 
-LIES: dict[str, Callable[[dict[str, Any]], None]] = {
+INVALID_NETWORKS: dict[str, Callable[[dict[str, Any]], None]] = {
     "an unknown operation": _set("nodes", 2, "operation", to="explode"),
-    "a method that is no primitive": _set("nodes", 2, "operation", to="__init__"),
-    "another method that is none": _set("nodes", 2, "operation", to="asarray"),
-    "a method that would go unnoticed": lambda network: network["nodes"].append(
+    "a method that is not an operation": _set("nodes", 2, "operation", to="__init__"),
+    "another method that is not an operation": _set("nodes", 2, "operation", to="asarray"),
+    "an unused method that is not an operation": lambda network: network["nodes"].append(
         {
             "name": "far",
             "operation": "asarray",
@@ -254,57 +256,59 @@ LIES: dict[str, Callable[[dict[str, Any]], None]] = {
             "parameters": [],
         }
     ),
-    "an operation that is no text": _set("nodes", 2, "operation", to=["relu"]),
+    "an operation that is a list": _set("nodes", 2, "operation", to=["relu"]),
     "a cycle": _set("nodes", 0, "inputs", to=["tanh2"]),
-    "a layer that takes itself": _set("nodes", 2, "inputs", to=["relu1"]),
+    "a layer that is its own input": _set("nodes", 2, "inputs", to=["relu1"]),
     "no input": _set("nodes", 2, "inputs", to=[]),
     "too many inputs": _set("nodes", 2, "inputs", to=["norm1", "norm1"]),
-    "two layers of one name": _set("nodes", 2, "name", to="conv1"),
-    "a layer called as the input": _set("nodes", 2, "name", to="pixels"),
+    "two layers with the same name": _set("nodes", 2, "name", to="conv1"),
+    "a layer named like the input": _set("nodes", 2, "name", to="pixels"),
     "a missing layer": lambda network: network["nodes"].pop(3),
     "no layers": _set("nodes", to=[]),
-    "layers that are none": _set("nodes", to=[1, 2]),
+    "layers that are numbers": _set("nodes", to=[1, 2]),
     "a missing attribute": lambda network: network["nodes"][0]["attributes"].pop("stride"),
     "an unknown attribute": _set("nodes", 0, "attributes", "dilation", to=2),
     "an attribute that is null": _set("nodes", 0, "attributes", "stride", to=None),
     "an attribute that is a mapping": _set("nodes", 0, "attributes", "stride", to={"a": 1}),
     "an attribute that is text": _set("nodes", 0, "attributes", "stride", to="two"),
     "an attribute that is a number": _set("nodes", 0, "attributes", "stride", to=2),
-    "a stride of nothing": _set("nodes", 0, "attributes", "stride", to=[0, 0]),
-    "no groups": _set("nodes", 0, "attributes", "groups", to=0),
-    "another number of groups": _set("nodes", 0, "attributes", "groups", to=2),
-    "axes that are not there": _set("nodes", 5, "attributes", "axes", to=[7]),
+    "a stride of 0": _set("nodes", 0, "attributes", "stride", to=[0, 0]),
+    "0 groups": _set("nodes", 0, "attributes", "groups", to=0),
+    "a wrong number of groups": _set("nodes", 0, "attributes", "groups", to=2),
+    "axes that do not exist": _set("nodes", 5, "attributes", "axes", to=[7]),
     "parameters without a shape": _set("nodes", 0, "parameters", to=["ghost"]),
     "no parameters": _set("nodes", 0, "parameters", to=[]),
     "a parameter that is a mapping": _set("parameters", "head.bias", to={}),
     "a huge shape": _set("parameters", "head.bias", to=[10**15]),
-    "a shape of less than nothing": _set("parameters", "head.bias", to=[-3]),
+    "a negative shape": _set("parameters", "head.bias", to=[-3]),
     "an infinite shape": _set("parameters", "head.bias", to=[float("inf")]),
-    "a huge picture": _append({**_PAD, "attributes": {"padding": [[10**6, 10**6], [0, 10**9]]}}),
-    "an infinite picture": _append(
+    "a huge feature map": _append(
+        {**_PAD, "attributes": {"padding": [[10**6, 10**6], [0, 10**9]]}}
+    ),
+    "an infinite feature map": _append(
         {**_PAD, "attributes": {"padding": [[0, float("inf")], [0, 0]]}}
     ),
-    "an alias of nothing": _set("aliases", "embedding", to="nowhere"),
+    "an alias of a missing layer": _set("aliases", "embedding", to="nowhere"),
     "an alias of an alias": _set("aliases", "again", to="embedding"),
-    "an alias that is a layer": _set("aliases", "relu1", to="conv1"),
+    "an alias with the name of a layer": _set("aliases", "relu1", to="conv1"),
     "aliases that are a list": _set("aliases", to=["embedding"]),
-    "an input size that is infinite": _set("input_size", to=float("inf")),
+    "an infinite input size": _set("input_size", to=float("inf")),
     "an input size that is text": _set("input_size", to="large"),
-    "another number of classes": lambda network: network["nodes"].pop(),
-    "probabilities of something else": _set("nodes", -1, "inputs", to=["embedding"]),
+    "a missing layer of probabilities": lambda network: network["nodes"].pop(),
+    "probabilities of the embedding": _set("nodes", -1, "inputs", to=["embedding"]),
     "deep nesting": _set("nodes", 0, "attributes", "stride", to=json.loads("[" * 900 + "]" * 900)),
 }
 
 
-@pytest.mark.parametrize("lie", LIES)
-def test_networks_that_are_none(saved: Path, tmp_path: Path, lie: str) -> None:
+@pytest.mark.parametrize("case", INVALID_NETWORKS)
+def test_invalid_networks_are_rejected(saved: Path, tmp_path: Path, case: str) -> None:
     def change(metadata: dict[str, str]) -> None:
         network = json.loads(metadata["network"])
-        LIES[lie](network)
+        INVALID_NETWORKS[case](network)
         metadata["network"] = json.dumps(network)
 
-    path = rewritten(saved, tmp_path / "lie.safetensors", change)
-    with pytest.raises(FileFormatError, match=r"lie\.safetensors"):
+    path = rewritten(saved, tmp_path / "invalid.safetensors", change)
+    with pytest.raises(FileFormatError, match=r"invalid\.safetensors"):
         Classifier.load(path)
 
 
@@ -339,13 +343,13 @@ def test_networks_that_are_none(saved: Path, tmp_path: Path, lie: str) -> None:
     ],
     ids=str,
 )
-def test_other_lies(saved: Path, tmp_path: Path, changes: dict[str, str]) -> None:
-    path = rewritten(saved, tmp_path / "lie.safetensors", lambda m: m.update(changes))
-    with pytest.raises(FileFormatError, match=r"lie\.safetensors"):
+def test_invalid_metadata_is_rejected(saved: Path, tmp_path: Path, changes: dict[str, str]) -> None:
+    path = rewritten(saved, tmp_path / "invalid.safetensors", lambda m: m.update(changes))
+    with pytest.raises(FileFormatError, match=r"invalid\.safetensors"):
         Classifier.load(path)
 
 
-def test_deep_json_is_refused(saved: Path, tmp_path: Path) -> None:
+def test_deeply_nested_json_is_rejected(saved: Path, tmp_path: Path) -> None:
     for name in ("network", "classes", "preprocessing", "C", "parameters"):
         path = rewritten(
             saved, tmp_path / "deep", lambda m, name=name: m.update({name: "[" * 100_000})
@@ -354,10 +358,10 @@ def test_deep_json_is_refused(saved: Path, tmp_path: Path) -> None:
             Classifier.load(path)
 
 
-# ------------------------------------------------------------------------------ when writing
+# ---- writing --------------------------------------------------------------------------------
 
 
-def test_unwritable_outputs(tmp_path: Path) -> None:
+def test_unwritable_outputs_are_rejected(tmp_path: Path) -> None:
     fitted = tiny_classifier(C=1.0).fit(colored([0, 1, 0, 1]), [0, 1, 0, 1])
     with pytest.raises(OutputError, match="does not exist"):
         fitted.save(tmp_path / "missing" / "saved.safetensors")
@@ -369,7 +373,7 @@ def test_unwritable_outputs(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_is_replaced_only_by_a_whole_one(
+def test_a_file_is_replaced_only_by_a_complete_one(
     saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "kept.safetensors"
@@ -391,12 +395,42 @@ def test_a_file_is_replaced_only_by_a_whole_one(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_file_that_is_written_over_changes_nothing(saved: Path, tmp_path: Path) -> None:
+def test_a_loaded_classifier_does_not_depend_on_its_file(saved: Path, tmp_path: Path) -> None:
     path = tmp_path / "mine.safetensors"
     shutil.copy(saved, path)
-    found, expected = read_classifier(path), read_classifier(saved)
-    # In place, as cp does it; not through another file that is renamed.
+    loaded, expected = read_classifier(path), read_classifier(saved)
+    # In place, as cp does, not by renaming another file.
     size = path.stat().st_size
     with path.open("r+b") as file:
         file.write(bytes(size))
-    assert contents(found) == contents(expected)
+    assert contents(loaded) == contents(expected)
+
+
+# --------------------------------------------------------------------- export to an ONNX file
+
+
+def test_exported_classifier_has_probabilities_and_metadata(tmp_path: Path) -> None:
+    X, y = colored([0, 1, 2] * 4), ["red", "green", "blue"] * 4
+    classifier = tiny_classifier(C=10.0).fit(X, y)
+    path = tmp_path / "colors.onnx"
+    classifier.export(path)
+    session = onnxruntime.InferenceSession(path)
+    pixels = np.stack(X).astype(np.float32) / np.float32(255)
+    (probabilities,) = session.run(None, {"pixels": pixels})
+    np.testing.assert_allclose(probabilities, classifier.predict_proba(X), atol=1e-6)
+    assert [output.name for output in session.get_outputs()] == ["probabilities"]
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["labels"]) == ["blue", "green", "red"]
+    expected = classifier.model_.preprocessing.to_dict()
+    assert json.loads(metadata["preprocessing"]) == json.loads(json.dumps(expected))
+    assert "license" not in metadata
+
+
+def test_license_of_published_weights_is_kept(tmp_path: Path) -> None:
+    saved = tmp_path / "demo.safetensors"
+    Classifier(C=10.0).fit(DEMO / "train").save(saved)
+    loaded = Classifier.load(saved)
+    assert loaded.model_.license == "BSD-3-Clause"
+    loaded.export(tmp_path / "demo.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "demo.onnx")
+    assert session.get_modelmeta().custom_metadata_map["license"] == "BSD-3-Clause"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Hashable
 from numbers import Integral
@@ -199,9 +200,7 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
                 f"the labels of {model.network.name}'s classes are unknown with these weights; fit "
                 "a Classifier on labeled images, or extract layer 'logits' with a FeatureExtractor"
             )
-        model = Model(
-            add_probabilities(model.network), model.weights, model.preprocessing, model.labels
-        )
+        model = dataclasses.replace(model, network=add_probabilities(model.network))
         classifier._set_fitted(model, np.asarray(model.labels, dtype=object), None, [])
         classifier._fit_parameters = classifier._current_parameters()
         return classifier
@@ -290,7 +289,9 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
         )
         arrays = {**model.weights, "head.weight": weight, "head.bias": bias}
         arrays = {name: arrays[name] for name in network.parameters}
-        fitted = Model(network, arrays, model.preprocessing, tuple(classes.tolist()), model.wrapped)
+        fitted = dataclasses.replace(
+            model, network=network, weights=arrays, labels=tuple(classes.tolist())
+        )
         self._set_fitted(fitted, classes, C, features.skipped)
         self._fit_parameters = self._current_parameters()
         return self
@@ -513,9 +514,47 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
                 preprocessing=model.preprocessing,
                 classes=self.classes_,
                 C=self.C_,
+                license=model.license,
                 parameters=self._fit_parameters,
             ),
         )
+
+    def export(self, path: str | os.PathLike[str]) -> None:
+        """Write the fitted classifier to an ONNX file, from pixels to probabilities.
+
+        The graph's input is ``pixels``, (batch, height, width, 3), RGB, float32 in [0, 1]; its
+        output ``probabilities``, (batch, classes). The metadata has the preprocessing, the
+        classes and, where known, the license of the weights.
+
+        Parameters
+        ----------
+        path
+            The file to write.
+
+        Raises
+        ------
+        UnsupportedError
+            If the network is an object of a framework, or has more than 2 GB of weights.
+        OutputError
+            If the file cannot be written.
+
+        Examples
+        --------
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> import onnxruntime
+        >>> from transferkit import Classifier
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder, "imagenet.onnx")
+        ...     Classifier.pretrained("mobilenet_v2").export(path)
+        ...     session = onnxruntime.InferenceSession(path)
+        >>> session.get_modelmeta().custom_metadata_map["license"]
+        'BSD-3-Clause'
+        """
+        from transferkit.models.export import export_onnx
+
+        check_is_fitted(self, "classes_")
+        export_onnx(self.model_, ["probabilities"], Path(path))
 
     @classmethod
     def load(
@@ -546,7 +585,13 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
         if backend is not None:
             # Fail now, not at the first prediction, if the backend is not available.
             backend = get_backend(backend, device=device)
-        model = Model(file.network, file.weights, file.preprocessing, tuple(file.classes.tolist()))
+        model = Model(
+            file.network,
+            file.weights,
+            file.preprocessing,
+            tuple(file.classes.tolist()),
+            license=file.license,
+        )
         parameters = file.parameters
         in_catalogue = parameters.network is not None and parameters.network in NETWORKS
         classifier = cls(

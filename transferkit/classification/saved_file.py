@@ -7,6 +7,7 @@ from text to text:
 - ``network``, ``preprocessing`` and ``classes``: JSON;
 - ``classes_dtype``: NumPy's name for the dtype of the classes, such as ``<U12``;
 - ``C``: the inverse regularization strength that was used, as JSON;
+- ``license``: the SPDX identifier of the license of published weights, as JSON;
 - ``parameters``: the parameters of the fit, as JSON; see `FitParameters`;
 - ``sha256``: a digest of all of the above and of the names and bytes of the tensors.
 """
@@ -88,6 +89,8 @@ class ClassifierFile:
         (c,) the class of each output.
     C
         The inverse regularization strength that was used; None for a pretrained classifier.
+    license
+        SPDX identifier of the license of published weights; None if unknown.
     parameters
         Those of the classifier when it was fitted.
     """
@@ -97,6 +100,7 @@ class ClassifierFile:
     preprocessing: Preprocessing
     classes: npt.NDArray[Any]
     C: float | None
+    license: str | None
     parameters: FitParameters
 
 
@@ -116,6 +120,7 @@ def write_classifier(path: str | os.PathLike[str], content: ClassifierFile) -> N
         "classes": json.dumps(content.classes.tolist()),
         "classes_dtype": content.classes.dtype.str,
         "C": json.dumps(content.C),
+        "license": json.dumps(content.license),
         "parameters": json.dumps(dataclasses.asdict(content.parameters)),
     }
     metadata["sha256"] = digest(content.weights, metadata)
@@ -156,12 +161,15 @@ def read_classifier(path: str | os.PathLike[str]) -> ClassifierFile:
         preprocessing = Preprocessing.from_dict(json.loads(metadata["preprocessing"]))
         classes = _classes(json.loads(metadata["classes"]), metadata["classes_dtype"])
         C = _parse_C(json.loads(metadata["C"]))
+        license_ = _parse_license(json.loads(metadata["license"]))
         parameters = _parameters(json.loads(metadata["parameters"]))
     except _PARSING_ERRORS as error:
         raise FileFormatError(f"{where}: damaged: {error!r}") from error
     check_weights(where, tensors, network)
     _check_outputs(where, network, preprocessing, len(classes))
-    return ClassifierFile(network, in_memory(tensors), preprocessing, classes, C, parameters)
+    return ClassifierFile(
+        network, in_memory(tensors), preprocessing, classes, C, license_, parameters
+    )
 
 
 def _classes(values: object, name: str) -> npt.NDArray[Any]:
@@ -187,6 +195,12 @@ def _parse_C(value: object) -> float | None:  # noqa: N802
     if value is None or (isinstance(value, (int, float)) and 0 < value < math.inf):
         return value
     raise ValueError(f"C is {value!r}")
+
+
+def _parse_license(value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    raise ValueError(f"the license is {value!r}")
 
 
 def _parameters(values: Mapping[str, object]) -> FitParameters:

@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 
 from transferkit.backends import Backend
-from transferkit.errors import ShapeError, UnsupportedError
+from transferkit.errors import ShapeError
 from transferkit.features.extraction import Features, compute_features
 from transferkit.images import ImageLike, Images, Preprocessing, read_image
 from transferkit.images.conversion import to_float32
@@ -283,7 +283,8 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator, BaseEstimator):  # ty
 
         The input of the file's graph is ``pixels``, (batch, height, width, 3), RGB, float32 in
         [0, 1], of any batch size, and of any height and width if the network allows it; its
-        outputs are named after the layers. The preprocessing is stated in the metadata.
+        outputs are named after the layers. The metadata has the preprocessing and, where known,
+        the labels and the license of the weights.
 
         Parameters
         ----------
@@ -318,20 +319,7 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator, BaseEstimator):  # ty
         from transferkit.models.export import export_onnx
 
         names = self._listed(layers)
-        model = self.model()
-        if model.wrapped is not None:
-            raise UnsupportedError(
-                f"{model.network.name} is an object of a framework; export it with that "
-                "framework: torch.onnx.export(model, ...) in PyTorch, model.export(path, "
-                "format='onnx') in Keras"
-            )
-        export_onnx(
-            model.network,
-            model.weights,
-            names,
-            Path(path),
-            preprocessing=model.preprocessing,
-        )
+        export_onnx(self.model(), names, Path(path))
 
     def get_feature_names_out(self, input_features: object = None) -> npt.NDArray[np.object_]:  # noqa: ARG002
         """Return the names of the columns of `transform`: ``"embedding_0"``, ...

@@ -1,4 +1,4 @@
-"""A network with its weights as an ONNX file, for any program that runs those."""
+"""A model as an ONNX file, for any program that runs ONNX."""
 
 from __future__ import annotations
 
@@ -13,144 +13,143 @@ from transferkit.backends.onnx.table import OnnxTable, placeholder, write_model
 from transferkit.backends.shapes import infer_shapes
 from transferkit.errors import ParameterError, ShapeError, UnsupportedError
 from transferkit.images import Preprocessing
-from transferkit.networks import INPUT, Network, Weights, fold_batch_norm, keep_needed
+from transferkit.models.model import Model
+from transferkit.networks import INPUT, Network, fold_batch_norm, keep_needed
 from transferkit.support.atomic_write import check_writable, write_atomically
 from transferkit.support.version import __version__
 
 __all__ = ["export_onnx"]
 
-# What a protobuf message may hold, less some room for the graph itself.
-_MOST_BYTES = 2**31 - 2**24
+# The limit of a protobuf message, less some space for the graph itself.
+_MAX_WEIGHTS_BYTES = 2**31 - 2**24
 
 
-def export_onnx(
-    network: Network,
-    weights: Weights,
-    layers: Sequence[str],
-    path: Path,
-    *,
-    preprocessing: Preprocessing,
-) -> None:
-    """Write a network to an ONNX file.
+def export_onnx(model: Model, layers: Sequence[str], path: Path) -> None:
+    """Write a model to an ONNX file.
 
-    The file's input is ``pixels``, (batch, height, width, 3), RGB, float32 in [0, 1]; its
-    outputs have the names of the layers, its initializers those of the parameters. Batches may
-    be of any size, and pictures too, where the network takes others than its own. Batch norm is
-    folded into convolutions. The file's metadata tell the network's name and how pictures are
-    to be read.
+    The graph's input is ``pixels``, (batch, height, width, 3), RGB, float32 in [0, 1]; its
+    outputs are named after the layers, its initializers after the parameters. Any batch size is
+    accepted, and any image size that the network accepts. Batch norm is folded into
+    convolutions. The metadata has the network's name, the preprocessing, the labels and the
+    license of the weights, where known.
 
     Parameters
     ----------
-    network, weights
-        What to write.
+    model
+        The model to write.
     layers
-        The outputs: nodes' names or aliases.
+        The outputs: names of nodes or aliases.
     path
-        The file.
-    preprocessing
-        How pictures are resized and cropped before; for the metadata. The network itself
-        normalises pixels.
+        The file to write.
 
     Raises
     ------
     UnknownNameError
-        If there is no such layer.
+        If a layer is unknown.
     ParameterError
-        If ``layers`` is empty, or names a layer twice.
+        If ``layers`` is empty or has duplicates.
     UnsupportedError
-        If the weights do not fit into one file, which may have 2 GB.
+        If the model is an object of a framework, or has more than 2 GB of weights.
     OutputError
-        If the file cannot be written; what was there before is still there.
+        If the file cannot be written; an existing file is left unchanged.
 
     Examples
     --------
     >>> from pathlib import Path
     >>> from tempfile import TemporaryDirectory
     >>> import onnx
-    >>> from transferkit import Preprocessing
+    >>> from transferkit.models import load_model
     >>> from transferkit.models.export import export_onnx
-    >>> from transferkit.networks import build_network, random_weights
-    >>> network = build_network("mobilenet_v2")
-    >>> weights = random_weights(network, random_state=0)
     >>> with TemporaryDirectory() as folder:
     ...     path = Path(folder, "mobilenet_v2.onnx")
-    ...     export_onnx(network, weights, ["logits"], path, preprocessing=Preprocessing(224))
+    ...     export_onnx(load_model("mobilenet_v2"), ["logits"], path)
     ...     onnx.load(path).graph.output[0].name
     'logits'
     """
+    network = model.network
+    if model.wrapped is not None:
+        raise UnsupportedError(
+            f"{network.name} is an object of a framework; export it with that framework: "
+            "torch.onnx.export(model, ...) in PyTorch, model.export(path, format='onnx') in Keras"
+        )
     check_writable(path)
     if not layers or len(set(layers)) != len(layers):
-        raise ParameterError(f"layers is {list(layers)}; name at least one, and none of them twice")
+        raise ParameterError(f"layers is {list(layers)}; expected at least one, without duplicates")
     targets = [network.resolve(layer) for layer in layers]
     pruned = keep_needed(network, targets)
-    folded, weights = fold_batch_norm(pruned, weights, keep=targets)
+    folded, weights = fold_batch_norm(pruned, model.weights, keep=targets)
     size = sum(array.nbytes for array in weights.values())
-    if size > _MOST_BYTES:
+    if size > _MAX_WEIGHTS_BYTES:
         raise UnsupportedError(
             f"{network.name} has {size / 2**30:.1f} GB of weights for these layers; an ONNX file "
-            "holds at most 2 GB. Export layers that need fewer of them"
+            "holds at most 2 GB. Export layers that need fewer weights"
         )
     table = OnnxTable()
     parameters = load_parameters(table, folded, weights)
     pixels = placeholder(4)
-    found = run_network(table, folded, parameters, pixels, targets)
-    outputs = {layer: found[target] for layer, target in zip(layers, targets, strict=True)}
-    model = write_model({INPUT: pixels}, outputs, parameters)
-    _describe(model, network.name, preprocessing)
-    _name_dimensions(model, pruned)
+    values = run_network(table, folded, parameters, pixels, targets)
+    outputs = {layer: values[target] for layer, target in zip(layers, targets, strict=True)}
+    graph = write_model({INPUT: pixels}, outputs, parameters)
+    _describe(graph, model)
+    _name_dimensions(graph, pruned)
     with write_atomically(path) as file:
-        file.write(model.SerializeToString(deterministic=True))
+        file.write(graph.SerializeToString(deterministic=True))
 
 
-def _describe(model: onnx.ModelProto, name: str, preprocessing: Preprocessing) -> None:
-    """Say in the model what it is and what it wants."""
-    model.producer_name = "transferkit"
-    model.producer_version = __version__
-    model.graph.name = name
-    size, how = preprocessing.size, preprocessing.interpolation
-    if how != "nearest":
-        how += ", antialiased"
+def _describe(graph: onnx.ModelProto, model: Model) -> None:
+    """Add the metadata to the ONNX model."""
+    name, preprocessing = model.network.name, model.preprocessing
+    graph.producer_name = "transferkit"
+    graph.producer_version = __version__
+    graph.graph.name = name
+    graph.doc_string = (
+        f"{name}. Input: RGB pixels, batch x height x width x 3, float32 in [0, 1] (8-bit values "
+        f"divided by 255); {_describe_preprocessing(preprocessing)}. The model itself subtracts "
+        "the mean and divides by the standard deviation."
+    )
+    metadata = {
+        "network": name,
+        "transferkit_version": __version__,
+        "preprocessing": json.dumps(preprocessing.to_dict()),
+    }
+    if model.labels is not None:
+        metadata["labels"] = json.dumps(model.labels)
+    if model.license is not None:
+        metadata["license"] = model.license
+    onnx.helper.set_model_props(graph, metadata)
+
+
+def _describe_preprocessing(preprocessing: Preprocessing) -> str:
+    size, interpolation = preprocessing.size, preprocessing.interpolation
+    if interpolation != "nearest":
+        interpolation += ", antialiased"
     if size is None:
-        steps = "left in their own size"
-    elif not preprocessing.crop:
-        steps = f"stretched to {size} x {size} ({how})"
-    else:
-        steps = (
-            f"with the shorter side resized to {preprocessing.resize or size} ({how}) and a square "
-            f"of {size} cut from the centre"
-        )
-    model.doc_string = (
-        f"{name}. Pixels: RGB, batch x height x width x 3, float32 in [0, 1] (bytes divided by "
-        f"255); pictures upright, {steps}. The model itself subtracts the mean and divides by the "
-        "deviation."
-    )
-    onnx.helper.set_model_props(
-        model,
-        {
-            "network": name,
-            "transferkit_version": __version__,
-            "preprocessing": json.dumps(preprocessing.to_dict()),
-        },
+        return "images upright, in their own size"
+    if not preprocessing.crop:
+        return f"images upright, stretched to {size} x {size} ({interpolation})"
+    return (
+        f"images upright, the shorter side resized to {preprocessing.resize or size} "
+        f"({interpolation}), then a center crop of {size} x {size}"
     )
 
 
-def _name_dimensions(model: onnx.ModelProto, network: Network) -> None:
-    """Say which sizes are given, and name those that are free."""
+def _name_dimensions(graph: onnx.ModelProto, network: Network) -> None:
+    """State the dimensions that are fixed, and name those that are not."""
     side = network.input_size
     usual = infer_shapes(network, side, side)
     others: list[Mapping[str, tuple[int, ...]]] = []
     try:
-        # A network may pool what is a little larger to the same size; not what is this much so.
+        # A network may pool slightly larger images to the same size, but not these.
         for size in ((2 * side, side), (side, 2 * side), (3 * side, 2 * side)):
             others.append(infer_shapes(network, *size))
     except ShapeError:
         others = []
     free = bool(others)
     _set_shape(
-        model.graph.input[0],
+        graph.graph.input[0],
         ("batch", "height" if free else side, "width" if free else side, 3),
     )
-    for output in model.graph.output:
+    for output in graph.graph.output:
         shape = usual[output.name]
         alike = [
             all(other[output.name][axis] == length for other in others)

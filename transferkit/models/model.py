@@ -44,6 +44,8 @@ class Model:
         The label of each logit; None if unknown.
     wrapped
         The framework's own model that computes the `WRAPPED` nodes of the network, if any.
+    license
+        SPDX identifier of the license of published weights; None if unknown.
     """
 
     network: Network
@@ -51,6 +53,7 @@ class Model:
     preprocessing: Preprocessing
     labels: tuple[Hashable, ...] | None = None
     wrapped: WrappedModel | None = None
+    license: str | None = None
 
     def __repr__(self) -> str:
         # Without the weights, which would take seconds to format.
@@ -193,7 +196,9 @@ def _load_catalogued(
     if weights is not None and is_weights_file(weights):
         built, arrays, entry, is_published = load_weights_file(network, weights)
         expected = _normalize_as(entry.preprocessing, preprocessing, str(entry))
-        return Model(built, arrays, expected, labels if is_published else None)
+        if not is_published:
+            return Model(built, arrays, expected)
+        return Model(built, arrays, expected, labels, license=entry.license)
     if weights == RANDOM:
         entry = find_weights(network)
         built = entry.build()
@@ -201,9 +206,8 @@ def _load_catalogued(
         return Model(built, random_weights(built, random_state, initialization), expected)
     entry = find_weights(network, None if weights is None else str(weights))
     built, arrays = load_weights(entry, progress=progress)
-    return Model(
-        built, arrays, _normalize_as(entry.preprocessing, preprocessing, str(entry)), labels
-    )
+    expected = _normalize_as(entry.preprocessing, preprocessing, str(entry))
+    return Model(built, arrays, expected, labels, license=entry.license)
 
 
 def _wrap(
