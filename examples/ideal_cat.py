@@ -1,9 +1,9 @@
-"""What a network takes for the ideal Siamese cat, on either framework.
+"""Optimize the ideal image of a class, by default a Siamese cat, on either framework.
 
 ``python examples/ideal_cat.py [--backend torch] [--class zebra] [--output ideal.png]``
 
-The lesson's way stands below ours: gradient descent on the pixels of a noisy picture, with a
-variation loss that holds neighbouring pixels together.
+With ``--plain`` the method is plain gradient descent: the pixels of a noise image are optimized,
+with total variation as the regularizer, which penalizes differences between neighboring pixels.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from transferkit.training import NormalizedGradientDescent
 
 
 def main() -> None:
-    """Make the picture that the command line asks for, and tell how good it is."""
-    parser = argparse.ArgumentParser(description="Make the ideal picture of a class.")
-    parser.add_argument("--class", dest="wanted", default="Siamese cat", help="an ImageNet class")
+    """Optimize the image, write it, and print its scores."""
+    parser = argparse.ArgumentParser(description="Optimize the ideal image of a class.")
+    parser.add_argument("--class", dest="target", default="Siamese cat", help="an ImageNet class")
     parser.add_argument("--backend", help="torch or tensorflow")
-    parser.add_argument("--lesson", action="store_true", help="by the lesson's method")
-    parser.add_argument("--output", type=Path, default=Path("ideal.png"))
+    parser.add_argument("--plain", action="store_true", help="use plain gradient descent")
+    parser.add_argument("--output", type=Path, default=Path("ideal.png"), help="the image file")
     arguments = parser.parse_args()
 
     optimizer = ImageOptimizer("mobilenet_v2", backend=arguments.backend, random_state=0)
-    if arguments.lesson:
+    if arguments.plain:
         ideal = optimizer.visualize(
-            arguments.wanted,
+            arguments.target,
             parametrization="pixels",
             optimizer=NormalizedGradientDescent(0.01),
             transforms=(),
@@ -36,7 +36,7 @@ def main() -> None:
             regularizers=[o.TotalVariation(2e-3)],
         )
     else:
-        ideal = optimizer.visualize(arguments.wanted)
+        ideal = optimizer.visualize(arguments.target)
     ideal.save(arguments.output)
     print(f"{arguments.output}: {ideal}")
     print(f"probability {ideal.probability[0]:.4f}, robustness {ideal.robustness[0]:.4f}")
