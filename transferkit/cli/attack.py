@@ -106,12 +106,12 @@ def attack(
     change and the result. Use it to test the robustness of your own models. Requires a backend
     with gradients.
     """
-    from transferkit.optimization.attacks import METHODS, usual_norm
+    from transferkit.optimization.attacks import find_attack_class
 
-    usual = usual_norm(method)
-    norm = usual if norm is None else norm
+    attack_class = find_attack_class(method)
+    norm = attack_class.default_norm() if norm is None else norm
     if norm == "linf":
-        if epsilon is None and METHODS[method].is_bounded:
+        if epsilon is None and attack_class.is_bounded:
             epsilon = _DEFAULT_EPSILON_LINF
         if epsilon is not None:
             if not 0 <= epsilon <= 255:
@@ -141,7 +141,7 @@ def attack(
         _print_json(result, saved, panels)
     else:
         _print_table(result)
-        number = int(result.success_saved.sum())
+        number = int(result.success_uint8.sum())
         print_line(f"{number} of {len(result)} attacks succeed with the images saved in {output}")
     print_skipped(result.skipped, "attacked")
     if result.interrupted:
@@ -152,7 +152,7 @@ def attack(
 def _save_panels(result: AdversarialResult, folder: Path, saved: Sequence[Path]) -> list[Path]:
     """Write one panel for each image, and return the paths."""
     paths: list[Path] = []
-    for stem in result.names:
+    for stem in result.file_stems:
         path = folder / f"{stem}.panel.png"
         # An image may have the name of another image's panel.
         while path in saved or path in paths:
@@ -169,12 +169,12 @@ def _print_json(result: AdversarialResult, saved: Sequence[Path], panels: Sequen
             "source": result.sources[row],
             "before": result.before[row]._asdict(),
             "after": result.after[row]._asdict(),
-            "after_saved": result.after_saved[row]._asdict(),
+            "after_uint8": result.after_uint8[row]._asdict(),
             "success": bool(result.success[row]),
-            "success_saved": bool(result.success_saved[row]),
+            "success_uint8": bool(result.success_uint8[row]),
             "distance": float(result.distance[row]),
-            "distance_saved": float(result.distance_saved[row]),
-            "evaluations": int(result.evaluations[row]),
+            "distance_uint8": float(result.distance_uint8[row]),
+            "gradient_evaluations": int(result.gradient_evaluations[row]),
             "file": str(saved[row]),
             "panel": str(panels[row]),
         }
@@ -186,7 +186,7 @@ def _print_json(result: AdversarialResult, saved: Sequence[Path], panels: Sequen
             "norm": result.norm,
             "epsilon": result.epsilon,
             "success_rate": result.success_rate,
-            "success_rate_saved": result.success_rate_saved,
+            "success_rate_uint8": result.success_rate_uint8,
             "interrupted": result.interrupted,
             "images": images,
             "skipped": skipped_to_dicts(result.skipped),
@@ -207,10 +207,10 @@ def _print_table(result: AdversarialResult) -> None:
         for source, before, after, success, distance, evaluations in zip(
             result.sources,
             result.before,
-            result.after_saved,
-            result.success_saved,
-            result.distance_saved,
-            result.evaluations,
+            result.after_uint8,
+            result.success_uint8,
+            result.distance_uint8,
+            result.gradient_evaluations,
             strict=True,
         )
     ]

@@ -18,9 +18,10 @@ from transferkit.images import Images, Preprocessing, stream_batches
 from transferkit.models import AnyWeights, ClassNames, Model, load_model
 from transferkit.models.estimator import NetworkEstimator, document_parameters
 from transferkit.networks import Network
-from transferkit.optimization.attacks.base import AttackRunner
+from transferkit.optimization.attacks import Attack
 from transferkit.optimization.attacks.entry import attack_images, transfer_images
 from transferkit.optimization.attacks.result import AdversarialResult, TransferResult
+from transferkit.optimization.attacks.runner import AttackRunner
 from transferkit.optimization.objectives import Class, Objective, Regularizer
 from transferkit.optimization.visualization import (
     IdealImages,
@@ -241,7 +242,7 @@ class ImageOptimizer(NetworkEstimator):
         target: Hashable | Sequence[Hashable] | None = None,
         *,
         epsilon: float | Sequence[float] | None = None,
-        method: str = "pgd",
+        method: str | Attack = "pgd",
         norm: str | None = None,
         loss: str | None = None,
         steps: int | None = None,

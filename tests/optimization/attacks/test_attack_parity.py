@@ -1,4 +1,4 @@
-"""An attack comes to the same verdicts on every backend with gradients, on photos."""
+"""An attack has the same results on every backend with gradients, on photos."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from conftest import asked_for, can_differentiate
 
 from transferkit import ImageOptimizer
 
-# So few that about half of the photos resist: there are verdicts of both kinds.
+# So few that about half of the photos resist: both outcomes occur.
 _STEPS = 3
 
 
@@ -21,15 +21,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("attackers", list(combinations(names, 2)), ids="-".join)
 
 
-def test_verdicts_are_the_same(attackers: tuple[str, str], photos: npt.NDArray[np.float32]) -> None:
-    found = [
-        ImageOptimizer(backend=name, seed=0, progress=False).attack(
+def test_predictions_and_successes_are_the_same(
+    attackers: tuple[str, str], photos: npt.NDArray[np.float32]
+) -> None:
+    results = [
+        ImageOptimizer(backend=name, random_state=0, progress=False).attack(
             photos, target="Arabian camel", epsilon=1 / 255, steps=_STEPS
         )
         for name in attackers
     ]
-    first, second = ([verdict.label for verdict in one.after] for one in found)
-    same = np.mean([one == other for one, other in zip(first, second, strict=True)])
-    assert same >= 0.95
-    assert 0.25 <= found[0].success_rate <= 0.75
-    assert np.mean(found[0].success == found[1].success) >= 0.95
+    labels = ([prediction.label for prediction in result.after] for result in results)
+    agreement = np.mean([first == second for first, second in zip(*labels, strict=True)])
+    assert agreement >= 0.95
+    assert 0.25 <= results[0].success_rate <= 0.75
+    assert np.mean(results[0].success == results[1].success) >= 0.95

@@ -1,4 +1,4 @@
-"""On a linear network the smallest change is known: attacks find it, and no less."""
+"""Attacks find the smallest change of a linear network, which is known, and nothing smaller."""
 
 from __future__ import annotations
 
@@ -11,49 +11,52 @@ import pytest
 from transferkit import ImageOptimizer
 from transferkit.backends import Backend
 from transferkit.networks import INPUT, NetworkBuilder
-from transferkit.optimization.attacks import METHODS
-from transferkit.optimization.attacks.base import MARGIN
+from transferkit.optimization.attacks import attack_methods
+from transferkit.optimization.attacks.base import SUCCESS_MARGIN
 
 SIDE = 4
 VALUES = 3 * SIDE**2
 GENERATOR = np.random.default_rng(0)
 IMAGES = GENERATOR.integers(90, 166, (4, SIDE, SIDE, 3), dtype=np.uint8)
 PIXELS = (IMAGES / 255).reshape(len(IMAGES), VALUES)
-BOUNDED = [
-    (method, norm) for method, kind in METHODS.items() if kind.is_bounded for norm in kind.norms
-]
-SMALLEST = [
-    (method, norm) for method, kind in METHODS.items() if not kind.is_bounded for norm in kind.norms
-]
+BOUNDED, MINIMIZING = (
+    [
+        (name, norm)
+        for name, attack_class in attack_methods().items()
+        if attack_class.is_bounded == is_bounded
+        for norm in attack_class.supported_norms
+    ]
+    for is_bounded in (True, False)
+)
 
 
 class Linear:
-    """A network of one layer, and how far its classes are from each picture."""
+    """A network of one layer, and the distances of its decision boundaries."""
 
-    def __init__(self, backend: Backend, classes: int, steepness: npt.ArrayLike = 1.0) -> None:
+    def __init__(self, backend: Backend, classes: int, scale: npt.ArrayLike = 1.0) -> None:
         builder = NetworkBuilder("linear", input_size=SIDE)
         x = builder.add_node("embedding", "flatten", INPUT)
         builder.linear("logits", x, VALUES, classes)
         network = builder.build()
         generator = np.random.default_rng(classes)
-        rows = generator.normal(size=(classes, VALUES)) * np.reshape(steepness, (-1, 1))
+        rows = generator.normal(size=(classes, VALUES)) * np.reshape(scale, (-1, 1))
         self.weight = rows.astype(np.float32)
-        # All classes about as likely in the middle of the pictures.
+        # At the mean of the images all logits are equal.
         self.bias = (-self.weight @ PIXELS.mean(axis=0)).astype(np.float32)
         weights = {"logits.weight": self.weight, "logits.bias": self.bias}
         self.optimizer = ImageOptimizer(network, weights=weights, backend=backend, progress=False)
         self.logits = PIXELS @ self.weight.T.astype(np.float64) + self.bias
         self.labels = self.logits.argmax(axis=1)
 
-    def shortest(self, norm: str) -> npt.NDArray[np.float64]:
-        """How long the shortest change is that makes each picture another class."""
-        found = []
+    def smallest_distance(self, norm: str) -> npt.NDArray[np.float64]:
+        """Return the norm of the smallest change to another class, for each image."""
+        distances = []
         for x, logits, label in zip(PIXELS, self.logits, self.labels, strict=True):
             others = [other for other in range(len(logits)) if other != label]
-            needed = MARGIN * np.abs(logits).max()
-            found.append(
+            needed = SUCCESS_MARGIN * np.abs(logits).max()
+            distances.append(
                 min(
-                    _shortest(
+                    _smallest_distance(
                         self.weight[other].astype(np.float64) - self.weight[label],
                         logits[label] - logits[other] + needed,
                         x,
@@ -62,65 +65,70 @@ class Linear:
                     for other in others
                 )
             )
-        return np.array(found)
+        return np.array(distances)
 
 
-def _shortest(slope: Any, gap: float, x: Any, norm: str) -> float:
-    """The shortest change along which a function of this slope grows by ``gap``."""
+def _smallest_distance(gradient: Any, gap: float, x: Any, norm: str) -> float:
+    """Return the smallest norm of a change that increases a linear function by ``gap``."""
     if norm == "linf":
-        return float(gap / np.abs(slope).sum())
+        return float(gap / np.abs(gradient).sum())
     if norm == "l2":
-        return float(gap / np.linalg.norm(slope))
-    # The steepest values first, each as far as black or white; for l0 those that bring most.
-    room = np.where(slope > 0, 1 - x, x)
-    gains = np.abs(slope) * room
-    order = np.argsort(-(gains if norm == "l0" else np.abs(slope)))
-    before = np.concatenate([[0], np.cumsum(gains[order])])
-    number = int(np.searchsorted(before, gap)) - 1
+        return float(gap / np.linalg.norm(gradient))
+    # The values with the largest gradients change first, each to 0 or 1; for l0 those with the
+    # largest increase.
+    room = np.where(gradient > 0, 1 - x, x)
+    increases = np.abs(gradient) * room
+    order = np.argsort(-(increases if norm == "l0" else np.abs(gradient)))
+    total = np.concatenate([[0], np.cumsum(increases[order])])
+    count = int(np.searchsorted(total, gap)) - 1
     if norm == "l0":
-        return number + 1.0
-    last = order[number]
-    return float(room[order[:number]].sum() + (gap - before[number]) / abs(slope[last]))
+        return count + 1.0
+    last = order[count]
+    return float(room[order[:count]].sum() + (gap - total[count]) / abs(gradient[last]))
 
 
 @pytest.mark.parametrize("classes", [2, 4])
-@pytest.mark.parametrize("each", SMALLEST, ids="-".join)
-def test_the_smallest_change_is_found(
+@pytest.mark.parametrize("each", MINIMIZING, ids="-".join)
+def test_smallest_change_is_found(
     differentiable: Backend, each: tuple[str, str], classes: int
 ) -> None:
     method, norm = each
     case = Linear(differentiable, classes)
     target = (1 - case.labels).tolist() if classes == 2 else None
-    found = case.optimizer.attack(IMAGES, target=target, method=method, norm=norm)
-    assert found.success.all()
-    ratio = found.distance / case.shortest(norm)
+    result = case.optimizer.attack(IMAGES, target=target, method=method, norm=norm)
+    assert result.success.all()
+    ratio = result.distance / case.smallest_distance(norm)
     assert (ratio > 0.999).all()
-    # For l1 a step changes many values alike, which is not the shortest way.
-    most = 1.0001 if norm == "l0" else 1.2 if norm == "l1" else 1.02
-    assert (ratio < most).all()
+    # A step in l1 changes many values equally, which is not optimal.
+    largest = 1.0001 if norm == "l0" else 1.2 if norm == "l1" else 1.02
+    assert (ratio < largest).all()
 
 
-@pytest.mark.parametrize("each", SMALLEST, ids="-".join)
-def test_an_epsilon_takes_nothing_away(differentiable: Backend, each: tuple[str, str]) -> None:
-    """What is found without one is found with one that allows it, and is not with a smaller."""
+@pytest.mark.parametrize("each", MINIMIZING, ids="-".join)
+def test_epsilon_only_rejects_larger_changes(
+    differentiable: Backend, each: tuple[str, str]
+) -> None:
+    """A change found without epsilon is found if epsilon allows it, and not otherwise."""
     method, norm = each
     case = Linear(differentiable, 4)
     steps = 60
-    free = case.optimizer.attack(IMAGES, method=method, norm=norm, steps=steps)
-    assert free.success.all()
-    for row, distance in enumerate(free.distance):
+    unlimited = case.optimizer.attack(IMAGES, method=method, norm=norm, steps=steps)
+    assert unlimited.success.all()
+    for row, distance in enumerate(unlimited.distance):
         for epsilon, expected in ((distance * 1.0001, True), (distance * 0.9, False)):
-            found = case.optimizer.attack(
+            result = case.optimizer.attack(
                 IMAGES[row : row + 1], epsilon=epsilon, method=method, norm=norm, steps=steps
             )
-            assert found.success.tolist() == [expected]
+            assert result.success.tolist() == [expected]
             if not expected:
-                np.testing.assert_array_equal(found.images, found.originals)
+                np.testing.assert_array_equal(result.images, result.originals)
 
 
-@pytest.mark.parametrize("each", [*BOUNDED, *SMALLEST], ids="-".join)
-def test_all_pixels_alike(differentiable: Backend, each: tuple[str, str]) -> None:
-    """A network that begins with a mean has the same gradient everywhere."""
+@pytest.mark.parametrize("each", [*BOUNDED, *MINIMIZING], ids="-".join)
+def test_attacks_succeed_if_all_pixels_have_the_same_gradient(
+    differentiable: Backend, each: tuple[str, str]
+) -> None:
+    """A network that starts with a mean has such gradients."""
     builder = NetworkBuilder("mean", input_size=SIDE)
     x = builder.add_node("embedding", "mean", INPUT, axes=(1, 2))
     builder.linear("logits", x, 3, 3)
@@ -133,37 +141,37 @@ def test_all_pixels_alike(differentiable: Backend, each: tuple[str, str]) -> Non
     )
     method, norm = each
     epsilon = {"linf": 0.3, "l2": 2.0, "l1": 15.0, "l0": None}[norm]
-    found = optimizer.attack(IMAGES, epsilon=epsilon, method=method, norm=norm)
-    # One step in l1 changes few values, and those of all colours.
-    assert found.success.all() or (each == ("fgsm", "l1") and found.success.any())
+    result = optimizer.attack(IMAGES, epsilon=epsilon, method=method, norm=norm)
+    # One step in l1 changes few values, and these in all channels.
+    assert result.success.all() or (each == ("fgsm", "l1") and result.success.any())
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_deepfool_goes_to_the_nearest_class(differentiable: Backend, norm: str) -> None:
-    """Also where that is not the likeliest."""
+def test_deepfool_finds_the_nearest_class(differentiable: Backend, norm: str) -> None:
+    """The nearest class is not always the one with the second largest logit."""
     case = Linear(differentiable, 4, [1.0, 4.0, 0.5, 2.0])
-    found = case.optimizer.attack(IMAGES, method="deepfool", norm=norm)
-    logits = found.images.reshape(len(IMAGES), VALUES) @ case.weight.T + case.bias
+    result = case.optimizer.attack(IMAGES, method="deepfool", norm=norm)
+    logits = result.images.reshape(len(IMAGES), VALUES) @ case.weight.T + case.bias
     assert (logits.argmax(axis=1) != np.argsort(case.logits, axis=1)[:, -2]).any()
-    np.testing.assert_allclose(found.distance, case.shortest(norm), rtol=1e-3)
+    np.testing.assert_allclose(result.distance, case.smallest_distance(norm), rtol=1e-3)
 
 
 @pytest.mark.parametrize("classes", [2, 4])
 @pytest.mark.parametrize("each", BOUNDED, ids="-".join)
-def test_success_begins_at_the_smallest_change(
+def test_bounded_attacks_succeed_from_the_smallest_distance_on(
     differentiable: Backend, each: tuple[str, str], classes: int
 ) -> None:
     method, norm = each
     case = Linear(differentiable, classes)
     target = (1 - case.labels).tolist() if classes == 2 else None
-    more = 1.25 if norm == "l1" else 1.05
-    for row, shortest in enumerate(case.shortest(norm)):
-        for share, expected in ((0.98, False), (more, True)):
-            found = case.optimizer.attack(
+    above = 1.25 if norm == "l1" else 1.05
+    for row, distance in enumerate(case.smallest_distance(norm)):
+        for factor, expected in ((0.98, False), (above, True)):
+            result = case.optimizer.attack(
                 IMAGES[row : row + 1],
                 target=None if target is None else target[row : row + 1],
-                epsilon=share * shortest,
+                epsilon=factor * distance,
                 method=method,
                 norm=norm,
             )
-            assert found.success.tolist() == [expected], (share, row)
+            assert result.success.tolist() == [expected], (factor, row)

@@ -1,4 +1,4 @@
-"""What attacks climb, against the same written out from the papers."""
+"""The losses of attacks, against the papers' formulas in NumPy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from transferkit.testing.conformance import ACTIVATION_TOLERANCE, GRADIENT_TOLER
 
 NUMBER, CLASSES = 6, 5
 LOGITS = (4 * np.random.default_rng(0).normal(size=(NUMBER, CLASSES))).astype(np.float32)
-# Of pictures that are still seen as what they are, and of some that are not.
+# Some are predicted correctly, some are not.
 LABELS = np.array([*LOGITS[:4].argmax(axis=1), *LOGITS[4:].argmin(axis=1)])
 TARGETS = (LABELS + np.array([1, 2, 3, 4, 1, 2])) % CLASSES
 
@@ -25,58 +25,60 @@ def one_hot(classes: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     return np.eye(CLASSES, dtype=np.float32)[classes]
 
 
-def written_out(name: str, targeted: bool) -> list[float]:
-    found = []
+def expected_losses(name: str, targeted: bool) -> list[float]:
+    losses = []
     for z, y, t in zip(LOGITS.astype(np.float64), LABELS, TARGETS, strict=True):
         ordered = np.sort(z)[::-1]
-        wanted = t if targeted else y
+        own = t if targeted else y
         if name == "cross-entropy":
-            log_probability = log_softmax(z)[wanted]
-            found.append(log_probability if targeted else -log_probability)
+            log_probability = log_softmax(z)[own]
+            losses.append(log_probability if targeted else -log_probability)
         elif name == "logit-difference":
-            difference = z[wanted] - np.delete(z, wanted).max()
-            found.append(difference if targeted else -difference)
+            difference = z[own] - np.delete(z, own).max()
+            losses.append(difference if targeted else -difference)
         elif targeted:
             # Croce and Hein, equation 7.
-            found.append(-(z[y] - z[t]) / (ordered[0] - (ordered[2] + ordered[3]) / 2))
+            losses.append(-(z[y] - z[t]) / (ordered[0] - (ordered[2] + ordered[3]) / 2))
         else:
             # Equation 6.
-            found.append(-(z[y] - np.delete(z, y).max()) / (ordered[0] - ordered[2]))
-    return found
+            losses.append(-(z[y] - np.delete(z, y).max()) / (ordered[0] - ordered[2]))
+    return losses
 
 
 @pytest.mark.parametrize("targeted", [False, True], ids=["untargeted", "targeted"])
 @pytest.mark.parametrize("name", LOSSES)
-def test_value_and_gradient(differentiable: Backend, name: str, targeted: bool) -> None:
+def test_value_and_gradient_are_those_of_the_paper(
+    differentiable: Backend, name: str, targeted: bool
+) -> None:
     loss = LOSSES[name]
 
-    def over(table: Any) -> Any:
+    def loss_of_logits(table: Any) -> Any:
         label = table.asarray(one_hot(LABELS))
         target = table.asarray(one_hot(TARGETS)) if targeted else None
         return lambda logits: loss(table, logits, label, target)
 
     table = differentiable.table
-    found = differentiable.compile(differentiable.value_and_grad(over(table)))(LOGITS)
-    expected = np.array(written_out(name, targeted))
-    assert_close(found["value"], expected, ACTIVATION_TOLERANCE, "value")
-    reference = over(ReferenceTable())
+    results = differentiable.compile(differentiable.value_and_grad(loss_of_logits(table)))(LOGITS)
+    expected = np.array(expected_losses(name, targeted))
+    assert_close(results["value"], expected, ACTIVATION_TOLERANCE, "value")
+    reference = loss_of_logits(ReferenceTable())
     directions = np.eye(LOGITS.size).reshape(-1, *LOGITS.shape)
-    slopes = finite_differences(lambda x: reference(x).sum(), LOGITS, directions)
-    assert_close(found["gradient"].ravel(), slopes, GRADIENT_TOLERANCE, "gradient")
+    derivatives = finite_differences(lambda x: reference(x).sum(), LOGITS, directions)
+    assert_close(results["gradient"].ravel(), derivatives, GRADIENT_TOLERANCE, "gradient")
 
 
-def test_dlr_knows_no_scale() -> None:
+def test_dlr_is_invariant_to_scale_and_shift() -> None:
     table = ReferenceTable()
     label, target = one_hot(LABELS), one_hot(TARGETS)
-    for given in (None, target):
-        plain, other = (
-            LOSSES["dlr"](table, logits, label, given)
+    for target_or_none in (None, target):
+        plain, scaled = (
+            LOSSES["dlr"](table, logits, label, target_or_none)
             for logits in (LOGITS.astype(np.float64), 1e3 * LOGITS.astype(np.float64) + 7)
         )
-        np.testing.assert_allclose(plain, other, rtol=1e-6)
+        np.testing.assert_allclose(plain, scaled, rtol=1e-6)
 
 
-def test_equal_logits_are_no_infinity(differentiable: Backend) -> None:
+def test_losses_are_finite_for_equal_logits(differentiable: Backend) -> None:
     table = differentiable.table
     logits = np.array([[1, 1, 1, 1, 1], [3, 3, 1, 1, 1], [2, 1, 1, 1, 1]], np.float32)
     for loss in LOSSES.values():
@@ -85,6 +87,6 @@ def test_equal_logits_are_no_infinity(differentiable: Backend) -> None:
             def value(x: Any, loss: Any = loss, target: Any = target) -> Any:
                 return loss(table, x, table.asarray(one_hot(np.array([0, 0, 0]))), target)
 
-            found = differentiable.compile(differentiable.value_and_grad(value))(logits)
-            assert np.isfinite(found["value"]).all()
-            assert np.isfinite(found["gradient"]).all()
+            results = differentiable.compile(differentiable.value_and_grad(value))(logits)
+            assert np.isfinite(results["value"]).all()
+            assert np.isfinite(results["gradient"]).all()

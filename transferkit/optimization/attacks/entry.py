@@ -1,15 +1,19 @@
-"""From what a user asks for to a run of an attack: everything is checked before any work."""
+"""From the arguments of `ImageOptimizer.attack` and `transfer` to their results.
+
+All arguments are checked before any work is done.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Hashable, Sequence
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from transferkit.backends import Program
 from transferkit.errors import (
     DatasetError,
     ImageError,
@@ -19,18 +23,18 @@ from transferkit.errors import (
 )
 from transferkit.features.extraction import NoneReadableError
 from transferkit.images import Images, Preprocessing, Skipped, stream_batches
+from transferkit.images.conversion import to_float32
 from transferkit.models.class_names import ClassNames
-from transferkit.optimization.attacks import METHODS, usual_norm
-from transferkit.optimization.attacks.base import (
-    MARGIN,
-    Attack,
-    AttackRunner,
-    Task,
-    margins,
-    run_logits,
-)
+from transferkit.optimization.attacks.base import SUCCESS_MARGIN, Attack, success_margins
+from transferkit.optimization.attacks.methods import attack_methods, find_attack_class
 from transferkit.optimization.attacks.norms import NORMS
-from transferkit.optimization.attacks.result import AdversarialResult, TransferResult, verdicts
+from transferkit.optimization.attacks.result import (
+    AdversarialResult,
+    TransferResult,
+    top_predictions,
+)
+from transferkit.optimization.attacks.runner import AttackRunner, Task, run_logits
+from transferkit.support.validation import check_integer, is_number
 
 __all__ = ["attack_images", "transfer_images"]
 
@@ -46,7 +50,7 @@ def attack_images(
     target: Hashable | Sequence[Hashable] | None,
     *,
     epsilon: float | Sequence[float] | None,
-    method: str,
+    method: str | Attack,
     norm: str | None,
     loss: str | None,
     steps: int | None,
@@ -55,24 +59,29 @@ def attack_images(
     seed: int,
     progress: bool | None,
 ) -> AdversarialResult:
-    """What `transferkit.ImageOptimizer.attack` does, which describes it.
+    """Read images and attack them: the implementation of `transferkit.ImageOptimizer.attack`.
 
     Parameters
     ----------
     runner
-        The network.
+        Runs attacks on the network.
     preprocessing, classes
-        What belongs to it.
-    images, labels, target, epsilon, method, norm, loss, steps, restarts, on_error, seed, progress
-        As there.
+        The preprocessing and the classes of the network.
+    images, labels
+        ``X`` and ``y`` of that method.
+    target, epsilon, method, norm, loss, steps, restarts, on_error, progress
+        As for that method.
+    seed
+        The seed of the random starts.
     """
-    norm = usual_norm(method) if norm is None else norm
     attack = _find_attack(method, norm, loss)
-    _check_number_of_classes(attack, classes.number, is_targeted=target is not None)
-    epsilons = _check_epsilons(epsilon, norm, method, attack)
-    steps, restarts = _check_effort(steps, restarts, method, attack)
-    wanted = _resolve(target, classes)
-    given = _resolve(labels, classes)
+    _check_num_classes(attack, classes.number, is_targeted=target is not None)
+    epsilons = _check_epsilons(epsilon, attack)
+    steps = check_integer("steps", attack.default_steps if steps is None else steps, 1)
+    restarts = check_integer("restarts", restarts, 1)
+    _check_steps_and_restarts(steps, restarts, attack)
+    target_indices = _resolve_classes(target, classes)
+    label_indices = _resolve_classes(labels, classes)
 
     skipped: list[Skipped] = []
     batches = list(
@@ -84,55 +93,60 @@ def attack_images(
         raise NoneReadableError(skipped)
     pixels = np.concatenate([batch.pixels for batch in batches])
     sources = [source for batch in batches for source in batch.sources]
-    places = [index for batch in batches for index in batch.indices]
+    positions = [index for batch in batches for index in batch.indices]
+    count = len(positions) + len(skipped)
     logits = runner.logits(pixels)
-    seen = logits.argmax(axis=1)
-    own = seen if given is None else _spread("labels", given, places, len(skipped))
-    aims = None if wanted is None else _spread("target", wanted, places, len(skipped))
-    if aims is not None:
-        has_it = margins(logits, own, aims) > MARGIN
-        for row in np.flatnonzero(has_it | (own == aims)):
-            name = classes.name(int(aims[row]))
-            reason = f"is {name!r} to the network already; leave it out or choose another target"
-            if not has_it[row]:
-                reason = f"has the label {name!r}, which is the target"
+    true = _per_image("y", label_indices, positions, count)
+    true = logits.argmax(axis=1) if true is None else true
+    targets = _per_image("target", target_indices, positions, count)
+    if targets is not None:
+        is_predicted = success_margins(logits, true, targets) > SUCCESS_MARGIN
+        is_excluded = is_predicted | (true == targets)
+        for row in np.flatnonzero(is_excluded):
+            name = classes.name(int(targets[row]))
+            reason = f"the label is the target class, {name!r}"
+            if is_predicted[row]:
+                reason = f"the predicted class is already the target, {name!r}"
+            reason += "; leave it out or choose another target"
             if on_error != "skip":
                 raise ImageError(sources[row], reason)
             skipped.append(Skipped(sources[row], reason))
-        keep = np.flatnonzero(~(has_it | (own == aims)))
+        keep = np.flatnonzero(~is_excluded)
         if len(keep) == 0:
-            raise DatasetError(
-                "none of the images can be attacked: "
-                + "; ".join(f"{left.source}: {left.reason}" for left in skipped[:3])
-            )
-        pixels, logits, own, aims = pixels[keep], logits[keep], own[keep], aims[keep]
+            reasons = "; ".join(f"{image.source}: {image.reason}" for image in skipped[:3])
+            raise DatasetError(f"no images are left to attack: {reasons}")
+        pixels, logits, true, targets = pixels[keep], logits[keep], true[keep], targets[keep]
         sources = [sources[row] for row in keep]
 
-    radii = None
-    if epsilons is not None:
-        # No two pictures are farther apart.
-        farthest = {"linf": 1.0, "l2": math.sqrt(pixels[0].size)}.get(norm, float(pixels[0].size))
-        radii = [min(one, farthest) for one in epsilons]
-    task = Task(attack, pixels, own, aims, logits, radii, steps, restarts, seed)
+    task = Task(
+        attack,
+        pixels,
+        true,
+        targets,
+        logits,
+        None if epsilons is None else _limit_epsilons(epsilons, attack.norm, pixels[0].size),
+        steps,
+        restarts,
+        seed,
+    )
     outcome = runner.run(task, progress=progress)
-    saved = outcome.saved.astype(np.float32) / np.float32(255)
-    names = _names(classes)
+    names = _class_labels(classes)
 
     return AdversarialResult(
-        images=outcome.pictures,
-        saved=outcome.saved,
+        images=outcome.images,
+        images_uint8=outcome.images_uint8,
         originals=pixels,
         success=outcome.success,
-        success_saved=outcome.success_saved,
-        before=verdicts(logits, names),
-        after=verdicts(outcome.logits, names),
-        after_saved=verdicts(runner.logits(saved), names),
-        labels=[names[index] for index in own],
-        targets=None if aims is None else [names[index] for index in aims],
-        method=method,
-        norm=norm,
+        success_uint8=outcome.success_uint8,
+        before=top_predictions(logits, names),
+        after=top_predictions(outcome.logits, names),
+        after_uint8=top_predictions(runner.logits(to_float32(outcome.images_uint8)), names),
+        labels=[names[index] for index in true],
+        targets=None if targets is None else [names[index] for index in targets],
+        method=attack.name,
+        norm=attack.norm,
         epsilon=None if epsilons is None else max(epsilons),
-        evaluations=outcome.evaluations,
+        gradient_evaluations=outcome.gradient_evaluations,
         sources=sources,
         skipped=skipped,
         interrupted=outcome.is_interrupted,
@@ -141,154 +155,189 @@ def attack_images(
 
 def transfer_images(
     adversarial: AdversarialResult,
-    program: Any,
+    program: Program,
     preprocessing: Preprocessing,
     classes: ClassNames,
     batch_size: int,
 ) -> TransferResult:
-    """What `transferkit.ImageOptimizer.transfer` does, which describes it.
+    """Classify adversarial images with another network: `transferkit.ImageOptimizer.transfer`.
 
     Parameters
     ----------
     adversarial
-        The pictures.
+        The images.
     program, preprocessing, classes
         The other network.
     batch_size
-        How many pictures it is given at once.
+        The largest number of images at a time.
     """
     if not isinstance(adversarial, AdversarialResult):
         raise TypeError(
-            f"what is to be transferred is a {type(adversarial).__name__}; give what "
-            "'attack' returned"
+            f"adversarial is of type {type(adversarial).__name__}; expected the result of 'attack'"
         )
-    names = _names(classes)
+    names = _class_labels(classes)
     wanted = adversarial.labels if adversarial.targets is None else adversarial.targets
     for name in wanted:
-        # Classes are told apart by name: another network may have them in another order.
+        # Classes are matched by name: the other network may have them in another order.
         if name not in names:
             raise UnknownNameError("class", name, map(str, names), of="the other network")
-    aims = np.array([names.index(name) for name in wanted], np.intp)
-    targets = None if adversarial.targets is None else aims
+    indices = np.array([names.index(name) for name in wanted], np.intp)
+    targets = None if adversarial.targets is None else indices
 
-    def look(pictures: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        side = preprocessing.size
-        if side is not None and pictures.shape[1:3] != (side, side):
-            # They are the centre already, so nothing more is cut off.
-            whole = Preprocessing(size=side, interpolation=preprocessing.interpolation)
-            pictures = np.stack([whole.apply(picture) for picture in pictures])
-        return run_logits(program, pictures, batch_size)
+    def other_logits(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        size = preprocessing.size
+        if size is not None and images.shape[1:3] != (size, size):
+            # The images are cropped already, so they are only resized.
+            resizing = Preprocessing(size=size, interpolation=preprocessing.interpolation)
+            images = np.stack([resizing.apply(image) for image in images])
+        return run_logits(program, images, batch_size)
 
-    before, after = (
-        look(adversarial.originals),
-        look(adversarial.saved.astype(np.float32) / np.float32(255)),
+    before = other_logits(adversarial.originals)
+    after = other_logits(to_float32(adversarial.images_uint8))
+    succeeded_before, succeeds = (
+        success_margins(logits, indices, targets) > 0 for logits in (before, after)
     )
-    was, is_now = (margins(logits, aims, targets) > 0 for logits in (before, after))
+    is_changed = adversarial.distance_uint8 > 0
     return TransferResult(
-        success=is_now & ~was,
-        attempted=adversarial.success_saved & (adversarial.distance_saved > 0) & ~was,
-        before=verdicts(before, names),
-        after=verdicts(after, names),
+        success=succeeds & ~succeeded_before,
+        attempted=adversarial.success_uint8 & is_changed & ~succeeded_before,
+        before=top_predictions(before, names),
+        after=top_predictions(after, names),
     )
 
 
-def _names(classes: ClassNames) -> list[Hashable]:
+def _class_labels(classes: ClassNames) -> list[Hashable]:
     if classes.labels is not None:
         return list(classes.labels)
     return [classes.name(index) for index in range(classes.number)]
 
 
-def _find_attack(method: str, norm: str, loss: str | None) -> Attack:
+def _find_attack(method: str | Attack, norm: str | None, loss: str | None) -> Attack:
+    """Return the attack with a name, or the given one, with its norm and loss checked."""
+    if isinstance(method, Attack):
+        for parameter, value, own in (("norm", norm, method.norm), ("loss", loss, method.loss)):
+            if value is not None and value != own:
+                raise ParameterError(
+                    f"{parameter} is {value!r}, but the given attack {method.name!r} has the "
+                    f"{parameter} {own!r}; leave out {parameter}, or give it to the attack"
+                )
+        return method
+    if isinstance(method, type) and issubclass(method, Attack):
+        raise TypeError(
+            f"method is the class {method.__name__}; expected an instance: {method.__name__}()"
+        )
+    attack_class = find_attack_class(method)
+    norm = attack_class.default_norm() if norm is None else norm
     if norm not in NORMS:
         raise UnknownNameError("norm", norm, NORMS)
-    kind = METHODS[method]
-    if norm not in kind.norms:
-        others = [name for name, other in METHODS.items() if norm in other.norms]
-        hint = f"{norm} is supported by {', '.join(others)}"
-        raise UnknownNameError("norm", norm, kind.norms, of=method, hint=hint)
-    if loss is not None and loss not in kind.known_losses:
-        raise UnknownNameError("loss", loss, kind.known_losses, of=method)
-    return kind(norm, loss or kind.known_losses[0])
+    if norm not in attack_class.supported_norms:
+        methods = attack_methods().items()
+        others = [repr(name) for name, other in methods if norm in other.supported_norms]
+        raise UnknownNameError(
+            "norm",
+            norm,
+            attack_class.supported_norms,
+            of=method,
+            hint=f"methods that support {norm}: {', '.join(others)}",
+        )
+    if loss is not None and loss not in attack_class.supported_losses:
+        raise UnknownNameError("loss", loss, attack_class.supported_losses, of=method)
+    return _built_in_attack(attack_class, norm, loss)
 
 
-def _check_number_of_classes(attack: Attack, number: int, *, is_targeted: bool) -> None:
-    if number < 2:
-        raise ParameterError(f"the network has {number} class, and so none to be taken for another")
-    least = 4 if is_targeted else 3
-    if attack.loss == "dlr" and number < least:
+@functools.cache
+def _built_in_attack(attack_class: type[Attack], norm: str, loss: str | None) -> Attack:
+    """Return the same instance each time, for which compiled functions are kept."""
+    return attack_class(norm, loss)
+
+
+def _check_num_classes(attack: Attack, count: int, *, is_targeted: bool) -> None:
+    if count < 2:
+        raise ParameterError(f"the network has {count} class; an attack needs at least 2")
+    minimum = 4 if is_targeted else 3
+    if attack.loss == "dlr" and count < minimum:
+        kind = "a targeted" if is_targeted else "an untargeted"
         raise ParameterError(
-            f"loss 'dlr' compares with the {'third and fourth' if is_targeted else 'third'} class, "
-            f"but the network has {number}; 'logit-difference' needs two"
+            f"loss 'dlr' needs at least {minimum} classes in {kind} attack, but the network has "
+            f"{count}; use 'logit-difference'"
         )
 
 
-def _check_epsilons(
-    epsilon: float | Sequence[float] | None, norm: str, method: str, attack: Attack
-) -> list[float] | None:
+def _check_epsilons(epsilon: float | Sequence[float] | None, attack: Attack) -> list[float] | None:
     if epsilon is None:
         if attack.is_bounded:
             raise ParameterError(
-                f"method {method!r} needs epsilon, how far a picture may be changed in {norm}: "
-                "2/255, say, for linf; 'fmn' looks for the smallest change"
+                f"method {attack.name!r} needs epsilon, the largest allowed {attack.norm} norm of "
+                "the change (for example 2/255 for linf); 'fmn' finds the smallest change without "
+                "it"
             )
         return None
-    given: list[Any] = np.ravel(np.asarray(epsilon, dtype=object)).tolist()
-    if not given:
-        raise ParameterError("epsilon is an empty list; give at least one")
-    for value in given:
-        is_number = isinstance(value, Real) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value):
-            raise ParameterError(f"epsilon is {value!r}; it must be a number")
-        if value < 0 or (norm == "linf" and value > 1):
-            hint = f"; pixels range from 0 to 1, so write {value:g}/255" if value > 1 else ""
-            bounds = "in [0, 1]" if norm == "linf" else "at least 0"
-            raise ParameterError(f"epsilon is {value!r}; in {norm} it must be {bounds}{hint}")
-    return sorted(float(value) for value in given)
+    values: list[Any] = np.ravel(np.asarray(epsilon, dtype=object)).tolist()
+    if not values:
+        raise ParameterError("epsilon is an empty list; expected at least one number")
+    for value in values:
+        if not is_number(value) or not math.isfinite(value):
+            raise ParameterError(f"epsilon is {value!r}; expected a finite number")
+        if value < 0 or (attack.norm == "linf" and value > 1):
+            expected = "in [0, 1]" if attack.norm == "linf" else "of at least 0"
+            hint = f"; pixel values are in [0, 1], so write {value:g}/255" if value > 1 else ""
+            raise ParameterError(
+                f"epsilon is {value!r}; expected a number {expected} for {attack.norm}{hint}"
+            )
+    return sorted(float(value) for value in values)
 
 
-def _check_effort(steps: int | None, restarts: int, method: str, attack: Attack) -> tuple[int, int]:
-    steps = attack.default_steps if steps is None else steps
-    for name, value in (("steps", steps), ("restarts", restarts)):
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-            raise ParameterError(f"{name} is {value!r}; it must be a whole number, at least 1")
-    if attack.most_steps is not None and steps > attack.most_steps:
+def _limit_epsilons(epsilons: list[float], norm: str, num_values: int) -> list[float]:
+    """Return the epsilons, at most the largest distance between two images."""
+    largest = {"linf": 1.0, "l2": math.sqrt(num_values)}.get(norm, float(num_values))
+    return [min(epsilon, largest) for epsilon in epsilons]
+
+
+def _check_steps_and_restarts(steps: int, restarts: int, attack: Attack) -> None:
+    if attack.max_steps is not None and steps > attack.max_steps:
         raise ParameterError(
-            f"steps is {steps}, but {method!r} takes {attack.most_steps}; 'pgd' takes more"
+            f"steps is {steps}, but method {attack.name!r} takes at most {attack.max_steps}; use "
+            "'pgd' for more"
         )
     if restarts > 1 and not attack.can_restart:
-        names = ", ".join(repr(name) for name, kind in METHODS.items() if kind.can_restart)
+        names = [repr(name) for name, other in attack_methods().items() if other.can_restart]
         raise ParameterError(
-            f"restarts is {restarts}, but {method!r} has no random starts; {names} have"
+            f"restarts is {restarts}, but method {attack.name!r} has no random starts; methods "
+            f"with random starts: {', '.join(names)}"
         )
-    return int(steps), int(restarts)
 
 
-def _resolve(
+def _resolve_classes(
     given: Hashable | Sequence[Hashable] | None, classes: ClassNames
 ) -> int | list[int] | None:
-    """The index of one class for all pictures, or one for each; None for None."""
+    """Return the index of the class for all images, or a list of one per image; None for None."""
     if given is None:
         return None
     if isinstance(given, list) or (isinstance(given, np.ndarray) and given.ndim):
-        return [classes.resolve(_plain(one)) for one in given]
-    return classes.resolve(_plain(given))
+        return [classes.resolve(_as_python(value)) for value in given]
+    return classes.resolve(_as_python(given))
 
 
-def _plain(value: Hashable) -> Hashable:
-    """NumPy's scalars as Python's own."""
-    plain: Hashable = value.item() if isinstance(value, (np.generic, np.ndarray)) else value
-    return plain
+def _as_python(value: Hashable) -> Hashable:
+    """Return the Python value of a NumPy scalar."""
+    converted: Hashable = value.item() if isinstance(value, (np.generic, np.ndarray)) else value
+    return converted
 
 
-def _spread(
-    name: str, given: int | list[int], places: list[int], number_skipped: int
-) -> npt.NDArray[np.intp]:
-    """One class for each picture that was read, (n,)."""
-    if isinstance(given, int):
-        return np.full(len(places), given, np.intp)
-    number = len(places) + number_skipped
-    if len(given) != number:
+def _per_image(
+    name: str, indices: int | list[int] | None, positions: list[int], count: int
+) -> npt.NDArray[np.intp] | None:
+    """Return the class of each image that was read, (n,); None for None.
+
+    ``positions`` are the positions of these images among the ``count`` images of the input.
+    """
+    if indices is None:
+        return None
+    if isinstance(indices, int):
+        return np.full(len(positions), indices, np.intp)
+    if len(indices) != count:
         raise ShapeError(
-            f"{name} has {len(given)} classes for {number} images; give one, or one for each"
+            f"{name} has {len(indices)} classes for {count} images; give one class, or one per "
+            "image"
         )
-    return np.asarray([given[place] for place in places], np.intp)
+    return np.asarray([indices[position] for position in positions], np.intp)

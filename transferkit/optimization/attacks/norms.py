@@ -1,8 +1,8 @@
-"""How long a change is: lengths, balls and steepest directions for l0, l1, l2 and l-infinity.
+"""Norms of perturbations: values, projections and steepest ascent for l0, l1, l2 and l-infinity.
 
-All but `lengths` are written over the table, on changes (n, h, w, c) of a size that is known when
-they are compiled, one length for each picture as (n, 1, 1, 1), so that they run where the pictures
-are.
+All functions but `vector_norms` are written over the table of primitives, so that they run on the
+device. They take perturbations (n, h, w, c) whose shape is known when they are compiled, and
+represent one value per image as a tensor (n, 1, 1, 1).
 """
 
 from __future__ import annotations
@@ -14,26 +14,36 @@ import numpy as np
 import numpy.typing as npt
 
 from transferkit.backends.base import Table
+from transferkit.training.averages import moving_average
 
-__all__ = ["NORMS", "choose", "dual_length", "length", "lengths", "movable", "project", "steepest"]
+__all__ = [
+    "NORMS",
+    "dual_norms",
+    "mask_saturated",
+    "project",
+    "steepest_ascent",
+    "tensor_norms",
+    "vector_norms",
+    "where",
+]
 
 NORMS = ("linf", "l2", "l1", "l0")
-"""The norms: the largest change, the Euclidean length, the sum of the absolute changes, and
-how many of the h * w * c values are changed at all."""
+"""The norms: the largest absolute value, the Euclidean norm, the sum of the absolute values, and
+the number of nonzero values among the h * w * c."""
 
 _AXES = (1, 2, 3)
 _TINY = 1e-20
-# Each halves the interval that the threshold is in: more would change no float32 number.
-_BISECTIONS = 26
+# Each step halves the interval of the threshold; more would not change a float32 value.
+_BISECTION_STEPS = 26
 
 
-def lengths(changes: npt.NDArray[Any], norm: str) -> npt.NDArray[np.float64]:
-    """The length of each change, in float64.
+def vector_norms(perturbations: npt.NDArray[Any], norm: str) -> npt.NDArray[np.float64]:
+    """Return the norm of each perturbation, computed in float64.
 
     Parameters
     ----------
-    changes
-        (n, h, w, c), in pixels whose range is 1.
+    perturbations
+        (n, h, w, c), for pixel values in [0, 1].
     norm
         One of `NORMS`.
 
@@ -45,12 +55,12 @@ def lengths(changes: npt.NDArray[Any], norm: str) -> npt.NDArray[np.float64]:
     Examples
     --------
     >>> import numpy as np
-    >>> from transferkit.optimization.attacks.norms import NORMS, lengths
-    >>> change = np.array([0.3, -0.4, 0.0]).reshape(1, 1, 1, 3)
-    >>> {norm: lengths(change, norm).round(6).item() for norm in NORMS}
+    >>> from transferkit.optimization.attacks.norms import NORMS, vector_norms
+    >>> perturbation = np.array([0.3, -0.4, 0.0]).reshape(1, 1, 1, 3)
+    >>> {norm: vector_norms(perturbation, norm).round(6).item() for norm in NORMS}
     {'linf': 0.4, 'l2': 0.5, 'l1': 0.7, 'l0': 2.0}
     """
-    rows = np.abs(changes.reshape(len(changes), -1).astype(np.float64))
+    rows = np.abs(perturbations.reshape(len(perturbations), -1).astype(np.float64))
     if norm == "linf":
         return np.asarray(rows.max(axis=1))
     if norm == "l2":
@@ -60,47 +70,50 @@ def lengths(changes: npt.NDArray[Any], norm: str) -> npt.NDArray[np.float64]:
     return np.asarray(np.count_nonzero(rows, axis=1), np.float64)
 
 
-def length(table: Table[Any], changes: Any, norm: str) -> Any:
-    """The length of each change, (n, 1, 1, 1)."""
+def tensor_norms(table: Table[Any], perturbations: Any, norm: str) -> Any:
+    """Return the norm of each perturbation, (n, 1, 1, 1)."""
     if norm == "l2":
-        squares = table.sum(table.multiply(changes, changes), axes=_AXES, keepdims=True)
-        return table.sqrt(squares)
-    sizes = table.absolute(changes)
+        squares = table.multiply(perturbations, perturbations)
+        return table.sqrt(table.sum(squares, axes=_AXES, keepdims=True))
+    magnitudes = table.absolute(perturbations)
     if norm == "linf":
-        return table.max(sizes, axes=_AXES, keepdims=True)
+        return table.max(magnitudes, axes=_AXES, keepdims=True)
     if norm == "l1":
-        return table.sum(sizes, axes=_AXES, keepdims=True)
-    return table.sum(table.sign(sizes), axes=_AXES, keepdims=True)
+        return table.sum(magnitudes, axes=_AXES, keepdims=True)
+    return table.sum(table.sign(magnitudes), axes=_AXES, keepdims=True)
 
 
-def dual_length(table: Table[Any], gradients: Any, norm: str) -> Any:
-    """How fast a function of these gradients can grow along changes of length 1.
+def dual_norms(table: Table[Any], gradients: Any, norm: str) -> Any:
+    """Return the dual norm of each gradient, (n, 1, 1, 1).
 
-    Of l0, which has no unit ball of its own to move in, it is that of the largest component.
+    This is the largest increase of a linear function with these gradients over all perturbations
+    of norm 1. For l0, which has no unit ball, it is the largest absolute component.
     """
     dual = {"linf": "l1", "l2": "l2", "l1": "linf", "l0": "linf"}[norm]
-    return length(table, gradients, dual)
+    return tensor_norms(table, gradients, dual)
 
 
-def steepest(table: Table[Any], gradients: Any, norm: str, share: float = 0.05) -> Any:
-    """The change of length 1 along which a function of these gradients grows fastest.
+def steepest_ascent(table: Table[Any], gradients: Any, norm: str, fraction: float = 0.05) -> Any:
+    """Return the steepest ascent direction: the perturbation of norm 1 with the largest increase.
 
-    For l1 that would be a single value of the picture; instead the ``share`` of the values
-    with the largest gradients is changed equally, as in SLIDE (Tramer and Boneh 2019).
+    For l1 that direction would be a single value of the image. Instead, the ``fraction`` of the
+    nonzero components with the largest absolute gradients change equally, as in SLIDE (Tramer
+    and Boneh 2019).
     """
     if norm == "linf":
         return table.sign(gradients)
     if norm == "l2":
-        return table.divide(gradients, _at_least(table, length(table, gradients, "l2"), _TINY))
-    number = table.multiply(length(table, gradients, "l0"), table.asarray(share))
-    number = _at_least(table, number, 1.0)
-    chosen = _largest(table, table.absolute(gradients), number)
-    signs = table.multiply(table.sign(gradients), chosen)
-    return table.divide(signs, _at_least(table, length(table, signs, "l1"), 1.0))
+        norms = tensor_norms(table, gradients, "l2")
+        return table.divide(gradients, _at_least(table, norms, _TINY))
+    count = table.multiply(tensor_norms(table, gradients, "l0"), table.asarray(fraction))
+    count = _at_least(table, count, 1.0)
+    mask = _top_k_mask(table, table.absolute(gradients), count)
+    signs = table.multiply(table.sign(gradients), mask)
+    return table.divide(signs, _at_least(table, tensor_norms(table, signs, "l1"), 1.0))
 
 
-def movable(table: Table[Any], gradients: Any, x: Any) -> Any:
-    """The gradients, 0 where a value of ``x`` is black or white and would become more so."""
+def mask_saturated(table: Table[Any], gradients: Any, x: Any) -> Any:
+    """Return the gradients, set to 0 where a value of ``x`` is 0 or 1 and would leave [0, 1]."""
     minus, one = table.asarray(-1.0), table.asarray(1.0)
     upwards = table.multiply(table.relu(gradients), table.relu(table.sign(table.subtract(one, x))))
     downwards = table.multiply(
@@ -109,97 +122,96 @@ def movable(table: Table[Any], gradients: Any, x: Any) -> Any:
     return table.subtract(upwards, downwards)
 
 
-def project(table: Table[Any], changes: Any, radius: Any, norm: str) -> Any:
-    """The point of the ball of ``radius`` (n, 1, 1, 1) around 0 that is nearest to each change.
+def project(table: Table[Any], perturbations: Any, radius: Any, norm: str) -> Any:
+    """Return the nearest point to each perturbation in the ball around 0 of ``radius``.
 
-    Lengths may come out longer by float32's rounding.
+    ``radius`` is (n, 1, 1, 1). Norms may exceed it by float32 rounding.
     """
     if norm == "linf":
-        units = table.divide(changes, _at_least(table, radius, _TINY))
+        units = table.divide(perturbations, _at_least(table, radius, _TINY))
         return table.multiply(table.clip(units, low=-1.0, high=1.0), radius)
     if norm == "l2":
-        return _shrink(table, changes, radius, norm)
-    sizes = table.absolute(changes)
+        return _scale_into_ball(table, perturbations, radius, norm)
+    magnitudes = table.absolute(perturbations)
     if norm == "l0":
-        return table.multiply(changes, _largest(table, sizes, radius))
+        return table.multiply(perturbations, _top_k_mask(table, magnitudes, radius))
 
-    # Duchi et al. 2008: all sizes less by the same amount, none below 0.
-    def left(amount: Any) -> Any:
-        return table.relu(table.subtract(sizes, amount))
+    # Duchi et al. 2008: soft thresholding with the threshold that gives the l1 norm.
+    def soft_threshold(threshold: Any) -> Any:
+        return table.relu(table.subtract(magnitudes, threshold))
 
-    _, amount = _thresholds(
-        table, sizes, radius, lambda found: table.sum(left(found), axes=_AXES, keepdims=True)
-    )
-    shorter = table.multiply(table.sign(changes), left(amount))
-    return _shrink(table, shorter, radius, norm)
+    def l1_norm(threshold: Any) -> Any:
+        return table.sum(soft_threshold(threshold), axes=_AXES, keepdims=True)
 
-
-def _shrink(table: Table[Any], changes: Any, radius: Any, norm: str) -> Any:
-    """Each change that is longer than ``radius`` scaled down to it."""
-    found = length(table, changes, norm)
-    # radius / max(radius, length), written without a comparison.
-    longer = table.add(radius, table.relu(table.subtract(found, radius)))
-    return table.multiply(changes, table.divide(radius, _at_least(table, longer, _TINY)))
+    _, threshold = _bracket_threshold(table, magnitudes, radius, l1_norm)
+    projected = table.multiply(table.sign(perturbations), soft_threshold(threshold))
+    return _scale_into_ball(table, projected, radius, norm)
 
 
-def _largest(table: Table[Any], sizes: Any, number: Any) -> Any:
-    """1 for ``number`` of the largest ``sizes`` of each picture, 0 for the others.
+def where(table: Table[Any], condition: Any, x: Any, y: Any) -> Any:
+    """Return ``x`` where ``condition`` is 1, ``y`` where it is 0."""
+    return moving_average(table, x, y, condition)
 
-    Of equal ones the first come first; what is 0 is never among them.
+
+def _scale_into_ball(table: Table[Any], perturbations: Any, radius: Any, norm: str) -> Any:
+    """Return the perturbations, those with a norm above ``radius`` scaled down to it."""
+    norms = tensor_norms(table, perturbations, norm)
+    # radius / max(radius, norm), written without a comparison.
+    larger = table.add(radius, table.relu(table.subtract(norms, radius)))
+    return table.multiply(perturbations, table.divide(radius, _at_least(table, larger, _TINY)))
+
+
+def _top_k_mask(table: Table[Any], magnitudes: Any, k: Any) -> Any:
+    """Return 1 for the ``k`` largest magnitudes of each image, 0 for the others.
+
+    Ties are resolved in favor of the first. A magnitude of 0 is never selected.
     """
-    fewer, more = _around(table, sizes, number)
-    # Those in between are equal: their places decide, which no two have in common.
-    height, width, channels = sizes.shape[1:]
-    places = np.arange(height * width * channels, 0, -1).reshape(1, height, width, channels)
-    ranks = table.multiply(table.subtract(more, fewer), table.asarray(places))
-    missing = table.subtract(number, table.sum(fewer, axes=_AXES, keepdims=True))
-    return table.add(fewer, _around(table, ranks, missing)[0])
+    above, at_least = _threshold_masks(table, magnitudes, k)
+    # Those that differ between the masks are ties: their positions, which are unique, decide.
+    height, width, channels = magnitudes.shape[1:]
+    positions = np.arange(height * width * channels, 0, -1).reshape(1, height, width, channels)
+    ranks = table.multiply(table.subtract(at_least, above), table.asarray(positions))
+    missing = table.subtract(k, table.sum(above, axes=_AXES, keepdims=True))
+    return table.add(above, _threshold_masks(table, ranks, missing)[0])
 
 
-def _around(table: Table[Any], sizes: Any, number: Any) -> tuple[Any, Any]:
-    """1 for the sizes above a threshold: for at most ``number`` of them, and for just more."""
+def _threshold_masks(table: Table[Any], magnitudes: Any, k: Any) -> tuple[Any, Any]:
+    """Return masks of the magnitudes above a threshold: at most ``k`` of them, and just more."""
 
-    def above(amount: Any) -> Any:
-        return table.relu(table.sign(table.subtract(sizes, amount)))
+    def mask(threshold: Any) -> Any:
+        return table.relu(table.sign(table.subtract(magnitudes, threshold)))
 
-    low, high = _thresholds(
-        table, sizes, number, lambda found: table.sum(above(found), axes=_AXES, keepdims=True)
-    )
-    return above(high), above(low)
+    def count(threshold: Any) -> Any:
+        return table.sum(mask(threshold), axes=_AXES, keepdims=True)
+
+    low, high = _bracket_threshold(table, magnitudes, k, count)
+    return mask(high), mask(low)
 
 
-def _thresholds(
-    table: Table[Any], sizes: Any, wanted: Any, measure: Callable[[Any], Any]
+def _bracket_threshold(
+    table: Table[Any], magnitudes: Any, limit: Any, measure: Callable[[Any], Any]
 ) -> tuple[Any, Any]:
-    """Around the smallest amount whose measure, which falls as it grows, is at most ``wanted``.
+    """Return bounds of the smallest threshold whose measure is at most ``limit``, by bisection.
 
-    The second fulfils that, the first does not, unless 0 does: then both are 0.
+    ``measure`` decreases as the threshold grows. It is at most ``limit`` at the upper bound and
+    not at the lower one, unless it is at 0: then both bounds are 0.
     """
-    high = table.max(sizes, axes=_AXES, keepdims=True)
-    # Where 0 will do, 0 is the answer: what is within already is left as it is.
+    high = table.max(magnitudes, axes=_AXES, keepdims=True)
+    # Where a threshold of 0 is enough it must be 0: what is within the ball stays unchanged.
     low = table.multiply(high, table.asarray(0.0))
-    fits = _fits(table, measure(low), wanted)
+    fits = _at_most_mask(table, measure(low), limit)
     high = table.multiply(high, table.subtract(table.asarray(1.0), fits))
-    for _ in range(_BISECTIONS):
+    for _ in range(_BISECTION_STEPS):
         middle = table.multiply(table.add(low, high), table.asarray(0.5))
-        fits = _fits(table, measure(middle), wanted)
-        low, high = (
-            choose(table, fits, low, middle),
-            choose(table, fits, middle, high),
-        )
+        fits = _at_most_mask(table, measure(middle), limit)
+        low, high = where(table, fits, low, middle), where(table, fits, middle, high)
     return low, high
 
 
-def _fits(table: Table[Any], found: Any, wanted: Any) -> Any:
-    """1 where ``found <= wanted``, else 0."""
-    excess = table.relu(table.sign(table.subtract(found, wanted)))
+def _at_most_mask(table: Table[Any], x: Any, limit: Any) -> Any:
+    """Return 1 where ``x <= limit``, else 0."""
+    excess = table.relu(table.sign(table.subtract(x, limit)))
     return table.subtract(table.asarray(1.0), excess)
-
-
-def choose(table: Table[Any], condition: Any, x: Any, y: Any) -> Any:
-    """``x`` where ``condition`` is 1, ``y`` where it is 0."""
-    other = table.subtract(table.asarray(1.0), condition)
-    return table.add(table.multiply(condition, x), table.multiply(other, y))
 
 
 def _at_least(table: Table[Any], x: Any, low: float) -> Any:

@@ -1,4 +1,4 @@
-"""`AdversarialResult`: what an attack made, and how good it is."""
+"""`AdversarialResult`: the adversarial images of an attack, and measures of their quality."""
 
 from __future__ import annotations
 
@@ -18,35 +18,38 @@ from transferkit.classification.classifier import Prediction
 from transferkit.errors import OutputError, ParameterError, UnsupportedError
 from transferkit.images import Skipped
 from transferkit.images.conversion import to_float32, to_uint8
-from transferkit.optimization.attacks.norms import lengths
-from transferkit.optimization.attacks.rounding import levels
+from transferkit.optimization.attacks.norms import vector_norms
+from transferkit.optimization.attacks.rounding import uint8_levels
 from transferkit.support.atomic_write import check_writable, write_atomically
+from transferkit.support.numerics import softmax
 
-__all__ = ["AdversarialResult", "Curve", "Panel", "TransferResult", "verdicts"]
+__all__ = ["AdversarialResult", "Curve", "Panel", "TransferResult", "top_predictions"]
 
 Floats = npt.NDArray[np.float32]
 
+# The side of a panel's images in pixels, and the number of rows by default.
 _SIDE = 224
+_DEFAULT_ROWS = 8
 
 
 class Curve(NamedTuple):
-    """How often an attack succeeds, by how far it may go.
+    """The success rate of an attack as a function of the allowed change.
 
     Attributes
     ----------
     epsilons
-        (k,) ascending.
-    success
-        (k,) the share of the pictures that were changed by at most so much and are successes;
-        never falling.
+        (k,) in ascending order.
+    success_rates
+        (k,) the fraction of the images that succeed with a change of at most this epsilon; it
+        never decreases.
     """
 
     epsilons: npt.NDArray[np.float64]
-    success: npt.NDArray[np.float64]
+    success_rates: npt.NDArray[np.float64]
 
 
 class Panel:
-    """A picture that shows an attack's pictures, each with its verdict.
+    """An image that shows adversarial images with their originals; notebooks display it.
 
     Attributes
     ----------
@@ -58,12 +61,12 @@ class Panel:
         self.image = image
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it as a PNG file; what is there is replaced, once the new file is whole.
+        """Write a PNG file. An existing file is replaced when the new one is complete.
 
         Raises
         ------
         OutputError
-            If it cannot be written, or does not end in ``.png``.
+            If the file cannot be written, or its name does not end in ``.png``.
         """
         _write_png(self.image, Path(path))
 
@@ -73,59 +76,59 @@ class Panel:
 
 @dataclass(frozen=True, eq=False)
 class AdversarialResult:
-    """Pictures that an attack changed, one for each that it was given.
+    """The result of an attack: one adversarial image per input image.
 
-    A picture that needed no change, or for which no change within epsilon was found by a
-    method that looks for the smallest one, is as it was.
+    An image is unchanged if it needed no change, or if a method that minimizes the change found
+    none within epsilon.
 
     Attributes
     ----------
     images
         (n, h, w, 3) RGB, float32 in [0, 1].
-    saved
-        (n, h, w, 3) uint8: what `save` writes. `images` rounded so that they stay within
-        epsilon; where rounding would undo the attack its change is magnified first, as far as
-        epsilon allows.
+    images_uint8
+        (n, h, w, 3) uint8: the images that `save` writes. They are `images`, rounded so that they
+        stay within epsilon. Where rounding would undo the attack, the change is magnified before,
+        as far as epsilon allows.
     originals
-        (n, h, w, 3) float32 in [0, 1]: the pictures as the network takes them.
-    success, success_saved
-        (n,) bool: whether `images`, and `saved`, are what was wanted, by more than backends may
-        differ in.
-    before, after, after_saved
-        What the network says of `originals`, of `images` and of `saved`: a
-        `transferkit.Prediction` each, the likeliest class and its probability.
+        (n, h, w, 3) float32 in [0, 1]: the input images after resizing and cropping.
+    success, success_uint8
+        (n,) bool: whether the attack succeeds with `images`, and with `images_uint8`, by a margin
+        larger than the numerical difference between backends.
+    before, after, after_uint8
+        The predictions for `originals`, `images` and `images_uint8`: for each image a
+        `transferkit.Prediction`, which is the predicted class and its probability.
     labels
-        What each picture is, as it was given or else as the network saw it.
+        The labels of the images: the given ones, or the classes that the network predicts.
     targets
-        What each was to become; None: anything else.
+        The target classes; None in an untargeted attack.
     method, norm
-        What was done.
+        The name of the method, and the norm.
     epsilon
-        How far pictures were allowed to go; None: as far as it took.
-    evaluations
-        (n,) how many gradients each picture took.
+        The largest allowed norm of a change; None for no limit.
+    gradient_evaluations
+        (n,) the number of gradients computed for each image.
     sources
-        What each came from: its path, or its place in the input.
+        The origin of each image: its path, or its position in the input.
     skipped
-        Pictures that were left out, and why.
+        The images that were left out, with the reasons.
     interrupted
-        Whether the run was stopped before it was done.
+        Whether the attack was stopped by Ctrl-C.
     """
 
     images: Floats
-    saved: npt.NDArray[np.uint8]
+    images_uint8: npt.NDArray[np.uint8]
     originals: Floats
     success: npt.NDArray[np.bool_]
-    success_saved: npt.NDArray[np.bool_]
+    success_uint8: npt.NDArray[np.bool_]
     before: list[Prediction]
     after: list[Prediction]
-    after_saved: list[Prediction]
+    after_uint8: list[Prediction]
     labels: list[Hashable]
     targets: list[Hashable] | None
     method: str
     norm: str
     epsilon: float | None
-    evaluations: npt.NDArray[np.intp]
+    gradient_evaluations: npt.NDArray[np.intp]
     sources: list[str]
     skipped: list[Skipped]
     interrupted: bool
@@ -135,87 +138,86 @@ class AdversarialResult:
 
     @cached_property
     def distance(self) -> npt.NDArray[np.float64]:
-        """(n,) how far `images` are from `originals`, in `norm`; pixels range over 1."""
-        return lengths(self.images.astype(np.float64) - self.originals, self.norm)
+        """(n,) the distance of `images` from `originals` in `norm`, for pixels in [0, 1]."""
+        return vector_norms(self.images.astype(np.float64) - self.originals, self.norm)
 
     @cached_property
-    def distance_saved(self) -> npt.NDArray[np.float64]:
-        """(n,) how far `saved` are from `originals`."""
-        starts = levels(self.originals)
+    def distance_uint8(self) -> npt.NDArray[np.float64]:
+        """(n,) the distance of `images_uint8` from `originals`."""
+        original_levels = uint8_levels(self.originals)
         if self.norm == "l0":
-            # An original between two 8-bit values is no change by being rounded.
-            starts = np.rint(starts)
-        return lengths((self.saved - starts) / 255, self.norm)
+            # Rounding an original that lies between two levels does not count as a change.
+            original_levels = np.rint(original_levels)
+        return vector_norms((self.images_uint8 - original_levels) / 255, self.norm)
 
     @property
     def clean_accuracy(self) -> float:
-        """The share of the originals that the network takes for what they are.
-
-        1 where no labels were given, since then they are what the network takes them for.
-        """
-        hits = [found.label == label for found, label in zip(self.before, self.labels, strict=True)]
-        return float(np.mean(hits))
+        """The accuracy on the originals; 1 if no labels were given."""
+        is_correct = [
+            prediction.label == label
+            for prediction, label in zip(self.before, self.labels, strict=True)
+        ]
+        return float(np.mean(is_correct))
 
     @property
     def success_rate(self) -> float:
-        """The share of `success`."""
+        """The fraction of images with `success`."""
         return float(self.success.mean())
 
     @property
-    def success_rate_saved(self) -> float:
-        """The share of `success_saved`."""
-        return float(self.success_saved.mean())
+    def success_rate_uint8(self) -> float:
+        """The fraction of images with `success_uint8`."""
+        return float(self.success_uint8.mean())
 
     @property
     def median_distance(self) -> float:
-        """The median of how far each picture must be changed; infinite for half or more failures.
+        """The median of `distance`, with failures as infinite.
 
-        A failure counts as infinitely far. Of a method with an epsilon it says little: such a
-        method goes as far as it may.
+        It is meaningful for methods that minimize the change. The others use all of epsilon.
         """
         return float(np.median(np.where(self.success, self.distance, np.inf)))
 
     def curve(self, epsilons: Sequence[float] | None = None) -> Curve:
-        """The share of successes within each of some distances.
+        """Return the success rate for each of several epsilons.
 
         Parameters
         ----------
         epsilons
-            Distances in `norm`; None: 0, those at which one more succeeds, and `epsilon`.
+            Distances in `norm`; None: 0, the distances of all successes, and `epsilon`.
 
         Raises
         ------
         ParameterError
-            If one is not finite.
+            If an epsilon is infinite or NaN.
         """
         if epsilons is None:
             chosen = np.unique([0.0, self.epsilon or 0.0, *self.distance[self.success]])
         else:
             chosen = np.sort(np.ravel(np.asarray(epsilons, np.float64)))
             if not np.isfinite(chosen).all():
-                raise ParameterError(f"epsilons are {epsilons!r}; they must be finite numbers")
-        within = self.distance[:, None] <= chosen * (1 + 1e-6) + 1e-6
-        found = (within & self.success[:, None]).mean(axis=0)
-        return Curve(chosen, np.asarray(found, np.float64))
+                raise ParameterError(f"epsilons is {epsilons!r}; expected finite numbers")
+        is_within = self.distance[:, None] <= chosen * (1 + 1e-6) + 1e-6
+        rates = (is_within & self.success[:, None]).mean(axis=0)
+        return Curve(chosen, np.asarray(rates, np.float64))
 
     def plot_curve(
         self, path: str | os.PathLike[str], epsilons: Sequence[float] | None = None
     ) -> None:
-        """Draw `curve` into a PNG file.
+        """Plot `curve` to a PNG file.
 
         Raises
         ------
         UnsupportedError
             If matplotlib is not installed.
         OutputError
-            If it cannot be written, or does not end in ``.png``.
+            If the file cannot be written, or its name does not end in ``.png``.
         """
         try:
             from matplotlib.backends.backend_agg import FigureCanvasAgg
             from matplotlib.figure import Figure
         except ImportError as error:
             raise UnsupportedError(
-                'matplotlib, which draws curves, is not installed; pip install "transferkit[plots]"'
+                'plots need matplotlib, which is not installed; pip install "transferkit[plots]"'
             ) from error
         target = _png_path(path)
         check_writable(target)
@@ -224,126 +226,130 @@ class AdversarialResult:
         FigureCanvasAgg(figure)
         axes = figure.subplots()
         in_levels = self.norm == "linf"
-        axes.step(curve.epsilons * (255 if in_levels else 1), curve.success, where="post")
-        axes.set_xlabel(f"largest change, {self.norm}" + (" (1/255)" if in_levels else ""))
-        axes.set_ylabel("share of successes")
+        axes.step(curve.epsilons * (255 if in_levels else 1), curve.success_rates, where="post")
+        axes.set_xlabel(f"epsilon, {self.norm}" + (" (1/255)" if in_levels else ""))
+        axes.set_ylabel("success rate")
         axes.set_ylim(-0.02, 1.02)
-        axes.set_title(f"{self.method}, {len(self)} pictures")
+        axes.set_title(f"{self.method}, {len(self)} images")
         with write_atomically(target) as file:
             figure.savefig(file, format="png", dpi=120)
 
     def panel(self, rows: Sequence[int] | None = None) -> Panel:
-        """Original, change and result side by side, each with its verdict; a row for each picture.
+        """Return an image with the original, the change and the 8-bit result of each image.
 
-        The change is magnified until its largest value is as far from grey as black is.
+        The change is magnified until its largest value reaches black or white from middle gray.
 
         Parameters
         ----------
         rows
-            Which pictures to show, from 0; None: the first eight.
+            The indices of the images, from 0; None: the first eight.
 
         Raises
         ------
         ParameterError
-            If there is no such picture, or none is named.
+            If ``rows`` is empty, or has an index that does not exist.
         """
         from transferkit.support.drawing import labeled_grid
 
-        chosen = list(range(min(len(self), 8))) if rows is None else np.ravel(rows).tolist()
+        if rows is None:
+            chosen = list(range(min(len(self), _DEFAULT_ROWS)))
+        else:
+            chosen = np.ravel(rows).tolist()
         if not chosen or any(row not in range(len(self)) for row in chosen):
-            raise ParameterError(f"rows are {rows!r}; expected some of 0 to {len(self) - 1}")
+            raise ParameterError(f"rows is {rows!r}; expected indices from 0 to {len(self) - 1}")
         tiles: list[npt.NDArray[np.uint8]] = []
-        labels = []
+        captions = []
         for row in chosen:
-            change = to_float32(self.saved[row]) - self.originals[row]
+            change = to_float32(self.images_uint8[row]) - self.originals[row]
             largest = float(np.abs(change).max())
             factor = 0.5 / largest if largest > 0 else 1.0
             tiles += [
                 to_uint8(self.originals[row]),
                 to_uint8(np.clip(0.5 + factor * change, 0, 1)),
-                self.saved[row],
+                self.images_uint8[row],
             ]
-            far = float(self.distance_saved[row])
-            said = f"{far * 255:.2g}/255" if self.norm == "linf" else f"{far:.3g}"
-            labels += [
-                _said(self.before[row]),
-                f"change x {factor:.0f}\n{self.norm} {said}",
-                _said(self.after_saved[row]) + ("" if self.success_saved[row] else " (failed)"),
+            distance = float(self.distance_uint8[row])
+            in_norm = f"{distance * 255:.2g}/255" if self.norm == "linf" else f"{distance:.3g}"
+            state = "" if self.success_uint8[row] else " (failed)"
+            captions += [
+                _caption(self.before[row]),
+                f"change x {factor:.0f}\n{self.norm} {in_norm}",
+                _caption(self.after_uint8[row]) + state,
             ]
-        return Panel(labeled_grid(tiles, labels, columns=3, side=_SIDE))
+        return Panel(labeled_grid(tiles, captions, columns=3, side=_SIDE))
 
     def save(self, folder: str | os.PathLike[str]) -> list[Path]:
-        """Write `saved` as PNG files, which keep every pixel as it is.
+        """Write `images_uint8` as PNG files, which are lossless.
 
         Parameters
         ----------
         folder
-            Is made if it is not there. A file is called as its picture's was, numbered where
-            several were called alike; what is called so already is replaced.
+            Created if it does not exist. The names of the files are `file_stems` with ``.png``;
+            existing files are replaced.
 
         Returns
         -------
         list of Path
-            One for each picture.
+            One per image.
 
         Raises
         ------
         OutputError
-            If it cannot be written, or would replace one of the pictures that were attacked.
+            If a file cannot be written, or would replace one of the input images.
         """
-        place = Path(folder)
+        folder = Path(folder)
         try:
-            place.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutputError(f"{place}: cannot be made: {error.strerror or error}") from error
-        paths = [place / f"{name}.png" for name in self.names]
+            raise OutputError(f"{folder}: cannot be created: {error.strerror or error}") from error
+        paths = [folder / f"{stem}.png" for stem in self.file_stems]
         sources = {Path(source).resolve() for source in self.sources}
         for path in paths:
             if path.resolve() in sources:
-                raise OutputError(f"{path}: is one of the pictures themselves; take another folder")
-        for path, picture in zip(paths, self.saved, strict=True):
-            _write_png(Image.fromarray(picture), path)
+                raise OutputError(f"{path}: is one of the input images; choose another folder")
+        for path, image in zip(paths, self.images_uint8, strict=True):
+            _write_png(Image.fromarray(image), path)
         return paths
 
     @property
-    def names(self) -> list[str]:
-        """A name for each picture, no two alike, to call files by."""
+    def file_stems(self) -> list[str]:
+        """A unique file name without extension for each image, from the name of its source."""
         taken: set[str] = set()
-        names = []
+        stems = []
         for source in self.sources:
-            stem = Path(source).stem.replace("[", "-").replace("]", "") or "picture"
-            name, number = stem, 1
-            while name.casefold() in taken:
+            base = Path(source).stem.replace("[", "-").replace("]", "") or "image"
+            stem, number = base, 1
+            while stem.casefold() in taken:
                 number += 1
-                name = f"{stem}-{number}"
-            taken.add(name.casefold())
-            names.append(name)
-        return names
+                stem = f"{base}-{number}"
+            taken.add(stem.casefold())
+            stems.append(stem)
+        return stems
 
     def __repr__(self) -> str:
         bound = "" if self.epsilon is None else f", epsilon {self.epsilon:.4g}"
         state = ", interrupted" if self.interrupted else ""
         return (
-            f"AdversarialResult({len(self)} pictures, {self.method}, {self.norm}{bound}: "
-            f"{self.success_rate:.0%} successes, {self.success_rate_saved:.0%} in 8 bits, "
+            f"AdversarialResult({len(self)} images, {self.method}, {self.norm}{bound}: "
+            f"success rate {self.success_rate:.0%}, {self.success_rate_uint8:.0%} in 8 bits, "
             f"median distance {self.median_distance:.4g}{state})"
         )
 
 
 @dataclass(frozen=True, eq=False)
 class TransferResult:
-    """What another network makes of an attack's pictures.
+    """The predictions of another network for adversarial images.
 
     Attributes
     ----------
     success
-        (n,) bool: whether the pictures as they would be saved are what was wanted to the other
-        network as well, and the originals were not.
+        (n,) bool: whether the attack succeeds on the other network with the 8-bit image, and
+        does not with the original.
     attempted
-        (n,) bool: which of them were changed and successes where they were made, in 8 bits, and
-        not what was wanted to the other network from the first.
+        (n,) bool: whether the image was changed and succeeds in 8 bits on the attacked network,
+        and its original does not on the other network.
     before, after
-        What the other network says of the originals and of the pictures.
+        The predictions of the other network for the originals and for the 8-bit images.
     """
 
     success: npt.NDArray[np.bool_]
@@ -353,33 +359,30 @@ class TransferResult:
 
     @property
     def rate(self) -> float:
-        """The share of the successes that fool the other network too; NaN if there are none."""
-        number = int(self.attempted.sum())
-        return float((self.success & self.attempted).sum() / number) if number else math.nan
+        """The transfer rate: the fraction of `attempted` with `success`; NaN without any."""
+        count = int(self.attempted.sum())
+        return float((self.success & self.attempted).sum() / count) if count else math.nan
 
     def __repr__(self) -> str:
-        return f"TransferResult({self.rate:.0%} of {int(self.attempted.sum())} fool it too)"
+        return f"TransferResult({self.rate:.0%} of {int(self.attempted.sum())} images transfer)"
 
 
-def verdicts(logits: Floats, labels: Sequence[Hashable]) -> list[Prediction]:
-    """The likeliest class of each row of logits (n, classes), with its probability."""
-    likely = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    likely /= likely.sum(axis=1, keepdims=True)
-    best = logits.argmax(axis=1)
+def top_predictions(logits: Floats, labels: Sequence[Hashable]) -> list[Prediction]:
+    """Return the predicted class of each row of logits (n, classes), with its probability."""
     return [
         Prediction(labels[index], float(row[index]))
-        for index, row in zip(best, likely, strict=True)
+        for index, row in zip(logits.argmax(axis=1), softmax(logits), strict=True)
     ]
 
 
-def _said(found: Prediction) -> str:
-    return f"{found.label}\n{found.probability:.1%}"
+def _caption(prediction: Prediction) -> str:
+    return f"{prediction.label}\n{prediction.probability:.1%}"
 
 
 def _png_path(path: str | os.PathLike[str]) -> Path:
     target = Path(path)
     if target.suffix.lower() != ".png":
-        raise OutputError(f"{target}: end the name of the picture in .png")
+        raise OutputError(f"{target}: expected a file name that ends in .png")
     return target
 
 
