@@ -71,49 +71,32 @@ class TensorFlowBackend(Backend):
             return keras_model(network, weights)
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        traced: dict[tuple[Any, ...], Callable[..., Any]] = {}
-        lock = threading.Lock()
+        traces = _Traces(function)
 
         def run(*arrays: npt.NDArray[np.float32]) -> Any:
             # One trace for all batch sizes and image sizes is as fast as one for each, and a
             # smaller last batch needs no new one.
-            key = tuple((np.ndim(array), np.shape(array)[-1:]) for array in arrays)
-            with lock, tf.device(self.device):
-                if key not in traced:
-                    traced[key] = self._trace(function, key)
+            signature = tuple(
+                ((*[None] * (np.ndim(array) - 1), *np.shape(array)[-1:]), self.table.dtype)
+                for array in arrays
+            )
             with tf.device(self.device):
-                result = traced[key](*map(self.table.asarray, arrays))
+                result = traces.get(signature)(*map(self.table.asarray, arrays))
             return tf.nest.map_structure(self.table.to_numpy, result)
 
         return run
 
-    def _trace(self, function: Callable[..., Any], key: tuple[Any, ...]) -> Callable[..., Any]:
-        """Return ``function`` traced for inputs of these ranks and last axes, else of any size."""
-        signature = [
-            tf.TensorSpec([*[None] * (rank - 1), *last], self.table.dtype) for rank, last in key
-        ]
-        traced = tf.function(function, input_signature=signature, autograph=False)
-        concrete: Callable[..., Any] = traced.get_concrete_function()
-        return concrete
-
     def compile_tensors(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        traced: dict[tuple[Any, ...], Callable[..., Any]] = {}
-        lock = threading.Lock()
+        traces = _Traces(function)
 
         def run(*tensors: Any) -> Any:
             # One trace for all batch sizes is as fast as one for each, and lets finished images
             # be left out of the batch. Compilation with XLA is slower.
-            key = tuple((tensor.dtype, len(tensor.shape), *tensor.shape[1:]) for tensor in tensors)
-            with lock, tf.device(self.device):
-                if key not in traced:
-                    signature = [
-                        tf.TensorSpec([None, *tensor.shape[1:]][: len(tensor.shape)], tensor.dtype)
-                        for tensor in tensors
-                    ]
-                    compiled = tf.function(function, input_signature=signature, autograph=False)
-                    traced[key] = compiled.get_concrete_function()
+            signature = tuple(
+                ((None, *tensor.shape[1:])[: len(tensor.shape)], tensor.dtype) for tensor in tensors
+            )
             with tf.device(self.device):
-                return traced[key](*tensors)
+                return traces.get(signature)(*tensors)
 
         return run
 
@@ -129,3 +112,22 @@ class TensorFlowBackend(Backend):
             return {**outputs, "gradient": gradient}
 
         return run
+
+
+class _Traces:
+    """The traces of a function by ``tf.function``, one per signature; safe in several threads."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self._traces: dict[tuple[Any, ...], Callable[..., Any]] = {}
+        self._lock = threading.Lock()
+
+    def get(self, signature: tuple[tuple[tuple[int | None, ...], Any], ...]) -> Callable[..., Any]:
+        """Return the trace for arguments of these shapes and dtypes; None is any size."""
+        with self._lock:
+            if signature not in self._traces:
+                # The key has no `tf.TensorSpec`, which takes long to create.
+                specs = [tf.TensorSpec(shape, dtype) for shape, dtype in signature]
+                traced = tf.function(self._function, input_signature=specs, autograph=False)
+                self._traces[signature] = traced.get_concrete_function()
+            return self._traces[signature]
