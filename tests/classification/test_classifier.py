@@ -588,7 +588,7 @@ def test_predictions_always_raise(fitted: Classifier) -> None:
 def test_bad_folders(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no such"):
         tiny_classifier().fit(tmp_path / "missing")
-    with pytest.raises(DatasetError, match="no folders and no pictures"):
+    with pytest.raises(DatasetError, match="no folders and no images"):
         tiny_classifier().fit(tmp_path)
     with pytest.raises(DatasetError, match="y has one class, 'blood'"):
         tiny_classifier().fit(labeled_folder(tmp_path / "one", classes=1))

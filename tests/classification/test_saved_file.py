@@ -116,7 +116,7 @@ def test_files_of_other_kinds_are_rejected(saved: Path, tmp_path: Path) -> None:
     folder.mkdir()
     write_safetensors(other, WEIGHTS, {})
     cases = {
-        text: "no safetensors file",
+        text: "not a safetensors file",
         empty: "the file is empty",
         other: "not a classifier saved by transferkit",
         folder: "is a folder",
@@ -174,7 +174,7 @@ def test_invalid_versions_are_rejected(saved: Path, tmp_path: Path, version: str
     [
         ({"logits.bias": np.zeros(3, np.float32)}, "unexpected: logits.bias"),
         ({"head.bias": None}, "missing: head.bias"),
-        ({"head.bias": np.zeros(4, np.float32)}, r"head.bias has shape \(4,\), not \(3,\)"),
+        ({"head.bias": np.zeros(4, np.float32)}, r"head.bias has shape \(4,\); expected \(3,\)"),
         ({"head.weight": np.zeros((6, 3), np.float32)}, r"head.weight has shape"),
         ({"head.bias": np.zeros(3, np.int8)}, "is I8; expected F32"),
     ],

@@ -95,7 +95,7 @@ def test_invalid_arguments_are_rejected(tmp_path: Path) -> None:
         ((empty, "-o", output), "no folders"),
         ((one_class, "-o", output), "y has one class, 'grass'"),
         ((one_image, "-o", output), "classes with only one image: 'brick', 'grass'"),
-        ((CAT, "-o", output), "is a file"),
+        ((CAT, "-o", output), "a file, not a folder"),
         ((TRAIN, "-o", missing / "out.safetensors"), "does not exist"),
         ((TRAIN, "-o", tmp_path / "out.npz"), "expected a file name that ends in .safetensors"),
         ((TRAIN, "-o", output, "--test", empty), "no folders"),

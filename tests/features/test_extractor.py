@@ -454,7 +454,7 @@ def test_unknown_names_are_told_with_close_matches(
         ({"network": "mobilenet_v2"}, TypeError, "name of published weights"),
         ({"batch_size": 0}, ValueError, "batch_size"),
         ({"batch_size": 2.5}, ValueError, "batch_size"),
-        ({"preprocessing": Preprocessing(None)}, ShapeError, "must all have one size"),
+        ({"preprocessing": Preprocessing(None)}, ShapeError, "must have the same size"),
     ],
 )
 def test_bad_parameters(
