@@ -1,4 +1,4 @@
-"""Which backends and which photos the tests run on."""
+"""The backends and photos that the tests run on."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from hypothesis import settings
 from transferkit.backends import Backend, describe_backend, get_backend
 from transferkit.backends.base import GRADIENTS
 from transferkit.images import list_images, read_image
+from transferkit.images.conversion import to_float32
 from transferkit.weights import find_weights
 
 BUILT_IN = ("onnxruntime", "torch", "tensorflow")
-"""Each is the name of a backend and of the module of its framework."""
+"""The names of backends, which are also the names of the modules of their frameworks."""
 
-# Compares every backend with Keras's own networks, and so needs TensorFlow.
+# Compares every backend with Keras's networks, which need TensorFlow.
 _KERAS_PARITY = "test_keras_parity.py"
 
 DATA_VARIABLE = "TRANSFERKIT_TEST_DATA"
 
-# The same examples at every run: a failure that comes and goes helps nobody.
+# The same examples in every run, so that failures are reproducible.
 settings.register_profile("transferkit", deadline=None, derandomize=True, max_examples=30)
 settings.load_profile("transferkit")
 
@@ -32,8 +33,8 @@ settings.load_profile("transferkit")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--backends",
-        help="comma-separated names of the backends to test; one that is missing fails. "
-        "Default: the built-in ones whose framework is installed.",
+        help="comma-separated names of the backends to test, which must be installed; "
+        "default: the built-in ones whose framework is installed",
     )
     parser.addoption(
         "--oracle",
@@ -42,8 +43,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def asked_for(config: pytest.Config) -> list[str]:
-    """The names of the backends to test."""
+def requested_backends(config: pytest.Config) -> list[str]:
+    """Return the names of the backends to test."""
     option: str | None = config.getoption("--backends")
     if option is not None:
         return [name.strip() for name in option.split(",") if name.strip()]
@@ -51,42 +52,44 @@ def asked_for(config: pytest.Config) -> list[str]:
 
 
 def can_differentiate(name: str) -> bool:
-    """Whether a backend has gradients; one that cannot be used is for its tests to tell of."""
+    """Return whether a backend has gradients; True if unusable, so that its tests fail."""
     found = describe_backend(name)
     return found.problem is not None or GRADIENTS in found.capabilities
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is run for each backend with gradients, where there is none."""
-    names = asked_for(config)
-    of_none = [
+    """Deselect tests of backends with gradients if there are none."""
+    names = requested_backends(config)
+    deselected = [
         item
         for item in items
         if "differentiable" in getattr(item, "fixturenames", ())
         and not any(map(can_differentiate, names))
     ]
-    if of_none:
-        config.hook.pytest_deselected(items=of_none)
-        items[:] = [item for item in items if item not in of_none]
+    if deselected:
+        config.hook.pytest_deselected(items=deselected)
+        items[:] = [item for item in items if item not in deselected]
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     if collection_path.name == "oracle" and not config.getoption("--oracle"):
         return True
-    # One backend alone can be compared with no other.
-    if collection_path.name == "test_parity.py" and len(asked_for(config)) < 2:
+    # A comparison of backends needs two.
+    if collection_path.name == "test_parity.py" and len(requested_backends(config)) < 2:
         return True
     name = collection_path.name
-    if name == _KERAS_PARITY and "tensorflow" not in asked_for(config):
+    if name == _KERAS_PARITY and "tensorflow" not in requested_backends(config):
         return True
-    # What is about one framework's own objects is in a file that ends in its backend's name.
-    if any(name.endswith(f"_{one}.py") and one not in asked_for(config) for one in BUILT_IN):
+    # Tests of one framework's objects are in files that end with the name of its backend.
+    if any(
+        name.endswith(f"_{one}.py") and one not in requested_backends(config) for one in BUILT_IN
+    ):
         return True
     return None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    names = asked_for(metafunc.config)
+    names = requested_backends(metafunc.config)
     if "backend" in metafunc.fixturenames:
         metafunc.parametrize("backend", names, indirect=True, scope="session")
     if "differentiable" in metafunc.fixturenames:
@@ -100,61 +103,60 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def backend(request: pytest.FixtureRequest) -> Backend:
-    """Each backend that was asked for; one that cannot be used is a failure."""
+    """Each requested backend; one that cannot be used is a failure."""
     return get_backend(request.param)
 
 
 @pytest.fixture(scope="session")
 def backends(request: pytest.FixtureRequest) -> list[Backend]:
-    """All backends that were asked for, where it is dear to make what they are tried on."""
-    return [get_backend(name) for name in asked_for(request.config)]
+    """All requested backends, for tests with an expensive setup."""
+    return [get_backend(name) for name in requested_backends(request.config)]
 
 
 @pytest.fixture(scope="session")
 def differentiable(request: pytest.FixtureRequest) -> Backend:
-    """Each backend that was asked for and has gradients."""
+    """Each requested backend that has gradients."""
     return get_backend(request.param)
 
 
 @pytest.fixture(scope="session")
 def backend_pair(request: pytest.FixtureRequest) -> tuple[Backend, Backend]:
-    """Each two of the backends that were asked for."""
+    """Each pair of the requested backends."""
     first, second = request.param
     return get_backend(first), get_backend(second)
 
 
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
-    """The folder of real photos that the environment names; without it, the test is skipped.
+    """The folder of real photos from the environment; without it, the test is skipped.
 
-    It holds ``cats_dogs/{train,test}/{cat,dog}`` and ``pets/{train,test}/<breed>``.
+    It contains ``cats_dogs/{train,test}/{cat,dog}`` and ``pets/{train,test}/<breed>``.
     """
     folder = os.environ.get(DATA_VARIABLE)
     if not folder:
-        pytest.skip(f"{DATA_VARIABLE} names no folder of photos")
+        pytest.skip(f"{DATA_VARIABLE} is not set to a folder of photos")
     return Path(folder)
 
 
 @pytest.fixture(scope="session")
 def photos(data_folder: Path) -> npt.NDArray[np.float32]:
-    """Fifty of the test photos, as MobileNetV2 wants them: 50 x 224 x 224 x 3, in [0, 1]."""
+    """50 test photos, preprocessed for MobileNetV2: (50, 224, 224, 3), float32 in [0, 1]."""
     paths = [
         path for name in ("cats_dogs", "pets") for path in list_images(data_folder / name / "test")
     ]
     chosen = [paths[index] for index in np.linspace(0, len(paths) - 1, 50).astype(int)]
     preprocessing = find_weights("mobilenet_v2").preprocessing
-    pictures = [preprocessing.apply(read_image(path, str(path)), str(path)) for path in chosen]
-    pixels: npt.NDArray[np.float32] = np.stack(pictures).astype(np.float32) / 255
-    return pixels
+    images = [preprocessing.apply(read_image(path, str(path)), str(path)) for path in chosen]
+    return to_float32(np.stack(images))
 
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test fetches anything, but for those that bring a server of their own."""
+    """Forbid downloads, except in tests with their own server."""
     monkeypatch.setenv("TRANSFERKIT_OFFLINE", "1")
 
 
 @pytest.fixture
 def no_backend_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment of a user who has chosen no backend."""
+    """Remove the variable that selects a backend."""
     monkeypatch.delenv("TRANSFERKIT_BACKEND", raising=False)

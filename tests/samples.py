@@ -1,4 +1,4 @@
-"""Small networks and pictures for the tests, where the real ones are not needed."""
+"""Small networks and images for tests that do not need real ones."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from transferkit.networks import INPUT, Network, NetworkBuilder
 from transferkit.testing.strategies import random_weights_and_statistics
 
 DEMO = Path(transferkit.__file__).parent / "demo"
-"""Two dozen small photos to train on, as many to judge on, and a cat."""
+"""The images of the demo: 24 for training, 24 for testing, and a cat."""
 
 SIDE = 16
 
 
 def tiny_network(width: int = 6) -> Network:
-    """A network of two convolutions that runs in no time."""
+    """Return a network of two convolutions."""
     builder = NetworkBuilder("tiny", input_size=SIDE)
     x = builder.conv2d("conv1", INPUT, 3, 4, size=3, stride=2, padding=1, bias=False)
     x = builder.batch_norm("norm1", x, 4, epsilon=1e-5)
@@ -49,7 +49,7 @@ def tiny_classifier(**parameters: Any) -> Classifier:
 
 
 def noise(number: int, seed: int = 0) -> list[npt.NDArray[np.uint8]]:
-    """Pictures of noise, of different sizes."""
+    """Return images of noise of different sizes."""
     generator = np.random.default_rng(seed)
     return [
         generator.integers(0, 256, (*generator.integers(SIDE, 40, 2), 3), dtype=np.uint8)
@@ -58,30 +58,28 @@ def noise(number: int, seed: int = 0) -> list[npt.NDArray[np.uint8]]:
 
 
 def colored(numbers: npt.ArrayLike, seed: int = 0, spread: int = 60) -> list[npt.NDArray[np.uint8]]:
-    """A picture of noise around one of five colours for each of ``numbers``, 0 to 4."""
+    """Return for each number from 0 to 4 an image of noise around one of five colors."""
     generator = np.random.default_rng(seed)
-    colours = np.array(
-        [[200, 60, 60], [60, 200, 60], [60, 60, 200], [180, 180, 60], [60, 180, 180]]
-    )
+    colors = np.array([[200, 60, 60], [60, 200, 60], [60, 60, 200], [180, 180, 60], [60, 180, 180]])
     return [
         np.clip(
-            colours[number] + generator.integers(-spread, spread + 1, (SIDE, SIDE, 3)), 0, 255
+            colors[number] + generator.integers(-spread, spread + 1, (SIDE, SIDE, 3)), 0, 255
         ).astype(np.uint8)
         for number in np.asarray(numbers)
     ]
 
 
-def write_images(folder: Path, pictures: list[npt.NDArray[np.uint8]]) -> list[Path]:
-    """The pictures as PNG files in a new folder; their paths."""
+def write_images(folder: Path, images: list[npt.NDArray[np.uint8]]) -> list[Path]:
+    """Write images as PNG files to a new folder; return their paths."""
     folder.mkdir(parents=True)
-    paths = [folder / f"{index:03}.png" for index in range(len(pictures))]
-    for path, picture in zip(paths, pictures, strict=True):
-        Image.fromarray(picture).save(path)
+    paths = [folder / f"{index:03}.png" for index in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image).save(path)
     return paths
 
 
 def labeled_folder(folder: Path, number: int = 6, classes: int = 2, seed: int = 0) -> Path:
-    """A folder of labelled folders: ``number`` pictures of each of the first colours."""
+    """Create a folder for each class, with ``number`` images of one color; return the parent."""
     for index, name in enumerate(("blood", "grass", "sky", "straw", "sea")[:classes]):
         write_images(folder / name, colored([index] * number, seed=seed + index))
     return folder

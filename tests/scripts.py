@@ -1,4 +1,4 @@
-"""Access to the scripts in ``docs/scripts``, which are no part of the package."""
+"""Access to the scripts in ``docs/scripts``, which are not part of the package."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FOLDER = Path(__file__).parents[1] / "docs" / "scripts"
 
 
 def load_script(name: str) -> ModuleType:
-    """The module that the script ``name`` is."""
+    """Import a script as a module."""
     spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None

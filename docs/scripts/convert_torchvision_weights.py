@@ -1,9 +1,9 @@
-"""Turn a weights file that torchvision publishes into the file that transferkit ships.
+"""Convert a weights file published by torchvision to the file in the package.
 
 ``python docs/scripts/convert_torchvision_weights.py SOURCE.pth DESTINATION.safetensors``
 
-This is how the files in ``transferkit/weights/data`` were made, and how they can be made
-again, byte for byte. Nothing else in transferkit calls it.
+The weights in ``transferkit/weights/data`` were converted by this script, which reproduces them
+byte for byte. The package does not use it.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ def convert(source: str | os.PathLike[str], destination: str | os.PathLike[str])
     Parameters
     ----------
     source
-        The file as torchvision publishes it, under its published name, which ends in the first
-        digits of its SHA-256: ``mobilenet_v2-b0353104.pth``.
+        The published file under its published name, which ends with the first digits of its
+        SHA-256: ``mobilenet_v2-b0353104.pth``.
     destination
-        The file to write. It is the same, byte for byte, whenever it is made. Its metadata
-        tells the network, the source with its SHA-256, and the licence; how pictures are to be
-        prepared is told by the catalogue, not by the file.
+        The file to write; its bytes are the same each time. Its metadata has the network, the
+        source with its SHA-256, and the license. The preprocessing is in the catalog, not in
+        the file.
 
     Returns
     -------
     str
-        The SHA-256 of the file that was written.
+        The SHA-256 of the written file.
 
     Raises
     ------
     FileFormatError
-        If the source is not what its name says, or cannot be read.
+        If the source does not match its name or cannot be read.
     OutputError
         If the destination cannot be written.
     """
@@ -78,7 +78,7 @@ def read_published(source: Path) -> tuple[str, str, dict[str, npt.NDArray[np.flo
     Returns
     -------
     network
-        The network that the name tells.
+        The network in the name.
     digest
         The SHA-256 of the file.
     weights
@@ -87,28 +87,28 @@ def read_published(source: Path) -> tuple[str, str, dict[str, npt.NDArray[np.flo
     Raises
     ------
     FileFormatError
-        If the name is not of the published variant, or the file is not the one it names.
+        If the name does not have the published form, or the file does not match it.
     """
     name = _PUBLISHED_NAME.fullmatch(source.name)
     if name is None:
         raise FileFormatError(
-            f"{source}: the name of a published file ends in the first digits of its SHA-256, as "
-            "in mobilenet_v2-b0353104.pth"
+            f"{source}: expected the name of a published file, which ends with the first digits of "
+            "its SHA-256, such as mobilenet_v2-b0353104.pth"
         )
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     if not digest.startswith(name["digest"]):
         raise FileFormatError(
-            f"{source}: its SHA-256 is {digest}, which does not begin with {name['digest']}: the "
-            "file is damaged, or another one; download it again"
+            f"{source}: its SHA-256 is {digest}, which does not begin with {name['digest']}; the "
+            "file is damaged or another one; download it again"
         )
     return name["network"], digest, read_torch(source)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Convert the file that the command line names, and print the SHA-256 of the result."""
+    """Run the command line: convert a file and print the SHA-256 of the result."""
     parser = argparse.ArgumentParser(
         prog="python docs/scripts/convert_torchvision_weights.py",
-        description="Turn a weights file of torchvision into a safetensors file.",
+        description="Convert a weights file of torchvision to safetensors.",
     )
     parser.add_argument("source", type=Path, help="as published: mobilenet_v2-b0353104.pth")
     parser.add_argument("destination", type=Path, help="the .safetensors file to write")
