@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 import pytest
-from conftest import asked_for, can_differentiate
+from conftest import can_differentiate, requested_backends
 
 from transferkit import ImageOptimizer
 
@@ -17,7 +17,7 @@ _STEPS = 3
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "attackers" in metafunc.fixturenames:
-        names = [name for name in asked_for(metafunc.config) if can_differentiate(name)]
+        names = [name for name in requested_backends(metafunc.config) if can_differentiate(name)]
         metafunc.parametrize("attackers", list(combinations(names, 2)), ids="-".join)
 
 
