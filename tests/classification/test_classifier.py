@@ -1,4 +1,4 @@
-"""`Classifier`: logistic regression on embeddings, and a network that is just that."""
+"""`Classifier`: fits, predictions, evaluation, files, and invalid input."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import numpy.typing as npt
 import pytest
 from samples import (
     DEMO,
-    NETWORK,
     SIDE,
     WEIGHTS,
     colored,
@@ -21,27 +20,24 @@ from samples import (
     noise,
     tiny_classifier,
     tiny_extractor,
-    tiny_network,
 )
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
-from sklearn.model_selection import GridSearchCV, cross_val_score
 
 from transferkit import Classifier, Preprocessing, list_labeled_images
 from transferkit.backends import Backend, Program
-from transferkit.errors import DatasetError, ImageError, UnknownNameError
+from transferkit.errors import DatasetError, ImageError, ParameterError, UnknownNameError
 from transferkit.images import read_image
 from transferkit.models import Model
 from transferkit.networks import INPUT, NetworkBuilder, random_weights
-from transferkit.testing.strategies import random_weights_and_statistics
 
 NUMBERS = [0, 1, 2] * 5
 
 
 class Series:
-    """Like one of pandas: a column that is no sequence and gives itself as an array."""
+    """Like that of pandas: not a sequence, but it converts itself to an array."""
 
     def __init__(self, values: Sequence[object], dtype: object) -> None:
         self._array = np.asarray(values, dtype=dtype)
@@ -58,16 +54,16 @@ class Series:
 
 @pytest.fixture(scope="module")
 def fitted() -> Classifier:
-    """A classifier of three colours that is wrong at times."""
-    pictures = colored(NUMBERS, spread=200)
-    return tiny_classifier().fit(pictures, [("red", "green", "blue")[n] for n in NUMBERS])
+    """Return a classifier of three colors that makes mistakes."""
+    images = colored(NUMBERS, spread=200)
+    return tiny_classifier().fit(images, [("red", "green", "blue")[n] for n in NUMBERS])
 
 
-# ------------------------------------------------------------------- what goes in as a label
+# ---- labels ---------------------------------------------------------------------------------
 
 
-def test_a_folder_is_its_paths_and_labels(tmp_path: Path) -> None:
-    folder = labeled_folder(tmp_path / "colours", classes=3)
+def test_a_folder_stands_for_its_paths_and_labels(tmp_path: Path) -> None:
+    folder = labeled_folder(tmp_path / "colors", classes=3)
     paths, labels = list_labeled_images(folder)
     from_folder = tiny_classifier().fit(folder)
     from_lists = tiny_classifier().fit(paths, labels)
@@ -113,37 +109,35 @@ def test_labels_keep_their_type(labels: Any, classes: npt.NDArray[Any], tmp_path
     assert loaded.classes_.dtype == classes.dtype
 
 
-# -------------------------------------------------------------------------- what is computed
+# ---- fits and predictions -------------------------------------------------------------------
 
 
-def test_probabilities_are_the_softmax_of_the_networks_logits(
-    backend: Backend, fitted: Classifier
-) -> None:
-    pictures = colored(NUMBERS, seed=1)
-    pixels = np.stack(pictures).astype(np.float32) / np.float32(255)
+def test_probabilities_are_the_softmax_of_the_logits(backend: Backend, fitted: Classifier) -> None:
+    images = colored(NUMBERS, seed=1)
+    pixels = np.stack(images).astype(np.float32) / np.float32(255)
     program = Program(backend, fitted.model_.network, fitted.model_.weights)
     logits = program.run(pixels, ["logits"])["logits"].astype(np.float64)
     softmax = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     found = clone(fitted).set_params(backend=backend).fit(
         colored(NUMBERS, spread=200), NUMBERS
-    ).predict_proba(pictures)  # fmt: skip
+    ).predict_proba(images)  # fmt: skip
     assert found.shape == (15, 3)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-6)
-    # Features of another backend differ in their last digits, so its classifier may too. Here
-    # the order of the classes is that of the numbers, there that of the colours' names.
+    # Features of another backend differ in their last digits, so its classifier may too. The
+    # classes are sorted by number here and by name in the fixture.
     np.testing.assert_allclose(found[:, [2, 1, 0]], softmax, atol=1e-3)
-    np.testing.assert_allclose(fitted.predict_proba(pictures), softmax, atol=1e-5)
+    np.testing.assert_allclose(fitted.predict_proba(images), softmax, atol=1e-5)
 
 
 @pytest.mark.parametrize("classes", [2, 5])
-def test_it_is_the_logistic_regression_of_scikit_learn(classes: int) -> None:
+def test_the_fit_equals_the_logistic_regression_of_scikit_learn(classes: int) -> None:
     numbers = list(range(classes)) * 6
     train, test = colored(numbers, spread=200), colored(numbers, seed=1, spread=200)
     classifier = tiny_classifier(C=20.0).fit(train, numbers)
 
-    def unit(pictures: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float64]:
-        found = tiny_extractor().transform(pictures).astype(np.float64)
+    def unit(images: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float64]:
+        found = tiny_extractor().transform(images).astype(np.float64)
         return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True))
 
     regression = LogisticRegression(C=20.0, tol=1e-9, max_iter=10_000).fit(unit(train), numbers)
@@ -153,15 +147,15 @@ def test_it_is_the_logistic_regression_of_scikit_learn(classes: int) -> None:
 
 
 def test_parity_of_classifiers(backend_pair: tuple[Backend, Backend]) -> None:
-    pictures, test = colored(NUMBERS, spread=200), colored(NUMBERS, seed=1, spread=200)
+    images, test = colored(NUMBERS, spread=200), colored(NUMBERS, seed=1, spread=200)
     found = [
-        tiny_classifier(backend=backend, C=10.0).fit(pictures, NUMBERS).predict_proba(test)
+        tiny_classifier(backend=backend, C=10.0).fit(images, NUMBERS).predict_proba(test)
         for backend in backend_pair
     ]
     np.testing.assert_allclose(found[0], found[1], atol=1e-4)
 
 
-def test_the_demo_is_learnt(backend: Backend) -> None:
+def test_accuracy_on_the_demo(backend: Backend) -> None:
     classifier = Classifier(backend=backend).fit(DEMO / "train")
     evaluation = classifier.evaluate(DEMO / "test")
     assert evaluation.accuracy == classifier.score(DEMO / "test") >= 0.95
@@ -170,27 +164,27 @@ def test_the_demo_is_learnt(backend: Backend) -> None:
     assert best[0].probability > best[1].probability > best[2].probability
 
 
-def test_strength_is_chosen_again_alike() -> None:
-    pictures, labels = colored(NUMBERS, spread=250), NUMBERS
+def test_regularization_is_chosen_reproducibly() -> None:
+    images, labels = colored(NUMBERS, spread=250), NUMBERS
     for seed in (0, 3):
-        first, second = (tiny_classifier(random_state=seed).fit(pictures, labels) for _ in range(2))
+        first, second = (tiny_classifier(random_state=seed).fit(images, labels) for _ in range(2))
         assert first.C_ == second.C_
         assert first.C_ in (3.0, 10.0, 30.0, 100.0)
-        np.testing.assert_array_equal(first.predict_proba(pictures), second.predict_proba(pictures))
-    assert tiny_classifier(C=7).fit(pictures, labels).C_ == 7
+        np.testing.assert_array_equal(first.predict_proba(images), second.predict_proba(images))
+    assert tiny_classifier(C=7).fit(images, labels).C_ == 7
 
 
-def test_a_generator_is_drawn_from() -> None:
-    pictures = colored(NUMBERS)
+def test_a_generator_is_advanced() -> None:
+    images = colored(NUMBERS)
     generator = np.random.default_rng(5)
     before = generator.bit_generator.state
-    first = tiny_classifier(random_state=generator).fit(pictures, NUMBERS)
+    first = tiny_classifier(random_state=generator).fit(images, NUMBERS)
     assert generator.bit_generator.state != before
-    again = tiny_classifier(random_state=np.random.default_rng(5)).fit(pictures, NUMBERS)
+    again = tiny_classifier(random_state=np.random.default_rng(5)).fit(images, NUMBERS)
     assert first.C_ == again.C_
 
 
-def test_the_network_runs_over_each_picture_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_network_runs_over_each_image_once(monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[int] = []
     run = Program.run
     read: list[str] = []
@@ -201,78 +195,44 @@ def test_the_network_runs_over_each_picture_once(monkeypatch: pytest.MonkeyPatch
         rows.append(len(pixels))
         return run(self, pixels, layers)
 
-    def reading(picture: Any, source: str) -> Any:
+    def reading(image: Any, source: str) -> Any:
         read.append(source)
-        return read_image(picture, source)
+        return read_image(image, source)
 
     monkeypatch.setattr(Program, "run", counting)
     monkeypatch.setattr("transferkit.images.stream.read_image", reading)
-    pictures = colored(NUMBERS)
-    tiny_classifier().fit((picture for picture in pictures), NUMBERS)
+    images = colored(NUMBERS)
+    tiny_classifier().fit(iter(images), NUMBERS)
     assert sum(rows) == 15
     assert sorted(read) == sorted(f"images[{index}]" for index in range(15))
 
 
 def test_arguments_are_not_changed() -> None:
-    pictures = colored(NUMBERS)
+    images = colored(NUMBERS)
     labels = np.array(NUMBERS)
     weights = {name: array.copy() for name, array in WEIGHTS.items()}
-    classifier = tiny_classifier(weights=weights).fit(pictures, labels)
-    classifier.evaluate(pictures, labels)
+    classifier = tiny_classifier(weights=weights).fit(images, labels)
+    classifier.evaluate(images, labels)
     assert labels.tolist() == NUMBERS
     assert weights.keys() == WEIGHTS.keys()
     for name, array in WEIGHTS.items():
         np.testing.assert_array_equal(weights[name], array)
-    for picture, was in zip(pictures, colored(NUMBERS), strict=True):
-        np.testing.assert_array_equal(picture, was)
+    for image, expected in zip(images, colored(NUMBERS), strict=True):
+        np.testing.assert_array_equal(image, expected)
 
 
-def test_identical_pictures_of_two_classes() -> None:
-    pictures = np.zeros((8, 16, 16, 3), np.uint8)
-    classifier = tiny_classifier().fit(pictures, [0, 1] * 4)
-    np.testing.assert_allclose(classifier.predict_proba(pictures), 0.5, atol=1e-3)
+def test_identical_images_of_two_classes_are_equally_probable() -> None:
+    images = np.zeros((8, 16, 16, 3), np.uint8)
+    classifier = tiny_classifier().fit(images, [0, 1] * 4)
+    np.testing.assert_allclose(classifier.predict_proba(images), 0.5, atol=1e-3)
 
 
-# ------------------------------------------------------------------------------ scikit-learn
+# ---- state ----------------------------------------------------------------------------------
 
 
-def test_cross_validation() -> None:
-    pictures = np.stack(colored(NUMBERS))
-    assert cross_val_score(tiny_classifier(C=100.0), pictures, NUMBERS, cv=3).tolist() == [1.0] * 3
-    as_list = cross_val_score(tiny_classifier(C=100.0), list(pictures), NUMBERS, cv=3, n_jobs=2)
-    assert as_list.tolist() == [1.0] * 3
-
-
-def test_grid_search_over_strength_and_network() -> None:
-    pictures = colored(NUMBERS, spread=200)
-    search = GridSearchCV(tiny_classifier(), {"C": [1e-4, 100.0]}, cv=3).fit(pictures, NUMBERS)
-    assert search.best_params_ == {"C": 100.0}
-    assert search.best_estimator_.C_ == 100.0
-    assert search.predict(pictures).shape == (15,)
-    narrow = tiny_network(width=2)
-    grid = [
-        {"network": [NETWORK], "weights": [WEIGHTS]},
-        {"network": [narrow], "weights": [random_weights_and_statistics(narrow, seed=0)]},
-    ]
-    search = GridSearchCV(tiny_classifier(C=100.0), grid, cv=3).fit(pictures, NUMBERS)
-    assert len(search.cv_results_["params"]) == 2
-    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
-    search = GridSearchCV(
-        Classifier(backend="onnxruntime"), {"network": ["mobilenet_v2"], "C": [1.0, 30.0]}, cv=2
-    ).fit(*list_labeled_images(DEMO / "train"))
-    assert search.best_score_ > 0.9
-
-
-def test_what_a_search_found_can_be_saved(tmp_path: Path) -> None:
-    search = GridSearchCV(tiny_classifier(), {"C": np.array([1, 10])}, cv=2)
-    best = search.fit(colored([0, 1] * 4), [0, 1] * 4).best_estimator_
-    best.save(tmp_path / "saved.safetensors")
-    assert Classifier.load(tmp_path / "saved.safetensors").C_ == best.C_
-
-
-def test_a_loaded_classifier_has_the_parameters_it_was_fitted_with(tmp_path: Path) -> None:
+def test_a_loaded_classifier_has_the_parameters_of_the_fit(tmp_path: Path) -> None:
     fitted = tiny_classifier(random_state=7).fit(colored([0, 1] * 4), [0, 1] * 4)
-    # What is set after the fit is not what was fitted.
+    # Parameters that are set after the fit do not count.
     fitted.set_params(network="mobilenet_v2", weights=None, C=3.0)
     fitted.save(tmp_path / "saved.safetensors")
     loaded = Classifier.load(tmp_path / "saved.safetensors")
@@ -281,15 +241,13 @@ def test_a_loaded_classifier_has_the_parameters_it_was_fitted_with(tmp_path: Pat
     assert loaded.network.network == fitted.model_.network
 
 
-def test_a_backend_that_is_not_there_is_told_of_when_loading(
-    fitted: Classifier, tmp_path: Path
-) -> None:
+def test_an_unknown_backend_is_rejected_when_loading(fitted: Classifier, tmp_path: Path) -> None:
     fitted.save(tmp_path / "saved.safetensors")
     with pytest.raises(UnknownNameError, match="onnxruntime"):
         Classifier.load(tmp_path / "saved.safetensors", backend="onnxruntim")
 
 
-def test_labels_none_of_which_is_a_class_get_no_score(fitted: Classifier) -> None:
+def test_a_score_of_unknown_labels_only_is_an_error(fitted: Classifier) -> None:
     with pytest.raises(
         DatasetError,
         match="unknown labels: 0, 1; the classifier's classes are 'blue', 'green', 'red'",
@@ -297,13 +255,13 @@ def test_labels_none_of_which_is_a_class_get_no_score(fitted: Classifier) -> Non
         fitted.score(noise(2), [0, 1])
 
 
-def test_evaluation_of_a_folder_of_one_class(tmp_path: Path) -> None:
+def test_a_folder_of_one_class_can_be_evaluated(tmp_path: Path) -> None:
     classifier = tiny_classifier(C=1.0).fit(labeled_folder(tmp_path / "both", classes=2))
     found = classifier.evaluate(labeled_folder(tmp_path / "one", classes=1))
     assert found.confusion_matrix.shape == (2, 2)
 
 
-def test_a_body_with_the_names_of_the_head_is_refused() -> None:
+def test_a_network_with_weights_named_like_the_head_is_rejected() -> None:
     builder = NetworkBuilder("headed", input_size=SIDE)
     x = builder.conv2d("head", INPUT, 3, 4, size=3)
     builder.add_node("embedding", "mean", x, axes=(1, 2))
@@ -329,32 +287,32 @@ def test_a_clone_is_not_fitted(fitted: Classifier) -> None:
 
 
 def test_parameters_set_after_use_take_effect(fitted: Classifier) -> None:
-    pictures = colored(NUMBERS, spread=200)
-    classifier = tiny_classifier(C=10.0).fit(pictures, NUMBERS)
-    before = classifier.predict_proba(pictures)
-    classifier.set_params(C=0.01).fit(pictures, NUMBERS)
+    images = colored(NUMBERS, spread=200)
+    classifier = tiny_classifier(C=10.0).fit(images, NUMBERS)
+    before = classifier.predict_proba(images)
+    classifier.set_params(C=0.01).fit(images, NUMBERS)
     assert classifier.C_ == 0.01
-    assert np.abs(classifier.predict_proba(pictures) - before).max() > 0.05
-    classifier.fit(pictures, [number % 2 for number in NUMBERS])
+    assert np.abs(classifier.predict_proba(images) - before).max() > 0.05
+    classifier.fit(images, [number % 2 for number in NUMBERS])
     assert classifier.classes_.tolist() == [0, 1]
-    assert classifier.predict_proba(pictures).shape == (15, 2)
+    assert classifier.predict_proba(images).shape == (15, 2)
     assert fitted.classes_.tolist() == ["blue", "green", "red"]
 
 
-# ------------------------------------------------------------------------------- evaluation
+# ---- evaluation -----------------------------------------------------------------------------
 
 
 def test_evaluation_agrees_with_scikit_learn(fitted: Classifier) -> None:
     numbers = [0, 1, 2, 1] * 8
-    pictures = colored(numbers, seed=2, spread=250)
+    images = colored(numbers, seed=2, spread=250)
     labels = np.array(["red", "green", "blue"])[numbers]
-    predicted = fitted.predict(pictures)
-    probabilities = fitted.predict_proba(pictures)
-    found = fitted.evaluate(pictures, labels)
+    predicted = fitted.predict(images)
+    probabilities = fitted.predict_proba(images)
+    found = fitted.evaluate(images, labels)
     assert found.accuracy == pytest.approx(accuracy_score(labels, predicted))
-    assert fitted.score(pictures, labels) == pytest.approx(found.accuracy)
+    assert fitted.score(images, labels) == pytest.approx(found.accuracy)
     weight = np.arange(32.0)
-    assert fitted.score(pictures, labels, sample_weight=weight) == pytest.approx(
+    assert fitted.score(images, labels, sample_weight=weight) == pytest.approx(
         accuracy_score(labels, predicted, sample_weight=weight)
     )
     np.testing.assert_array_equal(found.confusion_matrix, confusion_matrix(labels, predicted))
@@ -372,54 +330,54 @@ def test_evaluation_agrees_with_scikit_learn(fitted: Classifier) -> None:
         row = int(mistake.source[len("images[") : -1])
         assert (mistake.label, mistake.predicted) == (labels[row], predicted[row])
         assert mistake.probability == pytest.approx(probabilities[row].max(), abs=1e-6)
-    sure = [mistake.probability for mistake in found.mistakes]
-    assert sure == sorted(sure, reverse=True)
+    confidences = [mistake.probability for mistake in found.mistakes]
+    assert confidences == sorted(confidences, reverse=True)
     assert found.skipped == []
 
 
-def test_evaluation_of_some_of_the_classes(fitted: Classifier) -> None:
+def test_classes_without_images_are_evaluated(fitted: Classifier) -> None:
     found = fitted.evaluate(colored([0, 0, 1]), ["red", "red", "green"])
     assert found.confusion_matrix.shape == (3, 3)
     assert np.isnan(found.per_class["blue"].recall)
     assert found.per_class["red"].support == 2
 
 
-def test_evaluation_skips_and_says_so(fitted: Classifier) -> None:
-    pictures: list[Any] = [*colored([0, 1]), "nowhere.png", *colored([2])]
+def test_evaluation_lists_skipped_images(fitted: Classifier) -> None:
+    images: list[Any] = [*colored([0, 1]), "nowhere.png", *colored([2])]
     labels = ["red", "green", "red", "blue"]
-    found = fitted.evaluate(pictures, labels, on_error="skip")
+    found = fitted.evaluate(images, labels, on_error="skip")
     assert found.confusion_matrix.sum() == 3
-    assert [left.source for left in found.skipped] == ["nowhere.png"]
+    assert [skipped.source for skipped in found.skipped] == ["nowhere.png"]
     assert found.per_class["blue"].support == 1
     with pytest.raises(ImageError, match=r"nowhere\.png"):
-        fitted.evaluate(pictures, labels)
+        fitted.evaluate(images, labels)
 
 
-def test_labels_that_are_none_of_the_classes(fitted: Classifier) -> None:
+def test_evaluation_rejects_unknown_labels(fitted: Classifier) -> None:
     with pytest.raises(DatasetError, match=r"'puce'.*'blue', 'green', 'red'"):
         fitted.evaluate(noise(2), ["puce", "red"])
 
 
-# --------------------------------------------------------------------------- its own classes
+# ---- most probable classes, pretrained classifiers ------------------------------------------
 
 
-def test_top_predictions(fitted: Classifier) -> None:
-    pictures = colored(NUMBERS, seed=3)
-    probabilities = fitted.predict_proba(pictures)
+def test_the_most_probable_classes_are_sorted(fitted: Classifier) -> None:
+    images = colored(NUMBERS, seed=3)
+    probabilities = fitted.predict_proba(images)
     for k in (1, 3):
-        for row, best in zip(probabilities, fitted.predict_top(pictures, k=k), strict=True):
+        for row, best in zip(probabilities, fitted.predict_top(images, k=k), strict=True):
             assert len(best) == k
             order = np.argsort(-row, kind="stable")[:k]
             assert [item.label for item in best] == fitted.classes_[order].tolist()
             assert [item.probability for item in best] == pytest.approx(row[order], abs=1e-6)
-    # The default is more than the three classes that there are.
-    assert [len(best) for best in fitted.predict_top(pictures[:2])] == [3, 3]
+    # The default k is 5, more than the number of classes.
+    assert [len(best) for best in fitted.predict_top(images[:2])] == [3, 3]
     for k in (0, -1, 2.0):
         with pytest.raises(ValueError, match=f"k is {k}; expected an integer of at least 1"):
-            fitted.predict_top(pictures, k=k)
+            fitted.predict_top(images, k=k)
 
 
-def test_the_pretrained_network_names_its_classes() -> None:
+def test_a_pretrained_classifier_has_the_classes_of_imagenet() -> None:
     pretrained = Classifier.pretrained("mobilenet_v2", backend="onnxruntime")
     assert pretrained.classes_.shape == (1000,)
     assert len(set(pretrained.classes_)) == 1000
@@ -433,18 +391,18 @@ def test_the_pretrained_network_names_its_classes() -> None:
         Classifier.pretrained("mobilenet_v2", weights="random")
 
 
-# -------------------------------------------------------------------------- saved and loaded
+# ---- files ----------------------------------------------------------------------------------
 
 
-def test_a_saved_classifier_is_the_same_anywhere(
+def test_a_saved_classifier_is_the_same_on_any_backend(
     backend: Backend, fitted: Classifier, tmp_path: Path
 ) -> None:
     path = tmp_path / "saved.safetensors"
     fitted.save(path)
     loaded = Classifier.load(path, backend=backend)
-    pictures = colored(NUMBERS, seed=1)
+    images = colored(NUMBERS, seed=1)
     np.testing.assert_allclose(
-        loaded.predict_proba(pictures), fitted.predict_proba(pictures), atol=1e-5
+        loaded.predict_proba(images), fitted.predict_proba(images), atol=1e-5
     )
     assert loaded.model_.network == fitted.model_.network
     assert loaded.model_.preprocessing == fitted.model_.preprocessing
@@ -454,7 +412,7 @@ def test_a_saved_classifier_is_the_same_anywhere(
         np.testing.assert_array_equal(loaded.model_.weights[name], array)
 
 
-def test_a_saved_classifier_of_the_real_network(tmp_path: Path) -> None:
+def test_a_classifier_of_mobilenet_is_saved(tmp_path: Path) -> None:
     preprocessing = Preprocessing(96, resize=100, interpolation="bicubic")
     classifier = Classifier(preprocessing=preprocessing, backend="onnxruntime", C=10.0)
     classifier.fit(DEMO / "train")
@@ -465,7 +423,7 @@ def test_a_saved_classifier_of_the_real_network(tmp_path: Path) -> None:
     assert loaded.model_.preprocessing == classifier.model_.preprocessing
     expected = classifier.predict_proba(DEMO / "test")
     np.testing.assert_allclose(loaded.predict_proba(DEMO / "test"), expected, atol=1e-5)
-    # It can be fitted again, to other classes too.
+    # It can be fitted again.
     again = clone(loaded).fit(DEMO / "train")
     np.testing.assert_allclose(again.predict_proba(DEMO / "test"), expected, atol=1e-5)
 
@@ -478,7 +436,7 @@ def test_a_pretrained_classifier_is_saved(tmp_path: Path) -> None:
     assert loaded.predict_top(DEMO / "cat.jpg") == pretrained.predict_top(DEMO / "cat.jpg")
 
 
-def test_what_is_saved_twice_is_the_same_to_the_byte(fitted: Classifier, tmp_path: Path) -> None:
+def test_files_of_one_classifier_are_identical(fitted: Classifier, tmp_path: Path) -> None:
     digests = set()
     for index in range(8):
         path = tmp_path / f"{index}.safetensors"
@@ -489,21 +447,19 @@ def test_what_is_saved_twice_is_the_same_to_the_byte(fitted: Classifier, tmp_pat
     assert len(digests) == 1
 
 
-def test_a_loaded_classifier_of_ones_own_network_can_be_fitted_again(
+def test_a_loaded_classifier_of_a_user_defined_network_can_be_fitted_again(
     fitted: Classifier, tmp_path: Path
 ) -> None:
     fitted.save(tmp_path / "saved.safetensors")
     loaded = Classifier.load(tmp_path / "saved.safetensors")
-    pictures = colored(NUMBERS)
-    loaded.fit(pictures, NUMBERS)
+    images = colored(NUMBERS)
+    loaded.fit(images, NUMBERS)
     assert loaded.classes_.tolist() == [0, 1, 2]
-    again = tiny_classifier(C=loaded.C_).fit(pictures, NUMBERS)
-    np.testing.assert_allclose(
-        loaded.predict_proba(pictures), again.predict_proba(pictures), atol=1e-5
-    )
+    again = tiny_classifier(C=loaded.C_).fit(images, NUMBERS)
+    np.testing.assert_allclose(loaded.predict_proba(images), again.predict_proba(images), atol=1e-5)
 
 
-# --------------------------------------------------------------------------------- bad input
+# ---- invalid input --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -531,50 +487,48 @@ def test_a_loaded_classifier_of_ones_own_network_can_be_fitted_again(
         ([2**70, 2**71] * 2, "64 bits"),
     ],
 )
-def test_bad_labels(labels: Any, message: str) -> None:
+def test_invalid_labels_are_rejected(labels: Any, message: str) -> None:
     with pytest.raises(DatasetError, match=message):
         tiny_classifier().fit(noise(4), labels)
 
 
 @pytest.mark.parametrize("number", [2, 4])
-def test_another_number_of_labels_than_a_generator_gives(number: int) -> None:
+def test_too_few_or_too_many_labels_for_a_generator_are_rejected(number: int) -> None:
     with pytest.raises(DatasetError, match=f"X has 6 images, but y has {2 * number} labels"):
-        tiny_classifier().fit((picture for picture in noise(6)), [0, 1] * number)
+        tiny_classifier().fit(iter(noise(6)), [0, 1] * number)
 
 
-def test_missing_labels() -> None:
+def test_missing_labels_are_rejected() -> None:
     with pytest.raises(DatasetError, match="labels are missing"):
         tiny_classifier().fit(noise(4))
 
 
-@pytest.mark.parametrize("strength", [0, 0.0, -1.0, np.nan, np.inf])
-def test_bad_strengths(strength: float) -> None:
-    with pytest.raises(ValueError, match="C is"):
-        tiny_classifier(C=strength).fit(noise(4), [0, 1, 0, 1])
+@pytest.mark.parametrize("C", [0, 0.0, -1.0, np.nan, np.inf, "1", True])
+def test_invalid_regularization_is_rejected(C: Any) -> None:
+    with pytest.raises(ParameterError, match=r"C is .*; expected a finite number greater than 0"):
+        tiny_classifier(C=C).fit(noise(4), [0, 1, 0, 1])
 
 
-def test_bad_on_error() -> None:
+def test_an_invalid_on_error_is_rejected() -> None:
     with pytest.raises(ValueError, match="on_error is 'pass'"):
         tiny_classifier().fit(noise(4), [0, 1, 0, 1], on_error="pass")
 
 
-def test_pictures_left_out_of_the_training() -> None:
-    pictures: list[Any] = [*colored([0, 1, 0, 1]), "nowhere.png", "neither.png"]
+def test_unreadable_images_are_skipped_on_request() -> None:
+    images: list[Any] = [*colored([0, 1, 0, 1]), "nowhere.png", "neither.png"]
     labels = ["a", "b", "a", "b", "a", "b"]
-    classifier = tiny_classifier(C=100.0).fit(pictures, labels, on_error="skip")
-    assert [left.source for left in classifier.skipped_] == ["nowhere.png", "neither.png"]
+    classifier = tiny_classifier(C=100.0).fit(images, labels, on_error="skip")
+    assert [skipped.source for skipped in classifier.skipped_] == ["nowhere.png", "neither.png"]
     assert classifier.score(colored([0, 1]), ["a", "b"]) == 1.0
     with pytest.raises(ImageError, match=r"nowhere\.png"):
-        tiny_classifier().fit(pictures, labels)
+        tiny_classifier().fit(images, labels)
     with pytest.raises(DatasetError, match="classes with only one image: 'b'"):
-        tiny_classifier().fit(
-            pictures[:3] + pictures[4:], ["a", "b", "a", "a", "b"], on_error="skip"
-        )
+        tiny_classifier().fit(images[:3] + images[4:], ["a", "b", "a", "a", "b"], on_error="skip")
     with pytest.raises(DatasetError, match="none of 4 images can be read"):
-        tiny_classifier().fit(pictures[4:] * 2, ["a", "b"] * 2, on_error="skip")
+        tiny_classifier().fit(images[4:] * 2, ["a", "b"] * 2, on_error="skip")
 
 
-def test_predictions_always_raise(fitted: Classifier) -> None:
+def test_predictions_of_unreadable_images_raise(fitted: Classifier) -> None:
     images = [*colored([0]), "nowhere.png"]
     for call in (
         fitted.predict,
@@ -585,7 +539,7 @@ def test_predictions_always_raise(fitted: Classifier) -> None:
             call(images)
 
 
-def test_bad_folders(tmp_path: Path) -> None:
+def test_invalid_folders_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no such"):
         tiny_classifier().fit(tmp_path / "missing")
     with pytest.raises(DatasetError, match="no folders and no images"):

@@ -1,4 +1,4 @@
-"""The figures of an evaluation follow from its confusion matrix."""
+"""The metrics of an evaluation follow from its confusion matrix."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def evaluation(matrix: npt.NDArray[np.intp]) -> Evaluation:
 
 
 @given(matrix=MATRICES)
-def test_figures_are_those_of_scikit_learn(matrix: npt.NDArray[np.intp]) -> None:
+def test_metrics_are_those_of_scikit_learn(matrix: npt.NDArray[np.intp]) -> None:
     found = evaluation(matrix)
     rows, columns = np.nonzero(matrix)
-    times = matrix[rows, columns]
-    truth = found.classes[np.repeat(rows, times)]
-    taken = found.classes[np.repeat(columns, times)]
-    assert np.isclose(found.accuracy, accuracy_score(truth, taken))
+    counts = matrix[rows, columns]
+    expected = found.classes[np.repeat(rows, counts)]
+    predicted = found.classes[np.repeat(columns, counts)]
+    assert np.isclose(found.accuracy, accuracy_score(expected, predicted))
     precision, recall, _, support = precision_recall_fscore_support(
-        truth, taken, labels=found.classes, zero_division=np.nan
+        expected, predicted, labels=found.classes, zero_division=np.nan
     )
     scores = [found.per_class[label] for label in found.classes]
     np.testing.assert_allclose([score.precision for score in scores], precision)
@@ -38,15 +38,15 @@ def test_figures_are_those_of_scikit_learn(matrix: npt.NDArray[np.intp]) -> None
 
 
 @given(matrix=MATRICES, number=st.integers(1, 40))
-def test_worst_pairs_are_the_largest_beside_the_diagonal(
+def test_worst_pairs_are_the_largest_off_the_diagonal(
     matrix: npt.NDArray[np.intp], number: int
 ) -> None:
     before = matrix.copy()
     found = evaluation(matrix)
     pairs = found.worst_pairs(number)
     np.testing.assert_array_equal(matrix, before)
-    wrong = sorted(matrix[~np.eye(len(matrix), dtype=bool)].tolist(), reverse=True)
-    assert [pair.images for pair in pairs] == [count for count in wrong if count][:number]
+    errors = sorted(matrix[~np.eye(len(matrix), dtype=bool)].tolist(), reverse=True)
+    assert [pair.images for pair in pairs] == [count for count in errors if count][:number]
     for pair in pairs:
         row, column = (found.classes.tolist().index(name) for name in pair[:2])
         assert matrix[row, column] == pair.images
@@ -54,7 +54,7 @@ def test_worst_pairs_are_the_largest_beside_the_diagonal(
     assert len(set(pairs)) == len(pairs)
 
 
-def test_it_is_told_in_words() -> None:
+def test_the_text_lists_accuracy_precision_and_recall() -> None:
     found = evaluation(np.array([[3, 1], [0, 4]]))
     assert str(found).splitlines() == [
         "accuracy 0.8750 (7 of 8)",

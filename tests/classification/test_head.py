@@ -1,4 +1,4 @@
-"""The head is scikit-learn's logistic regression, however it is computed."""
+"""The head equals scikit-learn's logistic regression on the embeddings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from transferkit.classification.head import fit_head
 def problem(
     rows: int, columns: int, classes: int, seed: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.intp]]:
-    """Embeddings of length 1, and labels that they tell something about."""
+    """Return embeddings of length 1 that differ between classes, and their labels."""
     generator = np.random.default_rng(seed)
     labels = np.arange(rows) % classes
     embeddings = generator.normal(size=(rows, columns)) + 1
@@ -42,10 +42,10 @@ def probabilities(
     C=st.floats(0.01, 100),
     seed=st.integers(0, 1000),
 )
-def test_the_fit_is_that_of_scikit_learn(
+def test_the_fit_equals_that_of_scikit_learn(
     rows: int, columns: int, classes: int, C: float, seed: int
 ) -> None:
-    """With fewer pictures than columns, and with more: turning the axes loses nothing."""
+    """The rotation to principal axes is exact, with fewer images than columns and with more."""
     embeddings, labels = problem(rows, columns, classes, seed)
     weight, bias, used = fit_head(embeddings, labels, C=C, seed=0)
     assert weight.shape == (classes, columns)
@@ -66,10 +66,10 @@ def test_the_fit_is_that_of_scikit_learn(
 
 
 @pytest.mark.parametrize("classes", [2, 4])
-def test_it_does_not_depend_on_the_names_or_the_order(classes: int) -> None:
+def test_the_fit_does_not_depend_on_the_order_of_classes_or_images(classes: int) -> None:
     embeddings, labels = problem(40, 12, classes, seed=5)
     weight, bias, _ = fit_head(embeddings, labels, C=10.0, seed=0)
-    other = np.roll(np.arange(classes), 1)  # class i is now called other[i]
+    other = np.roll(np.arange(classes), 1)  # The new index of each class.
     renamed, renamed_bias, _ = fit_head(embeddings, other[labels], C=10.0, seed=0)
     expected = probabilities(embeddings, weight, bias)
     np.testing.assert_allclose(
@@ -82,39 +82,39 @@ def test_it_does_not_depend_on_the_names_or_the_order(classes: int) -> None:
     )
 
 
-def test_it_does_not_depend_on_how_the_axes_are_turned() -> None:
+def test_the_fit_does_not_depend_on_a_rotation_of_the_embeddings() -> None:
     embeddings, labels = problem(30, 8, 3, seed=2)
-    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(8, 8)))[0]
-    turned = (embeddings @ turn).astype(np.float32)
+    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(8, 8)))[0]
+    rotated = (embeddings @ rotation).astype(np.float32)
     expected = probabilities(embeddings, *fit_head(embeddings, labels, C=5.0, seed=0)[:2])
-    found = probabilities(turned, *fit_head(turned, labels, C=5.0, seed=0)[:2])
+    found = probabilities(rotated, *fit_head(rotated, labels, C=5.0, seed=0)[:2])
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_the_strength_is_chosen_by_cross_validation(seed: int) -> None:
-    """None of the others is more accurate on pictures left out, but by a hair's breadth."""
+def test_regularization_is_chosen_by_cross_validation(seed: int) -> None:
+    """No other candidate is noticeably more accurate on held-out images."""
     embeddings, labels = problem(60, 30, 3, seed)
     embeddings += np.random.default_rng(seed).normal(scale=0.2, size=(60, 30)).astype(np.float32)
     chosen = fit_head(embeddings, labels, C=None, seed=seed)[2]
     folds = StratifiedKFold(5, shuffle=True, random_state=seed)
     accuracies = {
-        strength: cross_val_score(
-            LogisticRegression(C=strength, max_iter=10_000), embeddings, labels, cv=folds
+        C: cross_val_score(
+            LogisticRegression(C=C, max_iter=10_000), embeddings, labels, cv=folds
         ).mean()
-        for strength in (3.0, 10.0, 30.0, 100.0)
+        for C in (3.0, 10.0, 30.0, 100.0)
     }
     assert accuracies[chosen] >= max(accuracies.values()) - 0.02
     assert min(accuracies.values()) < 1
 
 
-def test_two_pictures_a_class_are_enough() -> None:
+def test_two_images_of_each_class_are_enough() -> None:
     embeddings, labels = problem(6, 50, 3, seed=0)
     weight, bias, _ = fit_head(embeddings, labels, C=None, seed=0)
     assert probabilities(embeddings, weight, bias).argmax(axis=1).tolist() == labels.tolist()
 
 
-def test_pictures_that_are_all_the_same() -> None:
+def test_identical_images_give_equal_probabilities() -> None:
     embeddings = np.full((6, 4), 0.5, np.float32)
     weight, bias, _ = fit_head(embeddings, np.array([0, 1, 0, 1, 0, 1]), C=None, seed=0)
     np.testing.assert_allclose(probabilities(embeddings, weight, bias), 0.5, atol=1e-3)

@@ -1,7 +1,7 @@
-"""How good the classifiers are on real photos, and whether each backend makes the same.
+"""Accuracy of classifiers on real photos, and parity of their predictions between backends.
 
-Features are computed once for each backend; what `Classifier` does with them, `fit_head`
-does here. That the two are one is shown elsewhere, on smaller pictures.
+Features are computed once for each backend, and `fit_head` is called directly. Other tests
+show that `Classifier` does the same.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from transferkit.classification.head import fit_head
 
 
 class Part(NamedTuple):
-    """The photos of a folder as vectors of length 1, and what they show."""
+    """The embeddings of the photos of a folder, scaled to length 1, and their labels."""
 
     embeddings: npt.NDArray[np.float32]
     labels: npt.NDArray[np.str_]
@@ -34,15 +34,15 @@ def part(folder: Path, backend: str) -> Part:
 
 
 def train(chosen: Part, test: Part) -> npt.NDArray[np.str_]:
-    """What the photos of ``test`` are taken for by a classifier made of ``chosen``."""
+    """Return the predictions for ``test`` of a classifier that is fitted to ``chosen``."""
     classes, numbers = np.unique(chosen.labels, return_inverse=True)
-    weight, bias, strength = fit_head(chosen.embeddings, numbers, C=None, seed=0)
-    print(f"\n{len(numbers)} photos, {len(classes)} classes: C = {strength:g}", end="")  # noqa: T201
+    weight, bias, C = fit_head(chosen.embeddings, numbers, C=None, seed=0)
+    print(f"\n{len(numbers)} photos, {len(classes)} classes: C = {C:g}", end="")  # noqa: T201
     return classes[(test.embeddings @ weight.T + bias).argmax(axis=1)]
 
 
 def some(whole: Part, number: int) -> Part:
-    """So many photos of each class, drawn at random but always the same."""
+    """Return ``number`` photos of each class, sampled with a fixed seed."""
     generator = np.random.default_rng(0)
     rows = np.concatenate(
         [
@@ -55,10 +55,10 @@ def some(whole: Part, number: int) -> Part:
 
 @cache
 def predictions(folder: Path, name: str, backend: str, number: int | None) -> Part:
-    """The photos to judge on, with what they are taken for."""
+    """Return the test photos with their predicted labels."""
     whole, test = (part(folder / name / which, backend) for which in ("train", "test"))
-    taken = train(whole if number is None else some(whole, number), test)
-    return Part(test.embeddings, taken)
+    predicted = train(whole if number is None else some(whole, number), test)
+    return Part(test.embeddings, predicted)
 
 
 CASES = [
@@ -68,29 +68,29 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "number", "least"), CASES)
+@pytest.mark.parametrize(("name", "number", "minimum"), CASES)
 def test_accuracy(
-    data_folder: Path, backend: Backend, name: str, number: int | None, least: float
+    data_folder: Path, backend: Backend, name: str, number: int | None, minimum: float
 ) -> None:
     test = part(data_folder / name / "test", backend.name)
-    taken = predictions(data_folder, name, backend.name, number)
-    accuracy = np.mean(taken.labels == test.labels)
+    predicted = predictions(data_folder, name, backend.name, number)
+    accuracy = np.mean(predicted.labels == test.labels)
     print(f", accuracy {accuracy:.4f} on {len(test.labels)} with {backend.name}")  # noqa: T201
-    assert accuracy >= least
+    assert accuracy >= minimum
 
 
-@pytest.mark.parametrize(("name", "number", "least"), CASES)
+@pytest.mark.parametrize(("name", "number", "minimum"), CASES)
 def test_parity_of_predictions(
     data_folder: Path,
     backend_pair: tuple[Backend, Backend],
     name: str,
     number: int | None,
-    least: float,
+    minimum: float,
 ) -> None:
     first, second = (
         predictions(data_folder, name, backend.name, number) for backend in backend_pair
     )
     differing = np.flatnonzero(first.labels != second.labels)
     print(f", {len(differing)} of {len(first.labels)} differ")  # noqa: T201
-    assert least < 1
+    assert minimum < 1
     assert len(differing) == 0

@@ -1,4 +1,4 @@
-"""`FeatureExtractor`: what a layer gives, for any kind of input, is what the network computes."""
+"""`FeatureExtractor` returns what the network computes, for any kind of input."""
 
 from __future__ import annotations
 
@@ -32,8 +32,6 @@ from samples import (
     write_images,
 )
 from sklearn.base import clone
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
 
 from transferkit import FeatureExtractor, Preprocessing
 from transferkit.backends import Backend, Program, get_backend
@@ -50,85 +48,85 @@ LAYERS = ["norm1", "conv2", "embedding", "logits"]
 
 
 def prepared(
-    pictures: list[npt.NDArray[np.uint8]], preprocessing: Preprocessing
+    images: list[npt.NDArray[np.uint8]], preprocessing: Preprocessing
 ) -> npt.NDArray[np.float32]:
-    """The pixels that a network gets, prepared one by one."""
-    rows = [preprocessing.apply(read_image(picture, "picture")) for picture in pictures]
+    """Return the pixels that a network receives, prepared one image at a time."""
+    rows = [preprocessing.apply(read_image(image, "image")) for image in images]
     return np.stack(rows).astype(np.float32) / np.float32(255)
 
 
-# ------------------------------------------------------------------------- what is computed
+# ---- values ---------------------------------------------------------------------------------
 
 
-def test_transform_and_extract_are_what_the_program_computes(backend: Backend) -> None:
-    pictures = noise(5)
+def test_transform_and_extract_return_what_the_program_computes(backend: Backend) -> None:
+    images = noise(5)
     extractor = tiny_extractor(backend=backend)
-    found = extractor.extract(pictures, LAYERS)
+    found = extractor.extract(images, LAYERS)
     program = Program(backend, NETWORK, WEIGHTS)
-    expected = program.run(prepared(pictures, Preprocessing(SIDE)), LAYERS)
+    expected = program.run(prepared(images, Preprocessing(SIDE)), LAYERS)
     assert list(found) == LAYERS
     for layer in LAYERS:
         np.testing.assert_allclose(found[layer], expected[layer], rtol=1e-5, atol=1e-6)
         assert found[layer].dtype == np.float32
-        transformed = tiny_extractor(backend=backend, layer=layer).transform(pictures)
+        transformed = tiny_extractor(backend=backend, layer=layer).transform(images)
         np.testing.assert_allclose(transformed, found[layer].reshape(5, -1), rtol=1e-5, atol=1e-6)
 
 
 @given(size=st.integers(8, 40))
-def test_layers_tell_the_shapes_of_the_outputs(size: int) -> None:
+def test_layers_lists_the_shapes_of_the_outputs(size: int) -> None:
     extractor = tiny_extractor(preprocessing=Preprocessing(size))
     found = extractor.extract(noise(2), list(NETWORK.layers))
     assert {name: array.shape[1:] for name, array in found.items()} == dict(extractor.layers())
 
 
-def test_layers_of_the_real_network(backend: Backend) -> None:
+def test_layers_of_mobilenet(backend: Backend) -> None:
     extractor = FeatureExtractor("mobilenet_v2", backend=backend)
     layers = extractor.layers()
-    asked = ["features.0.0", "features.6", "features.18.1", "embedding", "logits"]
-    found = extractor.extract(DEMO / "cat.jpg", asked)
-    assert {name: found[name].shape for name in asked} == {
-        name: (1, *layers[name]) for name in asked
+    names = ["features.0.0", "features.6", "features.18.1", "embedding", "logits"]
+    found = extractor.extract(DEMO / "cat.jpg", names)
+    assert {name: found[name].shape for name in names} == {
+        name: (1, *layers[name]) for name in names
     }
     assert layers["embedding"] == (1280,)
     assert layers["features.6"] == (28, 28, 32)
 
 
-def test_a_layer_asked_for_twice_is_given_once() -> None:
-    pictures = noise(9)
+def test_a_layer_that_is_listed_twice_is_returned_once() -> None:
+    images = noise(9)
     extractor = tiny_extractor()
-    twice = extractor.extract(pictures, ["embedding", "logits", "embedding"])
-    once = extractor.extract(pictures, ["embedding", "logits"])
+    twice = extractor.extract(images, ["embedding", "logits", "embedding"])
+    once = extractor.extract(images, ["embedding", "logits"])
     assert list(twice) == ["embedding", "logits"]
     for layer in once:
         np.testing.assert_array_equal(twice[layer], once[layer])
 
 
-def test_an_alias_and_its_node_are_the_same() -> None:
+def test_an_alias_and_its_node_have_the_same_output() -> None:
     found = tiny_extractor().extract(noise(3), ["pooled", "embedding"])
     np.testing.assert_array_equal(found["pooled"], found["embedding"])
 
 
 @given(batch_size=st.integers(1, 12))
-def test_batch_size_changes_no_number(batch_size: int) -> None:
-    pictures = noise(9)
-    expected = tiny_extractor(batch_size=9).extract(pictures, LAYERS)
-    found = tiny_extractor(batch_size=batch_size).extract(pictures, LAYERS)
+def test_results_do_not_depend_on_the_batch_size(batch_size: int) -> None:
+    images = noise(9)
+    expected = tiny_extractor(batch_size=9).extract(images, LAYERS)
+    found = tiny_extractor(batch_size=batch_size).extract(images, LAYERS)
     for layer in LAYERS:
         scale = np.abs(expected[layer]).max()
         np.testing.assert_allclose(found[layer], expected[layer], rtol=1e-5, atol=1e-5 * scale)
 
 
-def test_preprocessing_is_used() -> None:
-    pictures = noise(3)
+def test_preprocessing_is_applied() -> None:
+    images = noise(3)
     preprocessing = Preprocessing(SIDE, resize=24, interpolation="bicubic")
-    found = tiny_extractor(preprocessing=preprocessing).transform(pictures)
+    found = tiny_extractor(preprocessing=preprocessing).transform(images)
     program = Program(get_backend("onnxruntime"), NETWORK, WEIGHTS)
-    expected = program.run(prepared(pictures, preprocessing), ["embedding"])["embedding"]
+    expected = program.run(prepared(images, preprocessing), ["embedding"])["embedding"]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-    assert np.abs(found - tiny_extractor().transform(pictures)).max() > 1e-3
+    assert np.abs(found - tiny_extractor().transform(images)).max() > 1e-3
 
 
-# ----------------------------------------------------------------------------- what goes in
+# ---- input ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +137,7 @@ def squares() -> npt.NDArray[np.uint8]:
 @pytest.mark.parametrize(
     "kind", ["folder", "paths", "texts", "generator", "array", "pil", "floats"]
 )
-def test_rows_come_in_the_order_of_the_input(
+def test_rows_are_in_the_order_of_the_input(
     kind: str, squares: npt.NDArray[np.uint8], tmp_path: Path
 ) -> None:
     paths = write_images(tmp_path / "photos", list(squares))
@@ -162,28 +160,28 @@ def test_rows_come_in_the_order_of_the_input(
     assert found.sources == names
 
 
-def test_mixed_inputs(tmp_path: Path) -> None:
-    pictures = colored([0, 1, 2, 3])
-    paths = write_images(tmp_path / "photos", pictures)
-    mixed = [paths[0], str(paths[1]), Image.fromarray(pictures[2]), pictures[3]]
+def test_paths_and_images_can_be_mixed(tmp_path: Path) -> None:
+    images = colored([0, 1, 2, 3])
+    paths = write_images(tmp_path / "photos", images)
+    mixed = [paths[0], str(paths[1]), Image.fromarray(images[2]), images[3]]
     extractor = tiny_extractor()
     found = extractor.extract(mixed)
     np.testing.assert_allclose(
-        found["embedding"], extractor.transform(pictures), rtol=1e-5, atol=1e-6
+        found["embedding"], extractor.transform(images), rtol=1e-5, atol=1e-6
     )
     assert found.sources == [str(paths[0]), str(paths[1]), "images[2]", "images[3]"]
 
 
-def test_one_picture_is_one_row() -> None:
-    picture = colored([0])[0]
-    for images in (picture, Image.fromarray(picture), [picture], picture[None]):
+def test_one_image_is_one_row() -> None:
+    image = colored([0])[0]
+    for images in (image, Image.fromarray(image), [image], image[None]):
         assert tiny_extractor().transform(images).shape == (1, 6)
 
 
-def test_broken_pictures_are_skipped_or_raise(tmp_path: Path) -> None:
+def test_unreadable_images_raise_or_are_skipped(tmp_path: Path) -> None:
     good = write_images(tmp_path / "good", colored([0, 1, 2]))
     text, empty, missing = (tmp_path / name for name in ("text.png", "empty.png", "missing.png"))
-    text.write_text("no picture")
+    text.write_text("not an image")
     empty.touch()
     bad = np.full((SIDE, SIDE, 3), np.nan, np.float32)
     images = [text, good[0], empty, good[1], bad, missing, good[2]]
@@ -191,13 +189,13 @@ def test_broken_pictures_are_skipped_or_raise(tmp_path: Path) -> None:
     found = extractor.extract(images, on_error="skip")
     assert found.sources == [str(path) for path in good]
     assert found.indices.tolist() == [1, 3, 6]
-    assert [left.source for left in found.skipped] == [
+    assert [skipped.source for skipped in found.skipped] == [
         str(text),
         str(empty),
         "images[4]",
         str(missing),
     ]
-    assert all(left.reason for left in found.skipped)
+    assert all(skipped.reason for skipped in found.skipped)
     np.testing.assert_allclose(found["embedding"], extractor.transform(good), rtol=1e-5, atol=1e-6)
     with pytest.raises(ImageError, match=r"text\.png"):
         extractor.extract(images)
@@ -205,7 +203,7 @@ def test_broken_pictures_are_skipped_or_raise(tmp_path: Path) -> None:
         extractor.transform(images[1:])
 
 
-def test_nothing_left_is_an_error() -> None:
+def test_no_readable_images_is_an_error() -> None:
     bad = np.full((4, SIDE, SIDE, 3), 7.0, np.float32)
     with pytest.raises(DatasetError, match=r"none of 4 images can be read: images\[0\]"):
         tiny_extractor().extract(bad, on_error="skip")
@@ -214,54 +212,39 @@ def test_nothing_left_is_an_error() -> None:
             tiny_extractor().extract(nothing)
 
 
-# ----------------------------------------------------------------------------- scikit-learn
-
-
-def test_parameters_are_those_of_scikit_learn() -> None:
-    extractor = tiny_extractor(backend="onnxruntime", layer="conv2")
-    assert set(extractor.get_params()) == {
-        "network", "weights", "backend", "device", "layer", "preprocessing", "batch_size",
-        "progress", "initialization", "random_state",
-    }  # fmt: skip
-    extractor.transform(noise(1))
-    cloned = clone(extractor)
-    assert cloned is not extractor
-    assert cloned.get_params()["layer"] == "conv2"
-    np.testing.assert_array_equal(cloned.transform(noise(2)), extractor.transform(noise(2)))
-    assert extractor.fit(noise(1)) is extractor
-    assert extractor.get_feature_names_out().shape == extractor.transform(noise(1))[0].shape
+# ---- parameters -----------------------------------------------------------------------------
 
 
 def test_parameters_set_after_use_take_effect() -> None:
-    pictures = noise(3)
+    images = noise(3)
     extractor = tiny_extractor()
-    before = extractor.transform(pictures)
+    before = extractor.transform(images)
     extractor.set_params(layer="logits")
-    assert extractor.transform(pictures).shape == (3, 3)
+    assert extractor.transform(images).shape == (3, 3)
     extractor.set_params(layer="embedding", preprocessing=Preprocessing(32))
-    assert np.abs(extractor.transform(pictures) - before).max() > 1e-4
+    assert np.abs(extractor.transform(images) - before).max() > 1e-4
     other = {**WEIGHTS, "conv2.weight": WEIGHTS["conv2.weight"] + np.float32(1)}
     extractor.set_params(preprocessing=None, weights=other)
-    assert np.abs(extractor.transform(pictures) - before).max() > 1e-4
+    assert np.abs(extractor.transform(images) - before).max() > 1e-4
     extractor.set_params(weights=WEIGHTS)
-    np.testing.assert_array_equal(extractor.transform(pictures), before)
+    np.testing.assert_array_equal(extractor.transform(images), before)
 
 
 def test_parity_after_a_change_of_backend(backend_pair: tuple[Backend, Backend]) -> None:
     first, second = backend_pair
-    pictures = noise(3)
+    images = noise(3)
     extractor = tiny_extractor(backend=first)
-    extractor.transform(pictures)
+    extractor.transform(images)
     extractor.set_params(backend=second)
-    changed = extractor.transform(pictures)
-    fresh = tiny_extractor(backend=second).transform(pictures)
+    changed = extractor.transform(images)
+    fresh = tiny_extractor(backend=second).transform(images)
     np.testing.assert_array_equal(changed, fresh)
     np.testing.assert_allclose(
-        changed, tiny_extractor(backend=first).transform(pictures), rtol=1e-4, atol=1e-5
+        changed, tiny_extractor(backend=first).transform(images), rtol=1e-4, atol=1e-5
     )
 
 
-def test_a_backend_set_after_use_is_the_one_that_runs(
+def test_a_backend_that_is_set_after_use_runs(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[Backend] = []
@@ -283,26 +266,19 @@ def test_a_backend_set_after_use_is_the_one_that_runs(
     assert ran[0] is other
 
 
-def test_a_pipeline_from_pictures_to_classes() -> None:
-    numbers = [0, 1] * 8
-    pipeline = make_pipeline(tiny_extractor(), LogisticRegression(C=100))
-    pipeline.fit(colored(numbers), numbers)
-    assert pipeline.score(colored(numbers, seed=1), numbers) == 1.0
-
-
 def test_copies_and_pickles_compute_the_same(backend: Backend) -> None:
-    pictures = noise(3)
+    images = noise(3)
     extractor = tiny_extractor(backend=backend.name)
-    expected = extractor.transform(pictures)
+    expected = extractor.transform(images)
     for other in (
         pickle.loads(pickle.dumps(extractor)),
         copy.deepcopy(extractor),
         clone(extractor),
     ):
-        np.testing.assert_array_equal(other.transform(pictures), expected)
+        np.testing.assert_array_equal(other.transform(images), expected)
 
 
-def test_used_in_two_processes() -> None:
+def test_an_extractor_runs_in_two_processes() -> None:
     extractor = tiny_extractor(backend="onnxruntime")
     halves = noise(4)[:2], noise(4)[2:]
     expected = [extractor.transform(half) for half in halves]
@@ -310,60 +286,60 @@ def test_used_in_two_processes() -> None:
     np.testing.assert_array_equal(found, expected)
 
 
-# ---------------------------------------------------------------------------------- threads
+# ---- threads and processes ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shared", [True, False], ids=["one", "one each"])
-def test_ten_threads_get_what_one_gets(backend: Backend, shared: bool) -> None:
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "one each"])
+def test_ten_threads_get_the_same_results_as_one(backend: Backend, shared: bool) -> None:
     inputs = [noise(7, seed=seed) for seed in range(10)]
     one = tiny_extractor(backend=backend)
-    expected = [one.transform(pictures) for pictures in inputs]
+    expected = [one.transform(images) for images in inputs]
     fresh = tiny_extractor(backend=backend)
     extractors = [fresh if shared else tiny_extractor(backend=backend) for _ in inputs]
     with ThreadPoolExecutor(10) as pool:
         found = list(pool.map(lambda pair: pair[0].transform(pair[1]),
                               zip(extractors, inputs, strict=True)))  # fmt: skip
-    for row, wanted in zip(found, expected, strict=True):
-        np.testing.assert_allclose(row, wanted, rtol=1e-6, atol=1e-7)
+    for rows, expected_rows in zip(found, expected, strict=True):
+        np.testing.assert_allclose(rows, expected_rows, rtol=1e-6, atol=1e-7)
 
 
-def test_threads_make_the_program_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[int] = []
+def test_threads_create_the_program_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    created: list[int] = []
     init = Program.__init__
 
     def counting(self: Program, *arguments: object) -> None:
-        made.append(1)
+        created.append(1)
         init(self, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Program, "__init__", counting)
     extractor = tiny_extractor()
     with ThreadPoolExecutor(10) as pool:
         list(pool.map(lambda _: extractor.transform(noise(2)), range(10)))
-    assert len(made) == 1
+    assert len(created) == 1
 
 
-# --------------------------------------------------------------------------- what is left be
+# ---- side effects ---------------------------------------------------------------------------
 
 
 def test_memory_is_bounded_for_a_long_generator() -> None:
     alive = 0
     most = 0
 
-    def gone() -> None:
+    def freed() -> None:
         nonlocal alive
         alive -= 1
 
-    def pictures() -> Iterator[Image.Image]:
+    def images() -> Iterator[Image.Image]:
         nonlocal alive, most
         for index in range(500):
-            picture = Image.new("RGB", (SIDE, SIDE), (index % 256, 0, 0))
-            weakref.finalize(picture, gone)
+            image = Image.new("RGB", (SIDE, SIDE), (index % 256, 0, 0))
+            weakref.finalize(image, freed)
             alive += 1
             most = max(most, alive)
-            yield picture
+            yield image
 
     batch_size = 8
-    found = tiny_extractor(batch_size=batch_size).transform(pictures())
+    found = tiny_extractor(batch_size=batch_size).transform(images())
     assert found.shape == (500, 6)
     gc.collect()
     assert alive <= 1
@@ -371,15 +347,15 @@ def test_memory_is_bounded_for_a_long_generator() -> None:
 
 
 def test_arguments_are_not_changed(backend: Backend) -> None:
-    pictures = [*noise(3), Image.new("P", (20, 30))]
+    images = [*noise(3), Image.new("P", (20, 30))]
     layers = list(LAYERS)
     weights = {name: array.copy() for name, array in WEIGHTS.items()}
-    before = copy.deepcopy((pictures, layers, weights))
-    found = tiny_extractor(backend=backend, weights=weights).extract(pictures, layers)
+    before = copy.deepcopy((images, layers, weights))
+    found = tiny_extractor(backend=backend, weights=weights).extract(images, layers)
     for array in found.values():
-        array[...] = 0  # the results are the caller's own
-    for is_now, was in zip(pictures, before[0], strict=True):
-        np.testing.assert_array_equal(np.asarray(is_now), np.asarray(was))
+        array[...] = 0  # Results share no memory with the input.
+    for now, earlier in zip(images, before[0], strict=True):
+        np.testing.assert_array_equal(np.asarray(now), np.asarray(earlier))
     assert layers == before[1]
     assert weights.keys() == before[2].keys()
     for name, array in before[2].items():
@@ -393,7 +369,7 @@ def global_state() -> dict[str, object]:
         "filters": list(warnings.filters),
         "handlers": list(logging.getLogger().handlers),
         "level": logging.getLogger().level,
-        "random": np.random.get_state()[1].tolist(),  # noqa: NPY002 - others use it
+        "random": np.random.get_state()[1].tolist(),  # noqa: NPY002
         "floating point": np.geterr(),
         "pixels": Image.MAX_IMAGE_PIXELS,
     }
@@ -405,21 +381,21 @@ def global_state() -> dict[str, object]:
     return state
 
 
-def test_global_state_is_left_alone(backend: Backend, capfd: pytest.CaptureFixture[str]) -> None:
+def test_global_state_is_not_changed(backend: Backend, capfd: pytest.CaptureFixture[str]) -> None:
     before = global_state()
     tiny_extractor(backend=backend).transform(noise(6))
     assert global_state() == before
     found = capfd.readouterr()
-    # Not on a terminal, so nothing is shown.
+    # Progress bars are shown only on a terminal.
     assert (found.out, found.err) == ("", "")
 
 
-def test_progress_is_shown_when_asked_for(capfd: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_shown_on_request(capfd: pytest.CaptureFixture[str]) -> None:
     tiny_extractor(progress=True).transform(noise(6))
     assert "6/6" in capfd.readouterr().err
 
 
-# -------------------------------------------------------------------------------- bad input
+# ---- invalid input --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -433,7 +409,7 @@ def test_progress_is_shown_when_asked_for(capfd: pytest.CaptureFixture[str]) -> 
         ({"network": "mobilenet_v2", "weights": "imagenet1k"}, None, "'imagenet1k_v1'"),
     ],
 )
-def test_unknown_names_are_told_with_close_matches(
+def test_errors_about_unknown_names_list_close_matches(
     parameters: dict[str, object], layers: list[str] | None, message: str
 ) -> None:
     with pytest.raises(UnknownNameError, match=message):
@@ -457,14 +433,14 @@ def test_unknown_names_are_told_with_close_matches(
         ({"preprocessing": Preprocessing(None)}, ShapeError, "must have the same size"),
     ],
 )
-def test_bad_parameters(
+def test_invalid_parameters_are_rejected(
     parameters: dict[str, object], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
         tiny_extractor(**parameters).transform(noise(2))
 
 
-def test_bad_arguments() -> None:
+def test_invalid_arguments_are_rejected() -> None:
     extractor = tiny_extractor()
     with pytest.raises(TypeError, match=r"\['embedding'\]"):
         extractor.extract(noise(1), "embedding")
@@ -481,7 +457,7 @@ def test_bad_arguments() -> None:
 
 
 @pytest.mark.parametrize("network", ["mobilenet_v2", "vgg16"])
-def test_listing_its_names_loads_nothing(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_listing_attributes_loads_no_network(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def load(_: FeatureExtractor) -> None:
         raise AssertionError("the network was loaded")
 

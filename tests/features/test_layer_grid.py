@@ -1,4 +1,4 @@
-"""The picture of a layer: which channels, how they are colored, and what cannot be drawn."""
+"""Drawings of layers: channels, colors, and invalid input."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from transferkit.support.drawing import colormap
 CAT = DEMO / "cat.jpg"
 
 
-def _colours(picture: Image.Image) -> set[tuple[int, ...]]:
-    return {tuple(pixel) for pixel in np.asarray(picture).reshape(-1, 3).tolist()}
+def _colors(image: Image.Image) -> set[tuple[int, ...]]:
+    return {tuple(pixel) for pixel in np.asarray(image).reshape(-1, 3).tolist()}
 
 
-def _of(value: float) -> tuple[int, ...]:
+def _color_of(value: float) -> tuple[int, ...]:
     return tuple(colormap(np.array([[value]]))[0, 0].tolist())
 
 
-def test_channels_are_coloured_each_by_itself_or_alike() -> None:
+def test_the_range_of_colors_is_that_of_a_channel_or_of_the_layer() -> None:
     activations = np.zeros((2, 2, 3), np.float32)
     activations[0, 0] = [1.0, 4.0, 0.0]
     activations[1, 1] = [0.5, 4.0, 0.0]
-    half = _of(0.5)
-    assert half in _colours(show_layer(activations, channels=[0]))
-    alike = _colours(show_layer(activations, channels=[0], scale="layer"))
-    assert {_of(0.25), _of(0.125)} <= alike
-    # A channel in which nothing differs is dark throughout.
-    assert _of(0.0) in _colours(show_layer(activations, channels=[2]))
+    half = _color_of(0.5)
+    assert half in _colors(show_layer(activations, channels=[0]))
+    shared = _colors(show_layer(activations, channels=[0], scale="layer"))
+    assert {_color_of(0.25), _color_of(0.125)} <= shared
+    # A constant channel is dark.
+    assert _color_of(0.0) in _colors(show_layer(activations, channels=[2]))
 
 
-def test_the_picture_of_an_extractor_is_that_of_its_activations() -> None:
+def test_an_extractor_draws_its_activations() -> None:
     extractor = tiny_extractor(backend="onnxruntime")
     found = extractor.extract(CAT, ["conv2"])["conv2"][0]
     for options in ({}, {"channels": [3, 0]}, {"scale": "layer"}):
@@ -46,7 +46,7 @@ def test_the_picture_of_an_extractor_is_that_of_its_activations() -> None:
     assert extractor.show_layer(np.ones((40, 30, 3)), "conv2").mode == "RGB"
 
 
-def test_what_cannot_be_drawn() -> None:
+def test_invalid_input_is_rejected() -> None:
     extractor = tiny_extractor(backend="onnxruntime")
     with pytest.raises(ShapeError, match=r"layer 'logits' has shape \(3,\).*conv2, tanh2"):
         extractor.show_layer(CAT, "logits")

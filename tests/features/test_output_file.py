@@ -1,4 +1,4 @@
-"""Features in a file: interrupted and gone on with, they are what they would have been."""
+"""Files of features: complete, and the same after an interruption that is resumed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LAYERS = ["conv2", "embedding"]
 @pytest.fixture
 def files(tmp_path: Path) -> list[Path]:
     paths = write_images(tmp_path / "photos", noise(9))
-    (tmp_path / "photos" / "004b.png").write_text("no picture")
+    (tmp_path / "photos" / "004b.png").write_text("not an image")
     return sorted([*paths, tmp_path / "photos" / "004b.png"])
 
 
@@ -36,16 +36,16 @@ def read(path: Path) -> dict[str, npt.NDArray[np.generic]]:
 
 
 def extract_until(calls: int, extractor: FeatureExtractor, files: list[Path], output: Path) -> None:
-    """Extract, with Ctrl-C while the network runs for the last of so many times."""
+    """Extract until Ctrl-C, which comes while the network runs for the ``calls``-th time."""
     run = Program.run
-    left = calls
+    remaining = calls
 
     def interrupted(
         self: Program, pixels: npt.NDArray[np.float32], layers: Sequence[str]
     ) -> Mapping[str, npt.NDArray[np.float32]]:
-        nonlocal left
-        left -= 1
-        if not left:
+        nonlocal remaining
+        remaining -= 1
+        if not remaining:
             raise KeyboardInterrupt
         return run(self, pixels, layers)
 
@@ -59,7 +59,7 @@ def tiny() -> FeatureExtractor:
     return tiny_extractor(batch_size=2)
 
 
-def test_the_file_is_what_was_extracted(
+def test_the_file_holds_what_was_extracted(
     tiny: FeatureExtractor, files: list[Path], tmp_path: Path
 ) -> None:
     output = tmp_path / "features.npz"
@@ -70,19 +70,19 @@ def test_the_file_is_what_was_extracted(
     for layer in LAYERS:
         np.testing.assert_array_equal(archive[layer], expected[layer])
         assert archive[layer].dtype == np.float32
-    assert [left.source for left in found.skipped] == [str(tmp_path / "photos" / "004b.png")]
+    assert [skipped.source for skipped in found.skipped] == [str(tmp_path / "photos" / "004b.png")]
     assert sorted(os.listdir(tmp_path)) == ["features.npz", "photos"]
 
 
 @pytest.mark.parametrize("calls", [(1,), (2,), (5,), (1, 2), (2, 2), (3, 2), (2, 2, 2)])
-def test_an_interrupted_run_is_gone_on_with(
+def test_an_interrupted_run_is_resumed(
     tiny: FeatureExtractor,
     files: list[Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     calls: tuple[int, ...],
 ) -> None:
-    """However often it is interrupted, nothing is computed twice and all of it is there."""
+    """After any number of interruptions, nothing is computed twice and nothing is missing."""
     output = tmp_path / "features.npz"
     partial = tmp_path / "features.npz.partial"
     rows_done = 0
@@ -120,12 +120,12 @@ def test_an_interrupted_run_is_gone_on_with(
     assert not partial.exists()
 
 
-def test_only_broken_pictures_are_left(
+def test_a_run_is_resumed_with_only_unreadable_images_left(
     tiny: FeatureExtractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = write_images(tmp_path / "photos", noise(4))
     for path in files[2:]:
-        path.write_text("no picture")
+        path.write_text("not an image")
     output = tmp_path / "features.npz"
     extract = FeatureExtractor.extract
 
@@ -138,11 +138,11 @@ def test_only_broken_pictures_are_left(
             extract_to_file(tiny, files, LAYERS, output)
     found = extract_to_file(tiny, files, LAYERS, output)
     assert found.sources == [str(path) for path in files[:2]]
-    assert [left.source for left in found.skipped] == [str(path) for path in files[2:]]
+    assert [skipped.source for skipped in found.skipped] == [str(path) for path in files[2:]]
     assert read(output)["sources"].tolist() == found.sources
 
 
-def test_another_preprocessing_or_another_picture_is_done_again(
+def test_a_changed_preprocessing_or_image_is_extracted_again(
     tiny: FeatureExtractor, files: list[Path], tmp_path: Path
 ) -> None:
     output = tmp_path / "features.npz"
@@ -162,15 +162,15 @@ def test_another_preprocessing_or_another_picture_is_done_again(
     )
 
 
-def test_what_is_left_of_another_run_is_not_mixed_in(
+def test_partial_results_of_another_run_are_not_mixed_in(
     tiny: FeatureExtractor, files: list[Path], tmp_path: Path
 ) -> None:
     output = tmp_path / "features.npz"
-    for layers, wanted in ((["embedding"], files), (LAYERS, files[:1]), (LAYERS, files[::-1])):
+    for layers, chosen in ((["embedding"], files), (LAYERS, files[:1]), (LAYERS, files[::-1])):
         with pytest.raises(KeyboardInterrupt):
             extract_until(3, tiny, files, output)
-        found = extract_to_file(tiny, wanted, layers, output)
-        expected = tiny.extract(wanted, layers, on_error="skip")
+        found = extract_to_file(tiny, chosen, layers, output)
+        expected = tiny.extract(chosen, layers, on_error="skip")
         assert found.sources == expected.sources
         assert set(read(output)) == {*layers, "sources"}
         for layer in layers:
@@ -179,7 +179,7 @@ def test_what_is_left_of_another_run_is_not_mixed_in(
 
 
 @pytest.mark.parametrize("content", ["", "text", "pickle", "array", "zip", "rows"])
-def test_a_partial_file_that_is_none_counts_for_nothing(
+def test_an_invalid_partial_file_is_ignored(
     tiny: FeatureExtractor, files: list[Path], tmp_path: Path, content: str
 ) -> None:
     output = tmp_path / "features.npz"
@@ -206,7 +206,7 @@ def test_a_partial_file_that_is_none_counts_for_nothing(
     assert not partial.exists()
 
 
-def test_the_same_file_twice_is_two_rows(tiny: FeatureExtractor, tmp_path: Path) -> None:
+def test_a_file_that_is_listed_twice_has_two_rows(tiny: FeatureExtractor, tmp_path: Path) -> None:
     files = write_images(tmp_path / "photos", noise(2))
     output = tmp_path / "features.npz"
     found = extract_to_file(tiny, [*files, files[0]], ["embedding"], output)
@@ -214,10 +214,10 @@ def test_the_same_file_twice_is_two_rows(tiny: FeatureExtractor, tmp_path: Path)
     np.testing.assert_array_equal(found["embedding"][0], found["embedding"][2])
 
 
-def test_errors_come_before_the_work(
+def test_errors_are_raised_before_the_extraction(
     tiny: FeatureExtractor, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Program, "run", lambda *_: pytest.fail("there was work"))
+    monkeypatch.setattr(Program, "run", lambda *_: pytest.fail("the network ran"))
     with pytest.raises(OutputError, match=r"expected a file name that ends in \.npz"):
         extract_to_file(tiny, files, LAYERS, tmp_path / "features.npy")
     with pytest.raises(OutputError, match="does not exist"):

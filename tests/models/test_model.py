@@ -1,4 +1,4 @@
-"""What the parameters of an estimator ask for."""
+"""Loading of models, and when their programs are created again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from transferkit.models.program_cache import ProgramCache
 from transferkit.networks.catalogue import IMAGENET_MEAN, IMAGENET_STD
 
 
-def test_published_weights_bring_their_own_ways() -> None:
+def test_published_weights_have_preprocessing_and_labels() -> None:
     model = load_model("mobilenet_v2")
     assert model.preprocessing == Preprocessing(
         224, resize=256, mean=IMAGENET_MEAN, std=IMAGENET_STD
@@ -26,21 +26,21 @@ def test_published_weights_bring_their_own_ways() -> None:
     assert model.network.node("normalize").attributes["mean"] == IMAGENET_MEAN
 
 
-def test_mean_and_deviation_need_not_be_said_again() -> None:
+def test_mean_and_std_of_published_weights_need_not_be_repeated() -> None:
     model = load_model("mobilenet_v2", preprocessing=Preprocessing(96))
     assert (model.preprocessing.size, model.preprocessing.mean) == (96, IMAGENET_MEAN)
     with pytest.raises(ValueError, match="expects"):
         load_model("mobilenet_v2", preprocessing=Preprocessing(96, mean=(0.5, 0.5, 0.5)))
 
 
-def test_a_network_of_ones_own() -> None:
+def test_a_user_defined_network_has_default_preprocessing_and_no_labels() -> None:
     model = load_model(NETWORK, WEIGHTS)
     assert model.preprocessing == Preprocessing(NETWORK.input_size)
     assert model.labels is None
     assert load_model(NETWORK, WEIGHTS, Preprocessing(64)).preprocessing.size == 64
 
 
-def test_what_does_not_go_together() -> None:
+def test_invalid_combinations_are_rejected() -> None:
     with pytest.raises(UnknownNameError, match="imagenet1k_v1"):
         load_model("mobilenet_v2", "imagenet1k_v9")
     with pytest.raises(TypeError, match="name of published weights"):
@@ -53,21 +53,21 @@ def test_what_does_not_go_together() -> None:
         load_model(NETWORK, {**WEIGHTS, "ghost": np.zeros(1, np.float32)})
 
 
-def test_a_program_is_made_anew_only_when_something_changes() -> None:
-    lazy = ProgramCache()
+def test_a_program_is_created_again_only_if_a_parameter_changes() -> None:
+    cache = ProgramCache()
     backend = get_backend("onnxruntime")
-    made = []
+    created = []
 
     def make() -> Model:
-        made.append(1)
+        created.append(1)
         return load_model(NETWORK, WEIGHTS)
 
-    first = lazy.get((NETWORK, WEIGHTS), make, backend, None)
-    assert lazy.get((NETWORK, WEIGHTS), make, backend, None)[0] is first[0]
-    assert len(made) == 1
-    assert lazy.get((NETWORK, dict(WEIGHTS)), make, backend, None)[0] is not first[0]
-    lazy.get((NETWORK, WEIGHTS), make, "onnxruntime", None)
-    assert len(made) == 3
-    # A copy in another process makes its own.
-    assert pickle.loads(pickle.dumps(lazy)).get((1,), make, backend, None)[1].network == NETWORK
-    assert len(made) == 4
+    first = cache.get((NETWORK, WEIGHTS), make, backend, None)
+    assert cache.get((NETWORK, WEIGHTS), make, backend, None)[0] is first[0]
+    assert len(created) == 1
+    assert cache.get((NETWORK, dict(WEIGHTS)), make, backend, None)[0] is not first[0]
+    cache.get((NETWORK, WEIGHTS), make, "onnxruntime", None)
+    assert len(created) == 3
+    # A copy in another process creates its own.
+    assert pickle.loads(pickle.dumps(cache)).get((1,), make, backend, None)[1].network == NETWORK
+    assert len(created) == 4
