@@ -20,7 +20,7 @@ def test_image_is_classified_as_the_target(differentiable: Backend, tmp_path: Pa
     options = ("--epsilon", 2, "--json", "--quiet", "--backend", differentiable.name)
     text = output_of("attack", CAT, "--target", "golden retriever", "-o", folder, *options)
     content = json.loads(text)
-    assert content["success_rate_saved"] == 1
+    assert content["success_rate_uint8"] == 1
     assert (content["method"], content["norm"]) == ("pgd", "linf")
     assert content["epsilon"] == pytest.approx(2 / 255)
     assert content["skipped"] == []
@@ -51,7 +51,7 @@ def test_interruption_is_reported(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("transferkit.optimization.attacks.base.AttackRunner._evaluate", interrupt)
+    monkeypatch.setattr("transferkit.optimization.attacks.runner.AttackRunner._evaluate", interrupt)
     result = run("attack", CAT, "-o", tmp_path, "--backend", differentiable.name, "-q")
     assert result.exit_code == 130
     assert "interrupted: images that were not reached are unchanged" in result.stderr
