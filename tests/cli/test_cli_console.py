@@ -1,4 +1,4 @@
-"""Output of file names with markup, control characters, and bytes that are not text."""
+"""Output of file names: long ones, with markup or control characters, or not valid text."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from command_line import error_of, output_of, run_process
 from samples import DEMO
 
 import transferkit
+from transferkit.cli.console import print_table
 
 CAT = DEMO / "cat.jpg"
 NAMES = ["a b.jpg", "[bold]c[/bold].jpg", "[/nothing].jpg", "ü 猫.jpg", "line\nbreak.jpg",
@@ -47,6 +49,19 @@ def test_unusual_file_names_are_printed_unchanged_or_escaped(
     assert f"saved {output}:" in output_of("extract", folder, "-o", output)
     with np.load(output) as archive:
         assert archive["sources"].tolist() == expected
+
+
+def test_long_names_are_wrapped_but_not_cut_in_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    print_table(("image", "class"), [("folder/" + "0123456789" * 5, "Egyptian cat")])
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    assert all(len(line) <= 30 for line in lines)
+    parts = [line.split("│")[1].strip() for line in lines if line.startswith("│")]
+    assert "".join(parts) == "folder/" + "0123456789" * 5
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not allow these names")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ def print_skipped(skipped: Sequence[Skipped], verb: str = "read") -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table on standard output."""
-    table = Table(*columns)
+    # Folded: where a terminal is too narrow, long names are wrapped rather than cut.
+    table = Table(*(Column(heading, overflow="fold") for heading in columns))
     for row in rows:
         table.add_row(*(Text(escape_control_characters(str(cell))) for cell in row))
     # In a file or a pipe, rows may have any length: names are never wrapped there.

@@ -11,25 +11,16 @@ if TYPE_CHECKING:
 
 __all__ = ["networks"]
 
-_COLUMNS = (
-    "network",
-    "family",
-    "year",
-    "parameters",
-    "MACs",
-    "input",
-    "weights",
-    "top-1",
-    "on disk",
-)
+# Fits into 100 columns of a terminal.
+_COLUMNS = ("network", "year", "parameters", "GMACs", "input", "weights", "top-1", "on disk")
 
 
 def networks() -> None:
     """List the networks and their published weights.
 
-    MACs are the multiply-accumulate operations for one image of the input size. Top-1 is the
-    accuracy on ImageNet that the publisher of the weights states. Weights that are 'included'
-    are part of the package.
+    GMACs are the billions of multiply-accumulate operations for one image, and input is its
+    width and height in pixels. Top-1 is the accuracy on ImageNet that the publisher of the
+    weights states. Weights that are 'included' are part of the package.
     """
     from transferkit.backends.macs import count_macs
     from transferkit.networks import NETWORKS, build_network
@@ -41,11 +32,10 @@ def networks() -> None:
         side = network.input_size
         description = (
             entry.name,
-            entry.family,
             entry.year,
             f"{network.number_of_parameters / 1e6:.1f} M",
-            f"{count_macs(network, side, side) / 1e9:.2f} G",
-            f"{side} x {side}",
+            f"{count_macs(network, side, side) / 1e9:.2f}",
+            side,
         )
         cells = [
             (_name_and_publisher(weights), f"{weights.top1:.3f}", _state_on_disk(weights))
