@@ -20,9 +20,11 @@ CAT = DEMO / "cat.jpg"
 def test_images_of_classes_are_reproducible(differentiable: Backend, tmp_path: Path) -> None:
     output, animation = tmp_path / "ideal.png", tmp_path / "ideal.gif"
     options = ("--backend", differentiable.name, "--steps", "2", "--size", "48", "--quiet")
-    command = ("visualize", "zebra", "284", "-o", output, *options)
+    command = ("visualize", "Lighthouse", "284", "-o", output, *options)
     text = output_of(*command, "--animation", animation)
     assert f"saved {output}: 2 steps" in text
+    # A synonym of class 437, and an index.
+    assert "beacon" in text
     assert "Siamese cat" in text
     with Image.open(output) as image, Image.open(animation) as frames:
         assert image.width > 2 * 48
@@ -83,7 +85,8 @@ def test_interrupted_run_saves_its_images(
 
 def test_unknown_names_are_rejected(differentiable: Backend, tmp_path: Path) -> None:
     options = ("-o", tmp_path / "ideal.png", "--backend", differentiable.name)
-    assert "'crane bird' (index 134" in error_of("visualize", "crane", *options)
+    message = error_of("visualize", "crane", *options)
+    assert "'crane bird' (index 134, n02012849) or 'crane' (index 517, n03126707)" in message
     assert "imagenet1k_v1" in error_of("visualize", "zebra", "--weights", "torchvison", *options)
     assert "did you mean 'zebra'" in error_of("visualize", "zebar", *options)
     channels = ("--layer", "features.2", "--channels", "20:30")
