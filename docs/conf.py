@@ -1,8 +1,9 @@
-"""How the documentation is built: ``sphinx-build -W docs docs/_build``."""
+"""The configuration of the documentation: ``sphinx-build -W docs docs/_build``."""
 
 import contextlib
 import re
 import runpy
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy.typing as npt
@@ -26,25 +27,27 @@ extensions = [
 ]
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
-exclude_patterns = ["_build", "show_layer.py"]
+exclude_patterns = ["_build", "images/NOTICE.md"]
 # Single backticks in docstrings name Python objects, and arguments, which have no page to link to.
 default_role = "py:obj"
 
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 autodoc_type_aliases = {
-    name: name for name in ("Attribute", "Images", "Padding", "Picture", "Weights")
+    name: name for name in ("AnyWeights", "Attribute", "ImageLike", "Images", "Padding", "Weights")
 }
-python_maximum_signature_line_length = 100
+python_maximum_signature_line_length = 80
 napoleon_attr_annotations = False
 napoleon_google_docstring = False
 napoleon_use_rtype = False
 
-# The examples in docstrings are run by pytest.
+# pytest runs the examples in docstrings.
 doctest_test_doctest_blocks = ""
 
 html_theme = "furo"
 html_title = f"transferkit {version}"
+html_static_path = ["static"]
+html_css_files = ["tables.css"]
 
 _ARRAY_LIKE = stringify_annotation(npt.ArrayLike, "smart")
 _ARRAY = re.compile(
@@ -53,16 +56,13 @@ _ARRAY = re.compile(
 
 
 def shorten_types(text: str | None) -> str | None:
-    """NumPy's types by the names they are written by, which autodoc spells out."""
+    """Replace the types that autodoc expands by their aliases in NumPy."""
     return text and _ARRAY.sub(r"NDArray[\1]", text.replace(_ARRAY_LIKE, "ArrayLike"))
 
 
-_TABLE_OF_WEIGHTS = "<!-- the table of weights -->"
-
-
 def weights_table() -> str:
-    """The catalogue of weights as a table in Markdown."""
-    columns = ("network", "weights", "top-1", "size", "licence", "file", "published as")
+    """Return the catalog of weights as a table in Markdown."""
+    columns = ("network", "weights", "top-1", "size", "license", "published as, checksum")
     rows = [columns, ("---",) * len(columns)]
     for name in NETWORKS:
         entries = [entry for entry in WEIGHTS if entry.network == name]
@@ -71,25 +71,40 @@ def weights_table() -> str:
 
 
 def _weights_row(entry: WeightsEntry, *, first: bool) -> tuple[str, ...]:
+    packaged = " (in the package)" if entry.packaged else ""
+    checksum = "no checksum" if entry.checksum is None else str(entry.checksum)
     return (
         f"`{entry.network}`" if first else "",
         f"`{entry.name}`",
         f"{entry.top1 * 100:.3f}".rstrip("0").rstrip(".") + " %",
         "" if entry.size is None else f"{entry.size:,.1f} MiB",
         f"[{entry.license}]({entry.license_stated_at})",
-        "in the package" if entry.packaged else f"[{entry.checksum or 'no digest'}]({entry.url})",
-        f"`{entry.published_as}`",
+        f"[`{entry.published_as}`]({entry.url}){packaged}<br>{checksum}",
     )
 
 
-def fill_in(_app: Sphinx, _name: str, source: list[str]) -> None:
-    """Put the table where a page asks for it."""
-    if _TABLE_OF_WEIGHTS in source[0]:
-        source[0] = source[0].replace(_TABLE_OF_WEIGHTS, weights_table())
+def command_line_reference() -> str:
+    """Return the reference of the command line as Markdown."""
+    script = runpy.run_path(str(Path(__file__).parent / "scripts" / "command_line_reference.py"))
+    reference: Callable[[], str] = script["command_line_reference"]
+    return reference()
 
 
-def draw_pictures(app: Sphinx) -> None:
-    """Make the pictures that pages show, by running the very code that stands beside them."""
+_GENERATED: dict[str, Callable[[], str]] = {
+    "<!-- the table of weights -->": weights_table,
+    "<!-- the command line reference -->": command_line_reference,
+}
+
+
+def insert_generated(_app: Sphinx, _name: str, source: list[str]) -> None:
+    """Replace the comments in a page that stand for generated text."""
+    for comment, generate in _GENERATED.items():
+        if comment in source[0]:
+            source[0] = source[0].replace(comment, generate())
+
+
+def draw_layer(app: Sphinx) -> None:
+    """Draw the image of "Looking inside a network" with the code that the page shows."""
     folder = Path(app.srcdir, "generated")
     folder.mkdir(exist_ok=True)
     with contextlib.chdir(folder):
@@ -97,9 +112,9 @@ def draw_pictures(app: Sphinx) -> None:
 
 
 def setup(app: Sphinx) -> None:
-    """Tell Sphinx of what is done here and not by an extension."""
-    app.connect("source-read", fill_in)
-    app.connect("builder-inited", draw_pictures)
+    """Connect the functions above to Sphinx."""
+    app.connect("source-read", insert_generated)
+    app.connect("builder-inited", draw_layer)
     app.connect(
         "autodoc-process-signature",
         lambda _app, _what, _name, _object, _options, arguments, returned: (
