@@ -1,11 +1,11 @@
-"""Cats and dogs: train on one folder of photos, test on another, show the mistakes.
+"""Cats and dogs: train on one folder of photos, test on another, and list the mistakes.
 
-``python examples/cats_and_dogs.py FOLDER``, where the folder has
+``python examples/cats_and_dogs.py FOLDER``, where the folder contains
 
     train/cat  train/dog  test/cat  test/dog
 
-The lesson that this is after trains on thousands of photos; with a network that has seen a
-million of them before, a few hundred are enough.
+Training a network from scratch takes thousands of photos. With a network that was trained on a
+million photos before, a few hundred are enough.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from transferkit import Classifier
 
 
 def main() -> None:
-    """Do what the command line asks for."""
-    parser = argparse.ArgumentParser(description="Tell cats from dogs.")
+    """Train and test on the folder on the command line."""
+    parser = argparse.ArgumentParser(description="Classify cats and dogs.")
     parser.add_argument("folder", type=Path, help="with train/ and test/, each with cat/ and dog/")
     parser.add_argument("--backend", help="onnxruntime, torch or tensorflow")
     arguments = parser.parse_args()
@@ -29,9 +29,9 @@ def main() -> None:
 
     print(evaluation)
     for mistake in evaluation.mistakes:
-        print(f"{mistake.source}: taken for {mistake.predicted} ({mistake.probability:.0%} sure)")
+        print(f"{mistake.source}: predicted {mistake.predicted} ({mistake.probability:.0%})")
     for skipped in [*classifier.skipped_, *evaluation.skipped]:
-        print(f"{skipped.source}: left out, {skipped.reason}")
+        print(f"{skipped.source}: skipped, {skipped.reason}")
 
 
 if __name__ == "__main__":
