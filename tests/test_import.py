@@ -1,4 +1,4 @@
-"""Importing the package is quick, since nothing comes along that is not needed yet."""
+"""Importing the package is fast, because it imports only what is needed."""
 
 from __future__ import annotations
 
@@ -10,49 +10,53 @@ import pytest
 
 import transferkit
 
-HEAVY = {
+SLOW_MODULES = {
     "PIL", "google.protobuf", "joblib", "keras", "matplotlib", "onnx", "onnxruntime", "rich",
     "safetensors", "scipy", "sklearn", "tensorflow", "torch", "typer",
 }  # fmt: skip
 
 
-def run(code: str) -> str:
-    """What a fresh interpreter prints."""
+def output_of(code: str) -> str:
+    """Return the output of code that runs in a new interpreter."""
     return subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120
     ).stdout
 
 
-def loaded(code: str) -> set[str]:
-    """The heavy modules that ``code`` loads."""
-    found = json.loads(run(f"{code}\nimport json, sys\nprint(json.dumps(list(sys.modules)))"))
-    return HEAVY & set(found)
+def slow_modules_loaded_by(code: str) -> set[str]:
+    """Return the slow modules that are loaded after code has run."""
+    modules = json.loads(
+        output_of(f"{code}\nimport json, sys\nprint(json.dumps(list(sys.modules)))")
+    )
+    return SLOW_MODULES & set(modules)
 
 
-def test_importing_loads_nothing_heavy() -> None:
-    assert loaded("import transferkit; dir(transferkit); transferkit.__version__") == set()
+def test_import_loads_no_slow_modules() -> None:
+    code = "import transferkit; dir(transferkit); transferkit.__version__"
+    assert slow_modules_loaded_by(code) == set()
 
 
-def test_listing_and_making_load_no_framework() -> None:
+def test_creating_estimators_and_listing_backends_load_no_framework() -> None:
     code = (
         "from transferkit import FeatureExtractor, Classifier\n"
         "from transferkit.backends import backend_names\n"
         "backend_names(); Classifier(); FeatureExtractor(backend='torch').get_params()"
     )
-    assert not loaded(code) & {"torch", "tensorflow", "keras", "onnxruntime", "onnx"}
+    frameworks = {"torch", "tensorflow", "keras", "onnxruntime", "onnx"}
+    assert not slow_modules_loaded_by(code) & frameworks
 
 
-def test_the_time_it_takes() -> None:
-    """Printed, not judged: machines differ, and so does what else they do."""
+def test_import_time_is_printed() -> None:
+    """There is no limit, because the time depends on the machine and its load."""
     code = (
         "import time\nimport numpy\nstart = time.perf_counter()\nimport transferkit\n"
         "print(time.perf_counter() - start)"
     )
-    seconds = min(float(run(code)) for _ in range(3))
+    seconds = min(float(output_of(code)) for _ in range(3))
     print(f"\nimport transferkit: {seconds:.3f} s beyond import numpy")  # noqa: T201
 
 
-def test_public_names() -> None:
+def test_public_names_can_be_imported() -> None:
     assert set(transferkit.__all__) <= set(dir(transferkit))
     for name in transferkit.__all__:
         assert getattr(transferkit, name).__name__ == name
