@@ -128,7 +128,7 @@ def backend_pair(request: pytest.FixtureRequest) -> tuple[Backend, Backend]:
 
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
-    """The folder of real photos from the environment; without it, the test is skipped.
+    """Return the folder of real photos from the environment; skip the test without it.
 
     It contains ``cats_dogs/{train,test}/{cat,dog}`` and ``pets/{train,test}/<breed>``.
     """
