@@ -26,6 +26,6 @@ def test_moving_average_has_one_decay_per_row(backend: Backend) -> None:
     update = backend.compile(
         lambda average, value, decay: moving_average(backend.table, average, value, decay)
     )
-    found = update(VALUES[0], VALUES[1], decay)
+    result = update(VALUES[0], VALUES[1], decay)
     expected = [VALUES[1][0], 0.25 * VALUES[0][1] + 0.75 * VALUES[1][1]]
-    assert_close(found, np.array(expected), ACTIVATION_TOLERANCE, "moving average")
+    assert_close(result, np.array(expected), ACTIVATION_TOLERANCE, "moving average")
