@@ -31,7 +31,7 @@ MINIMUM = np.random.default_rng(1).normal(size=START.shape).astype(np.float32)
 
 
 def gradient_at(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The gradient of the sum of fourth powers of the distances to the minimum."""
+    """Return the gradient of the sum of fourth powers of the distances to the minimum."""
     return np.asarray(4 * (x - MINIMUM) ** 3)
 
 
@@ -52,7 +52,7 @@ def one_step(optimizer: Optimizer, table: Any) -> Any:
 
 
 def optimize_in_numpy(optimizer: Optimizer) -> npt.NDArray[np.float64]:
-    """The update rules as the papers state them."""
+    """Apply the update rules as the papers state them."""
     x = START.astype(np.float64)
     velocity, mean, square = np.zeros_like(x), np.zeros_like(x), np.zeros_like(x)
     for step in range(1, STEPS + 1):
