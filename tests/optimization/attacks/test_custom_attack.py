@@ -55,6 +55,29 @@ class SignSteps(Attack):
         return {"x": x}
 
 
+class UniformNoise(Attack):
+    """The example of `Attack`, which does not use the gradients."""
+
+    name = "uniform-noise"
+    supported_norms = ("linf",)
+    is_bounded = True
+    default_steps = 10
+
+    def start(self, batch: AttackBatch) -> dict[str, Any]:
+        return {"x": batch.table.asarray(batch.originals)}
+
+    def step(
+        self,
+        batch: AttackBatch,
+        state: dict[str, Any],  # noqa: ARG002
+        evaluation: Mapping[str, Any],  # noqa: ARG002
+        index: int,
+    ) -> dict[str, Any]:
+        noise = np.random.default_rng(index).uniform(-1, 1, batch.originals.shape[1:])
+        x = np.clip(batch.originals + (batch.epsilon or 0) * noise, 0, 1)
+        return {"x": batch.table.asarray(x)}
+
+
 def optimizer(backend: Backend) -> ImageOptimizer:
     return ImageOptimizer(NETWORK, weights=WEIGHTS, backend=backend, progress=False)
 
@@ -65,6 +88,14 @@ def test_custom_attack_succeeds_within_epsilon(differentiable: Backend) -> None:
     assert result.success.any()
     assert result.distance.max() <= 0.3 + 1e-6
     assert "sign-steps" in repr(result)
+
+
+def test_attack_without_gradients_is_run(differentiable: Backend) -> None:
+    result = optimizer(differentiable).attack(IMAGES, epsilon=0.1, method=UniformNoise())
+    assert result.method == "uniform-noise"
+    is_changed = result.gradient_evaluations > 0
+    # Uniform noise on 768 values is almost as large as its range.
+    assert result.distance[is_changed] == pytest.approx(0.1, abs=0.002)
 
 
 def test_default_number_of_steps_is_that_of_the_attack(differentiable: Backend) -> None:

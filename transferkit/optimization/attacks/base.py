@@ -170,11 +170,9 @@ class Attack(ABC):
 
     Examples
     --------
-    An attack that adds uniform noise, and keeps the first sample that succeeds:
+    An attack that tries uniform noise, and keeps the first sample that succeeds:
 
     >>> import numpy as np
-    >>> from transferkit import ImageOptimizer
-    >>> from transferkit.demo import CAT
     >>> from transferkit.optimization.attacks import Attack
     >>> class UniformNoise(Attack):
     ...     name = "uniform-noise"
@@ -189,10 +187,11 @@ class Attack(ABC):
     ...         noise = np.random.default_rng(index).uniform(-1, 1, batch.originals.shape[1:])
     ...         x = np.clip(batch.originals + batch.epsilon * noise, 0, 1)
     ...         return {"x": batch.table.asarray(x)}
-    >>> optimizer = ImageOptimizer("mobilenet_v2")
-    >>> result = optimizer.attack(CAT, epsilon=8 / 255, method=UniformNoise(), steps=3)
-    >>> result.method, result.norm
-    ('uniform-noise', 'linf')
+    >>> attack = UniformNoise()
+    >>> attack.norm, attack.loss
+    ('linf', 'logit-difference')
+
+    ``ImageOptimizer("mobilenet_v2").attack(images, epsilon=8 / 255, method=attack)`` runs it.
     """
 
     name: ClassVar[str]
