@@ -6,7 +6,7 @@ import re
 import textwrap
 from collections.abc import Mapping
 from types import MappingProxyType, NoneType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from sklearn.utils import Tags
@@ -171,8 +171,9 @@ class NetworkEstimator:
     def _has_random_weights(self) -> bool:
         return isinstance(self.weights, str) and self.weights == RANDOM
 
-    def __getstate__(self) -> object:
+    def __getstate__(self) -> dict[str, Any]:
         if self._has_random_weights():
             # Sampled before copying, so that a copy in another process has the same weights.
             self._seed_of_weights()
-        return super().__getstate__()
+        state: Any = super().__getstate__()
+        return dict(state)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -400,6 +400,10 @@ class ImageOptimizer(NetworkEstimator):
         if runner is None or runner.program is not program or runner.batch_size != size:
             self._runner = runner = AttackRunner(program, size)
         return runner
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Compiled steps cannot be pickled; a copy compiles its own.
+        return {**super().__getstate__(), "_runner": None}
 
     def class_names(self) -> ClassNames:
         """Return the classes of the network's logits."""
