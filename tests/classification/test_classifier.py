@@ -469,7 +469,7 @@ def test_a_loaded_classifier_of_a_user_defined_network_can_be_fitted_again(
         ([0, 1] * 3, "X has 4 images, but y has 6 labels"),
         ([], "X has 4 images, but y has 0 labels"),
         ([1, 1, 1, 1], "y has one class, 1; at least two"),
-        (["a", "a", "a", "b"], "classes with only one image: 'b'; each class needs at least two"),
+        (["a", "a", "a", "b"], "classes with only one image: 'b'; to choose C by cross-validation"),
         ([0.0, 1.0, np.nan, 1.0], r"y\[2\] is nan; expected a finite number"),
         ([0.0, np.inf, 0.0, 1.0], r"y\[1\] is inf; expected a finite number"),
         ([None, "a", "a", None], "NoneType, str"),
@@ -522,7 +522,7 @@ def test_unreadable_images_are_skipped_on_request() -> None:
     assert classifier.score(colored([0, 1]), ["a", "b"]) == 1.0
     with pytest.raises(ImageError, match=r"nowhere\.png"):
         tiny_classifier().fit(images, labels)
-    with pytest.raises(DatasetError, match="classes with only one image: 'b'"):
+    with pytest.raises(DatasetError, match="y has one class, 'a'"):
         tiny_classifier().fit(images[:3] + images[4:], ["a", "b", "a", "a", "b"], on_error="skip")
     with pytest.raises(DatasetError, match="none of 4 images can be read"):
         tiny_classifier().fit(images[4:] * 2, ["a", "b"] * 2, on_error="skip")

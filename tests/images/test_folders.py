@@ -82,7 +82,7 @@ def test_classes_may_be_named_like_splits(tmp_path):
         (["cat/1.png", "dog/notes.txt"], "dog: no images in this class folder"),
         (
             ["train/cat/1.png", "Test/cat/2.png"],
-            r"splits of a data set.* give one of them: .*train",
+            r"classes are one level further down \(cat\).* pass one of these: .*Test.*train",
         ),
     ],
 )

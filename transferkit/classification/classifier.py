@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Hashable
 from numbers import Integral
 from pathlib import Path
@@ -24,6 +25,7 @@ from transferkit.classification.labels import (
     check_classes,
     format_labels,
     of_rows,
+    skip_small_classes,
     with_labels,
 )
 from transferkit.classification.saved_file import (
@@ -110,7 +112,7 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
     C_ : float or None
         The inverse regularization strength that was used; None for a pretrained classifier.
     skipped_ : list of Skipped
-        The images that `fit` left out, and why.
+        The images, class folders and classes that `fit` left out, and why.
 
     Examples
     --------
@@ -228,8 +230,8 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
             (n,) weight of each image, at least 0; None: all equal. An image of weight 0 is
             left out; one of weight k counts as k images.
         on_error
-            ``"raise"``, or ``"skip"`` to leave out images that cannot be read; they are listed
-            in ``skipped_``.
+            ``"raise"``, or ``"skip"`` to leave out images that cannot be read, class folders
+            without images and classes with too few images; ``skipped_`` lists them.
 
         Returns
         -------
@@ -239,8 +241,8 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
         Raises
         ------
         DatasetError
-            If there are no images, only one class, a class of one image, or not as many labels
-            as images.
+            If there are no images, only one class, not as many labels as images or, unless
+            ``C`` is given, a class of one image.
         ImageError
             If an image cannot be read and ``on_error`` is ``"raise"``.
         ParameterError
@@ -248,12 +250,18 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
         """
         if self.C is not None:
             check_positive("C", self.C)
-        X, labels = with_labels(X, y)
+        # Cross-validation needs an image of each class to train on and one to test on.
+        min_images = 2 if self.C is None else 1
+        skipped: list[Skipped] = []
+        X, labels = with_labels(X, y, on_error=on_error, skipped=skipped)
         check_class_weight(self.class_weight, labels)
         weight_of_image = check_sample_weight(sample_weight, len(labels))
         weighted = weight_of_image is not None or self.class_weight is not None
         weights = combine_weights(labels, weight_of_image, self.class_weight)
-        check_classes(labels[weights > 0], weighted=weighted)
+        usable = labels[weights > 0]
+        if on_error == "skip":
+            usable = usable[skip_small_classes(usable, min_images)[0]]
+        check_classes(usable, min_images=min_images, weighted=weighted)
         seed = as_seed(self.random_state)
         program, model = self._load()
         features = compute_features(
@@ -269,9 +277,14 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
         if weight_of_image is not None:
             weight_of_image = of_rows(weight_of_image, features)
         weights = combine_weights(labels, weight_of_image, self.class_weight)
-        used = weights > 0
+        used = np.flatnonzero(weights > 0)
+        skipped += features.skipped
+        if on_error == "skip":
+            kept, small = skip_small_classes(labels[used], min_images)
+            used = used[kept]
+            skipped += small
         labels, weights = labels[used], weights[used]
-        check_classes(labels, weighted=weighted)
+        check_classes(labels, min_images=min_images, weighted=weighted)
         classes, indices = np.unique(labels, return_inverse=True)
         embeddings = l2_normalize(features["embedding"][used])
         weight, bias, C = fit_head(
@@ -292,7 +305,7 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
         fitted = dataclasses.replace(
             model, network=network, weights=arrays, labels=tuple(classes.tolist())
         )
-        self._set_fitted(fitted, classes, C, features.skipped)
+        self._set_fitted(fitted, classes, C, skipped)
         self._fit_parameters = self._current_parameters()
         return self
 
@@ -322,13 +335,16 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
             logits = logits[:, 1] - logits[:, 0]
         return logits
 
-    def predict_proba(self, X: Images) -> npt.NDArray[np.float32]:
+    def predict_proba(self, X: Images, *, on_error: str = "raise") -> npt.NDArray[np.float32]:
         """Return the probability of each class for each image.
 
         Parameters
         ----------
         X
             Images, as for `transferkit.FeatureExtractor`.
+        on_error
+            ``"raise"``, or ``"skip"`` for a row of NaN for each image that cannot be read, with
+            a warning that names them.
 
         Returns
         -------
@@ -338,34 +354,55 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
         Raises
         ------
         ImageError
-            If an image cannot be read, so that rows always match the input.
+            If an image cannot be read and ``on_error`` is ``"raise"``.
         DatasetError
-            If there are no images.
+            If there are no images, or none can be read.
         """
-        return self._outputs(X, "probabilities", on_error="raise")["probabilities"]
+        outputs = self._outputs(X, "probabilities", on_error=on_error)
+        probabilities = outputs["probabilities"]
+        if not outputs.skipped:
+            return probabilities
+        names = "; ".join(f"{skip.source}: {skip.reason}" for skip in outputs.skipped[:3])
+        warnings.warn(
+            f"{len(outputs.skipped)} images cannot be read, and have no prediction: {names}",
+            stacklevel=2,
+        )
+        number = len(probabilities) + len(outputs.skipped)
+        rows = np.full((number, probabilities.shape[1]), np.nan, np.float32)
+        rows[outputs.indices] = probabilities
+        return rows
 
-    def predict(self, X: Images) -> npt.NDArray[Any]:
+    def predict(self, X: Images, *, on_error: str = "raise") -> npt.NDArray[Any]:
         """Return the most probable class of each image.
 
         Parameters
         ----------
         X
             Images, as for `transferkit.FeatureExtractor`.
+        on_error
+            ``"raise"``, or ``"skip"`` for None for each image that cannot be read, with a
+            warning that names them.
 
         Returns
         -------
         array
-            (n,) entries of ``classes_``.
+            (n,) entries of ``classes_``; of dtype object if there is a None.
 
         Raises
         ------
         ImageError
-            If an image cannot be read, so that rows always match the input.
+            If an image cannot be read and ``on_error`` is ``"raise"``.
         DatasetError
-            If there are no images.
+            If there are no images, or none can be read.
         """
-        best = self.predict_proba(X).argmax(axis=1)
-        return np.asarray(self.classes_[best])
+        probabilities = self.predict_proba(X, on_error=on_error)
+        unread = np.isnan(probabilities[:, 0])
+        if not unread.any():
+            return np.asarray(self.classes_[probabilities.argmax(axis=1)])
+        predicted = np.full(len(probabilities), None, object)
+        best = probabilities[~unread].argmax(axis=1)
+        predicted[~unread] = self.classes_[best].tolist()
+        return predicted
 
     def predict_top(self, X: Images, k: int = 5) -> list[list[Prediction]]:
         """Return the ``k`` most probable classes of each image, most probable first.
@@ -459,7 +496,8 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
             If an image cannot be read and ``on_error`` is ``"raise"``.
         """
         check_is_fitted(self, "classes_")
-        X, labels = with_labels(X, y)
+        skipped: list[Skipped] = []
+        X, labels = with_labels(X, y, on_error=on_error, skipped=skipped)
         index_of = {label: index for index, label in enumerate(self.classes_.tolist())}
         unknown = set(labels.tolist()) - index_of.keys()
         if unknown:
@@ -479,7 +517,7 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
         # By index, since scikit-learn does not accept fractions as classes.
         indices = [index_of[label] for label in expected.tolist()]
         matrix = confusion_matrix(indices, best, labels=range(len(index_of)))
-        return Evaluation(self.classes_, matrix, mistakes, outputs.skipped)
+        return Evaluation(self.classes_, matrix, mistakes, skipped + outputs.skipped)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted classifier to a safetensors file that `load` reads on any backend.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Hashable, Sequence
 from typing import Any, TypeAlias
 
@@ -11,9 +12,16 @@ import numpy.typing as npt
 
 from transferkit.errors import DatasetError
 from transferkit.features import Features
-from transferkit.images import Images, count_images, list_labeled_images
+from transferkit.images import Images, Skipped, count_images, list_labeled_images
 
-__all__ = ["Labels", "check_classes", "format_labels", "of_rows", "with_labels"]
+__all__ = [
+    "Labels",
+    "check_classes",
+    "format_labels",
+    "of_rows",
+    "skip_small_classes",
+    "with_labels",
+]
 
 Labels: TypeAlias = Sequence[Hashable] | npt.NDArray[Any]
 """The types of the parameter ``y``."""
@@ -23,13 +31,23 @@ _GROUPS = {"U": str, "b": bool, "i": float, "u": float, "f": float}
 _MAX_SHOWN = 5
 
 
-def with_labels(X: Images, y: Labels | None) -> tuple[Images, npt.NDArray[Any]]:
+def with_labels(
+    X: Images,
+    y: Labels | None,
+    *,
+    on_error: str = "raise",
+    skipped: list[Skipped] | None = None,
+) -> tuple[Images, npt.NDArray[Any]]:
     """Return images and an array with one label for each of them.
+
+    Strings are converted to Unicode's normalization form C, since file systems differ in it.
 
     Parameters
     ----------
     X, y
         Images and their labels, or a folder of class folders and None.
+    on_error, skipped
+        Of class folders without images, as for `transferkit.list_labeled_images`.
 
     Raises
     ------
@@ -42,9 +60,9 @@ def with_labels(X: Images, y: Labels | None) -> tuple[Images, npt.NDArray[Any]]:
                 "labels are missing: pass y, one label for each image, or the path of a folder "
                 "with one subfolder of images for each class"
             )
-        paths, names = list_labeled_images(X)
+        paths, names = list_labeled_images(X, on_error=on_error, skipped=skipped)
         return paths, np.asarray(names)
-    labels = _label_array(y)
+    labels = _normalize_text(_label_array(y))
     if labels.dtype.kind == "f" and not np.isfinite(labels).all():
         index = int(np.argmin(np.isfinite(labels)))
         raise DatasetError(f"y[{index}] is {labels[index]}; expected a finite number")
@@ -75,13 +93,15 @@ def of_rows(values: npt.NDArray[Any], features: Features) -> npt.NDArray[Any]:
     return np.asarray(values[features.indices])
 
 
-def check_classes(labels: npt.NDArray[Any], *, weighted: bool = False) -> None:
-    """Check that there are at least two classes of at least two images each.
+def check_classes(labels: npt.NDArray[Any], *, min_images: int = 2, weighted: bool = False) -> None:
+    """Check that there are at least two classes of enough images.
 
     Parameters
     ----------
     labels
         (n,) the labels of the images that a classifier is fitted to.
+    min_images
+        The number of images that each class needs.
     weighted
         Whether images of weight 0 were left out, which the message then states.
 
@@ -99,12 +119,45 @@ def check_classes(labels: npt.NDArray[Any], *, weighted: bool = False) -> None:
         raise DatasetError(
             f"y has one class{images}, {classes.tolist()[0]!r}; at least two classes are required"
         )
-    if counts.min() == 1:
-        single = classes[counts == 1].tolist()
+    if counts.min() < min_images:
+        small = classes[counts < min_images].tolist()
         raise DatasetError(
-            f"classes with only one image{which}: {format_labels(single)}; each class needs at "
-            "least two"
+            f"classes with only one image{which}: {format_labels(small)}; to choose C by "
+            "cross-validation each class needs at least two. Add images, pass C, or leave these "
+            "classes out with on_error='skip'"
         )
+
+
+def skip_small_classes(
+    labels: npt.NDArray[Any], min_images: int
+) -> tuple[npt.NDArray[np.bool_], list[Skipped]]:
+    """Return which images belong to classes with enough images, and the classes that do not.
+
+    Parameters
+    ----------
+    labels
+        (n,) the labels of the images.
+    min_images
+        The number of images that each class needs.
+    """
+    classes, indices, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    small = counts < min_images
+    skipped = [
+        Skipped(f"class {label!r}", f"{count} image; at least {min_images} are required")
+        for label, count in zip(classes[small].tolist(), counts[small].tolist(), strict=True)
+    ]
+    return ~small[indices], skipped
+
+
+def _normalize_text(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    if labels.dtype.kind not in "OU" or all(
+        unicodedata.is_normalized("NFC", label) for label in labels
+    ):
+        return labels
+    return np.asarray(
+        [unicodedata.normalize("NFC", label) for label in labels.tolist()],
+        dtype=labels.dtype if labels.dtype == object else None,
+    )
 
 
 def format_labels(labels: Sequence[Hashable]) -> str:

@@ -7,7 +7,8 @@ pixels: (n, h, w, 3), RGB, float32 in [0, 1].
 from transferkit.images.folders import list_images, list_labeled_images
 from transferkit.images.preprocessing import Preprocessing
 from transferkit.images.reading import MAX_PIXELS, ImageLike, ImageTypeError, read_image
-from transferkit.images.stream import Batch, Images, Skipped, count_images, stream_batches
+from transferkit.images.skipped import Skipped
+from transferkit.images.stream import Batch, Images, count_images, stream_batches
 
 __all__ = [
     "MAX_PIXELS",

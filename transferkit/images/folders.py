@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from pathlib import Path
 
-from transferkit.errors import DatasetError, shorten
+from transferkit.errors import DatasetError, ParameterError, shorten
+from transferkit.images.skipped import Skipped
 
 __all__ = ["SUFFIXES", "list_images", "list_labeled_images"]
 
@@ -25,6 +27,11 @@ _LAYOUT = "expected one folder of images for each class: cat/1.jpg, cat/2.jpg, d
 # The usual names of the splits of a data set.
 _SPLITS = frozenset(("train", "training", "test", "testing", "val", "valid", "validation"))
 
+# Folders that operating systems and tools create, besides those whose name begins with a dot.
+_SYSTEM_FOLDERS = frozenset(
+    ("__macosx", "$recycle.bin", "system volume information", "@eadir", "lost+found")
+)
+
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     """Return the images in a folder and its subfolders.
@@ -41,7 +48,8 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
         forward slashes, character by character, so that the order is the same on every
         machine. Files with a suffix in `SUFFIXES`, in upper or lower case, are listed, and
         those of other image formats, such as HEIC, which cannot be read. Files and folders
-        whose name begins with a dot are left out. Links to folders are followed; a folder that
+        whose name begins with a dot are left out, and folders of the operating system such as
+        ``__MACOSX``. Links to folders are followed; a folder that
         can be reached in several ways is listed once.
 
     Raises
@@ -73,7 +81,12 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     return paths
 
 
-def list_labeled_images(folder: str | os.PathLike[str]) -> tuple[list[Path], list[str]]:
+def list_labeled_images(
+    folder: str | os.PathLike[str],
+    *,
+    on_error: str = "raise",
+    skipped: list[Skipped] | None = None,
+) -> tuple[list[Path], list[str]]:
     """Return the images in a folder with one subfolder for each class, and their labels.
 
     Parameters
@@ -81,6 +94,10 @@ def list_labeled_images(folder: str | os.PathLike[str]) -> tuple[list[Path], lis
     folder
         A folder with one subfolder for each class, named after the class, with the images of
         the class in it or in its subfolders.
+    on_error
+        ``"raise"``, or ``"skip"`` to skip class folders without images.
+    skipped
+        A list to which skipped class folders are appended.
 
     Returns
     -------
@@ -88,14 +105,17 @@ def list_labeled_images(folder: str | os.PathLike[str]) -> tuple[list[Path], lis
         The images of each class folder as `list_images` returns them, the classes in
         alphabetical order.
     labels
-        The label of each path: the name of its class folder.
+        The label of each path: the name of its class folder, in Unicode's normalization form C,
+        so that it is the same on every operating system.
 
     Raises
     ------
     DatasetError
-        If the folder does not exist or has no class folders, a class folder has no images, or
-        the subfolders are the splits of a data set, ``train`` and ``test``, each with class
-        folders.
+        If the folder does not exist or has no class folders; if a class folder has no images
+        and ``on_error`` is ``"raise"``; if the images are one level further down, as in a data
+        set with ``train/cat``, ``train/dog``, ``test/cat`` and ``test/dog``.
+    ParameterError
+        If ``on_error`` is invalid.
 
     Examples
     --------
@@ -111,6 +131,8 @@ def list_labeled_images(folder: str | os.PathLike[str]) -> tuple[list[Path], lis
     >>> labels
     ['cat', 'dog']
     """
+    if on_error not in ("raise", "skip"):
+        raise ParameterError(f"on_error is {shorten(on_error)}; expected 'raise' or 'skip'")
     root = _existing(folder)
     if not root.is_dir():
         raise DatasetError(f"{root}: a file, not a folder; {_LAYOUT}")
@@ -118,27 +140,44 @@ def list_labeled_images(folder: str | os.PathLike[str]) -> tuple[list[Path], lis
     if not classes:
         content = "images but no folders" if _images_below(root) else "no folders and no images"
         raise DatasetError(f"{root}: {content} in this folder; {_LAYOUT}")
-    if _SPLITS.issuperset(map(str.lower, classes)) and not any(
-        _has_images(root / name) for name in classes
-    ):
-        splits = ", ".join(str(root / name) for name in classes)
-        raise DatasetError(
-            f"{root}: the folders in it are the splits of a data set, with class folders in each; "
-            f"give one of them: {splits}"
-        )
+    _check_level(root, classes)
     paths: list[Path] = []
     labels: list[str] = []
-    for label in classes:
-        images = _images_below(root / label)
-        if not images:
-            raise DatasetError(f"{root / label}: no images in this class folder")
+    for name in classes:
+        images = _images_below(root / name)
+        if not images and on_error == "raise":
+            raise DatasetError(f"{root / name}: no images in this class folder")
+        if not images and skipped is not None:
+            skipped.append(Skipped(str(root / name), "no images in this class folder"))
         paths += images
-        labels += [label] * len(images)
+        labels += [unicodedata.normalize("NFC", name)] * len(images)
+    if not paths:
+        raise DatasetError(f"{root}: no images in any class folder")
     return paths, labels
+
+
+def _check_level(root: Path, classes: list[str]) -> None:
+    """Raise an error if the class folders are those inside of the given ones."""
+    if any(_has_images(root / name) for name in classes):
+        return
+    below = [
+        {name for name, is_folder in _entries(root / class_) if is_folder} for class_ in classes
+    ]
+    same = len(classes) > 1 and all(names == below[0] for names in below) and below[0]
+    if same or (_SPLITS.issuperset(map(str.lower, classes)) and any(below)):
+        inside = ", ".join(sorted(set().union(*below))[:4])
+        splits = ", ".join(str(root / name) for name in classes[:4])
+        raise DatasetError(
+            f"{root}: the classes are one level further down ({inside}), in each of the folders "
+            f"in it; pass one of these: {splits}"
+        )
 
 
 def _existing(folder: str | os.PathLike[str]) -> Path:
     """Return the folder as a path if it exists."""
+    if folder == "":
+        # Path("") is the current directory.
+        raise DatasetError("the path is empty; pass '.' for the current directory")
     try:
         path = Path(folder)
         os.stat(path)
@@ -158,7 +197,7 @@ def _entries(folder: Path) -> list[tuple[str, bool]]:
             return [
                 (entry.name, _is_folder(entry))
                 for entry in entries
-                if not entry.name.startswith(".")
+                if not entry.name.startswith(".") and entry.name.lower() not in _SYSTEM_FOLDERS
             ]
     except OSError as error:
         raise DatasetError(f"{folder}: the folder cannot be read: {error.strerror}") from error

@@ -21,13 +21,17 @@ from transferkit.images.conversion import to_float32
 from transferkit.images.folders import list_images
 from transferkit.images.preprocessing import Preprocessing
 from transferkit.images.reading import Array, ImageLike, ImageTypeError, read_image
+from transferkit.images.skipped import Skipped
 
-__all__ = ["Batch", "Images", "Skipped", "count_images", "stream_batches"]
+__all__ = ["Batch", "Images", "count_images", "stream_batches"]
 
 Images: TypeAlias = ImageLike | Iterable[ImageLike]
 """The types of a collection of images; `stream_batches` describes them."""
 
 _Pixels: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+
+# Lengths of an axis of channels: gray, RGB, RGBA.
+_CHANNELS = (1, 3, 4)
 
 _ACCEPTED = (
     "expected a path, a folder, a PIL image, an array, or a sequence or generator of paths, PIL "
@@ -52,22 +56,6 @@ class Batch:
     pixels: npt.NDArray[np.float32]
     sources: list[str]
     indices: list[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """An image that was skipped.
-
-    Parameters
-    ----------
-    source
-        Its path, or its position in the input (``"images[3]"``).
-    reason
-        Why it was skipped, as a clause.
-    """
-
-    source: str
-    reason: str
 
 
 def count_images(images: Images) -> int | None:
@@ -127,7 +115,8 @@ def stream_batches(
         - a PIL image;
         - an array of one image or several, uint8 or floats in [0, 1]: height x width (gray),
           height x width x 1, 3 or 4 (gray, RGB, RGBA), or number x height x width x 1, 3 or 4.
-          Three axes of which the last has another length are number x height x width, gray;
+          Three axes of which neither the first nor the last has length 1, 3 or 4 are number x
+          height x width, gray;
         - a sequence, a generator, an array of strings or another iterable of paths to files,
           PIL images and arrays of one image, also mixed. Arrays from a generator are copied
           immediately, so that it can reuse their memory.
@@ -203,16 +192,31 @@ def _images_in_array(array: Array) -> Iterable[ImageLike]:
         if array.ndim == 1:
             paths: list[ImageLike] = array.tolist()
             return paths
-    elif array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4)):
+    elif array.ndim == 2 or (array.ndim == 3 and array.shape[2] in _CHANNELS):
         return [array]
+    elif array.ndim == 3 and array.shape[0] in _CHANNELS:
+        # Channels first, or a few gray images: the shape does not tell.
+        raise ShapeError(
+            f"images is an array of shape {_format_shape(array)}; for an image with channels first "
+            "pass array.transpose(1, 2, 0), for several gray images array[..., numpy.newaxis]"
+        )
+    elif array.ndim == 4 and array.shape[3] not in _CHANNELS and array.shape[1] in _CHANNELS:
+        raise ShapeError(
+            f"images is an array of shape {_format_shape(array)} with channels first; pass "
+            "array.transpose(0, 2, 3, 1)"
+        )
     elif array.ndim in (3, 4):
         return array
-    shape = " x ".join(map(str, array.shape)) or "()"
     raise ShapeError(
-        f"images is an array of dtype {array.dtype} and shape {shape}; expected height x width, "
-        "height x width x channels, number x height x width or number x height x width x channels, "
+        f"images is an array of dtype {array.dtype} and shape {_format_shape(array)}; expected "
+        "height x width, height x width x channels, number x height x width or number x height x "
+        "width x channels, "
         "or an array of paths with one axis"
     )
+
+
+def _format_shape(array: Array) -> str:
+    return " x ".join(map(str, array.shape)) or "()"
 
 
 def _stream(

@@ -1,0 +1,120 @@
+"""Which labels and class folders a classifier is fitted on."""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+from samples import colored, labeled_folder, tiny_classifier, write_images
+
+from transferkit.errors import DatasetError, ImageError
+
+
+def test_unicode_forms_of_a_label_are_the_same(tmp_path: Path) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    assert composed != decomposed
+    for index, name in enumerate((decomposed, "tea")):
+        write_images(tmp_path / "drinks" / name, colored([index] * 3))
+    classifier = tiny_classifier(C=10.0).fit(tmp_path / "drinks")
+    assert classifier.classes_.tolist() == [composed, "tea"]
+    X, y = colored([0, 1]), [composed, "tea"]
+    assert classifier.score(X, y) == classifier.score(X, [decomposed, "tea"]) == 1.0
+    assert classifier.evaluate(X, [decomposed, "tea"]).accuracy == 1.0
+    fitted = tiny_classifier(C=10.0).fit(X * 2, np.array([decomposed, "tea"] * 2, object))
+    assert fitted.classes_.tolist() == [composed, "tea"]
+
+
+def test_class_of_one_image_needs_a_given_C() -> None:  # noqa: N802
+    X, y = colored([0, 0, 1, 1, 2]), ["red", "red", "green", "green", "blue"]
+    with pytest.raises(DatasetError, match=r"only one image: 'blue'.*pass C"):
+        tiny_classifier().fit(X, y)
+    classifier = tiny_classifier(C=10.0).fit(X, y)
+    assert classifier.classes_.tolist() == ["blue", "green", "red"]
+    assert classifier.predict(X).tolist() == y
+
+
+def test_small_classes_are_skipped_and_listed() -> None:
+    X, y = colored([0, 0, 1, 1, 2]), ["red", "red", "green", "green", "blue"]
+    classifier = tiny_classifier().fit(X, y, on_error="skip")
+    assert classifier.classes_.tolist() == ["green", "red"]
+    assert [(skip.source, skip.reason) for skip in classifier.skipped_] == [
+        ("class 'blue'", "1 image; at least 2 are required")
+    ]
+    with pytest.raises(DatasetError, match="one class, 'red'"):
+        tiny_classifier().fit(X[1:3], ["red", "red"], on_error="skip")
+
+
+def test_class_that_becomes_small_by_unreadable_images_is_skipped(tmp_path: Path) -> None:
+    folder = labeled_folder(tmp_path / "data", number=3, classes=3)
+    broken = sorted((folder / "sky").iterdir())[:2]
+    for path in broken:
+        path.write_bytes(b"nothing")
+    with pytest.raises(ImageError):
+        tiny_classifier().fit(folder)
+    classifier = tiny_classifier().fit(folder, on_error="skip")
+    assert classifier.classes_.tolist() == ["blood", "grass"]
+    sources = [skip.source for skip in classifier.skipped_]
+    assert sources == [*map(str, broken), "class 'sky'"]
+
+
+def test_empty_and_system_folders_do_not_stop_a_fit(tmp_path: Path) -> None:
+    folder = labeled_folder(tmp_path / "data", number=3)
+    for name in ("__MACOSX", "$RECYCLE.BIN", ".ipynb_checkpoints", "empty"):
+        (folder / name).mkdir()
+    write_images(folder / "__MACOSX" / "blood", colored([0]))
+    with pytest.raises(DatasetError, match="empty: no images in this class folder"):
+        tiny_classifier(C=1.0).fit(folder)
+    classifier = tiny_classifier(C=1.0).fit(folder, on_error="skip")
+    assert classifier.classes_.tolist() == ["blood", "grass"]
+    assert [skip.source for skip in classifier.skipped_] == [str(folder / "empty")]
+    evaluation = classifier.evaluate(folder, on_error="skip")
+    assert [skip.source for skip in evaluation.skipped] == [str(folder / "empty")]
+
+
+@pytest.mark.parametrize(
+    "splits", [("training_set", "test_set"), ("a", "b", "c"), ("train", "val")]
+)
+def test_folder_one_level_too_high_is_rejected(tmp_path: Path, splits: tuple[str, ...]) -> None:
+    for split in splits:
+        labeled_folder(tmp_path / "data" / split, number=2)
+    with pytest.raises(DatasetError, match=r"one level further down \(blood, grass\)"):
+        tiny_classifier().fit(tmp_path / "data")
+    # Subfolders that differ, or images beside them, are part of the class.
+    write_images(tmp_path / "data" / splits[0] / "other", colored([2]))
+    if splits != ("train", "val"):
+        tiny_classifier(C=1.0).fit(tmp_path / "data")
+
+
+def test_unreadable_images_have_no_prediction(tmp_path: Path) -> None:
+    X, y = colored([0, 1] * 3), ["red", "green"] * 3
+    classifier = tiny_classifier(C=10.0).fit(X, y)
+    paths = write_images(tmp_path / "images", X)
+    paths[2].write_bytes(b"nothing")
+    with pytest.raises(ImageError):
+        classifier.predict(paths)
+    with pytest.warns(UserWarning, match="1 images cannot be read.*002.png"):
+        probabilities = classifier.predict_proba(paths, on_error="skip")
+    assert np.isnan(probabilities[2]).all()
+    assert not np.isnan(np.delete(probabilities, 2, axis=0)).any()
+    with pytest.warns(UserWarning, match="cannot be read"):
+        predicted = classifier.predict(paths, on_error="skip")
+    assert predicted.tolist() == ["red", "green", None, "green", "red", "green"]
+    assert classifier.predict(paths[:2], on_error="skip").dtype == classifier.classes_.dtype
+
+
+@pytest.mark.parametrize("shape", [(3, 20, 24), (1, 20, 24), (4, 20, 24), (2, 3, 20, 24)])
+def test_channels_first_is_rejected(shape: tuple[int, ...]) -> None:
+    classifier = tiny_classifier(C=10.0).fit(colored([0, 1] * 2), [0, 1] * 2)
+    with pytest.raises(ValueError, match=r"transpose\("):
+        classifier.predict(np.zeros(shape, np.uint8))
+    assert len(classifier.predict(np.zeros((5, 20, 24), np.uint8))) == 5
+
+
+def test_empty_path_is_not_the_current_directory() -> None:
+    classifier = tiny_classifier(C=10.0).fit(colored([0, 1] * 2), [0, 1] * 2)
+    with pytest.raises(DatasetError, match=r"the path is empty; pass '\.'"):
+        classifier.predict("")
+    with pytest.raises(ImageError, match="no such file"):
+        classifier.predict([""])
