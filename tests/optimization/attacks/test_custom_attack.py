@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from transferkit import ImageOptimizer
 from transferkit.backends import Backend
 from transferkit.errors import ParameterError, UnknownNameError
 from transferkit.optimization.attacks import Attack, AttackBatch, find_attack_class
+from transferkit.optimization.attacks.compiled import CompiledFunctions
 
 IMAGES = colored([0, 1, 2, 3])
 
@@ -114,6 +116,72 @@ def test_attacks_with_different_attributes_are_compiled_separately(
     # The first step is as long as the step size, for all images that need one.
     assert distances[0].max() == pytest.approx(0.01, abs=1e-6)
     assert distances[1].max() == pytest.approx(0.03, abs=1e-6)
+
+
+class WithLoss(SignSteps):
+    """Maximizes a loss of the caller."""
+
+    def __init__(self, loss_function: Any) -> None:
+        super().__init__()
+        self._loss_function = loss_function
+
+    def loss_function(self, batch: AttackBatch) -> Any:  # noqa: ARG002
+        return self._loss_function
+
+
+def test_losses_with_the_same_name_are_compiled_separately(differentiable: Backend) -> None:
+    """All lambdas have the same name."""
+    losses = [
+        lambda table, logits, label, target, index=index: table.sum(  # noqa: ARG005
+            table.slice(logits, axis=1, start=index, stop=index + 1), axes=(1,)
+        )
+        for index in (0, 1)
+    ]
+    shared = optimizer(differentiable)
+    images = []
+    for loss in losses:
+        result = shared.attack(IMAGES, epsilon=0.01, method=WithLoss(loss), steps=2)
+        alone = optimizer(differentiable).attack(
+            IMAGES, epsilon=0.01, method=WithLoss(loss), steps=2
+        )
+        np.testing.assert_array_equal(result.images, alone.images)
+        images.append(result.images)
+    assert not np.array_equal(images[0], images[1])
+
+
+@dataclass
+class EqualSteps(SignSteps):
+    """A dataclass, so that its instances cannot be hashed; all of them are equal."""
+
+    size: float = field(default=0.0, compare=False)
+
+    def __post_init__(self) -> None:
+        super().__init__(step_size=self.size)
+
+
+def test_equal_attacks_are_compiled_separately(differentiable: Backend) -> None:
+    opt = optimizer(differentiable)
+    distances = [
+        opt.attack(IMAGES, epsilon=0.5, method=EqualSteps(size), steps=1).distance.max()
+        for size in (0.01, 0.03)
+    ]
+    assert distances == pytest.approx([0.01, 0.03], abs=1e-6)
+
+
+def test_the_number_of_compiled_functions_is_limited() -> None:
+    functions = CompiledFunctions()
+    owners = [object() for _ in range(200)]
+    for owner in owners:
+
+        def make(owner: object = owner) -> Callable[[], object]:
+            return lambda: owner
+
+        assert functions.get(owner, "step", make)() is owner
+    assert len(functions) < 100
+    assert functions.get(owners[-1], "step", lambda: print)() is owners[-1]
+    method = EqualSteps().default_norm
+    assert functions.get(method, "loss", lambda: max) is max
+    assert functions.get(EqualSteps.default_norm, "loss", lambda: min) is max
 
 
 def test_built_in_attack_is_accepted_as_an_instance(differentiable: Backend) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from transferkit.optimization.attacks.base import (
     State,
     success_margins,
 )
+from transferkit.optimization.attacks.compiled import CompiledFunctions
 from transferkit.optimization.attacks.norms import vector_norms
 from transferkit.optimization.attacks.rounding import has_uint8_neighbor, round_within_epsilon
 from transferkit.support.progress import show_progress
@@ -132,7 +133,7 @@ class AttackRunner:
 
     program: Program
     batch_size: int
-    _compiled: dict[Hashable, Callable[..., Any]] = field(default_factory=dict, repr=False)
+    _compiled: CompiledFunctions = field(default_factory=CompiledFunctions, repr=False)
 
     def run(self, task: Task, *, progress: bool | None) -> Outcome:
         """Run an attack.
@@ -212,7 +213,9 @@ class AttackRunner:
                     task.seed,
                     self.program.backend.table,
                     # An attack's functions may use its attributes, so they are its own.
-                    lambda name, function: self._compile_once((attack, name), function),
+                    lambda name, function: self._compiled.get(
+                        attack, name, lambda: self.program.backend.compile_tensors(function)
+                    ),
                 )
                 self._attack_batch(attack, batch, remaining, task.steps, outcome)
                 if not attack.is_bounded and attack.norm != "l0":
@@ -390,22 +393,21 @@ class AttackRunner:
 
     def _loss_gradient(self, loss_function: Any, num_arguments: int) -> Callable[..., Any]:
         """Return the compiled gradient of a loss of the network; attacks share it."""
-        key = (loss_function, num_arguments)
-        if key in self._compiled:
-            return self._compiled[key]
-        table = self.program.backend.table
-        network = self.program.load(["logits"])
+        backend = self.program.backend
 
-        def loss(x: Any, label: Any, target: Any = None) -> dict[str, Any]:
-            logits = network(x)["logits"]
-            return {"value": loss_function(table, logits, label, target), "logits": logits}
+        def compile_gradient() -> Callable[..., Any]:
+            network = self.program.load(["logits"])
 
-        return self._compile_once(key, self.program.backend.value_and_grad(loss))
+            def loss(x: Any, label: Any, target: Any = None) -> dict[str, Any]:
+                logits = network(x)["logits"]
+                return {
+                    "value": loss_function(backend.table, logits, label, target),
+                    "logits": logits,
+                }
 
-    def _compile_once(self, key: Hashable, function: Callable[..., Any]) -> Callable[..., Any]:
-        if key not in self._compiled:
-            self._compiled[key] = self.program.backend.compile_tensors(function)
-        return self._compiled[key]
+            return backend.compile_tensors(backend.value_and_grad(loss))
+
+        return self._compiled.get(loss_function, num_arguments, compile_gradient)
 
 
 def run_logits(program: Program, images: Floats, batch_size: int) -> npt.NDArray[np.float32]:
