@@ -78,6 +78,21 @@ def test_optimizer_matches_numpy(differentiable: Backend, optimizer: Optimizer) 
     assert_close(result, optimize_in_numpy(optimizer), ACTIVATION_TOLERANCE, "after five steps")
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
+def test_parameters_with_one_axis_are_updated_as_in_numpy(
+    differentiable: Backend, optimizer: Optimizer
+) -> None:
+    """Each entry of a bias is an image of its own: the mean over no axes is the entry."""
+    table, bias = differentiable.table, np.asarray([1.0, -2.0, 0.5, 4.0], np.float32)
+    gradient = np.asarray([1e4, -3e5, 2e6, 5e4], np.float32)
+    slots = [np.zeros_like(bias)] * optimizer.num_slots
+    step = differentiable.compile(one_step(optimizer, table))
+    result = step(bias, gradient, optimizer.coefficients(0, STEPS), *slots)["x"]
+    # The first step of each optimizer is along the sign of the gradient.
+    expected = bias - optimizer.learning_rate_at(0, STEPS) * np.sign(gradient)
+    assert_close(result, expected, ACTIVATION_TOLERANCE, "after one step")
+
+
 def test_zero_gradient_changes_nothing() -> None:
     table = ReferenceTable()
     for optimizer in OPTIMIZERS:

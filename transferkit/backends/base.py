@@ -257,15 +257,25 @@ class Table(ABC, Generic[Tensor]):
 
     @abstractmethod
     def sum(self, x: Tensor, *, axes: tuple[int, ...], keepdims: bool = False) -> Tensor:
-        """Return the sum over ``axes``, one or more, kept as axes of length 1 if ``keepdims``."""
+        """Return the sum over ``axes``, kept as axes of length 1 if ``keepdims``.
+
+        No axes means that nothing is summed: the result equals ``x``, whatever ``keepdims`` is.
+        """
 
     @abstractmethod
     def mean(self, x: Tensor, *, axes: tuple[int, ...], keepdims: bool = False) -> Tensor:
-        """Return the mean over ``axes``, one or more, kept as axes of length 1 if ``keepdims``."""
+        """Return the mean over ``axes``, kept as axes of length 1 if ``keepdims``.
+
+        No axes means that nothing is averaged: the result equals ``x``, whatever ``keepdims`` is.
+        """
 
     @abstractmethod
     def max(self, x: Tensor, *, axes: tuple[int, ...], keepdims: bool = False) -> Tensor:
-        """Return the maximum over ``axes``, one or more, kept with length 1 if ``keepdims``."""
+        """Return the maximum over ``axes``, kept as axes of length 1 if ``keepdims``.
+
+        No axes means that each value is its own maximum: the result equals ``x``, whatever
+        ``keepdims`` is.
+        """
 
     @abstractmethod
     def pad(self, x: Tensor, *, padding: Padding, value: float = 0.0) -> Tensor:

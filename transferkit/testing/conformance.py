@@ -838,7 +838,7 @@ def _check_gradient(
         for y, weight in zip(results, weights, strict=True):
             product = table.multiply(y, table.asarray(weight))
             axes = tuple(range(weight.ndim))
-            value = table.add(value, table.sum(product, axes=axes) if axes else product)
+            value = table.add(value, table.sum(product, axes=axes))
         return value
 
     def reference_total(x: npt.NDArray[np.float64]) -> Array:

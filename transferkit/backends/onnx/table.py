@@ -332,6 +332,8 @@ class OnnxTable(Table[SymbolicTensor]):
     def sum(
         self, x: SymbolicTensor, *, axes: tuple[int, ...], keepdims: bool = False
     ) -> SymbolicTensor:
+        if not axes:  # ONNX reduces all axes if none is given
+            return x
         # Unlike the other reductions, ReduceSum takes its axes as an input since opset 13.
         x, axes, rank, channels_first = _reduction(x, axes, keepdims)
         axes_value = _integers(axes)
@@ -340,12 +342,16 @@ class OnnxTable(Table[SymbolicTensor]):
     def mean(
         self, x: SymbolicTensor, *, axes: tuple[int, ...], keepdims: bool = False
     ) -> SymbolicTensor:
+        if not axes:
+            return x
         x, axes, rank, channels_first = _reduction(x, axes, keepdims)
         return _record("ReduceMean", [x], rank, channels_first, axes=axes, keepdims=int(keepdims))
 
     def max(
         self, x: SymbolicTensor, *, axes: tuple[int, ...], keepdims: bool = False
     ) -> SymbolicTensor:
+        if not axes:
+            return x
         x, axes, rank, channels_first = _reduction(x, axes, keepdims)
         return _record("ReduceMax", [x], rank, channels_first, axes=axes, keepdims=int(keepdims))
 

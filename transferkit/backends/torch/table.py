@@ -155,14 +155,15 @@ class TorchTable(Table[Tensor]):
     def reverse_channels(self, x: Tensor) -> Tensor:
         return torch.flip(x, (-1,))
 
+    # PyTorch reduces all axes if none is given.
     def sum(self, x: Tensor, *, axes: tuple[int, ...], keepdims: bool = False) -> Tensor:
-        return torch.sum(x, axes, keepdim=keepdims)
+        return torch.sum(x, axes, keepdim=keepdims) if axes else x
 
     def mean(self, x: Tensor, *, axes: tuple[int, ...], keepdims: bool = False) -> Tensor:
-        return torch.mean(x, axes, keepdim=keepdims)
+        return torch.mean(x, axes, keepdim=keepdims) if axes else x
 
     def max(self, x: Tensor, *, axes: tuple[int, ...], keepdims: bool = False) -> Tensor:
-        return torch.amax(x, axes, keepdim=keepdims)
+        return torch.amax(x, axes, keepdim=keepdims) if axes else x
 
     def pad(self, x: Tensor, *, padding: Padding, value: float = 0.0) -> Tensor:
         (top, bottom), (left, right) = padding
