@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from samples import NETWORK, SIDE, WEIGHTS, tiny_extractor
 
+from transferkit import FeatureExtractor, Preprocessing
 from transferkit.backends import Program, get_backend
 from transferkit.errors import UnsupportedError
 from transferkit.networks import INPUT, Network, NetworkBuilder, Weights, build_network
@@ -159,3 +160,20 @@ def test_from_an_extractor() -> None:
     pixels = _pixels(2, SIDE, SIDE)
     expected = fx.extract(list(pixels), ["logits"])["logits"]
     assert_close(_logits(fx.to_native(), pixels), expected, ACTIVATION_TOLERANCE, "logits")
+
+
+@pytest.mark.parametrize("std", [0.225, 1 / 255])
+def test_native_model_is_accepted_without_preprocessing(std: float) -> None:
+    builder = NetworkBuilder("normalized", input_size=SIDE)
+    x = builder.normalize((0.485, 0.456, 0.406), (std,) * 3)
+    x = builder.conv2d("conv", x, 3, 8, size=3)
+    x = builder.add_node("embedding", "mean", x, axes=(1, 2))
+    builder.linear("logits", x, 8, 3)
+    network = builder.build()
+    native = _native(network, random_weights_and_statistics(network, seed=0))
+    pixels = _pixels(2, SIDE, SIDE)
+    fx = FeatureExtractor(native, preprocessing=Preprocessing(SIDE))
+    result = fx.extract(list(pixels), ["logits"])["logits"]
+    assert_close(result, _logits(native, pixels), ACTIVATION_TOLERANCE, "logits")
+    # The height and width of the native model are free: 224 without preprocessing.
+    assert FeatureExtractor(native).model().preprocessing == Preprocessing(224)

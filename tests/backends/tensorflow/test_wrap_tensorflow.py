@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ Floats = npt.NDArray[np.float32]
 SIDE = 16
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
 BACKEND = get_backend("tensorflow")
+PREPROCESSING = Preprocessing(SIDE, mean=MEAN, std=STD)
 
 
 def randomized(model: Any, seed: int = 0) -> Any:
@@ -43,7 +45,7 @@ def randomized(model: Any, seed: int = 0) -> Any:
 
 
 def branched(side: int | None = SIDE, **settings: Any) -> Any:
-    """A branch, a layer that is called twice, a nested model and a mapping as output."""
+    """Return a model with a branch, a layer called twice, a nested model and a dict as output."""
     pixels = keras.Input((side, side, 3))
     x = layers.Conv2D(8, 3, name="conv")(pixels)
     x = layers.BatchNormalization(name="norm")(x)
@@ -310,17 +312,152 @@ def test_convolution_of_one_pixel_counts_as_linear_layer() -> None:
     assert "embedding" not in program(keras.Model(pixels, x)).network.layers
 
 
-def test_model_that_rescales_from_bytes_gets_bytes() -> None:
-    inputs = keras.Input((SIDE, SIDE, 3))
-    x = layers.Rescaling(1 / 127.5, offset=-1, name="rescaling")(inputs)
-    model = keras.Model(inputs, layers.Conv2D(4, 3, name="conv")(x))
+def followed_by_convolution(*first: Any, side: int | None = SIDE) -> Any:
+    """Return a model of the layers ``first`` and a small network."""
+    return keras.Sequential(
+        [
+            layers.Input((side, side, 3)),
+            *first,
+            layers.Conv2D(4, 3, name="conv"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(3),
+        ]
+    )
+
+
+def functional(preprocess: Callable[[Any], Any]) -> Any:
+    """Return a functional model that begins with operations."""
+    pixels = keras.Input((SIDE, SIDE, 3))
+    x = layers.Conv2D(4, 3, name="conv")(preprocess(pixels))
+    return keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+
+
+def adapted(largest: float) -> Any:
+    """Return a ``Normalization`` with the statistics of pixels up to ``largest``."""
+    normalization = layers.Normalization()
+    normalization.adapt(pixels_of(8, SIDE, SIDE) * np.float32(largest))
+    return normalization
+
+
+class OwnCall(keras.Model):
+    """A subclassed model that rescales in its own ``call``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = layers.Conv2D(4, 3, name="conv")
+        self.conv.build((None, SIDE, SIDE, 3))
+        self.built = True
+
+    def call(self, x: Any) -> Any:
+        return keras.ops.mean(self.conv(x[..., ::-1] / 127.5 - 1), (1, 2))
+
+
+def augmentation() -> list[Any]:
+    return [
+        layers.RandomFlip(),
+        layers.RandomRotation(0.1),
+        layers.RandomZoom(0.1),
+        layers.RandomTranslation(0.1, 0.1),
+        layers.RandomContrast(0.1),
+        layers.RandomBrightness(0.1),
+        layers.GaussianNoise(0.1),
+    ]
+
+
+APPLICATIONS = keras.applications
+RESCALING = layers.Rescaling
+TAKES_BYTES: dict[str, Callable[[], Any]] = {
+    "rescaling": lambda: followed_by_convolution(RESCALING(1 / 127.5, offset=-1)),
+    "augmentation": lambda: followed_by_convolution(*augmentation(), RESCALING(1 / 255)),
+    "resizing": lambda: followed_by_convolution(
+        layers.Resizing(24, 20, crop_to_aspect_ratio=True), RESCALING(1 / 255)
+    ),
+    "crop and padding": lambda: followed_by_convolution(
+        layers.CenterCrop(14, 14),
+        layers.Cropping2D(1),
+        layers.ZeroPadding2D(2),
+        layers.RandomCrop(12, 12),
+        layers.Dropout(0.1),
+        layers.Identity(),
+        RESCALING(1 / 255),
+    ),
+    "nested model": lambda: followed_by_convolution(
+        keras.Sequential([layers.RandomFlip(), RESCALING(1 / 255)])
+    ),
+    "any size": lambda: followed_by_convolution(
+        layers.Resizing(SIDE, SIDE), RESCALING(1 / 255), side=None
+    ),
+    "caffe mode": lambda: functional(APPLICATIONS.resnet50.preprocess_input),
+    "tf mode": lambda: functional(APPLICATIONS.mobilenet_v2.preprocess_input),
+    "torch mode": lambda: functional(APPLICATIONS.densenet.preprocess_input),
+    "mean image": lambda: functional(lambda x: x - 255 * pixels_of(SIDE, SIDE)),
+    "adapted to bytes": lambda: followed_by_convolution(adapted(255.0)),
+    "lambda layer": lambda: followed_by_convolution(layers.Lambda(lambda x: x / 255.0)),
+    "subclassed model": OwnCall,
+}
+
+
+@pytest.mark.parametrize("make", TAKES_BYTES.values(), ids=TAKES_BYTES)
+def test_model_that_normalizes_bytes_gets_bytes(make: Callable[[], Any]) -> None:
+    model = make()
     pixels = pixels_of(2, SIDE, SIDE)
-    fx = FeatureExtractor(model, layer="conv")
-    assert fx.model().preprocessing.std == (1 / 255,) * 3
-    assert fx.model().preprocessing.size == SIDE
+    fx = FeatureExtractor(model, preprocessing=Preprocessing(SIDE))
+    result = fx.extract(list(pixels), ["output"])["output"]
+    expected = np.asarray(model(pixels * 255, training=False))
+    assert_close(result, expected, ACTIVATION_TOLERANCE, "output")
+    # The same without preprocessing.
+    assert FeatureExtractor(model).model().preprocessing.std == (1 / 255,) * 3
+
+
+@pytest.mark.parametrize("name", ["ConvNeXtTiny", "EfficientNetB0", "MobileNetV3Small"])
+def test_application_with_preprocessing_gets_bytes(name: str) -> None:
+    model = getattr(APPLICATIONS, name)(
+        weights=None, input_shape=(32, 32, 3), include_top=False, pooling="avg"
+    )
+    assert FeatureExtractor(model).model().preprocessing.std == (1 / 255,) * 3
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: followed_by_convolution(adapted(1.0)),
+        lambda: followed_by_convolution(RESCALING(2.0, offset=-1)),
+        lambda: functional(lambda x: (x - np.float32(MEAN)) / np.float32(STD)),
+        lambda: functional(lambda x: APPLICATIONS.resnet50.preprocess_input(x * 255)),
+    ],
+    ids=["adapted", "rescaling", "mean and std", "multiplied by 255"],
+)
+def test_model_that_normalizes_unit_pixels_gets_them(make: Callable[[], Any]) -> None:
+    model = make()
+    pixels = pixels_of(2, SIDE, SIDE)
+    fx = FeatureExtractor(model)
+    assert fx.model().preprocessing == Preprocessing(SIDE)
+    result = fx.extract(list(pixels), ["output"])["output"]
+    assert_close(result, np.asarray(model(pixels)), ACTIVATION_TOLERANCE, "output")
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        [],
+        [layers.BatchNormalization()],
+        [layers.Normalization()],
+        [RESCALING(1 / 65535)],
+        [RESCALING(127.5, offset=127.5)],
+        [layers.Lambda(lambda x: x - tf.reduce_mean(x, (1, 2), keepdims=True))],
+    ],
+    ids=["none", "batch norm", "not adapted", "16 bits", "from -1 to 1", "own mean"],
+)
+def test_unknown_pixel_range_requires_preprocessing(first: list[Any]) -> None:
+    model = followed_by_convolution(*first)
+    message = r"range of its pixels.*pass preprocessing=Preprocessing\(size=16, mean=\.\.\., std="
+    with pytest.raises(UnsupportedError, match=message):
+        FeatureExtractor(model).transform(noise(1))
+    preprocessing = Preprocessing(SIDE, std=(1 / 255,) * 3)
+    pixels = pixels_of(1, SIDE, SIDE)
+    result = FeatureExtractor(model, preprocessing=preprocessing).extract(pixels, ["output"])
     expected = np.asarray(model(pixels * 255))
-    result = fx.extract(list(pixels))["conv"]
-    assert_close(result, expected, ACTIVATION_TOLERANCE, "conv")
+    assert_close(result["output"], expected, ACTIVATION_TOLERANCE, "output")
 
 
 def test_unsupported_image_size_is_rejected() -> None:
@@ -378,7 +515,7 @@ def test_keras_with_another_framework_is_rejected(monkeypatch: pytest.MonkeyPatc
 def test_extractor() -> None:
     model = branched()
     assert backend_of(model) == "tensorflow"
-    fx = FeatureExtractor(model, batch_size=2)
+    fx = FeatureExtractor(model, preprocessing=PREPROCESSING, batch_size=2)
     assert fx.to_native() is model
     assert fx.layers()["inner/conv"] == (12, 12, 6)
     images = noise(5)
@@ -392,7 +529,7 @@ def test_extractor() -> None:
 def test_classifier(tmp_path: Path) -> None:
     model = classifying()
     labels = [0, 1, 2] * 4
-    classifier = Classifier(model).fit(colored(labels), labels)
+    classifier = Classifier(model, preprocessing=PREPROCESSING).fit(colored(labels), labels)
     images = colored(labels, seed=1)
     assert classifier.score(images, labels) == 1.0
     with pytest.raises(UnsupportedError, match="is a Sequential"):

@@ -21,6 +21,7 @@ from transferkit.backends.observed_model import (
     locate_logits_output,
     select_outputs,
 )
+from transferkit.backends.tensorflow.pixel_range import find_largest_pixel
 from transferkit.backends.tensorflow.table import TensorFlowTable
 from transferkit.backends.wrapping import (
     LAYER,
@@ -37,9 +38,6 @@ from transferkit.backends.wrapping import (
 from transferkit.errors import ShapeError, UnsupportedError
 
 __all__ = ["KerasModel", "check_keras"]
-
-# A model whose first layer multiplies by less than this takes pixels in [0, 255].
-_MAX_BYTE_SCALE = 1 / 64
 
 # One lock for all models: they may share layers, whose `call` is replaced and restored.
 _MODEL_LOCK = threading.RLock()
@@ -80,14 +78,16 @@ class KerasModel(ObservedModel):
         The height and width of the images that the model is traced on, once, to find its layers.
         None: the size that the model declares, or else 224.
     mean, std, channel_order
-        The normalization that the model expects, as for `NetworkBuilder.normalize`. None: pixels
-        in [0, 1], or in [0, 255] if the first layer is a ``Rescaling`` from that range.
+        The normalization that the model expects, as for `NetworkBuilder.normalize`. None, or a
+        mean of 0 and a standard deviation of 1: pixels in [0, 255] if the model's first
+        operations normalize pixels of that range. None requires that they normalize pixels.
 
     Raises
     ------
     UnsupportedError
-        If ``model`` is not a ``keras.Model``, is not built, or does not return a tensor, or if
-        Keras does not use TensorFlow.
+        If ``model`` is not a ``keras.Model``, is not built, or does not return a tensor, if its
+        range of pixels is neither given nor visible in its first operations, or if Keras does
+        not use TensorFlow.
     ShapeError
         If the model fails on images of that size.
 
@@ -126,10 +126,18 @@ class KerasModel(ObservedModel):
         height, width = self._size or (input_size or 224,) * 2
         if input_size is not None and (height, width) != (input_size, input_size):
             raise self._fixed_size_error(input_size, input_size)
-        self._locations, aliases = self._trace_layers(height, width)
+        self._locations, aliases, largest_pixel = self._trace_layers(height, width)
+        if largest_pixel is None and (mean is None or std is None):
+            raise UnsupportedError(
+                f"model {model.name!r} does not show the range of its pixels, since it does not "
+                "begin with a Rescaling, a Normalization or other arithmetic with constants; pass "
+                f"preprocessing=Preprocessing(size={height}, mean=..., std=...): mean=(0, 0, 0) "
+                "and std=(1, 1, 1) if it was trained on pixels in [0, 1], std=(1/255, 1/255, "
+                "1/255) if on pixels in [0, 255], mean and std=(0.5, 0.5, 0.5) if in [-1, 1]"
+            )
         mean, std = mean or (0.0,) * 3, std or (1.0,) * 3
-        if (mean, std) == ((0.0,) * 3, (1.0,) * 3) and _expects_bytes(model):
-            std = (1 / 255,) * 3
+        if (mean, std) == ((0.0,) * 3, (1.0,) * 3) and largest_pixel is not None:
+            std = (1 / largest_pixel,) * 3
         self.network = build_wrapped_network(
             model.name,
             height,
@@ -158,21 +166,21 @@ class KerasModel(ObservedModel):
 
     def _trace_layers(
         self, height: int, width: int
-    ) -> tuple[dict[str, TensorLocation], dict[str, str]]:
-        """Return the locations of the model's layers, and aliases, from tracing it once."""
+    ) -> tuple[dict[str, TensorLocation], dict[str, str], float | None]:
+        """Return the layers' locations, aliases and the largest pixel, from tracing the model."""
         if self._size is None:
             # A model that cannot be traced for unknown sizes is fixed to one size.
             try:
                 self._trace(self._call, (None, None, None, 3))
             except Exception:  # the model is user code, and may raise anything
                 self._size = (height, width)
-        results: list[tuple[dict[str, TensorLocation], dict[str, str]]] = []
+        results: list[tuple[dict[str, TensorLocation], dict[str, str], float | None]] = []
 
         def function(x: Any) -> Any:
             trace = _LayerTrace(x.graph)
             with _observed_layers(self._layers, trace.add):
                 output = self._call(x)
-            results.append(trace.locate(output))
+            results.append((*trace.locate(output), find_largest_pixel(x)))
             return x
 
         try:
@@ -368,17 +376,6 @@ def _declared_size(model: Any) -> tuple[int, int] | None:
             "(n, height, width, 3)"
         )
     return None if None in shape[1:3] else (shape[1], shape[2])
-
-
-def _expects_bytes(model: Any) -> bool:
-    """Return whether the first layer of a model rescales pixels from [0, 255]."""
-    first = next(
-        (layer for _, layer in _find_layers(model) if not isinstance(layer, keras.Model)),
-        None,
-    )
-    return isinstance(first, keras.layers.Rescaling) and bool(
-        np.all(np.abs(np.asarray(first.scale)) < _MAX_BYTE_SCALE)
-    )
 
 
 def _is_linear(layer: Any) -> bool:
