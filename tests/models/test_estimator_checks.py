@@ -51,10 +51,6 @@ EXCLUDED_FOR_CLASSIFIER = {
     "check_estimator_sparse_matrix": _NO_IMAGE,
     "check_classifiers_regression_target": "labels may be any finite numbers",
     "check_supervised_y_2d": "labels of shape (n, 1) are rejected, not flattened with a warning",
-    "check_sample_weight_equivalence_on_dense_data": (
-        "the data has a class with one image of a weight greater than 0, and each class needs "
-        "two; tests of Classifier show the equivalence"
-    ),
 }
 
 
@@ -91,11 +87,8 @@ class ClassifierOfTables(_OfTables, Classifier):  # type: ignore[misc]
     ) -> Any:
         return super().fit(as_images(X), y, sample_weight=sample_weight, on_error=on_error)
 
-    def decision_function(self, X: Any) -> Any:
-        return super().decision_function(as_images(X))
-
-    def predict_proba(self, X: Any) -> Any:
-        return super().predict_proba(as_images(X))
+    def _outputs(self, X: Any, *arguments: Any, **options: Any) -> Any:
+        return super()._outputs(as_images(X), *arguments, **options)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         return float(super().score(as_images(X), y, sample_weight))

@@ -167,7 +167,7 @@ def test_invalid_input_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(TypeError, match=r"\['logits'\]"):
         extractor.export(path, "logits")
     for layers in ([], ["logits", "logits"]):
-        with pytest.raises(ValueError, match="none of them twice"):
+        with pytest.raises(ValueError, match="expected at least one, without duplicates"):
             extractor.export(path, layers)
     with pytest.raises(OutputError, match="does not exist"):
         extractor.export(tmp_path / "missing" / "tiny.onnx")
