@@ -9,8 +9,10 @@ import os
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import warnings
+import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -258,7 +260,7 @@ def test_invalid_arrays_are_rejected(array, message):
         read_image(array, "images[3]")
 
 
-@pytest.mark.parametrize("thing", [None, 7, {"a": 1}, [1], b"a.jpg", object(), float("nan")])
+@pytest.mark.parametrize("thing", [None, 7, {"a": 1}, [1], object(), float("nan")])
 def test_other_types_are_rejected(thing):
     with pytest.raises(ImageTypeError, match=r"images\[0\]: unsupported type ") as caught:
         read_image(thing, "images[0]")
@@ -313,6 +315,157 @@ def jpeg_of_many_scans():
     data = file.getvalue()
     scan = data[data.rindex(b"\xff\xc4", 0, data.rindex(b"\xff\xda")) : -2]
     return data[:-2] + scan * 3000 + b"\xff\xd9"
+
+
+def as_bytes(data, _path):
+    return data
+
+
+def as_bytearray(data, _path):
+    return bytearray(data)
+
+
+def as_memoryview(data, _path):
+    return memoryview(data)
+
+
+def as_bytes_io_at_its_end(data, _path):
+    file = io.BytesIO()
+    file.write(data)
+    return file
+
+
+def as_open_file(data, path):
+    path.write_bytes(data)
+    return path.open("rb")
+
+
+def as_unbuffered_file(data, path):
+    path.write_bytes(data)
+    return path.open("rb", buffering=0)
+
+
+def as_temporary_file(data, _path):
+    file = tempfile.SpooledTemporaryFile()  # noqa: SIM115
+    file.write(data)
+    return file
+
+
+def as_member_of_a_zip_file(data, path):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a", data)
+    return zipfile.ZipFile(path).open("a")
+
+
+class Stream:
+    """A stream that cannot seek, and returns few bytes at a time, as sockets do."""
+
+    def __init__(self, data, step=7):
+        self.parts = (data[start : start + step] for start in range(0, len(data), step))
+        self.number_of_reads = 0
+
+    def read(self, _size=-1):
+        self.number_of_reads += 1
+        return next(self.parts, b"")
+
+
+def as_stream(data, _path):
+    return Stream(data)
+
+
+CONTENTS = [
+    as_bytes,
+    as_bytearray,
+    as_memoryview,
+    as_bytes_io_at_its_end,
+    as_open_file,
+    as_unbuffered_file,
+    as_temporary_file,
+    as_member_of_a_zip_file,
+    as_stream,
+]
+
+
+@pytest.mark.parametrize("make", CONTENTS)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_the_content_of_a_file_is_read_like_the_file(tmp_path, kind, make):
+    (tmp_path / "a").write_bytes(saved(kind))
+    content = make(saved(kind), tmp_path / "b")
+    np.testing.assert_array_equal(pixels(content), pixels(tmp_path / "a"))
+
+
+def test_a_file_object_is_read_from_its_start_and_left_where_it_was(tmp_path):
+    for make in (as_bytes_io_at_its_end, as_open_file, as_temporary_file):
+        with make(saved("PNG"), tmp_path / "a") as file:
+            file.seek(11)
+            for _ in range(2):
+                np.testing.assert_array_equal(pixels(file), pixels(saved("PNG")))
+                assert file.tell() == 11
+            assert not file.closed
+
+
+def test_content_in_other_formats_never_reaches_their_reader(monkeypatch):
+    """Pillow starts Ghostscript for an EPS file."""
+
+    def never(*_, **__):
+        raise AssertionError
+
+    monkeypatch.setattr("PIL.Image.open", never)
+    monkeypatch.setattr("subprocess.Popen", never)
+    file = io.BytesIO()
+    RGB.save(file, "EPS")
+    for content in (file, file.getvalue(), Stream(file.getvalue())):
+        with pytest.raises(ImageError, match=r"^image: not an image in a supported format"):
+            read_image(content)
+
+
+def test_all_pages_of_a_tiff_in_memory_can_be_longer_than_its_first(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (1000, 1000, 3)).astype(np.uint8)
+    pages = [Image.fromarray(noise)] * 6
+    RGB.save(tmp_path / "a.tif", compression="tiff_lzw", save_all=True, append_images=pages)
+    content = (tmp_path / "a.tif").read_bytes()
+    assert len(content) > 16e6
+    np.testing.assert_array_equal(pixels(content), COLORS)
+
+
+@pytest.mark.filterwarnings("error")
+def test_file_objects_that_cannot_be_read_are_rejected(tmp_path):
+    def error_of(image, match):
+        with pytest.raises(ImageError, match=match) as caught:
+            read_image(image, "images[2]")
+        assert caught.value.source == "images[2]"
+        return caught.value
+
+    closed = io.BytesIO(saved("PNG"))
+    closed.close()
+    error_of(closed, "cannot be read: I/O operation on closed file")
+    (tmp_path / "a").write_bytes(saved("PNG"))
+    with open(tmp_path / "a", encoding="latin-1") as file:
+        text = error_of(file, "TextIOWrapper returned str, not bytes; open the file in binary mode")
+    assert isinstance(text, ImageTypeError)
+    with open(tmp_path / "b", "wb") as file:
+        error_of(file, "cannot be read")
+
+    class Upload:
+        async def read(self, _size=-1):
+            return b""
+
+    error_of(Upload(), r"returned coroutine, not bytes; .*upload\.file")
+    error_of(b"", "the file is empty")
+    error_of(io.BytesIO(), "the file is empty")
+    error_of(Stream(b""), "the file is empty")
+
+
+def test_an_endless_stream_is_not_read_on(monkeypatch):
+    text = Stream(b"not an image " * 10_000, step=40)
+    with pytest.raises(ImageError, match="not an image in a supported format"):
+        read_image(text)
+    assert text.number_of_reads == 1
+    monkeypatch.setattr("transferkit.images.reading._MAX_CONTENT", 5000)
+    begins_like_one = Stream(b"GIF89a" * 100_000, step=600)
+    with pytest.raises(ImageError, match="too long: more than 5,000 bytes"):
+        read_image(begins_like_one)
+    assert begins_like_one.number_of_reads < 10
 
 
 SIDE_24 = struct.pack("<I", 0xFFFFFF)[:3]
@@ -381,7 +534,13 @@ for path in sys.argv[1:]:
         reason = None
     except ImageError as error:
         reason = error.reason
-    report[path] = reason, (peak() - before) // 1024, time.perf_counter() - start
+    try:
+        with open(path, "rb") as file:
+            read_image(file.read(), "F")
+        in_memory = None
+    except ImageError as error:
+        in_memory = error.reason
+    report[path] = reason, in_memory, (peak() - before) // 1024, time.perf_counter() - start
 print(json.dumps(report))
 """
 
@@ -402,7 +561,9 @@ def test_damaged_files_are_rejected_with_little_time_and_memory(tmp_path):
     )
     report = json.loads(program.stdout)
     for name, (_, message) in BROKEN.items():
-        reason, megabytes, seconds = report[str(paths[name])]
+        reason, in_memory, megabytes, seconds = report[str(paths[name])]
+        # Their content is read with the same checks.
+        assert in_memory == reason, name
         assert reason is not None, name
         assert message in reason, (name, reason)
         assert seconds < 5, (name, seconds)

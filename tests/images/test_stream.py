@@ -133,14 +133,63 @@ def test_all_types_of_images_are_accepted(folder):
     assert batch.sources == paths
 
 
-@pytest.mark.parametrize(
-    "images", [None, 7, b"a.jpg", {"a": 1}, {1, 2}, io.BytesIO(b"x"), memoryview(b"x")]
-)
+@pytest.mark.parametrize("images", [None, 7, {"a": 1}, {1, 2}])
 def test_other_types_are_rejected(images):
     with pytest.raises(ImageTypeError, match=r"images: unsupported type .*expected a path"):
         count_images(images)
     with pytest.raises(ImageTypeError, match="images: unsupported type "):
         stream_batches(images, SMALL, batch_size=1)
+
+
+def png(index):
+    file = io.BytesIO()
+    Image.fromarray(number(index)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_the_content_of_a_file_is_one_image(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(7))
+    with open(tmp_path / "a.png", "rb") as file:
+        for one in (png(7), bytearray(png(7)), memoryview(png(7)), io.BytesIO(png(7)), file):
+            assert count_images(one) == 1
+            (batch,) = stream_batches(one, SMALL, batch_size=2)
+            assert batch.sources == ["images[0]"]
+            assert numbers_of([batch]) == [7]
+    with pytest.raises(ImageError, match=r"images\[0\]: not an image in a supported format"):
+        list(stream_batches(b"a.jpg", SMALL, batch_size=2))
+
+
+def test_files_in_sequences_and_generators_are_read_in_order(tmp_path):
+    for index in range(9):
+        (tmp_path / f"{index}.png").write_bytes(png(index))
+
+    def opened():
+        for index in range(9):
+            with open(tmp_path / f"{index}.png", "rb") as file:
+                yield file
+
+    def reusing():
+        memory = bytearray(1000)
+        for index in range(9):
+            memory[:] = png(index).ljust(1000, b"\0")
+            yield memory
+
+    for images in (
+        [png(index) for index in range(9)],
+        np.array([png(index) for index in range(9)], dtype=object),
+        [io.BytesIO(png(index)) for index in range(9)],
+        opened(),
+        reusing(),
+        (memoryview(png(index)) for index in range(9)),
+    ):
+        assert numbers_of(stream_batches(images, SMALL, batch_size=2)) == list(range(9))
+    twice = io.BytesIO(png(3))
+    assert numbers_of(stream_batches([twice, twice], SMALL, batch_size=1)) == [3, 3]
+    mixed = [tmp_path / "0.png", png(1), b"x", io.BytesIO(png(3)), open]
+    skipped = []
+    batches = list(stream_batches(mixed, SMALL, batch_size=9, on_error="skip", skipped=skipped))
+    assert numbers_of(batches) == [0, 1, 3]
+    assert [skip.source for skip in skipped] == ["images[2]", "images[4]"]
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (1, 2, 3, 4, 5)])

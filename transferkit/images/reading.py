@@ -1,8 +1,9 @@
-"""Reading of one image, given as a path, a PIL image or an array, as an upright RGB image.
+"""Reading of one image, given as a path, a file's content, a PIL image or an array.
 
-Files are treated as untrusted input. The header is checked before anything is decoded, and the
-number of bytes read is limited according to the size stated there, so that no file, however
-damaged, can hang or crash the process, or use more memory than an image of the maximum size.
+The result is an upright RGB image. Files are treated as untrusted input. The header is checked
+before anything is decoded, and the number of bytes read is limited according to the size stated
+there, so that no file, however damaged, can hang or crash the process, or use more memory than an
+image of the maximum size.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import re
 import stat
 import threading
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import IO, TypeAlias, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,15 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from transferkit.errors import ImageError
 
-__all__ = ["MAX_PIXELS", "ImageLike", "ImageTypeError", "read_image"]
+__all__ = [
+    "MAX_PIXELS",
+    "EncodedImage",
+    "ImageLike",
+    "ImageTypeError",
+    "is_encoded",
+    "read_content",
+    "read_image",
+]
 
 MAX_PIXELS = 128_000_000
 """The maximum number of pixels of an image; reading one takes about 512 MB."""
@@ -37,17 +46,21 @@ MAX_PIXELS = 128_000_000
 Array: TypeAlias = npt.NDArray[np.generic]
 """An array of any dtype; `read_image` states which ones are accepted."""
 
-ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | Array
-"""The types of one image: a path, a PIL image or an array."""
+EncodedImage: TypeAlias = bytes | bytearray | memoryview | IO[bytes]
+"""The types of the content of an image file: bytes, or a binary file object."""
+
+ImageLike: TypeAlias = str | os.PathLike[str] | EncodedImage | Image.Image | Array
+"""The types of one image: a path, the content of a file, a PIL image or an array."""
 
 _ACCEPTED = (
-    "expected a path, a PIL image, or an array of uint8 or floats in [0, 1], height x width or "
-    "height x width x 1, 3 or 4"
+    "expected a path, the bytes of an image file, a binary file object, a PIL image, or an array "
+    "of uint8 or floats in [0, 1], height x width or height x width x 1, 3 or 4"
 )
 
 # Pillow's readers are called directly, not through Image.open, which warns of every image beyond
 # its own limit; suppressing warnings is not thread-safe. The JPEG reader also reads MPO, whose
 # first image is an ordinary JPEG.
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _Reader: TypeAlias = Callable[[io.BufferedReader], ImageFile]
 _READERS: tuple[tuple[str, tuple[bytes, ...], _Reader], ...] = (
     ("JPEG", (b"\xff\xd8\xff",), JpegImageFile),
@@ -55,8 +68,10 @@ _READERS: tuple[tuple[str, tuple[bytes, ...], _Reader], ...] = (
     ("WebP", (b"RIFF",), WebPImageFile),
     ("BMP", (b"BM",), BmpImageFile),
     ("GIF", (b"GIF87a", b"GIF89a"), GifImageFile),
-    ("TIFF", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), TiffImageFile),
+    ("TIFF", _TIFF, TiffImageFile),
 )
+# The number of bytes at the start of a file that tell its format, and the size of a WebP image.
+_HEADER = 30
 
 # The maximum size of everything besides the pixels: EXIF, profiles, thumbnails, the depth maps
 # that phones add. Animated WebP files are read completely, so their limit is higher.
@@ -64,6 +79,11 @@ _METADATA_BYTES = 8 << 20
 _WEBP_BYTES = 64 << 20
 # An upper limit for all formats: twice the size of four uncompressed channels of 16 bits.
 _BYTES_PER_PIXEL = 16
+
+# The maximum length of the content of a file object: an uncompressed image of the maximum size
+# with four channels of 16 bits, and the block size in which it is read.
+_MAX_CONTENT = _METADATA_BYTES + 8 * MAX_PIXELS
+_BLOCK = 1 << 20
 
 # Pillow decodes run-length encoded BMP files pixel by pixel, in Python.
 _MAX_PIXELS_RUN_LENGTH = 16_000_000
@@ -117,6 +137,9 @@ def read_image(
 
         - a path to a JPEG (or MPO), PNG, WebP, BMP, GIF or TIFF file, of which the first
           frame is read;
+        - the bytes of such a file, or a binary file object such as `io.BytesIO`. A file object
+          that can seek is read from its start, whatever its position is, and its position is
+          restored; another one is read from where it is to its end. It is not closed;
         - a PIL image of any mode. It is not changed, except that Pillow decodes it if that has
           not been done yet;
         - an array, height x width or height x width x 1 (gray), 3 (RGB) or 4 (RGBA), uint8 or
@@ -160,21 +183,114 @@ def read_image(
         return _from_array(image, source)
     if isinstance(image, (str, os.PathLike)):
         return _read_file(os.fsdecode(image), source)
-    problem = f"unsupported type {type(image).__name__}"
-    if isinstance(image, (bytes, bytearray, memoryview)):
-        raise ImageTypeError(
-            source,
-            f"{problem}; for a path use os.fsdecode(...), for an encoded image "
-            "PIL.Image.open(io.BytesIO(...))",
-        )
-    raise ImageTypeError(source, f"{problem}; {_ACCEPTED}")
+    if is_encoded(image):
+        return _read_content(read_content(image, source), source)
+    raise ImageTypeError(source, f"unsupported type {type(image).__name__}; {_ACCEPTED}")
+
+
+def is_encoded(image: object) -> TypeGuard[EncodedImage]:
+    """Return whether an object is the content of a file: bytes or a file object.
+
+    Examples
+    --------
+    >>> import io
+    >>> from transferkit.images.reading import is_encoded
+    >>> is_encoded(b"GIF89a"), is_encoded(io.BytesIO()), is_encoded("cat.jpg")
+    (True, True, False)
+    """
+    # File objects of web frameworks and of tempfile do not derive from io.IOBase.
+    return isinstance(image, (bytes, bytearray, memoryview)) or callable(
+        getattr(image, "read", None)
+    )
+
+
+def read_content(file: EncodedImage, source: str) -> bytes:
+    """Return the content of a file object, or a copy of bytes that could change.
+
+    Parameters
+    ----------
+    file
+        Bytes, or a binary file object, which `read_image` describes.
+    source
+        The name of the image in error messages.
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    ImageError
+        If the file object cannot be read, does not begin like an image, or is too long.
+    ImageTypeError
+        If it does not return bytes.
+
+    Examples
+    --------
+    >>> import io
+    >>> from transferkit.images.reading import read_content
+    >>> read_content(io.BytesIO(b"GIF89a"), "images[0]")
+    b'GIF89a'
+    """
+    if isinstance(file, (bytes, bytearray, memoryview)):
+        return bytes(file)
+    try:
+        if isinstance(file, io.BytesIO):
+            # Does not depend on the position, which several threads would change.
+            return file.getvalue()
+        position = _rewind(file)
+        try:
+            return _read_to_end(file, source)
+        finally:
+            if position is not None:
+                file.seek(position)
+    except ImageError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ImageError(source, f"the file object cannot be read: {error}") from error
+
+
+def _rewind(file: IO[bytes]) -> int | None:
+    """Go to the start of a file object, and return its position before; None if it cannot seek."""
+    try:
+        position = file.tell()
+        file.seek(0)
+    except (AttributeError, OSError):
+        return None
+    return position
+
+
+def _read_to_end(file: IO[bytes], source: str) -> bytes:
+    content = bytearray()
+    while True:
+        # In blocks, because some file objects allocate all of the size that is asked for.
+        block: object = file.read(_BLOCK)
+        if not isinstance(block, (bytes, bytearray, memoryview)):
+            hint = "open the file in binary mode" if isinstance(block, str) else "pass its bytes"
+            if type(block).__name__ == "coroutine":
+                block.close()  # type: ignore[attr-defined]  # else Python warns of it
+                hint = "pass the file object inside of it, such as upload.file, or its bytes"
+            raise ImageTypeError(
+                source,
+                f"read() of the {type(file).__name__} returned {type(block).__name__}, not bytes; "
+                f"{hint}",
+            )
+        begins = len(content) < _HEADER
+        content += block
+        if begins and (len(content) >= _HEADER or not block):
+            # An endless stream of something else is not read further.
+            _find_reader(bytes(content[:_HEADER]), source)
+        if not block:
+            return bytes(content)
+        if len(content) > _MAX_CONTENT:
+            raise ImageError(source, f"too long: more than {_MAX_CONTENT:,} bytes")
 
 
 class _BoundedFile(io.BufferedReader):
     """A file with a limit for the bytes read, because Pillow keeps all metadata in memory."""
 
-    def __init__(self, path: str, source: str) -> None:
-        super().__init__(io.FileIO(path))
+    def __init__(self, raw: io.FileIO | io.BytesIO, source: str) -> None:
+        super().__init__(raw)
         self._source = source
         self._allowed = 0
 
@@ -197,7 +313,7 @@ def _read_file(path: str, source: str) -> Image.Image | npt.NDArray[np.float32]:
         # Opening a pipe waits for a writer and a device has no end, so neither is opened.
         problem = _why_not_to_open(status)
         if problem is None:
-            file = _BoundedFile(path, source)
+            file = _BoundedFile(io.FileIO(path), source)
     except FileNotFoundError:
         problem = "no such file"
     except PermissionError:
@@ -208,11 +324,24 @@ def _read_file(path: str, source: str) -> Image.Image | npt.NDArray[np.float32]:
         problem = "not a valid path"
     if problem is not None:
         raise ImageError(source, problem)
+    return _decode(file, status.st_size, source)
+
+
+def _read_content(content: bytes, source: str) -> Image.Image | npt.NDArray[np.float32]:
+    file = _BoundedFile(io.BytesIO(content), source)
+    if content.startswith(_TIFF):
+        # Pillow lets libtiff read a file on disk, but reads the whole content otherwise, with
+        # all pages.
+        file.allow(len(content))
+    return _decode(file, len(content), source)
+
+
+def _decode(file: _BoundedFile, length: int, source: str) -> Image.Image | npt.NDArray[np.float32]:
     with file:
         # Pillow's readers raise errors of any type for damaged files, including those of struct
         # and zlib. All of them are caused by the file.
         try:
-            image = _open(file, status.st_size, source)
+            image = _open(file, length, source)
             _check_size(image.size, source)
             # Decoders may read from the start of the file again.
             file.allow(_METADATA_BYTES + _BYTES_PER_PIXEL * image.size[0] * image.size[1])
@@ -230,28 +359,33 @@ def _why_not_to_open(status: os.stat_result) -> str | None:
         return "a folder, not a file"
     if not stat.S_ISREG(status.st_mode):
         return "a pipe, socket or device, not a regular file"
-    if status.st_size == 0:
-        return "the file is empty"
     return None
 
 
 def _open(file: _BoundedFile, length: int, source: str) -> ImageFile:
     """Read the header of a file without decoding its pixels."""
     file.allow(_METADATA_BYTES)
-    header = file.read(30)
+    header = file.read(_HEADER)
     file.seek(0)
+    name, reader = _find_reader(header, source)
+    if name == "WebP":
+        # This is the only reader that allocates the image and reads the whole file when it
+        # opens it.
+        size = _webp_size(header)
+        if size is None or int.from_bytes(header[4:8], "little") + 8 > length:
+            raise ImageError(source, "the file is truncated")
+        _check_size(size, source)
+        file.allow(_WEBP_BYTES + _BYTES_PER_PIXEL * size[0] * size[1])
+    return reader(file)
+
+
+def _find_reader(header: bytes, source: str) -> tuple[str, _Reader]:
+    """Return the name of a format, and its reader, from the first bytes of a file."""
+    if not header:
+        raise ImageError(source, "the file is empty")
     for name, beginnings, reader in _READERS:
-        if not header.startswith(beginnings) or (name == "WebP" and header[8:12] != b"WEBP"):
-            continue
-        if name == "WebP":
-            # This is the only reader that allocates the image and reads the whole file when it
-            # opens it.
-            size = _webp_size(header)
-            if size is None or int.from_bytes(header[4:8], "little") + 8 > length:
-                raise ImageError(source, "the file is truncated")
-            _check_size(size, source)
-            file.allow(_WEBP_BYTES + _BYTES_PER_PIXEL * size[0] * size[1])
-        return reader(file)
+        if header.startswith(beginnings) and (name != "WebP" or header[8:12] == b"WEBP"):
+            return name, reader
     formats = ", ".join(name for name, _, _ in _READERS)
     raise ImageError(source, f"not an image in a supported format ({formats})")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Sized
@@ -10,7 +9,7 @@ from collections.abc import Set as AbstractSet
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Self, TypeAlias
+from typing import Self, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +19,14 @@ from transferkit.errors import DatasetError, ImageError, ParameterError, ShapeEr
 from transferkit.images.conversion import to_float32
 from transferkit.images.folders import list_images
 from transferkit.images.preprocessing import Preprocessing
-from transferkit.images.reading import Array, ImageLike, ImageTypeError, read_image
+from transferkit.images.reading import (
+    Array,
+    ImageLike,
+    ImageTypeError,
+    is_encoded,
+    read_content,
+    read_image,
+)
 from transferkit.images.skipped import Skipped
 
 __all__ = ["Batch", "Images", "count_images", "stream_batches"]
@@ -34,8 +40,8 @@ _Pixels: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 _CHANNELS = (1, 3, 4)
 
 _ACCEPTED = (
-    "expected a path, a folder, a PIL image, an array, or a sequence or generator of paths, PIL "
-    "images and arrays"
+    "expected a path, a folder, the bytes of an image file, a binary file object, a PIL image, an "
+    "array, or a sequence or generator of these"
 )
 
 
@@ -112,14 +118,17 @@ def stream_batches(
         One of
 
         - a path to a file, or to a folder, which is listed by `list_images`;
+        - the bytes of an image file, or a binary file object, as `read_image` describes: one
+          image;
         - a PIL image;
         - an array of one image or several, uint8 or floats in [0, 1]: height x width (gray),
           height x width x 1, 3 or 4 (gray, RGB, RGBA), or number x height x width x 1, 3 or 4.
           Three axes of which neither the first nor the last has length 1, 3 or 4 are number x
           height x width, gray;
         - a sequence, a generator, an array of strings or another iterable of paths to files,
-          PIL images and arrays of one image, also mixed. Arrays from a generator are copied
-          immediately, so that it can reuse their memory.
+          bytes, file objects, PIL images and arrays of one image, also mixed. Arrays from a
+          generator are copied immediately, so that it can reuse their memory; file objects are
+          read immediately, so that it can close them.
     preprocessing
         How to resize and crop each image. If its ``size`` is None, all images must have the
         same size.
@@ -175,16 +184,15 @@ def _image_sources(images: Images) -> Iterable[ImageLike]:
     """Return an iterable of single images; it has a length if their number is known."""
     if isinstance(images, (str, os.PathLike)):
         return list_images(images)
-    if isinstance(images, Image.Image):
+    # A file object is iterable, but its lines are not images.
+    if isinstance(images, Image.Image) or is_encoded(images):
         return [images]
     if isinstance(images, np.ndarray):
         return _images_in_array(images)
-    # Iterating over bytes and files does not yield images, and mappings and sets have no order
-    # for the results.
-    unsupported = (bytes, bytearray, memoryview, Mapping, AbstractSet, io.IOBase)
-    if isinstance(images, unsupported) or not isinstance(images, Iterable):
+    # Mappings and sets have no order for the results.
+    if isinstance(images, (Mapping, AbstractSet)) or not isinstance(images, Iterable):
         raise ImageTypeError("images", f"unsupported type {type(images).__name__}; {_ACCEPTED}")
-    return images
+    return cast("Iterable[ImageLike]", images)
 
 
 def _images_in_array(array: Array) -> Iterable[ImageLike]:
@@ -303,8 +311,20 @@ class _ReadAhead:
                 self._failure = error
             else:
                 self.is_empty = False
-                future = self._executor.submit(_prepare, image, source, self._preprocessing)
+                future = self._submit(image, source)
                 self._pending.append((index, source, future))
+
+    def _submit(self, image: ImageLike, source: str) -> Future[_Pixels]:
+        if is_encoded(image):
+            # In this thread, because the caller may close a file object, or change a bytearray,
+            # when the next image is requested, and may have listed a file object twice.
+            try:
+                image = read_content(image, source)
+            except ImageError as error:
+                failed: Future[_Pixels] = Future()
+                failed.set_exception(error)
+                return failed
+        return self._executor.submit(_prepare, image, source, self._preprocessing)
 
     def __iter__(self) -> Iterator[tuple[int, str, Future[_Pixels]]]:
         self.fill()
