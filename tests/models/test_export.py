@@ -171,7 +171,7 @@ def test_invalid_input_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             extractor.export(path, layers)
     with pytest.raises(OutputError, match="does not exist"):
         extractor.export(tmp_path / "missing" / "tiny.onnx")
-    monkeypatch.setattr(export, "_MOST_BYTES", 10)
+    monkeypatch.setattr(export, "_MAX_WEIGHTS_BYTES", 10)
     with pytest.raises(UnsupportedError, match="at most 2 GB"):
         extractor.export(path)
     assert path.read_bytes() == b"before"
