@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -11,10 +12,13 @@ from transferkit.errors import UnsupportedError
 from transferkit.networks.graph import INPUT, WRAPPED, Network, NetworkBuilder
 
 __all__ = [
+    "GRAY_WEIGHTS",
     "LAYER",
     "LAYER_INPUT",
     "OUTPUT",
     "PRE_ACTIVATION",
+    "TWO_LOGITS",
+    "VECTOR",
     "ShapeCache",
     "TensorLocation",
     "assign_layer_names",
@@ -34,10 +38,19 @@ LAYER_INPUT = "layer input"
 """The kind of a location that is the input of a layer, as one vector per image."""
 
 PRE_ACTIVATION = "pre-activation"
-"""The kind of a location that is the output of a layer before its built-in activation."""
+"""The kind of a location that is the input of an activation: built into a layer, or the last."""
 
 OUTPUT = "output"
 """The kind of a location that is an output of the model."""
+
+VECTOR = "vector"
+"""The form of a tensor that is reshaped to one vector per image, (n, d)."""
+
+TWO_LOGITS = "two logits"
+"""The form of the logit of a model with two classes: (0, logit), the logits of both, (n, 2)."""
+
+GRAY_WEIGHTS = (0.299, 0.587, 0.114)
+"""The weights of red, green and blue in a gray pixel (ITU-R BT.601), as in Pillow."""
 
 # The names of the nodes before the wrapped model.
 _RESERVED_NAMES = frozenset({INPUT, "normalize", "reverse_channels"})
@@ -55,11 +68,14 @@ class TensorLocation(NamedTuple):
         The framework's name of the layer, or the name of the output.
     call
         The number of earlier calls of the layer in the same run.
+    form
+        What is done with the tensor: `VECTOR`, `TWO_LOGITS`, or nothing.
     """
 
     kind: str
     name: str
     call: int = 0
+    form: str = ""
 
 
 class ShapeCache:
@@ -217,18 +233,20 @@ def assign_layer_names(
             label = f"{name}_{suffix}"
         label = f"module.{label}" if label in reserved else label
         locations[label] = TensorLocation(LAYER, name, call)
-    for name, location in (("embedding", embedding), ("logits", logits)):
-        if location is not None and location.kind != OUTPUT:
+    meanings = {"embedding": embedding, "logits": logits}
+    for name, location in meanings.items():
+        if location is not None and (location.kind != OUTPUT or location.form):
             locations.setdefault(name, location)
     aliases: dict[str, str] = {}
     for name in outputs:
         location = TensorLocation(OUTPUT, name)
-        has_meaning = (name, location) in {("embedding", embedding), ("logits", logits)}
+        has_meaning = meanings.get(name) == location
         is_free = name not in locations and name not in reserved
         label = name if has_meaning or is_free else f"output.{name}"
         locations[label] = location
-        if location == logits and label != "logits":
-            aliases["logits"] = label
+        for meaning, meant in meanings.items():
+            if location == meant and label != meaning:
+                aliases[meaning] = label
     return locations, aliases
 
 
@@ -241,6 +259,7 @@ def build_wrapped_network(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     channel_order: str,
+    hints: Mapping[str, str] | None = None,
 ) -> Network:
     """Return a wrapped model as a network: normalization, then one wrapped node per layer.
 
@@ -253,4 +272,4 @@ def build_wrapped_network(
         builder.add_node(layer, WRAPPED, x)
     for alias, target in aliases.items():
         builder.alias(alias, target)
-    return builder.build()
+    return dataclasses.replace(builder.build(), hints=hints or {})

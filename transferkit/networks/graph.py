@@ -110,6 +110,9 @@ class Network:
         its last linear layer, each as a node or an alias.
     input_size
         The side in pixels of the square image that the network was designed for.
+    hints
+        Names of layers that do not exist, each with the reason and the remedy, for the error
+        message of `resolve`.
 
     Raises
     ------
@@ -130,8 +133,10 @@ class Network:
     parameters: Mapping[str, tuple[int, ...]]
     aliases: Mapping[str, str]
     input_size: int
+    hints: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "hints", MappingProxyType(dict(self.hints)))
         object.__setattr__(self, "parameters", MappingProxyType(dict(self.parameters)))
         object.__setattr__(self, "aliases", MappingProxyType(dict(self.aliases)))
         known = {INPUT}
@@ -156,7 +161,14 @@ class Network:
     def __reduce__(self) -> tuple[object, ...]:
         return (
             Network,
-            (self.name, self.nodes, dict(self.parameters), dict(self.aliases), self.input_size),
+            (
+                self.name,
+                self.nodes,
+                dict(self.parameters),
+                dict(self.aliases),
+                self.input_size,
+                dict(self.hints),
+            ),
         )
 
     @property
@@ -188,7 +200,8 @@ class Network:
         """
         name = self.aliases.get(layer, layer)
         if not any(node.name == name for node in self.nodes):
-            raise UnknownNameError("layer", layer, self.layers, of=self.name)
+            hint = self.hints.get(layer, "")
+            raise UnknownNameError("layer", layer, self.layers, of=self.name, hint=hint)
         return name
 
     def node(self, layer: str) -> Node:

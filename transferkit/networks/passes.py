@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable
 
 import numpy as np
 
+from transferkit.errors import ParameterError
 from transferkit.networks.graph import Network, Node, Weights
 
 __all__ = ["add_probabilities", "fold_batch_norm", "keep_needed", "replace_head"]
@@ -108,9 +109,15 @@ def fold_batch_norm(
 
 
 def replace_head(
-    network: Network, number_of_classes: int, *, embedding_size: int, name: str
+    network: Network,
+    number_of_classes: int,
+    *,
+    embedding_size: int,
+    name: str,
+    layer: str = "embedding",
+    flatten: bool = False,
 ) -> Network:
-    """Replace all layers after ``embedding`` by a new linear classifier.
+    """Replace all layers after ``layer`` by a new linear classifier.
 
     The classifier takes the embedding normalized to length 1: its length depends on the amount
     of detail in an image more than on the class, and with few images per class normalized
@@ -123,9 +130,13 @@ def replace_head(
     number_of_classes
         The number of outputs of the new classifier.
     embedding_size
-        The size of ``embedding``.
+        The number of values of ``layer`` for one image.
     name
         The name of the new network.
+    layer
+        The layer whose output is the embedding.
+    flatten
+        Whether that output is a feature map, which is flattened in row-major order.
 
     Returns
     -------
@@ -135,26 +146,38 @@ def replace_head(
 
     Raises
     ------
-    ValueError
+    ParameterError
         If a layer or a weight before the embedding has one of these names.
     """
-    body = keep_needed(network, ["embedding"])
+    body = keep_needed(network, [layer])
     shapes = {
         "head.weight": (number_of_classes, embedding_size),
         "head.bias": (number_of_classes,),
     }
+    embedding = network.resolve(layer)
+    head: list[Node] = []
+    if flatten:
+        head.append(Node("flat_embedding", "flatten", (embedding,)))
+        embedding = "flat_embedding"
+    head.append(Node("unit_embedding", "l2_normalize", (embedding,)))
+    head.append(Node("logits", "linear", ("unit_embedding",), {}, tuple(shapes)))
+    added = {"probabilities", *(node.name for node in head)}
+    if taken := added & {node.name for node in body.nodes}:
+        raise ParameterError(
+            f"layer {layer!r} of {network.name} cannot be the embedding, since the new classifier "
+            f"has layers with the same names: {', '.join(sorted(taken))}; choose another layer"
+        )
     if taken := shapes.keys() & body.parameters.keys():
-        raise ValueError(f"{network.name} has weights named {', '.join(sorted(taken))} already")
-    head = (
-        Node("unit_embedding", "l2_normalize", (network.resolve("embedding"),)),
-        Node("logits", "linear", ("unit_embedding",), {}, tuple(shapes)),
-    )
+        raise ParameterError(f"{network.name} has weights named {', '.join(sorted(taken))} already")
+    aliases = {alias: target for alias, target in body.aliases.items() if alias not in added}
+    if "embedding" not in {*aliases, *(node.name for node in body.nodes)}:
+        aliases["embedding"] = embedding
     return add_probabilities(
         Network(
             name,
-            body.nodes + head,
+            (*body.nodes, *head),
             {**body.parameters, **shapes},
-            body.aliases,
+            aliases,
             network.input_size,
         )
     )

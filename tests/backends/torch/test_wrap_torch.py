@@ -328,21 +328,179 @@ def test_convolution_of_one_pixel_counts_as_linear_layer() -> None:
     np.testing.assert_array_equal(result["embedding"], result["1"].reshape(2, 6))
     # A convolution of more than one pixel does not.
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    assert "embedding" not in program(model).network.layers
+    assert program(model).network.resolve("embedding") == "output"
 
 
-def test_model_without_linear_layer_has_no_embedding() -> None:
-    model = Plain(Lambda(lambda x: x.mean((2, 3))))
+@pytest.mark.parametrize(
+    "head",
+    [
+        nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Identity()),
+        nn.AdaptiveAvgPool2d(1),
+        Lambda(lambda x: x.flatten(2).mT[:, 0]),
+        # A linear layer that an activation or normalization follows is no head.
+        nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4), nn.Hardswish()),
+        nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4), nn.BatchNorm1d(4)),
+        Lambda(lambda x: nn.functional.normalize(x.mean((2, 3)))),
+        Lambda(lambda x: {"map": x, "pooled": x.mean((2, 3))}),
+    ],
+)
+def test_output_that_no_linear_layer_computes_is_the_embedding(head: nn.Module) -> None:
+    model = randomized(Plain(head))
     run = program(model)
-    assert run.network.resolve("logits") == "output"
-    with pytest.raises(UnknownNameError, match="available: normalize, conv, head, output, logits"):
+    pixels = pixels_of(3, SIDE, SIDE)
+    result = run.run(pixels, ["embedding"])["embedding"]
+    assert run.shapes(SIDE, SIDE)["embedding"] == (4,)
+    with torch.no_grad():
+        output = model.eval()(normalized_input(pixels))
+    output = output["pooled"] if isinstance(output, dict) else output
+    assert_close(result, output.flatten(1).numpy(), ACTIVATION_TOLERANCE, "embedding")
+    classifier = Classifier(model, preprocessing=PREPROCESSING)
+    labels = [0, 1, 2] * 4
+    assert classifier.fit(colored(labels), labels).score(colored(labels, seed=1), labels) > 0.9
+
+
+class Heads(nn.Module):
+    """Two linear layers, of the same or of different vectors."""
+
+    def __init__(self, output: Any, is_shared: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.first = nn.Linear(4, 5)
+        self.second = nn.Linear(4, 2)
+        self.output = output
+        self.is_shared = is_shared
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.conv(x).mean((2, 3))
+        return self.output(self.first(x), self.second(x if self.is_shared else x + 1))
+
+
+@pytest.mark.parametrize("output", [lambda a, b: (a, b), lambda a, b: {"kind": a, "color": b}])
+def test_two_heads_have_the_embedding_in_common(output: Any) -> None:
+    model = Heads(output, is_shared=True)
+    pixels = pixels_of(2, SIDE, SIDE)
+    run = program(model)
+    result = run.run(pixels, ["embedding", "first"])
+    with torch.no_grad():
+        expected = model.first(torch.from_numpy(result["embedding"])).numpy()
+    assert_close(result["first"], expected, ACTIVATION_TOLERANCE, "first")
+    with pytest.raises(UnknownNameError, match=r"'logits'.*entry 'logits' of a dict"):
+        run.run(pixels, ["logits"])
+
+
+def test_two_heads_with_different_inputs_have_no_embedding() -> None:
+    run = program(Heads(lambda a, b: (a, b), is_shared=False))
+    with pytest.raises(UnknownNameError, match=r"different inputs.*choose a layer"):
         run.run(pixels_of(1, SIDE, SIDE), ["embedding"])
+
+
+def test_mapping_with_one_tensor_is_like_a_tensor() -> None:
+    for name in ("logits", "scores"):
+        model = Plain(Lambda(lambda x: x.mean((2, 3))))
+        fc = nn.Linear(4, 3)
+        model.head = nn.Sequential(model.head, fc, Lambda(lambda x, name=name: {name: x}))
+        result = program(model).run(pixels_of(2, SIDE, SIDE), ["embedding", "logits"])
+        with torch.no_grad():
+            expected = fc(torch.from_numpy(result["embedding"])).numpy()
+        assert_close(result["logits"], expected, ACTIVATION_TOLERANCE, "logits")
+
+
+def _head(*last: nn.Module) -> nn.Module:
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(8, 7), *last,
+    )  # fmt: skip
+    return randomized(model)
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        nn.Softmax(dim=1),
+        nn.LogSoftmax(dim=-1),
+        nn.Sigmoid(),
+        Lambda(lambda x: x.softmax(1)),
+        Lambda(lambda x: torch.softmax(input=x, dim=1)),
+        Lambda(lambda x: nn.functional.log_softmax(x, -1)),
+        Lambda(lambda x: nn.functional.softmax(x, 1).log()),
+        Lambda(lambda x: nn.functional.softmax(x[:, :, None, None], 1).flatten(1)),
+        Lambda(lambda x: x.reshape(-1, 7, 1, 1).softmax(1)),
+        Lambda(lambda x: {"probabilities": x.softmax(1).clamp(1e-9, 1)}),
+        Lambda(lambda x: x.clone().sigmoid_()),
+    ],
+)
+def test_logits_are_before_the_last_activation(last: nn.Module) -> None:
+    pixels = pixels_of(3, SIDE, SIDE)
+    layers = ["logits", "embedding"]
+    expected = program(_head()).run(pixels, layers)
+    run = program(_head(last))
+    result = run.run(pixels, layers)
+    for layer in layers:
+        np.testing.assert_array_equal(result[layer], expected[layer])
+    with torch.no_grad():
+        output = _head(last)(normalized_input(pixels))
+    output = output["probabilities"] if isinstance(output, dict) else output
+    name = run.network.layers[-1]
+    output = output.permute(0, 2, 3, 1) if output.ndim == 4 else output
+    assert_close(run.run(pixels, [name])[name], output.numpy(), ACTIVATION_TOLERANCE, name)
+
+
+def test_logits_have_a_gradient_through_a_saturated_softmax() -> None:
+    table = BACKEND.table
+    pixels = pixels_of(2, SIDE, SIDE)
+    gradients = []
+    for last in ([], [nn.Softmax(dim=1)]):
+        model = _head(*last)
+        with torch.no_grad():
+            model[4].weight *= 1000
+        load = program(model).load(["logits"])
+
+        def loss(x: Tensor, load: Any = load) -> Tensor:
+            return table.sum(load(x)["logits"], axes=(0, 1))
+
+        result = BACKEND.compile(BACKEND.value_and_grad(loss))(pixels)
+        gradients.append(result["gradient"])
+    assert np.abs(gradients[0]).max() > 1
+    np.testing.assert_array_equal(*gradients)
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        Lambda(lambda x: x.exp() / x.exp().sum(1, keepdim=True)),
+        Lambda(lambda x: (x.softmax(1) + (2 * x).softmax(1)) / 2),
+        torch.jit.script(nn.Softmax(dim=1)).eval(),
+    ],
+)
+def test_probabilities_without_known_logits_are_rejected(last: nn.Module) -> None:
+    pixels = pixels_of(1, SIDE, SIDE)
+    run = program(_head(last))
+    assert run.run(pixels, ["output", "4"])["output"].sum() == pytest.approx(1)
+    with pytest.raises(UnknownNameError, match=r"returns probabilities.* return the logits"):
+        run.run(pixels, ["logits"])
+
+
+def test_softmax_of_attention_is_not_the_last_activation() -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+            self.fc = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x).flatten(2)
+            return self.fc((x * x.softmax(2)).sum(2)).softmax(1)
+
+    model = Attention()
+    result = program(model).run(pixels_of(2, SIDE, SIDE), ["logits", "fc"])
+    np.testing.assert_array_equal(result["logits"], result["fc"])
 
 
 @pytest.mark.parametrize(
     ("function", "expected"),
     [
-        (lambda x: (x, [x], x.mean((2, 3))), ["output.0", "output.2"]),
+        (lambda x: (x, [x], x.mean((2, 3))), ["output.0", "output.2", "embedding"]),
         (lambda x: {"map": x, "conv": x, "none": None}, ["map", "output.conv"]),
         (lambda x: x, ["output"]),
     ],
@@ -493,8 +651,8 @@ def test_classifier(tmp_path: Path) -> None:
 
 
 def test_classifier_without_embedding_is_rejected() -> None:
-    model = Plain(Lambda(lambda x: x.mean((2, 3))))
-    with pytest.raises(UnknownNameError, match="embedding"):
+    model = Plain(Lambda(lambda x: x))
+    with pytest.raises(UnknownNameError, match=r"'embedding'.*no vector for each image; choose"):
         Classifier(model, preprocessing=PREPROCESSING).fit(colored([0, 1] * 3), [0, 1] * 3)
 
 

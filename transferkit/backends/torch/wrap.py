@@ -1,11 +1,10 @@
-"""A user's ``torch.nn.Module`` as a network: hooks observe its layers while it runs."""
+"""A user's ``torch.nn.Module`` as a network: hooks observe the layers of a copy while it runs."""
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -16,28 +15,26 @@ from transferkit.backends.observed_model import (
     TRACE_BATCH_SIZE,
     ObservedModel,
     first_argument,
-    locate_embedding_output,
-    locate_logits_output,
+    locate_meanings,
     select_outputs,
 )
+from transferkit.backends.torch.autograd_trace import FinalActivations, GraphTrace
+from transferkit.backends.torch.evaluation_copy import copy_for_evaluation, original_module
 from transferkit.backends.torch.table import TorchTable
 from transferkit.backends.wrapping import (
+    GRAY_WEIGHTS,
     LAYER,
     LAYER_INPUT,
-    OUTPUT,
+    PRE_ACTIVATION,
     TensorLocation,
     assign_layer_names,
     build_wrapped_network,
-    find_producer,
     is_vector_per_image,
     named_outputs,
 )
-from transferkit.errors import UnsupportedError
+from transferkit.errors import ShapeError, UnsupportedError
 
 __all__ = ["TorchModel"]
-
-# One lock for all models: they may share modules, whose mode and hooks are changed and restored.
-_MODEL_LOCK = threading.RLock()
 
 
 class TorchModel(ObservedModel):
@@ -65,8 +62,14 @@ class TorchModel(ObservedModel):
 
     Notes
     -----
+    Each run uses a new copy of the module objects, in evaluation mode, which shares the parameters
+    but not the mode, the hooks and the buffers; see `copy_for_evaluation`. Runs in several threads
+    are therefore independent of each other and of the training of the model, except that a
+    run sees the values of the parameters change if an optimizer step happens in the middle.
+
     Tensors with four axes are assumed to be (n, c, h, w), and are returned as (n, h, w, c). A
-    module is a layer only if its output is one floating-point tensor with one row per image.
+    module is a layer only if its output is one floating-point tensor with one row per image. The
+    modules inside a TorchScript module cannot be observed, so they are not layers.
     """
 
     def __init__(
@@ -83,9 +86,18 @@ class TorchModel(ObservedModel):
         name = type(model).__name__
         if not isinstance(model, nn.Module):
             raise UnsupportedError(f"backend 'torch' runs a torch.nn.Module, not a {name}")
+        model = original_module(model)
+        name = type(model).__name__
+        _check_script_modules(model, name)
         super().__init__(backend, model, name)
         self._table = table
-        self._locations, aliases = self._trace_layers(input_size)
+        # The weights of the input's channels in a gray pixel; None for a model of color images.
+        self._gray_weights: tuple[float, ...] | None = None
+        try:
+            self._locations, aliases, hints = self._trace_layers(input_size)
+        except ShapeError as error:
+            self._expect_gray(error, mean, std, channel_order)
+            self._locations, aliases, hints = self._trace_layers(input_size)
         self.network = build_wrapped_network(
             name,
             input_size,
@@ -94,7 +106,39 @@ class TorchModel(ObservedModel):
             mean=mean,
             std=std,
             channel_order=channel_order,
+            hints=hints,
         )
+
+    def _expect_gray(
+        self, error: ShapeError, mean: tuple[float, ...], std: tuple[float, ...], order: str
+    ) -> None:
+        """Expect a model of gray images after it failed on color images.
+
+        Raises
+        ------
+        ShapeError
+            ``error``, if the first kernel of the model takes neither one channel nor, in an
+            obvious way, a number of channels other than three.
+        UnsupportedError
+            If the model takes another number of channels, or the normalization differs between
+            channels.
+        """
+        kernels = (tensor for tensor in self.model.parameters() if tensor.ndim == 4)
+        channels = next((kernel.shape[1] for kernel in kernels), 3)
+        if channels == 3:
+            raise error
+        if channels != 1:
+            raise UnsupportedError(
+                f"model {self._name!r} takes images of {channels} channels; expected 3 (RGB) or 1 "
+                "(gray). Wrap it in a torch.nn.Module that computes its input from RGB"
+            ) from error
+        self._gray_weights = GRAY_WEIGHTS if order == "rgb" else GRAY_WEIGHTS[::-1]
+        if len(set(mean)) > 1 or len(set(std)) > 1:
+            raise UnsupportedError(
+                f"model {self._name!r} takes gray images, but mean is {mean} and std is {std}; "
+                "expected the mean and std of gray three times, such as "
+                "Preprocessing(size=28, mean=(0.13,) * 3, std=(0.31,) * 3)"
+            ) from error
 
     def _compute_shapes(self, height: int, width: int) -> Mapping[str, tuple[int, ...]]:
         pixels = torch.zeros((1, height, width, 3), device=self._table.device)
@@ -102,51 +146,49 @@ class TorchModel(ObservedModel):
             tensors = self.load(list(self._locations))(pixels)
         return {layer: tuple(tensor.shape[1:]) for layer, tensor in tensors.items()}
 
-    def _trace_layers(self, side: int) -> tuple[dict[str, TensorLocation], dict[str, str]]:
-        """Return the locations of the model's layers, and aliases, from running it once."""
+    def _trace_layers(
+        self, side: int
+    ) -> tuple[dict[str, TensorLocation], dict[str, str], Mapping[str, str]]:
+        """Return the locations of the layers, aliases and hints, from running the model once."""
         calls: list[tuple[str, int]] = []
-        # The location of the input of each linear layer and the length of its output, by the
-        # layer's node in the graph of autograd.
-        linear: dict[Any, tuple[TensorLocation, int]] = {}
-        # The layers that take one vector per image.
-        takes_vector: set[TensorLocation] = set()
+        trace = GraphTrace()
+        # The layers that take one vector per image, with the autograd node of that vector.
+        takes_vector: dict[TensorLocation, Any] = {}
 
         def on_output(module: nn.Module, location: TensorLocation, output: Any) -> None:
             if not _is_activation(output):
                 return
             calls.append((location.name, location.call))
             is_linear = isinstance(module, (nn.Linear, nn.Conv2d)) and location in takes_vector
-            node = output.grad_fn
-            if is_linear and node is not None and is_vector_per_image(output.shape, 1):
-                linear[node] = (location._replace(kind=LAYER_INPUT), output.shape[1])
+            if is_linear and is_vector_per_image(output.shape, 1):
+                trace.add_linear(
+                    output, location._replace(kind=LAYER_INPUT), takes_vector[location]
+                )
 
         def on_input(location: TensorLocation, value: object) -> None:
             if isinstance(value, Tensor) and is_vector_per_image(value.shape, 1):
-                takes_vector.add(location._replace(kind=LAYER))
+                takes_vector[location._replace(kind=LAYER)] = value.grad_fn
 
-        names = {name for name, _ in self.model.named_modules() if name}
+        module = copy_for_evaluation(self.model)
         try:
             with (
                 torch.enable_grad(),
-                _evaluation_mode(self.model),
-                _observed_layers(self.model, names, on_output, on_input),
+                torch.inference_mode(False),
+                _observed_layers(module, None, on_output, on_input),
+                FinalActivations(after=trace.add_activation),
             ):
                 pixels = torch.zeros((TRACE_BATCH_SIZE, side, side, 3)).requires_grad_()
-                output = self.model(self._to_model(pixels))
+                output = module(self._to_model(pixels))
         except Exception as error:
             raise self._size_error(side, side, error) from error
         outputs = named_outputs(output, _is_activation)
-        logits = locate_logits_output(outputs)
-        embedding = locate_embedding_output(outputs)
-        if logits is not None and embedding is None:
-            scores = outputs[logits.name]
-            candidates = {
-                node: location
-                for node, (location, length) in linear.items()
-                if length == scores.shape[1]
-            }
-            embedding = find_producer(scores.grad_fn, candidates, _preceding_nodes)
-        return assign_layer_names(calls, list(outputs), embedding=embedding, logits=logits)
+        embedding, logits, hints = locate_meanings(
+            {name: trace.source(tensor) for name, tensor in outputs.items()}
+        )
+        locations, aliases = assign_layer_names(
+            calls, list(outputs), embedding=embedding, logits=logits
+        )
+        return locations, aliases, hints
 
     def _run(
         self, x: Tensor, locations: Collection[TensorLocation]
@@ -162,12 +204,18 @@ class TorchModel(ObservedModel):
             if location in locations and isinstance(value, Tensor):
                 tensors[location] = value.clone().flatten(1)
 
-        names = {location.name for location in locations if location.kind != OUTPUT}
+        def on_activation(location: TensorLocation, value: Tensor) -> None:
+            if location in locations:
+                tensors[location] = value.clone()
+
+        names = {location.name for location in locations if location.kind in (LAYER, LAYER_INPUT)}
+        has_activation = any(location.kind == PRE_ACTIVATION for location in locations)
+        module = copy_for_evaluation(self.model)
         with (
-            _evaluation_mode(self.model),
-            _observed_layers(self.model, names, on_output, on_input),
+            _observed_layers(module, names, on_output, on_input),
+            FinalActivations(before=on_activation) if has_activation else nullcontext(),
         ):
-            output = self.model(self._to_model(x))
+            output = module(self._to_model(x))
         tensors |= select_outputs(output, locations, _is_tensor)
         return {location: self._from_model(tensor) for location, tensor in tensors.items()}
 
@@ -175,6 +223,9 @@ class TorchModel(ObservedModel):
         """Return a copy of ``x`` with the model's dtype, device and order of axes."""
         parameters = [tensor for tensor in self.model.parameters() if tensor.is_floating_point()]
         first = parameters[0] if parameters else x
+        if self._gray_weights is not None:
+            weights = torch.tensor(self._gray_weights, dtype=x.dtype, device=x.device)
+            x = (x * weights).sum(-1, keepdim=True)
         x = x.permute(0, 3, 1, 2).to(first.device, first.dtype)
         # Contiguous, since models flatten with `view`, and a copy, since they may write into it.
         return x.clone(memory_format=torch.contiguous_format)
@@ -184,75 +235,50 @@ class TorchModel(ObservedModel):
         return x.permute(0, 2, 3, 1) if x.ndim == 4 else x
 
 
-@contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put ``model`` in evaluation mode; restore its modes and buffers afterward."""
-    with _MODEL_LOCK:
-        # Flags instead of `eval()` and `train()`, which modules may override to do more.
-        training = [module for module in model.modules() if module.training]
-        buffers = [
-            (module, name, buffer, buffer.detach().clone(), _version(buffer))
-            for module in model.modules()
-            for name, buffer in module._buffers.items()
-            if buffer is not None
-        ]
-        try:
-            for module in training:
-                module.training = False
-            yield
-        finally:
-            for module in training:
-                module.training = True
-            for module, name, buffer, values, version in buffers:
-                if module._buffers.get(name) is not buffer:
-                    module._buffers[name] = buffer
-                # Written only if changed: autograd may have saved it for the backward pass.
-                if _version(buffer) != version:
-                    with torch.no_grad():
-                        buffer.copy_(values)
+def _check_script_modules(model: nn.Module, name: str) -> None:
+    """Raise an error if a TorchScript module is in training mode.
 
-
-def _version(tensor: Tensor) -> int:
-    """Return how often a tensor was written to; inference tensors do not count writes."""
-    return 0 if tensor.is_inference() else tensor._version
+    They are not copied, and their mode cannot be changed without changing the model.
+    """
+    for module in model.modules():
+        if isinstance(module, torch.jit.ScriptModule) and getattr(module, "training", False):
+            raise UnsupportedError(
+                f"TorchScript model {name!r} is in training mode; call its eval() first"
+            )
 
 
 @contextmanager
 def _observed_layers(
     model: nn.Module,
-    names: set[str],
+    names: set[str] | None,
     on_output: Callable[[nn.Module, TensorLocation, Any], None],
     on_input: Callable[[TensorLocation, Any], None],
 ) -> Iterator[None]:
-    """Call the callbacks for each call of the modules in ``names`` from this thread."""
-    thread = threading.get_ident()
+    """Call the callbacks for each call of the modules in ``names``, by default of all.
+
+    ``model`` is a copy that is run once, so the hooks are not removed.
+    """
     started: Counter[str] = Counter()
     finished: Counter[str] = Counter()
-    handles = []
 
     def add_hooks(name: str, module: nn.Module) -> None:
         def before(_: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-            if threading.get_ident() == thread:
-                location = TensorLocation(LAYER_INPUT, name, started[name])
-                on_input(location, first_argument(inputs, keywords))
-                started[name] += 1
+            location = TensorLocation(LAYER_INPUT, name, started[name])
+            on_input(location, first_argument(inputs, keywords))
+            started[name] += 1
 
         def after(_: nn.Module, __: tuple[Any, ...], output: object) -> None:
-            if threading.get_ident() == thread:
-                on_output(module, TensorLocation(LAYER, name, finished[name]), output)
-                finished[name] += 1
+            on_output(module, TensorLocation(LAYER, name, finished[name]), output)
+            finished[name] += 1
 
-        handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
-        handles.append(module.register_forward_hook(after))
+        module.register_forward_pre_hook(before, with_kwargs=True)
+        module.register_forward_hook(after)
 
-    try:
-        for name, module in model.named_modules():
-            if name in names:
-                add_hooks(name, module)
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    for name, module in model.named_modules():
+        is_observable = name and not isinstance(module, torch.jit.ScriptModule)
+        if is_observable and (names is None or name in names):
+            add_hooks(name, module)
+    yield
 
 
 def _is_tensor(value: object) -> bool:
@@ -266,7 +292,3 @@ def _is_activation(value: Any) -> bool:
         and value.ndim >= 1
         and value.shape[0] == TRACE_BATCH_SIZE
     )
-
-
-def _preceding_nodes(node: Any) -> list[Any]:
-    return [preceding for preceding, _ in node.next_functions if preceding is not None]

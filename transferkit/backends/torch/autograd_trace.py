@@ -1,0 +1,266 @@
+"""How the output of a module is computed, from the graph that autograd records."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from transferkit.backends.observed_model import OutputSource, are_probabilities
+from transferkit.backends.wrapping import PRE_ACTIVATION, TensorLocation, is_vector_per_image
+
+__all__ = ["FinalActivations", "GraphTrace"]
+
+_SOFTMAX = frozenset(
+    {
+        torch.softmax,
+        torch.log_softmax,
+        torch.special.softmax,
+        torch.special.log_softmax,
+        torch.nn.functional.softmax,
+        torch.nn.functional.log_softmax,
+        Tensor.softmax,
+        Tensor.log_softmax,
+    }
+)
+_SIGMOID = frozenset(
+    {
+        torch.sigmoid,
+        torch.special.expit,
+        torch.nn.functional.sigmoid,
+        torch.nn.functional.logsigmoid,
+        Tensor.sigmoid,
+        Tensor.sigmoid_,
+        torch.sigmoid_,
+    }
+)
+
+# The names of autograd nodes without "Backward" and the number.
+# Those that reshape a tensor, convert it, or select some of its values.
+_RESHAPING = frozenset(
+    [
+        "Alias",
+        "Clone",
+        "Copy",
+        "Expand",
+        "Flatten",
+        "Permute",
+        "ReshapeAlias",
+        "Select",
+        "Slice",
+        "Squeeze",
+        "T",
+        "ToCopy",
+        "Transpose",
+        "Unsqueeze",
+        "UnsafeView",
+        "View",
+    ]
+)
+# Those that may follow a softmax or sigmoid, without changing which class has the maximum.
+_AFTER_ACTIVATION = _RESHAPING | frozenset(["Clamp", "ClampMax", "ClampMin", "Exp", "Log"])
+# Those that may lie between a linear layer and logits.
+_SCALING = _RESHAPING | frozenset(["Add", "Cat", "Div", "Mul", "Neg", "Rsub", "Stack", "Sub"])
+_LINEAR = frozenset(
+    [
+        "Addbmm",
+        "Addmm",
+        "Addmv",
+        "Baddbmm",
+        "Bmm",
+        "Convolution",
+        "Einsum",
+        "Linear",
+        "MkldnnConvolution",
+        "MkldnnLinear",
+        "Mm",
+        "Mv",
+        "CudnnConvolution",
+    ]
+)
+_PARAMETER = "torch::autograd::AccumulateGrad"
+
+
+class FinalActivations(TorchFunctionMode):  # type: ignore[misc]
+    """Observes the calls of softmax, log-softmax and sigmoid in this thread.
+
+    Parameters
+    ----------
+    before
+        Called with the location and the input of each call, before the call.
+    after
+        Called with the location, the shape of the input, the axis of a softmax (None: unknown or
+        a sigmoid), and the output of each call.
+    """
+
+    def __init__(
+        self,
+        before: Callable[[TensorLocation, Tensor], None] | None = None,
+        after: Callable[[TensorLocation, tuple[int, ...], int | None, Any], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self._before = before
+        self._after = after
+        self._calls = 0
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        keywords = kwargs or {}
+        is_softmax = func in _SOFTMAX
+        if not is_softmax and func not in _SIGMOID:
+            return func(*args, **keywords)
+        location = TensorLocation(PRE_ACTIVATION, "", self._calls)
+        self._calls += 1
+        x = args[0] if args else keywords.get("input")
+        shape = tuple(x.shape) if isinstance(x, Tensor) else ()
+        if self._before is not None and isinstance(x, Tensor):
+            self._before(location, x)
+        output = func(*args, **keywords)
+        if self._after is not None:
+            axis = (args[1] if len(args) > 1 else keywords.get("dim")) if is_softmax else None
+            self._after(location, shape, axis if isinstance(axis, int) else None, output)
+        return output
+
+
+@dataclass(frozen=True)
+class _Linear:
+    """A call of a linear layer: the location and key of its input, the length of its output."""
+
+    embedding: TensorLocation
+    key: Hashable
+    length: int
+
+
+@dataclass
+class GraphTrace:
+    """The linear layers and final activations of one run of a module, by autograd node."""
+
+    _linear: dict[Any, _Linear] = field(default_factory=dict)
+    _activations: dict[Any, tuple[TensorLocation, tuple[int, ...], int | None]] = field(
+        default_factory=dict
+    )
+
+    def add_linear(self, output: Tensor, embedding: TensorLocation, key: Hashable) -> None:
+        """Add a call of a linear layer.
+
+        Parameters
+        ----------
+        output
+            Its output, one vector per image.
+        embedding
+            The location of its input.
+        key
+            The same for the same input; None if unknown.
+        """
+        if output.grad_fn is not None:
+            key = embedding if key is None else key
+            self._linear[output.grad_fn] = _Linear(embedding, key, output.shape[1])
+
+    def add_activation(
+        self, location: TensorLocation, shape: tuple[int, ...], axis: int | None, output: Any
+    ) -> None:
+        """Add a call that `FinalActivations` observed."""
+        if isinstance(output, Tensor) and output.grad_fn is not None:
+            self._activations[output.grad_fn] = (location, shape, axis)
+
+    def source(self, output: Tensor) -> OutputSource | None:
+        """Return how ``output`` is computed; None if it is not one vector per image."""
+        shape = tuple(output.shape)
+        if output.ndim != 1 and not is_vector_per_image(shape, 1):
+            return None
+        node, is_probability = self._last_activation(output.grad_fn)
+        logits = None
+        if is_probability and node in self._activations:
+            location, activation_shape, axis = self._activations[node]
+            size = OutputSource(activation_shape).size
+            length = size if axis is None else activation_shape[axis]
+            if size == length == OutputSource(shape).size:
+                logits = location
+        values = output.detach().float().flatten(1).cpu().numpy() if output.ndim > 1 else None
+        is_probability = logits is None and (
+            is_probability or (values is not None and are_probabilities(values))
+        )
+        start = output.grad_fn if logits is None else node
+        linear, is_linear = self._find_linear(start, through_all=is_probability or bool(logits))
+        size = OutputSource(shape).size
+        embeddings = {call.embedding: call.key for call in linear if call.length == size}
+        return OutputSource(shape, embeddings, is_linear, logits, is_probability)
+
+    def _last_activation(self, node: Any) -> tuple[Any, bool]:
+        """Return the node of the softmax or sigmoid that ends a computation, and whether it has."""
+        while node is not None:
+            name = _name(node)
+            if node in self._activations or name in ("Softmax", "LogSoftmax", "Sigmoid"):
+                return node, True
+            before = _preceding(node)
+            if name not in _AFTER_ACTIVATION or len(before) != 1:
+                break
+            (node,) = before
+        return node, False
+
+    def _find_linear(self, start: Any, *, through_all: bool) -> tuple[list[_Linear], bool]:
+        """Return the linear layers that end a computation, and whether there are only those.
+
+        Parameters
+        ----------
+        start
+            The node of the result.
+        through_all
+            Whether any operations on vectors may follow the linear layers.
+        """
+        found: list[_Linear] = []
+        is_linear = False
+        is_other = False
+        visited: set[Any] = set()
+        stack = [] if start is None else [start]
+        while stack:
+            node = stack.pop()
+            if node in visited:
+                continue
+            visited.add(node)
+            name = _name(node)
+            if node in self._linear:
+                found.append(self._linear[node])
+            elif node.name() == _PARAMETER:
+                continue
+            elif not _is_vector(node):
+                is_other = True
+            elif name in _LINEAR or name is None:
+                # A custom function or a compiled graph, which may be anything, is taken as linear.
+                is_linear = True
+            elif through_all or name in _SCALING:
+                stack.extend(_preceding(node))
+            else:
+                is_other = True
+        is_linear = is_linear or bool(found) or start is None
+        return found, is_linear and (through_all or not is_other)
+
+
+def _name(node: Any) -> str | None:
+    """Return the name of a node of PyTorch's own operations; None for another."""
+    match = re.fullmatch(r"(\w+?)Backward\d+", str(node.name()))
+    return match[1] if match else None
+
+
+def _preceding(node: Any) -> list[Any]:
+    return [preceding for preceding, _ in node.next_functions if preceding is not None]
+
+
+def _is_vector(node: Any) -> bool:
+    """Return whether the result of a node is one vector per image, as far as is known."""
+    results = getattr(node, "_input_metadata", None)
+    if not results:
+        return True
+    lengths = tuple(results[0].shape)[1:]
+    return bool(math.prod(lengths) == max(lengths, default=1))
