@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -507,6 +509,87 @@ def test_keras_with_another_framework_is_rejected(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(UnsupportedError, match="KERAS_BACKEND=tensorflow before"):
         program(classifying())
+
+
+# ---- threads ------------------------------------------------------------------------------
+
+
+class Paused(layers.Layer):
+    """Pauses each call in another thread until it is resumed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Not as attributes: Keras copies those of some types.
+        self.events = {"reached": threading.Event(), "resumed": threading.Event()}
+        self.owner = threading.get_ident()
+        self.was_resumed = False
+
+    def call(self, x: Any) -> Any:
+        if threading.get_ident() != self.owner:
+            self.events["reached"].set()
+            object.__setattr__(self, "was_resumed", self.events["resumed"].wait(30))
+        return x
+
+
+def paused_model(conv: Any) -> tuple[Any, Paused]:
+    """Return a model with the layer ``conv`` that pauses while it is traced."""
+    paused = Paused()
+    return followed_by_convolution(conv, paused), paused
+
+
+def test_models_without_common_layers_do_not_wait_for_each_other() -> None:
+    model, paused = paused_model(layers.Conv2D(4, 3))
+    first, second = program(model), program(classifying())
+    pixels = pixels_of(1, SIDE, SIDE)
+    thread = threading.Thread(target=lambda: first.run(pixels, ["conv"]))
+    thread.start()
+    assert paused.events["reached"].wait(30)
+    second.run(pixels, ["conv"])
+    assert thread.is_alive()
+    paused.events["resumed"].set()
+    thread.join()
+    assert paused.was_resumed
+
+
+def test_models_with_common_layers_wait_for_each_other() -> None:
+    shared = layers.Conv2D(4, 3, name="shared")
+    model, paused = paused_model(shared)
+    other = followed_by_convolution(shared)
+    before = state_of(model), state_of(other)
+    first, second = program(model), program(other)
+    pixels = pixels_of(1, SIDE, SIDE)
+    results: dict[int, Floats] = {}
+
+    def run(number: int, chosen: Program) -> None:
+        results[number] = chosen.run(pixels, ["shared"])["shared"]
+
+    threads = [threading.Thread(target=run, args=pair) for pair in enumerate([first, second])]
+    threads[0].start()
+    assert paused.events["reached"].wait(30)
+    threads[1].start()
+    threads[1].join(1)
+    assert threads[1].is_alive()
+    paused.events["resumed"].set()
+    for thread in threads:
+        thread.join()
+    assert (state_of(model), state_of(other)) == before
+    for result in results.values():
+        expected = np.asarray(shared(normalized_input(pixels)))
+        assert_close(result, expected, ACTIVATION_TOLERANCE, "shared")
+
+
+def test_number_of_traces_is_bounded() -> None:
+    counts = Counter[int]()
+
+    def function(x: Any) -> Any:
+        counts[x.shape[-1]] += 1
+        return x + 1
+
+    run = BACKEND.compile_tensors(function)
+    for size in [*range(1, 100), 99, 50, 1]:
+        np.testing.assert_array_equal(np.asarray(run(tf.zeros((1, size)))), np.ones((1, size)))
+    # The first was traced again; the last ones were not.
+    assert (counts[1], counts[50], counts[99]) == (2, 1, 1)
 
 
 # ---- estimators ---------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -23,6 +24,8 @@ from transferkit.backends.tensorflow.wrap import KerasModel
 from transferkit.networks.graph import Network, Weights
 
 __all__ = ["TensorFlowBackend"]
+
+_MAX_TRACES = 64
 
 
 class TensorFlowBackend(Backend):
@@ -115,11 +118,14 @@ class TensorFlowBackend(Backend):
 
 
 class _Traces:
-    """The traces of a function by ``tf.function``, one per signature; safe in several threads."""
+    """The traces of a function by ``tf.function``, one for each of the last 64 signatures.
+
+    They are safe in several threads.
+    """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
-        self._traces: dict[tuple[Any, ...], Callable[..., Any]] = {}
+        self._traces: OrderedDict[tuple[Any, ...], Callable[..., Any]] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, signature: tuple[tuple[tuple[int | None, ...], Any], ...]) -> Callable[..., Any]:
@@ -130,4 +136,7 @@ class _Traces:
                 specs = [tf.TensorSpec(shape, dtype) for shape, dtype in signature]
                 traced = tf.function(self._function, input_signature=specs, autograph=False)
                 self._traces[signature] = traced.get_concrete_function()
+                if len(self._traces) > _MAX_TRACES:
+                    self._traces.popitem(last=False)
+            self._traces.move_to_end(signature)
             return self._traces[signature]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import keras
@@ -39,8 +40,6 @@ from transferkit.errors import ShapeError, UnsupportedError
 
 __all__ = ["KerasModel", "check_keras"]
 
-# One lock for all models: they may share layers, whose `call` is replaced and restored.
-_MODEL_LOCK = threading.RLock()
 _MISSING = object()
 
 Observer = Callable[[Any, TensorLocation, Any, Any], None]
@@ -61,6 +60,33 @@ def check_keras() -> None:
             "TensorFlow; set the environment variable KERAS_BACKEND=tensorflow before importing "
             "Keras"
         )
+
+
+class _LayerLocks:
+    """A lock for each layer, since the ``call`` of layers is replaced and restored.
+
+    Models that share layers therefore wait for each other while they are traced; others do not.
+    """
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._locks: weakref.WeakKeyDictionary[Any, threading.RLock] = weakref.WeakKeyDictionary()
+
+    @contextmanager
+    def hold(self, layers: Iterable[Any]) -> Iterator[None]:
+        """Hold the locks of all ``layers``."""
+        # In the same order in all threads, so that none waits for a thread that waits for it.
+        ordered = sorted(layers, key=id)
+        with self._guard:
+            locks = [self._locks.setdefault(layer, threading.RLock()) for layer in ordered]
+        with ExitStack() as stack:
+            for lock in locks:
+                stack.enter_context(lock)
+            yield
+
+
+# For the whole process: layers may be shared by models of any backend object.
+_LOCKS = _LayerLocks()
 
 
 class KerasModel(ObservedModel):
@@ -95,6 +121,9 @@ class KerasModel(ObservedModel):
     -----
     A layer inside another layer is named ``outer/inner``. A layer is included only if its output
     is one floating-point tensor with one row per image.
+
+    Several threads can run the model at once. Only tracing, which happens at the first run of
+    each combination of layers, excludes other threads, and only for models that share layers.
     """
 
     def __init__(
@@ -193,7 +222,7 @@ class KerasModel(ObservedModel):
 
     def _trace(self, function: Callable[[Any], Any], shape: tuple[int | None, ...]) -> None:
         spec = tf.TensorSpec(shape, tf.float32)
-        with _MODEL_LOCK:
+        with _LOCKS.hold(self._layers.values()):
             tf.function(function, input_signature=[spec], autograph=False).get_concrete_function()
 
     def _run(self, x: Any, locations: Collection[TensorLocation]) -> dict[TensorLocation, Any]:
@@ -213,7 +242,7 @@ class KerasModel(ObservedModel):
         layers = {name: layer for name, layer in self._layers.items() if name in names}
         if self._size is not None:
             x = tf.ensure_shape(x, (None, *self._size, 3))
-        with _MODEL_LOCK, _observed_layers(layers, observe):
+        with _LOCKS.hold(self._layers.values()), _observed_layers(layers, observe):
             output = self._call(x)
         tensors |= select_outputs(output, locations, tf.is_tensor)
         return {
