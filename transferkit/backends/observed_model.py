@@ -105,7 +105,7 @@ class ObservedModel(WrappedModel):
         vectors = table.flatten(tensor)
         if form == VECTOR:
             return vectors
-        return table.concat([table.subtract(vectors, vectors), vectors], axis=1)
+        return table.concat(table.subtract(vectors, vectors), vectors, axis=1)
 
     def shapes(self, height: int, width: int) -> Mapping[str, tuple[int, ...]]:
         def compute() -> Mapping[str, tuple[int, ...]]:

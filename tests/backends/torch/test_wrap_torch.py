@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
+import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 from transferkit import Classifier, FeatureExtractor, Preprocessing
 from transferkit.backends import Program, backend_of, get_backend
 from transferkit.errors import ShapeError, UnknownNameError, UnsupportedError
+from transferkit.networks import add_probabilities
 from transferkit.testing.conformance import (
     ACTIVATION_TOLERANCE,
     GRADIENT_TOLERANCE,
@@ -542,6 +545,111 @@ def test_unsupported_image_size_is_rejected() -> None:
         program(model, side=20)
 
 
+def test_model_of_gray_images() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    preprocessing = Preprocessing(SIDE, mean=(0.13,) * 3, std=(0.31,) * 3)
+    pixels = pixels_of(3, SIDE, SIDE)
+    gray = pixels @ np.float32([0.299, 0.587, 0.114])
+    with torch.no_grad():
+        expected = model(torch.from_numpy((gray[:, None] - np.float32(0.13)) / np.float32(0.31)))
+    for order in ("rgb", "bgr"):
+        wrapped = BACKEND.wrap(
+            model,
+            input_size=SIDE,
+            mean=preprocessing.mean,
+            std=preprocessing.std,
+            channel_order=order,
+        )
+        run = Program(BACKEND, wrapped.network, {}, wrapped)
+        result = run.run(pixels, ["embedding"])["embedding"]
+        assert_close(result, expected.numpy(), ACTIVATION_TOLERANCE, "embedding")
+    extractor = FeatureExtractor(model, preprocessing=preprocessing)
+    assert extractor.transform(noise(2)).shape == (2, 4)
+    with pytest.raises(UnsupportedError, match=r"takes gray images, but mean is .* three times"):
+        program(model)
+    with pytest.raises(UnsupportedError, match="takes images of 4 channels; expected 3"):
+        program(nn.Conv2d(4, 2, 3))
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        [],
+        [nn.Sigmoid()],
+        [nn.Flatten(0)],
+        [Lambda(lambda x: x.sigmoid().squeeze(1))],
+        [nn.Unflatten(1, (1, 1, 1)), nn.Sigmoid()],
+    ],
+)
+def test_model_with_one_output_has_two_classes(last: list[nn.Module]) -> None:
+    body = [nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 1)]
+    torch.manual_seed(0)
+    model = nn.Sequential(*body, *last)
+    run = program(model)
+    pixels = pixels_of(3, SIDE, SIDE)
+    result = run.run(pixels, ["embedding", "logits"])
+    assert run.shapes(SIDE, SIDE)["logits"] == (2,)
+    with torch.no_grad():
+        logit = nn.Sequential(*body)(normalized_input(pixels)).numpy()
+    expected = np.concatenate([np.zeros_like(logit), logit], axis=1)
+    assert_close(result["logits"], expected, ACTIVATION_TOLERANCE, "logits")
+    assert result["embedding"].shape == (3, 8)
+    network = add_probabilities(run.network)
+    probabilities = Program(BACKEND, network, {}, run.wrapped).run(pixels, ["probabilities"])
+    expected = 1 / (1 + np.exp(-logit[:, 0]))
+    assert_close(
+        probabilities["probabilities"][:, 1], expected, ACTIVATION_TOLERANCE, "probabilities"
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("convert", ["script", "trace", "freeze"])
+def test_torchscript_model_has_only_outputs(convert: str) -> None:
+    model = randomized(_head()).eval()
+    script = {
+        "script": lambda: torch.jit.script(model),
+        "trace": lambda: torch.jit.trace(model, torch.zeros(1, 3, SIDE, SIDE)),
+        "freeze": lambda: torch.jit.freeze(torch.jit.script(model)),
+    }[convert]()
+    run = program(script)
+    assert run.network.layers == ("normalize", "output", "logits")
+    pixels = pixels_of(2, SIDE, SIDE)
+    expected = program(model).run(pixels, ["logits"])["logits"]
+    result = run.run(pixels, ["logits"])["logits"]
+    assert_close(result, expected, ACTIVATION_TOLERANCE, "logits")
+    extractor = FeatureExtractor(script, preprocessing=PREPROCESSING)
+    assert extractor.extract(noise(1), ["output"])["output"].shape == (1, 7)
+    with pytest.raises(UnknownNameError, match=r"TorchScript .* with layer='output'"):
+        extractor.transform(noise(1))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_torchscript_model_in_training_mode_is_rejected() -> None:
+    with pytest.raises(UnsupportedError, match=r"'Sequential' is in training mode; call its eval"):
+        program(torch.jit.script(_head()))
+
+
+def test_compiled_modules_are_run_as_they_were_before_compilation() -> None:
+    def fail(*_: Any) -> Any:
+        raise AssertionError("compiled")
+
+    model = _head()
+    pixels = pixels_of(2, SIDE, SIDE)
+    expected = program(model).run(pixels, ["logits", "1"])
+    compiled = torch.compile(model, backend=fail)
+    inner = nn.Sequential(torch.compile(model[:3], backend=fail), *model[3:])
+    in_place = _head()
+    in_place.compile(backend=fail)
+    for other, name in ((compiled, "1"), (inner, "0.1"), (in_place, "1")):
+        run = program(other)
+        result = run.run(pixels, ["logits", name])
+        np.testing.assert_array_equal(result["logits"], expected["logits"])
+        np.testing.assert_array_equal(result[name], expected["1"])
+        assert not any("_orig_mod" in layer for layer in run.network.layers)
+        assert run.to_native() is other
+
+
 def test_layers_that_are_not_called_at_another_size_are_reported() -> None:
     class Varying(nn.Module):
         def __init__(self) -> None:
@@ -593,6 +701,100 @@ def test_threads_get_the_same_results() -> None:
         np.testing.assert_array_equal(a["logits"], b["logits"])
         np.testing.assert_array_equal(a["act"], b["act"])
     assert state_of(model) == before
+
+
+def test_model_is_not_touched_while_it_runs() -> None:
+    seen: list[Any] = []
+
+    def look(x: Tensor) -> Tensor:
+        seen.append(state_of(models[0]))
+        return x.mean((2, 3))
+
+    model = Plain(Lambda(look))
+    # In a list, since a module in the closure would be replaced by its copy.
+    models = [model]
+    in_training(model)
+    before = state_of(model)
+    program(model).run(pixels_of(1, SIDE, SIDE), ["conv", "output"])
+    assert len(seen) > 1
+    assert all(state == before for state in seen)
+
+
+def test_models_run_at_the_same_time() -> None:
+    barrier = threading.Barrier(2, timeout=20)
+    waits = False
+
+    def meet(x: Tensor) -> Tensor:
+        if waits:
+            barrier.wait()
+        return x.mean((2, 3))
+
+    run = program(Plain(Lambda(meet)))
+    waits = True
+    # Would time out if one run waited for the other to end.
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda i: run.run(pixels_of(1, SIDE, SIDE, seed=i), ["output"]), range(2)))
+
+
+def test_model_runs_while_it_is_trained() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(4, 2),
+    )  # fmt: skip
+    run = program(model)
+    stop = threading.Event()
+
+    def train() -> list[bool]:
+        modes = []
+        while not stop.is_set():
+            model(torch.rand(4, 3, SIDE, SIDE)).sum().backward()
+            modes.append(all(module.training for module in model.modules()))
+        return modes
+
+    with ThreadPoolExecutor(1) as pool:
+        training = pool.submit(train)
+        try:
+            for seed in range(20):
+                run.run(pixels_of(2, SIDE, SIDE, seed=seed), ["logits", "1"])
+        finally:
+            stop.set()
+        assert all(training.result())
+    # Every step of the training has updated the statistics, and no run has.
+    assert model[1].num_batches_tracked == len(training.result())
+
+
+def test_references_to_modules_refer_to_the_copy() -> None:
+    class Referring(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+            self.norm = nn.BatchNorm2d(4)
+            norm = self.norm
+            self.listed = [{"norm": (self.norm,)}]
+            self.bound = self.norm.forward
+            self.partial = functools.partial(self.apply_to, self.norm)
+            self.closure = lambda x: norm(x + 0)
+
+        def apply_to(self, module: nn.Module, x: Tensor) -> Tensor:
+            y: Tensor = module(x)
+            return y
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.closure(self.partial(self.bound(self.conv(x))))
+            y: Tensor = self.listed[0]["norm"][0](x)
+            return y
+
+    model = randomized(Referring())
+    pixels = pixels_of(2, SIDE, SIDE)
+    run = program(model.train())
+    # Three calls with hooks: the bound method is of `forward`, which runs none.
+    result = run.run(pixels, ["output", "norm_2"])
+    np.testing.assert_array_equal(result["output"], result["norm_2"])
+    with torch.no_grad():
+        expected = model.eval()(normalized_input(pixels)).permute(0, 2, 3, 1).numpy()
+    assert_close(result["output"], expected, ACTIVATION_TOLERANCE, "output")
+    assert model.norm.num_batches_tracked == 0
 
 
 def test_bgr_channel_order() -> None:

@@ -86,8 +86,8 @@ class TorchModel(ObservedModel):
         name = type(model).__name__
         if not isinstance(model, nn.Module):
             raise UnsupportedError(f"backend 'torch' runs a torch.nn.Module, not a {name}")
-        model = original_module(model)
-        name = type(model).__name__
+        original = original_module(model)
+        name = getattr(original, "original_name", type(original).__name__)
         _check_script_modules(model, name)
         super().__init__(backend, model, name)
         self._table = table
@@ -185,6 +185,10 @@ class TorchModel(ObservedModel):
         embedding, logits, hints = locate_meanings(
             {name: trace.source(tensor) for name, tensor in outputs.items()}
         )
+        if "embedding" in hints and isinstance(module, torch.jit.ScriptModule):
+            reason = "the layers of a TorchScript model cannot be observed, only its outputs"
+            remedy = "pass the torch.nn.Module that it was made from, or its output with layer="
+            hints = {**hints, "embedding": f"{reason}; {remedy}{next(iter(outputs))!r}"}
         locations, aliases = assign_layer_names(
             calls, list(outputs), embedding=embedding, logits=logits
         )
