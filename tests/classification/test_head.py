@@ -47,7 +47,7 @@ def test_the_fit_equals_that_of_scikit_learn(
 ) -> None:
     """The rotation to principal axes is exact, with fewer images than columns and with more."""
     embeddings, labels = problem(rows, columns, classes, seed)
-    weight, bias, used = fit_head(embeddings, labels, C=C, seed=0)
+    weight, bias, used, _ = fit_head(embeddings, labels, C=C, seed=0)
     assert weight.shape == (classes, columns)
     assert bias.shape == (classes,)
     assert weight.dtype == bias.dtype == np.float32
@@ -68,15 +68,15 @@ def test_the_fit_equals_that_of_scikit_learn(
 @pytest.mark.parametrize("classes", [2, 4])
 def test_the_fit_does_not_depend_on_the_order_of_classes_or_images(classes: int) -> None:
     embeddings, labels = problem(40, 12, classes, seed=5)
-    weight, bias, _ = fit_head(embeddings, labels, C=10.0, seed=0)
+    weight, bias, *_ = fit_head(embeddings, labels, C=10.0, seed=0)
     other = np.roll(np.arange(classes), 1)  # The new index of each class.
-    renamed, renamed_bias, _ = fit_head(embeddings, other[labels], C=10.0, seed=0)
+    renamed, renamed_bias, *_ = fit_head(embeddings, other[labels], C=10.0, seed=0)
     expected = probabilities(embeddings, weight, bias)
     np.testing.assert_allclose(
         probabilities(embeddings, renamed, renamed_bias)[:, other], expected, atol=1e-5
     )
     order = np.random.default_rng(0).permutation(40)
-    shuffled, shuffled_bias, _ = fit_head(embeddings[order], labels[order], C=10.0, seed=0)
+    shuffled, shuffled_bias, *_ = fit_head(embeddings[order], labels[order], C=10.0, seed=0)
     np.testing.assert_allclose(
         probabilities(embeddings, shuffled, shuffled_bias), expected, atol=1e-5
     )
@@ -110,11 +110,11 @@ def test_regularization_is_chosen_by_cross_validation(seed: int) -> None:
 
 def test_two_images_of_each_class_are_enough() -> None:
     embeddings, labels = problem(6, 50, 3, seed=0)
-    weight, bias, _ = fit_head(embeddings, labels, C=None, seed=0)
+    weight, bias, *_ = fit_head(embeddings, labels, C=None, seed=0)
     assert probabilities(embeddings, weight, bias).argmax(axis=1).tolist() == labels.tolist()
 
 
 def test_identical_images_give_equal_probabilities() -> None:
     embeddings = np.full((6, 4), 0.5, np.float32)
-    weight, bias, _ = fit_head(embeddings, np.array([0, 1, 0, 1, 0, 1]), C=None, seed=0)
+    weight, bias, *_ = fit_head(embeddings, np.array([0, 1, 0, 1, 0, 1]), C=None, seed=0)
     np.testing.assert_allclose(probabilities(embeddings, weight, bias), 0.5, atol=1e-3)

@@ -19,3 +19,6 @@ from transferkit.cli import main
 main()
 """
 """Runs the command line, and sends SIGINT when the network runs for the third time."""
+
+TERMINATED_MAIN = INTERRUPTED_MAIN.replace("SIGINT)", "SIGTERM)")
+"""The same with SIGTERM, as a process manager sends it."""

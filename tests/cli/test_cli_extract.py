@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import error_of, output_of, run, run_process, usage_error_of
-from interruption import INTERRUPTED_MAIN
+from interruption import INTERRUPTED_MAIN, TERMINATED_MAIN
 from samples import DEMO
 
 from transferkit import FeatureExtractor
@@ -36,10 +36,11 @@ def test_file_contains_the_activations_and_the_sources(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has other signals")
-def test_interrupted_extraction_is_resumed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("code", [INTERRUPTED_MAIN, TERMINATED_MAIN], ids=["SIGINT", "SIGTERM"])
+def test_interrupted_extraction_is_resumed(tmp_path: Path, code: str) -> None:
     output = tmp_path / "features.npz"
     arguments = ("extract", DEMO / "test", "-o", output, "--batch-size", 4)
-    result = run_process(*arguments, code=INTERRUPTED_MAIN)
+    result = run_process(*arguments, code=code)
     assert result.returncode == 130
     assert result.stdout == b""
     assert result.stderr == b"interrupted; run the same command again to resume\n"

@@ -7,7 +7,8 @@ import os
 import shutil
 from pathlib import Path
 
-from command_line import error_of, output_of, run
+import numpy as np
+from command_line import error_of, output_of, run, usage_error_of
 from samples import DEMO
 
 from transferkit import Classifier
@@ -29,6 +30,24 @@ def test_fitted_classifier_is_saved_and_tested(tmp_path: Path, classifier_file: 
     assert len(images) == 24
     for image in images:
         assert image["predictions"][0]["label"] == Path(image["source"]).parent.name
+
+
+def test_cross_validated_accuracy_is_printed_without_test_images(tmp_path: Path) -> None:
+    text = output_of("fit", TRAIN, "-o", tmp_path / "c.safetensors")
+    assert "cross-validated accuracy on 24 images: 1.0000 (95% interval 0.8620 to 1.0000)" in text
+
+
+def test_held_out_images_are_tested_on_and_not_trained_on(tmp_path: Path) -> None:
+    output = tmp_path / "c.safetensors"
+    text = output_of("fit", TRAIN, "-o", output, "--holdout", 0.25, "--C", 10)
+    assert "accuracy on 6 images held out: " in text
+    everything = Classifier(C=10.0).fit(TRAIN).model_.weights["head.weight"]
+    assert not np.allclose(Classifier.load(output).model_.weights["head.weight"], everything)
+    assert "exclude each other" in usage_error_of(
+        "fit", TRAIN, "-o", output, "--holdout", 0.25, "--test", TEST
+    )
+    assert "expected a fraction" in usage_error_of("fit", TRAIN, "-o", output, "--holdout", 1.5)
+    assert "cannot be split" in error_of("fit", TRAIN, "-o", output, "--holdout", 0.01)
 
 
 def test_long_list_of_classes_is_shortened(tmp_path: Path) -> None:
@@ -54,7 +73,8 @@ def test_most_frequent_confusions_are_listed(tmp_path: Path) -> None:
         shutil.copytree(TEST / content, folder / name)
     output = tmp_path / "c.safetensors"
     text = output_of("fit", TRAIN, "-o", output, "--test", folder, "--C", 10)
-    assert f"accuracy on 24 images of {folder}: 0.3333\nmost frequent confusions:" in text
+    assert f"accuracy on 24 images of {folder}: 0.3333 (95% interval 0.1797 to 0.5329)\n" in text
+    assert "\nmost frequent confusions:" in text
     rows = [
         tuple(cell.strip() for cell in line.strip("┃│").split("┃" if "┃" in line else "│"))
         for line in text.splitlines()

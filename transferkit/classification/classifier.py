@@ -13,12 +13,11 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.metrics import confusion_matrix
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from transferkit.backends import Backend, get_backend
-from transferkit.classification.evaluation import Evaluation, Mistake
+from transferkit.classification.evaluation import Evaluation
 from transferkit.classification.head import fit_head
 from transferkit.classification.labels import (
     Labels,
@@ -111,6 +110,8 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
         ``network``.
     C_ : float or None
         The inverse regularization strength that was used; None for a pretrained classifier.
+    cv_accuracy_ : float or None
+        The cross-validated accuracy by which ``C_`` was chosen, in [0, 1]; None if it was not.
     skipped_ : list of Skipped
         The images, class folders and classes that `fit` left out, and why.
 
@@ -260,7 +261,9 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
         weights = combine_weights(labels, weight_of_image, self.class_weight)
         usable = labels[weights > 0]
         if on_error == "skip":
-            usable = usable[skip_small_classes(usable, min_images)[0]]
+            kept = usable[skip_small_classes(usable, min_images)[0]]
+            # If too few classes are left, the error names those that are too small.
+            usable = kept if len(np.unique(kept)) > 1 else usable
         check_classes(usable, min_images=min_images, weighted=weighted)
         seed = as_seed(self.random_state)
         program, model = self._load()
@@ -281,13 +284,14 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
         skipped += features.skipped
         if on_error == "skip":
             kept, small = skip_small_classes(labels[used], min_images)
-            used = used[kept]
-            skipped += small
+            if len(np.unique(labels[used[kept]])) > 1:
+                used = used[kept]
+                skipped += small
         labels, weights = labels[used], weights[used]
         check_classes(labels, min_images=min_images, weighted=weighted)
         classes, indices = np.unique(labels, return_inverse=True)
         embeddings = l2_normalize(features["embedding"][used])
-        weight, bias, C = fit_head(
+        head = fit_head(
             embeddings,
             indices,
             C=None if self.C is None else float(self.C),
@@ -300,12 +304,12 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
             embedding_size=embeddings.shape[1],
             name=f"{model.network.name} for {len(classes)} classes",
         )
-        arrays = {**model.weights, "head.weight": weight, "head.bias": bias}
+        arrays = {**model.weights, "head.weight": head.weight, "head.bias": head.bias}
         arrays = {name: arrays[name] for name in network.parameters}
         fitted = dataclasses.replace(
             model, network=network, weights=arrays, labels=tuple(classes.tolist())
         )
-        self._set_fitted(fitted, classes, C, skipped)
+        self._set_fitted(fitted, classes, head.C, skipped, head.cv_accuracy)
         self._fit_parameters = self._current_parameters()
         return self
 
@@ -504,20 +508,14 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
             raise self._unknown_labels(unknown)
         outputs = self._outputs(X, "probabilities", on_error=on_error)
         expected = of_rows(labels, outputs)
-        probabilities = outputs["probabilities"]
-        best = probabilities.argmax(axis=1)
-        mistakes = [
-            Mistake(outputs.sources[row], label, predicted, float(probabilities[row, best[row]]))
-            for row, (label, predicted) in enumerate(
-                zip(expected.tolist(), self.classes_[best].tolist(), strict=True)
-            )
-            if label != predicted
-        ]
-        mistakes.sort(key=lambda mistake: -mistake.probability)
-        # By index, since scikit-learn does not accept fractions as classes.
-        indices = [index_of[label] for label in expected.tolist()]
-        matrix = confusion_matrix(indices, best, labels=range(len(index_of)))
-        return Evaluation(self.classes_, matrix, mistakes, skipped + outputs.skipped)
+        indices = np.asarray([index_of[label] for label in expected.tolist()], np.intp)
+        return Evaluation(
+            self.classes_,
+            indices,
+            outputs["probabilities"],
+            outputs.sources,
+            skipped + outputs.skipped,
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted classifier to a safetensors file that `load` reads on any backend.
@@ -672,11 +670,17 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
         )
 
     def _set_fitted(
-        self, model: Model, classes: npt.NDArray[Any], C: float | None, skipped: list[Skipped]
+        self,
+        model: Model,
+        classes: npt.NDArray[Any],
+        C: float | None,
+        skipped: list[Skipped],
+        cv_accuracy: float | None = None,
     ) -> None:
         self.model_ = model
         self.classes_ = classes
         self.C_ = C
+        self.cv_accuracy_ = cv_accuracy
         self.skipped_ = skipped
 
     def _outputs(self, X: Images, layer: str, *, on_error: str) -> Features:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
-__all__ = ["fit_head"]
+__all__ = ["Head", "fit_head"]
 
 # Candidates for C, for embeddings of unit length. On photos of cats, dogs and 37 of their breeds,
 # accuracy only decreases beyond both ends, while cross-validation on a few hundred images is too
@@ -26,6 +28,27 @@ Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
 
+class Head(NamedTuple):
+    """A linear classifier: the logits are ``embedding @ weight.T + bias``.
+
+    Attributes
+    ----------
+    weight
+        (c, d) float32.
+    bias
+        (c,) float32.
+    C
+        The inverse regularization strength that was used.
+    cv_accuracy
+        The cross-validated accuracy with ``C``, if it was chosen by it, in [0, 1].
+    """
+
+    weight: Floats
+    bias: Floats
+    C: float
+    cv_accuracy: float | None
+
+
 def fit_head(
     embeddings: Floats,
     labels: npt.NDArray[np.intp],
@@ -33,7 +56,7 @@ def fit_head(
     C: float | None,
     seed: int,
     sample_weight: Doubles | None = None,
-) -> tuple[Floats, Floats, float]:
+) -> Head:
     """Fit a linear classifier to embeddings.
 
     Parameters
@@ -41,27 +64,19 @@ def fit_head(
     embeddings
         (n, d) float32.
     labels
-        (n,) class indices from 0 to c - 1, each at least twice.
+        (n,) class indices from 0 to c - 1; each at least twice if ``C`` is None.
     C
         Inverse regularization strength, as in scikit-learn; None: chosen by cross-validation.
     seed
         Seed of the cross-validation folds.
     sample_weight
         (n,) weight of each image, greater than 0; None: all equal.
-
-    Returns
-    -------
-    weight
-        (c, d) float32; ``embedding @ weight.T + bias`` are the logits.
-    bias
-        (c,) float32.
-    C
-        The value that was used.
     """
     mean = embeddings.mean(axis=0, dtype=np.float64)
     X, axes = _project(embeddings - mean)
+    accuracy = None
     if C is None:
-        C = _choose_C(X, labels, seed, sample_weight)
+        C, accuracy = _choose_C(X, labels, seed, sample_weight)
     regression = _regression(C, _FINAL_TOLERANCE).fit(X, labels, sample_weight)
     weight, intercept = regression.coef_, regression.intercept_
     if len(weight) == 1:
@@ -71,7 +86,7 @@ def fit_head(
     if axes is not None:
         weight = weight @ axes
     bias = intercept - weight @ mean
-    return weight.astype(np.float32), bias.astype(np.float32), C
+    return Head(weight.astype(np.float32), bias.astype(np.float32), C, accuracy)
 
 
 def _project(centered: Doubles) -> tuple[Doubles, Doubles | None]:
@@ -96,8 +111,8 @@ def _project(centered: Doubles) -> tuple[Doubles, Doubles | None]:
 
 def _choose_C(  # noqa: N802
     embeddings: Doubles, labels: npt.NDArray[np.intp], seed: int, sample_weight: Doubles | None
-) -> float:
-    """Return the candidate with the best cross-validated accuracy.
+) -> tuple[float, float]:
+    """Return the candidate with the best cross-validated accuracy, and that accuracy.
 
     With a few hundred images accuracy is too coarse to separate the candidates; among those
     that are equal or nearly so, the one with the higher log-likelihood wins.
@@ -108,7 +123,7 @@ def _choose_C(  # noqa: N802
     rows = np.arange(len(labels))
     params = None if sample_weight is None else {"sample_weight": sample_weight}
 
-    def score(C: float) -> float:
+    def score(C: float) -> tuple[float, float]:
         probabilities = cross_val_predict(
             _regression(C, _SELECTION_TOLERANCE),
             embeddings,
@@ -121,9 +136,11 @@ def _choose_C(  # noqa: N802
         log_likelihood = np.average(
             np.log(probabilities[rows, labels] + 1e-12), weights=sample_weight
         )
-        return float(accuracy + _LOG_LIKELIHOOD_WEIGHT * log_likelihood)
+        return float(accuracy + _LOG_LIKELIHOOD_WEIGHT * log_likelihood), float(accuracy)
 
-    return max(_CANDIDATES, key=score)
+    scores = {C: score(C) for C in _CANDIDATES}
+    best = max(_CANDIDATES, key=lambda C: scores[C][0])
+    return best, scores[best][1]
 
 
 def _regression(C: float, tolerance: float) -> LogisticRegression:

@@ -123,8 +123,8 @@ def check_classes(labels: npt.NDArray[Any], *, min_images: int = 2, weighted: bo
         small = classes[counts < min_images].tolist()
         raise DatasetError(
             f"classes with only one image{which}: {format_labels(small)}; to choose C by "
-            "cross-validation each class needs at least two. Add images, pass C, or leave these "
-            "classes out with on_error='skip'"
+            "cross-validation each class needs at least two. Add images, leave these classes out, "
+            "or pass C"
         )
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +21,7 @@ from transferkit.cli.cache import cache
 from transferkit.cli.console import EXIT_CODE_INTERRUPTED, print_line, print_warning
 from transferkit.cli.demo import demo
 from transferkit.cli.download import download
+from transferkit.cli.evaluate import evaluate
 from transferkit.cli.extract import extract
 from transferkit.cli.fit import fit
 from transferkit.cli.layers import layers
@@ -89,6 +94,7 @@ def _program(
 for _command in (
     demo,
     fit,
+    evaluate,
     predict,
     extract,
     show_layer,
@@ -114,8 +120,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Notes
     -----
     Exit codes: 0, success; 1, an error, reported on standard error; 2, invalid usage; 130,
-    interrupted.
+    interrupted by Ctrl-C or SIGTERM.
     """
     # TensorFlow logs information about its compilation on standard error.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    app(arguments, prog_name="transferkit")
+    with _sigterm_as_interrupt():
+        app(arguments, prog_name="transferkit")
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Handle SIGTERM like Ctrl-C, so that a command keeps its results if it is terminated."""
+    if threading.current_thread() is not threading.main_thread():
+        # Only the main thread can set handlers.
+        yield
+        return
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -7,12 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from transferkit.cli.console import (
-    print_line,
-    print_skipped,
-    print_table,
-    print_warning,
-)
+from transferkit.cli.console import format_count, print_line, print_skipped, print_warning
+from transferkit.cli.evaluation import format_accuracy, print_evaluation
 from transferkit.cli.options import (
     CLASSIFIER_SUFFIX,
     DEFAULT_NETWORK,
@@ -26,7 +22,7 @@ from transferkit.cli.options import (
 from transferkit.errors import DatasetError, OutputError
 
 if TYPE_CHECKING:
-    from transferkit.classification import Evaluation
+    from transferkit.images import Skipped
 
 __all__ = ["fit"]
 
@@ -47,6 +43,14 @@ def fit(
     test: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="A labeled folder to test on.")
     ] = None,
+    holdout: Annotated[
+        float | None,
+        typer.Option(
+            metavar="FRACTION",
+            help="The fraction of the images of each class to test on instead of training on "
+            "them, such as 0.2.",
+        ),
+    ] = None,
     network: Network = DEFAULT_NETWORK,
     weights: Weights = None,
     backend: Backend = None,
@@ -66,7 +70,8 @@ def fit(
     """Train a classifier on a folder of class folders.
 
     The class folders are subfolders with the images of one class each, named after the class.
-    Images that cannot be read are skipped and listed at the end.
+    Images that cannot be read are skipped and listed at the end. Without --test or --holdout,
+    prints the cross-validated accuracy.
     """
     from transferkit.classification.classifier import Classifier
     from transferkit.images import list_labeled_images
@@ -76,7 +81,13 @@ def fit(
     if output.suffix != CLASSIFIER_SUFFIX:
         raise OutputError(f"{output}: expected a file name that ends in {CLASSIFIER_SUFFIX}")
     check_writable(output)
-    labels = set(list_labeled_images(folder)[1])
+    if holdout is not None and test is not None:
+        raise typer.BadParameter("--test and --holdout exclude each other")
+    if holdout is not None and not 0 < holdout < 1:
+        raise typer.BadParameter(f"--holdout is {holdout:g}; expected a fraction such as 0.2")
+    skipped: list[Skipped] = []
+    X, y = list_labeled_images(folder, on_error="skip", skipped=skipped)
+    labels = set(y)
     if test is not None and (unknown := set(list_labeled_images(test)[1]) - labels):
         names = ", ".join(sorted(unknown)[:5]) + (", ..." if len(unknown) > 5 else "")
         raise DatasetError(f"{test}: {len(unknown)} of its classes are not in {folder}: {names}")
@@ -89,27 +100,50 @@ def fit(
         batch_size=batch_size,
         progress=False if quiet else None,
     )
-    classifier.fit(folder, on_error="skip")
+    if holdout is not None:
+        X, held_out, y, labels_held_out = _split(X, y, holdout, seed)
+    classifier.fit(X, y, on_error="skip")
     classifier.save(output)
     if test is not None and test.resolve() == folder.resolve():
         print_warning(
             f"{test} is also the training folder: the accuracy on new images may be lower"
         )
-    print_skipped(classifier.skipped_)
+    print_skipped(skipped + classifier.skipped_)
     classes = classifier.classes_.tolist()
     names = ", ".join(classes[:_MAX_CLASSES_PRINTED])
     if len(classes) > _MAX_CLASSES_PRINTED:
         names += ", ..."
     print_line(f"saved {output}: {len(classes)} classes ({names}), C = {classifier.C_:g}")
     if test is not None:
-        _print_evaluation(classifier.evaluate(test, on_error="skip"), test)
+        print_evaluation(classifier.evaluate(test, on_error="skip"), f"of {test}")
+    elif holdout is not None:
+        print_evaluation(
+            classifier.evaluate(held_out, labels_held_out, on_error="skip"), "held out"
+        )
+    elif classifier.cv_accuracy_ is not None:
+        number = len(y) - len(classifier.skipped_)
+        accuracy = format_accuracy(classifier.cv_accuracy_, number)
+        print_line(f"cross-validated accuracy on {format_count(number, 'image')}: {accuracy}")
 
 
-def _print_evaluation(evaluation: Evaluation, folder: Path) -> None:
-    number = int(evaluation.confusion_matrix.sum())
-    print_line(f"accuracy on {number} images of {folder}: {evaluation.accuracy:.4f}")
-    confusions = evaluation.worst_pairs()
-    if confusions:
-        print_line("most frequent confusions:")
-        print_table(("true class", "predicted class", "images"), confusions)
-    print_skipped(evaluation.skipped)
+def _split(
+    X: list[Path], y: list[str], fraction: float, seed: int
+) -> tuple[list[Path], list[Path], list[str], list[str]]:
+    """Split labeled images into training and test images, each class in proportion.
+
+    Raises
+    ------
+    DatasetError
+        If a class has too few images.
+    """
+    from sklearn.model_selection import train_test_split
+
+    try:
+        train, test, y_train, y_test = train_test_split(
+            X, y, test_size=fraction, stratify=y, random_state=seed
+        )
+    except ValueError as error:
+        raise DatasetError(
+            f"the images cannot be split by --holdout {fraction:g}: {error}"
+        ) from error
+    return train, test, y_train, y_test

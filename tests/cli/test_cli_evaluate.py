@@ -1,0 +1,39 @@
+"""``transferkit evaluate``."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from command_line import error_of, output_of
+from samples import DEMO
+
+from transferkit import Classifier
+
+TEST = DEMO / "test"
+
+
+def test_metrics_are_printed_and_written(tmp_path: Path, classifier_file: Path) -> None:
+    file = tmp_path / "predictions.csv"
+    text = output_of("evaluate", classifier_file, TEST, "--csv", file)
+    evaluation = Classifier.load(classifier_file).evaluate(TEST)
+    low, high = evaluation.interval
+    expected = f"{evaluation.accuracy:.4f} (95% interval {low:.4f} to {high:.4f})"
+    assert f"accuracy on 24 images of {TEST}: {expected}" in text
+    assert "brick" in text
+    assert "precision" in text
+    assert f"saved {file}" in text
+    with file.open(encoding="utf-8", newline="") as content:
+        rows = list(csv.DictReader(content))
+    assert [row["source"] for row in rows] == evaluation.sources
+    assert [row["label"] for row in rows] == [Path(row["source"]).parent.name for row in rows]
+    correct = sum(row["label"] == row["predicted"] for row in rows)
+    assert correct / len(rows) == evaluation.accuracy
+    assert all(0 <= float(row["probability"]) <= 1 for row in rows)
+
+
+def test_invalid_arguments_are_rejected(tmp_path: Path, classifier_file: Path) -> None:
+    assert "no such file" in error_of("evaluate", tmp_path / "no.safetensors", TEST)
+    message = error_of("evaluate", classifier_file, TEST, "--csv", tmp_path / "no" / "x.csv")
+    assert "does not exist" in message or "no folder" in message
+    assert not (tmp_path / "no").exists()

@@ -1,0 +1,83 @@
+"""``transferkit evaluate``: test a saved classifier on labeled images."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from transferkit.cli.console import print_line, print_table
+from transferkit.cli.evaluation import print_evaluation
+from transferkit.cli.options import Backend, BatchSize, Quiet
+
+__all__ = ["evaluate"]
+
+_TOP = 3
+
+
+def evaluate(
+    classifier: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A .safetensors file that 'fit' wrote.")
+    ],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER", help="A folder with one subfolder of images for each class."
+        ),
+    ],
+    csv_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--csv", metavar="FILE", help="Write the true and predicted class of each image."
+        ),
+    ] = None,
+    backend: Backend = None,
+    batch_size: BatchSize = 32,
+    quiet: Quiet = False,
+) -> None:
+    """Evaluate a classifier on a folder of class folders.
+
+    Prints the accuracy with its 95% confidence interval, top-3 accuracy, precision and recall of
+    each class, and the classes that are confused most often.
+    """
+    from transferkit.classification import Classifier
+    from transferkit.classification.evaluation import format_score
+    from transferkit.support.atomic_write import check_writable, write_atomically
+
+    if csv_file is not None:
+        check_writable(csv_file)
+    model = Classifier.load(
+        classifier, backend=backend, batch_size=batch_size, progress=False if quiet else None
+    )
+    evaluation = model.evaluate(folder, on_error="skip")
+    rows = [
+        (label, format_score(score.precision), format_score(score.recall), score.support)
+        for label, score in evaluation.per_class.items()
+    ]
+    print_table(("class", "precision", "recall", "images"), rows)
+    if len(evaluation.classes) > _TOP:
+        print_line(f"top-{_TOP} accuracy: {evaluation.top_k(_TOP):.4f}")
+    print_evaluation(evaluation, f"of {folder}")
+    if csv_file is not None:
+        labels = evaluation.classes.tolist()
+        with write_atomically(csv_file) as file:
+            # A file name may have bytes that are not text; the file gets these bytes.
+            text = io.TextIOWrapper(
+                file, encoding="utf-8", errors="surrogateescape", newline="", write_through=True
+            )
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerow(("source", "label", "predicted", "probability"))
+            for source, true, predicted, probabilities in zip(
+                evaluation.sources,
+                evaluation.label_indices,
+                evaluation.predicted_indices,
+                evaluation.probabilities,
+                strict=True,
+            ):
+                probability = f"{probabilities[predicted]:.6f}"
+                writer.writerow((source, labels[true], labels[predicted], probability))
+            text.detach()
+        print_line(f"saved {csv_file}")
