@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from PIL import Image
 from samples import NETWORK, WEIGHTS, colored, write_images
 
 from transferkit import ImageOptimizer, TransferkitError
 from transferkit.backends import Backend, Program
+from transferkit.backends.base import GRADIENTS
 from transferkit.errors import (
     DatasetError,
     ImageError,
@@ -23,7 +26,9 @@ from transferkit.errors import (
     UnknownNameError,
     UnsupportedError,
 )
+from transferkit.images.conversion import to_float32
 from transferkit.optimization.attacks.runner import AttackRunner
+from transferkit.support.numerics import softmax
 
 IMAGES = colored([0, 1, 2, 3])
 
@@ -304,3 +309,67 @@ def test_plot_needs_matplotlib(differentiable: Backend, tmp_path: Path) -> None:
     else:
         result.plot_curve(tmp_path / "curve.png")
         assert Image.open(tmp_path / "curve.png").width > 100
+
+
+class CountedProgram(Program):
+    """Counts the images that are classified."""
+
+    count = 0
+
+    def run(
+        self, pixels: npt.NDArray[np.float32], layers: Sequence[str]
+    ) -> Mapping[str, npt.NDArray[np.float32]]:
+        type(self).count += len(pixels)
+        return super().run(pixels, layers)
+
+
+@pytest.mark.parametrize(
+    ("settings", "forward_passes"),
+    [
+        # The original, and the 8-bit image; the float image is that of the last gradient.
+        ({"method": "pgd", "epsilon": 0.1, "y": 0, "steps": 5}, 2),
+        # No step may be taken: only the original and the rounded original.
+        ({"method": "pgd", "epsilon": 0}, 2),
+        # With FGSM, one more for the image after the only gradient.
+        ({"method": "fgsm", "epsilon": 0.1, "y": 0}, 3),
+    ],
+    ids=["pgd", "no step", "fgsm"],
+)
+def test_images_are_classified_as_rarely_as_possible(
+    differentiable: Backend, monkeypatch: Any, settings: dict[str, Any], forward_passes: int
+) -> None:
+    monkeypatch.setattr("transferkit.models.model.Program", CountedProgram)
+    monkeypatch.setattr(CountedProgram, "count", 0)
+    opt = optimizer(differentiable)
+    result = opt.attack(IMAGES, **settings)
+    num_failures = int((~result.success).sum())
+    # A failure is known only from the image after the last gradient.
+    assert CountedProgram.count <= forward_passes * len(result) + num_failures
+    # The predictions that were kept are those of the images.
+    network = opt._load(needs=GRADIENTS)[0]
+    for images, predictions in [
+        (result.images, result.after),
+        (to_float32(result.images_uint8), result.after_uint8),
+    ]:
+        expected = softmax(network.run(images, ["logits"])["logits"])
+        assert [expected[i].max() for i in range(len(images))] == pytest.approx(
+            [prediction.probability for prediction in predictions], abs=1e-5
+        )
+
+
+@pytest.mark.parametrize("batch_size", [3, 256])
+def test_batches_of_gradients_are_as_large_as_requested(
+    differentiable: Backend, monkeypatch: Any, batch_size: int
+) -> None:
+    sizes = []
+    evaluate = AttackRunner._evaluate
+
+    def record(self: AttackRunner, attack: Any, batch: Any, state: Any) -> Any:
+        sizes.append(len(batch.originals))
+        return evaluate(self, attack, batch, state)
+
+    monkeypatch.setattr(AttackRunner, "_evaluate", record)
+    opt = optimizer(differentiable)
+    opt.batch_size = batch_size
+    opt.attack(colored([0] * 30), epsilon=1e-5, steps=1)
+    assert max(sizes) == min(batch_size, 30, differentiable.micro_batch_size or 30)

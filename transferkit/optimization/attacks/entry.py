@@ -133,14 +133,14 @@ def attack_images(
     names = _class_labels(classes)
 
     return AdversarialResult(
-        images=outcome.images,
-        images_uint8=outcome.images_uint8,
+        images=outcome.floats.images,
+        images_uint8=outcome.uint8.images,
         originals=pixels,
         success=outcome.success,
         success_uint8=outcome.success_uint8,
         before=top_predictions(logits, names),
-        after=top_predictions(outcome.logits, names),
-        after_uint8=top_predictions(runner.logits(to_float32(outcome.images_uint8)), names),
+        after=top_predictions(outcome.floats.logits, names),
+        after_uint8=top_predictions(outcome.uint8.logits, names),
         labels=[names[index] for index in true],
         targets=None if targets is None else [names[index] for index in targets],
         method=attack.name,

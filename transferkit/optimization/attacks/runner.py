@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,10 +25,10 @@ from transferkit.optimization.attacks.norms import vector_norms
 from transferkit.optimization.attacks.rounding import has_uint8_neighbor, round_within_epsilon
 from transferkit.support.progress import show_progress
 
-__all__ = ["AttackRunner", "Outcome", "Task", "run_logits"]
+__all__ = ["AttackRunner", "JudgedImages", "Outcome", "Task", "run_logits"]
 
-# The number of images at a time, for a backend without a preference.
-_MICRO_BATCH_SIZE = 24
+Pixel = TypeVar("Pixel", np.float32, np.uint8)
+
 # The smallest factor that a minimal perturbation is scaled down by after the last step, and the
 # number of bisection steps of the search for it.
 _MIN_SCALE = 0.75
@@ -88,32 +88,77 @@ class Task:
         return self.labels[rows], None if self.targets is None else self.targets[rows]
 
 
+class JudgedImages(Generic[Pixel]):
+    """Images and, as far as they are known, their logits.
+
+    Parameters
+    ----------
+    images
+        (n, h, w, 3)
+    logits
+        (n, classes) their logits.
+    is_known
+        (n,) bool: which of the logits are known.
+
+    Attributes
+    ----------
+    images, logits
+        The current ones. The logits of images for which they are not known have no meaning.
+    """
+
+    def __init__(
+        self,
+        images: npt.NDArray[Pixel],
+        logits: Floats,
+        is_known: npt.NDArray[np.bool_],
+    ) -> None:
+        self.images: npt.NDArray[Pixel] = images
+        self.logits = logits.copy()
+        self._is_known = is_known
+
+    def set(
+        self, rows: npt.NDArray[np.intp], images: npt.NDArray[Pixel], logits: Floats | None = None
+    ) -> None:
+        """Replace some of the images; None: by images whose logits are not known."""
+        # In this order, so that the logits are right after Ctrl-C, too.
+        self._is_known[rows] = False
+        self.images[rows] = images
+        if logits is not None:
+            self.logits[rows] = logits
+            self._is_known[rows] = True
+
+    def complete(self, compute_logits: Callable[[npt.NDArray[Pixel]], Floats]) -> None:
+        """Compute the logits that are not known."""
+        rows = np.flatnonzero(~self._is_known)
+        if len(rows):
+            self.logits[rows] = compute_logits(self.images[rows])
+            self._is_known[rows] = True
+
+
 @dataclass
 class Outcome:
     """The adversarial images and whether they succeed.
 
     Attributes
     ----------
-    images
-        (n, h, w, 3), float32: the best image found, or the last one tried where none succeeds.
-    logits
-        (n, classes) the logits of `images`.
+    floats
+        (n, h, w, 3), float32: the best image found, or the last one tried where none succeeds,
+        with its logits.
     success
-        (n,) bool: whether `images` succeed on the attacked network.
-    images_uint8
-        (n, h, w, 3), uint8: the images that would be saved.
+        (n,) bool: whether `floats` succeed on the attacked network.
+    uint8
+        (n, h, w, 3), uint8: the images that would be saved, with their logits.
     success_uint8
-        (n,) bool: whether `images_uint8` succeed.
+        (n,) bool: whether `uint8` succeed.
     gradient_evaluations
         (n,) the number of gradients computed for each image.
     is_interrupted
         Whether the run was stopped by Ctrl-C.
     """
 
-    images: Floats
-    logits: Floats
+    floats: JudgedImages[np.float32]
     success: npt.NDArray[np.bool_]
-    images_uint8: npt.NDArray[np.uint8]
+    uint8: JudgedImages[np.uint8]
     success_uint8: npt.NDArray[np.bool_]
     gradient_evaluations: npt.NDArray[np.intp]
     is_interrupted: bool = False
@@ -155,14 +200,13 @@ class AttackRunner:
             originals, originals, task.largest_epsilon, task.attack.norm
         )
         outcome = Outcome(
-            images=originals.copy(),
-            logits=task.logits.copy(),
+            floats=JudgedImages(originals.copy(), task.logits, np.ones(count, np.bool_)),
             success=success_margins(task.logits, task.labels, task.targets) > SUCCESS_MARGIN,
-            images_uint8=rounded,
+            uint8=JudgedImages(rounded, task.logits, _are_same(to_float32(rounded), originals)),
             success_uint8=np.zeros(count, np.bool_),
             gradient_evaluations=np.zeros(count, np.intp),
         )
-        size = min(self.batch_size, self.program.backend.micro_batch_size or _MICRO_BATCH_SIZE)
+        size = min(self.batch_size, self.program.backend.micro_batch_size or self.batch_size)
         remaining = np.flatnonzero(~outcome.success)
         try:
             with show_progress("Attacking", count, shown=progress) as advance:
@@ -175,17 +219,17 @@ class AttackRunner:
             outcome.is_interrupted = True
         if not task.attack.is_bounded and task.largest_epsilon is not None:
             # The smallest perturbation found is larger than epsilon.
-            distances = vector_norms(outcome.images - originals, task.attack.norm)
-            is_outside = distances > task.largest_epsilon + 5e-7
-            outcome.images[is_outside] = originals[is_outside]
-        outcome.logits = self.logits(outcome.images)
-        outcome.success = (
-            success_margins(outcome.logits, task.labels, task.targets) > SUCCESS_MARGIN
-        )
+            distances = vector_norms(outcome.floats.images - originals, task.attack.norm)
+            outside = np.flatnonzero(distances > task.largest_epsilon + 5e-7)
+            outcome.floats.set(outside, originals[outside], task.logits[outside])
+        outcome.floats.complete(self.logits)
+        margins = success_margins(outcome.floats.logits, task.labels, task.targets)
+        outcome.success = margins > SUCCESS_MARGIN
         try:
             self._find_uint8_images(task, outcome)
         except KeyboardInterrupt:
             outcome.is_interrupted = True
+        outcome.uint8.complete(lambda images: self.logits(to_float32(images)))
         return outcome
 
     def logits(self, images: Floats) -> npt.NDArray[np.float32]:
@@ -239,7 +283,15 @@ class AttackRunner:
             logits = evaluation["logits"]
             success = success_margins(logits, batch.labels, batch.targets) > SUCCESS_MARGIN
             evaluation["success"] = success
-            finished = self._record(attack, batch, rows, state, success, smallest, outcome)
+            finished = np.zeros(len(rows), np.bool_)
+            if success.any():
+                x = table.to_numpy(state["x"])
+                images = self._clip_to_ball(attack, batch, x)
+                # Clipping may change the last digit.
+                is_known = _are_same(images, x)
+                finished = self._record(
+                    attack, batch, rows, images, logits, is_known, success, smallest, outcome
+                )
             if finished.any():
                 keep = np.flatnonzero(~finished)
                 if len(keep) == 0:
@@ -252,7 +304,11 @@ class AttackRunner:
         images = self._clip_to_ball(attack, batch, table.to_numpy(state["x"]))
         logits = self.logits(images)
         success = success_margins(logits, batch.labels, batch.targets) > SUCCESS_MARGIN
-        self._record(attack, batch, rows, state, success, smallest, outcome, is_last=True)
+        is_known = np.ones(len(rows), np.bool_)
+        self._record(attack, batch, rows, images, logits, is_known, success, smallest, outcome)
+        if attack.is_bounded:
+            failed = ~outcome.success[rows]
+            outcome.floats.set(rows[failed], images[failed], logits[failed])
 
     def _scale_down(self, batch: AttackBatch, rows: npt.NDArray[np.intp], outcome: Outcome) -> None:
         """Scale the perturbations down as far as they still succeed; computes no gradients."""
@@ -260,15 +316,15 @@ class AttackRunner:
         if len(successful) == 0:
             return
         batch, rows = batch.select(successful), rows[successful]
-        perturbations = outcome.images[rows] - batch.originals
+        perturbations = outcome.floats.images[rows] - batch.originals
         high = np.ones(len(rows), np.float32)
         low = np.full(len(rows), _MIN_SCALE, np.float32)
         for _ in range(_BISECTION_STEPS):
             middle = (low + high) / 2
             images = np.clip(batch.originals + middle.reshape(-1, 1, 1, 1) * perturbations, 0, 1)
-            margins = success_margins(self.logits(images), batch.labels, batch.targets)
-            success = margins > SUCCESS_MARGIN
-            outcome.images[rows[success]] = images[success]
+            logits = self.logits(images)
+            success = success_margins(logits, batch.labels, batch.targets) > SUCCESS_MARGIN
+            outcome.floats.set(rows[success], images[success], logits[success])
             high, low = np.where(success, middle, high), np.where(success, low, middle)
 
     def _record(
@@ -276,39 +332,37 @@ class AttackRunner:
         attack: Attack,
         batch: AttackBatch,
         rows: npt.NDArray[np.intp],
-        state: State,
+        images: Floats,
+        logits: Floats,
+        is_known: npt.NDArray[np.bool_],
         success: npt.NDArray[np.bool_],
         smallest: npt.NDArray[np.float64],
         outcome: Outcome,
-        *,
-        is_last: bool = False,
     ) -> npt.NDArray[np.bool_]:
-        """Keep the best images so far; return which of them need no further step."""
-        finished = np.zeros(len(rows), np.bool_)
-        if not success.any() and not is_last:
-            return finished
-        images = self._clip_to_ball(attack, batch, batch.table.to_numpy(state["x"]))
+        """Keep the best images so far; return which of them need no further step.
+
+        ``logits`` are those of ``images`` where ``is_known``, and otherwise almost.
+        """
         if not attack.is_bounded:
             distances = vector_norms(images - batch.originals, attack.norm)
             better = success & (distances < smallest)
             smallest[better] = distances[better]
-            outcome.images[rows[better]] = images[better]
+            known, unknown = np.flatnonzero(better & is_known), np.flatnonzero(better & ~is_known)
+            outcome.floats.set(rows[known], images[known], logits[known])
+            outcome.floats.set(rows[unknown], images[unknown])
             outcome.success[rows[better]] = True
             return success & attack.stops_at_success
         successful = np.flatnonzero(success)
-        if len(successful):
-            self._record_bounded(
-                attack,
-                batch.select(successful),
-                rows[successful],
-                images[successful],
-                outcome,
-            )
-            finished = _is_finished(batch.originals, batch.epsilon, rows, outcome)
-        if is_last:
-            failed = ~outcome.success[rows]
-            outcome.images[rows[failed]] = images[failed]
-        return finished
+        if len(successful) == 0:
+            return np.zeros(len(rows), np.bool_)
+        logits, images = logits[successful], images[successful]
+        unknown = np.flatnonzero(~is_known[successful])
+        if len(unknown):
+            logits[unknown] = self.logits(images[unknown])
+        self._record_bounded(
+            attack, batch.select(successful), rows[successful], images, logits, outcome
+        )
+        return _is_finished(batch.originals, batch.epsilon, rows, outcome)
 
     def _record_bounded(
         self,
@@ -316,26 +370,28 @@ class AttackRunner:
         batch: AttackBatch,
         rows: npt.NDArray[np.intp],
         images: Floats,
+        logits: Floats,
         outcome: Outcome,
     ) -> None:
         """Keep the images that succeed in floats, in 8 bits, or both."""
-        # Checked again after clipping, which may change the last digit.
-        margins = success_margins(self.logits(images), batch.labels, batch.targets)
+        margins = success_margins(logits, batch.labels, batch.targets)
         success = margins > SUCCESS_MARGIN
         images_uint8, is_within = round_within_epsilon(
             images, batch.originals, batch.epsilon, attack.norm
         )
-        logits = self.logits(to_float32(images_uint8))
-        margins = success_margins(logits, batch.labels, batch.targets)
+        logits_uint8 = self.logits(to_float32(images_uint8))
+        margins = success_margins(logits_uint8, batch.labels, batch.targets)
         success_uint8 = (margins > SUCCESS_MARGIN) & success & is_within
         # With several epsilons, a smaller perturbation that succeeds in floats is not replaced by
         # a larger one that is needed in 8 bits only.
-        before = vector_norms(outcome.images[rows] - batch.originals, attack.norm)
+        before = vector_norms(outcome.floats.images[rows] - batch.originals, attack.norm)
         is_larger = vector_norms(images - batch.originals, attack.norm) > before + 1e-6
         replaced = success & (~outcome.success[rows] | success_uint8 & ~is_larger)
-        outcome.images[rows[replaced]] = images[replaced]
+        outcome.floats.set(rows[replaced], images[replaced], logits[replaced])
         outcome.success[rows[replaced]] = True
-        outcome.images_uint8[rows[success_uint8]] = images_uint8[success_uint8]
+        outcome.uint8.set(
+            rows[success_uint8], images_uint8[success_uint8], logits_uint8[success_uint8]
+        )
         outcome.success_uint8[rows[success_uint8]] = True
 
     def _find_uint8_images(self, task: Task, outcome: Outcome) -> None:
@@ -344,24 +400,32 @@ class AttackRunner:
         A perturbation of less than half a level is lost when it is rounded. It is therefore
         magnified as much as necessary, within epsilon.
         """
-        remaining = np.flatnonzero(~outcome.success_uint8)
+
+        def round_images(
+            rows: npt.NDArray[np.intp], factor: float
+        ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+            originals = task.originals[rows]
+            images = originals + np.float32(factor) * (outcome.floats.images[rows] - originals)
+            return round_within_epsilon(images, originals, task.largest_epsilon, task.attack.norm)
+
+        # A success caused by rounding alone does not count: one more step could undo it.
+        failed = np.flatnonzero(~outcome.success_uint8 & ~outcome.success)
+        is_changed = ~_are_same(outcome.floats.images[failed], task.originals[failed])
+        failed = failed[is_changed]
+        if len(failed):
+            outcome.uint8.set(failed, round_images(failed, 1.0)[0])
+        remaining = np.flatnonzero(~outcome.success_uint8 & outcome.success)
         for factor in _MAGNIFICATIONS:
             if len(remaining) == 0:
                 return
-            originals = task.originals[remaining]
-            images = originals + np.float32(factor) * (outcome.images[remaining] - originals)
-            images_uint8, is_within = round_within_epsilon(
-                images, originals, task.largest_epsilon, task.attack.norm
-            )
+            images_uint8, is_within = round_images(remaining, factor)
             logits = self.logits(to_float32(images_uint8))
-            success = success_margins(logits, *task.classes_of(remaining)) > SUCCESS_MARGIN
-            # A success caused by rounding alone does not count: one more step could undo it.
-            success &= is_within & outcome.success[remaining]
-            if factor == 1:
-                outcome.images_uint8[remaining] = images_uint8
-            outcome.images_uint8[remaining[success]] = images_uint8[success]
+            margins = success_margins(logits, *task.classes_of(remaining))
+            success = (margins > SUCCESS_MARGIN) & is_within
+            replaced = success if factor != 1 else np.ones_like(success)
+            outcome.uint8.set(remaining[replaced], images_uint8[replaced], logits[replaced])
             outcome.success_uint8[remaining[success]] = True
-            remaining = remaining[~success & outcome.success[remaining]]
+            remaining = remaining[~success]
 
     def _clip_to_ball(self, attack: Attack, batch: AttackBatch, images: Floats) -> Floats:
         """Return images clipped to [0, 1] and, if the attack is bounded, to the epsilon ball."""
@@ -417,6 +481,11 @@ def run_logits(program: Program, images: Floats, batch_size: int) -> npt.NDArray
         for start in range(0, len(images), batch_size)
     ]
     return np.concatenate(batches)
+
+
+def _are_same(images: Floats, others: Floats) -> npt.NDArray[np.bool_]:
+    """Return which of two sets of images (n, h, w, 3) are equal, (n,)."""
+    return np.asarray((images == others).all(axis=(1, 2, 3)))
 
 
 def _is_finished(
