@@ -25,7 +25,7 @@ extensions = [
     "sphinx.ext.doctest",
     "sphinx.ext.napoleon",
 ]
-myst_enable_extensions = ["deflist"]
+myst_enable_extensions = ["attrs_block", "deflist"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build", "images/NOTICE.md"]
 # Single backticks in docstrings name Python objects, and arguments, which have no page to link to.
@@ -47,7 +47,7 @@ doctest_test_doctest_blocks = ""
 html_theme = "furo"
 html_title = f"transferkit {version}"
 html_static_path = ["static"]
-html_css_files = ["tables.css"]
+html_css_files = ["layout.css"]
 
 _ARRAY_LIKE = stringify_annotation(npt.ArrayLike, "smart")
 _ARRAY = re.compile(
@@ -72,14 +72,15 @@ def weights_table() -> str:
 
 def _weights_row(entry: WeightsEntry, *, first: bool) -> tuple[str, ...]:
     packaged = " (in the package)" if entry.packaged else ""
-    checksum = "no checksum" if entry.checksum is None else str(entry.checksum)
+    published_as = entry.published_as.removeprefix("torchvision.models.")
+    checksum = "no checksum" if entry.checksum is None else f"`{entry.checksum}`"
     return (
         f"`{entry.network}`" if first else "",
         f"`{entry.name}`",
-        f"{entry.top1 * 100:.3f}".rstrip("0").rstrip(".") + " %",
-        "" if entry.size is None else f"{entry.size:,.1f} MiB",
+        f"{entry.top1 * 100:.3f}".rstrip("0").rstrip(".") + "%",
+        "" if entry.size is None else f"{entry.size:,.1f}&nbsp;MiB",
         f"[{entry.license}]({entry.license_stated_at})",
-        f"[`{entry.published_as}`]({entry.url}){packaged}<br>{checksum}",
+        f"[`{published_as}`]({entry.url}){packaged}<br>{checksum}",
     )
 
 
