@@ -81,6 +81,10 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
     Parameters
     ----------
     {network}
+    layer
+        The layer whose output the classifier is trained on; `transferkit.FeatureExtractor.layers`
+        lists them. A feature map is flattened in row-major order, so that the classifier accepts
+        only images of one size.
     C
         Inverse regularization strength, greater than 0, for embeddings of unit length; None:
         chosen by cross-validation.
@@ -132,6 +136,7 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
         self,
         network: str | Network | Model | object = "mobilenet_v2",
         *,
+        layer: str = "embedding",
         C: float | None = None,
         class_weight: ClassWeight = None,
         weights: AnyWeights = None,
@@ -154,6 +159,7 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
             random_state=random_state,
             progress=progress,
         )
+        self.layer = layer
         self.C = C
         self.class_weight = class_weight
         self._fitted_programs = ProgramCache()
@@ -271,7 +277,7 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
             program,
             model.preprocessing,
             X,
-            ["embedding"],
+            [self.layer],
             batch_size=self.batch_size,
             on_error=on_error,
             progress=self.progress,
@@ -290,7 +296,8 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
         labels, weights = labels[used], weights[used]
         check_classes(labels, min_images=min_images, weighted=weighted)
         classes, indices = np.unique(labels, return_inverse=True)
-        embeddings = l2_normalize(features["embedding"][used])
+        activations = features[self.layer][used]
+        embeddings = l2_normalize(activations.reshape(len(activations), -1))
         head = fit_head(
             embeddings,
             indices,
@@ -303,6 +310,8 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
             len(classes),
             embedding_size=embeddings.shape[1],
             name=f"{model.network.name} for {len(classes)} classes",
+            layer=self.layer,
+            flatten=activations.ndim > 2,
         )
         arrays = {**model.weights, "head.weight": head.weight, "head.bias": head.bias}
         arrays = {name: arrays[name] for name in network.parameters}
@@ -632,6 +641,7 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
         in_catalogue = parameters.network is not None and parameters.network in NETWORKS
         classifier = cls(
             parameters.network if in_catalogue else model,
+            layer=parameters.layer,
             C=parameters.C,
             weights=parameters.weights if in_catalogue else None,
             backend=backend,
@@ -655,6 +665,7 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
             else None,
             C=None if self.C is None else float(self.C),
             random_state=int(self.random_state) if isinstance(self.random_state, Integral) else 0,
+            layer=self.layer,
         )
 
     def __sklearn_tags__(self) -> Tags:

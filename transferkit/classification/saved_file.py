@@ -65,12 +65,15 @@ class FitParameters:
         The parameter: None if it was chosen by cross-validation.
     random_state
         The seed; 0 if it was not an int.
+    layer
+        The layer that the classifier was trained on; ``"embedding"`` in older files.
     """
 
     network: str | None
     weights: str | None
     C: float | None
     random_state: int
+    layer: str = "embedding"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -205,14 +208,15 @@ def _parse_license(value: object) -> str | None:
 
 def _parameters(values: Mapping[str, object]) -> FitParameters:
     network, weights = values["network"], values["weights"]
-    random_state = values["random_state"]
+    random_state, layer = values["random_state"], values.get("layer", "embedding")
     if (
         not (network is None or isinstance(network, str))
         or not (weights is None or isinstance(weights, str))
         or not isinstance(random_state, int)
+        or not isinstance(layer, str)
     ):
         raise ValueError(f"the parameters are {values!r}")
-    return FitParameters(network, weights, _parse_C(values["C"]), random_state)
+    return FitParameters(network, weights, _parse_C(values["C"]), random_state, layer)
 
 
 def _check_outputs(
