@@ -20,6 +20,7 @@ from transferkit.images import ImageLike, Images, Preprocessing, read_image
 from transferkit.images.conversion import to_float32
 from transferkit.models import AnyWeights, Model, find_architecture
 from transferkit.models.estimator import NetworkEstimator, document_parameters, takes_images
+from transferkit.models.model import attach_metadata
 from transferkit.networks import Network
 from transferkit.support.random_state import RandomState
 
@@ -127,14 +128,19 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator, BaseEstimator):  # ty
         torch.nn.Module or keras.Model
             A new object with its own copy of the weights; if ``network`` is such an object,
             that object itself. Its input is pixels in [0, 1] in the framework's axis order,
-            its output the logits.
+            its output the logits. A new object has the attributes ``preprocessing`` and
+            ``labels``, and can be passed to the classes of this library without either.
 
         Raises
         ------
         UnsupportedError
             If the backend has no models of its own.
         """
-        return self._load()[0].to_native()
+        program, model = self._load()
+        native = program.to_native()
+        if model.wrapped is None:
+            attach_metadata(native, model)
+        return native
 
     def fit(self, X: object = None, y: object = None) -> Self:  # noqa: ARG002
         """Do nothing: the network is already trained. Present for scikit-learn.

@@ -6,6 +6,11 @@ pixels: (n, h, w, 3), RGB, float32 in [0, 1].
 
 from transferkit.images.folders import list_images, list_labeled_images
 from transferkit.images.preprocessing import Preprocessing
+from transferkit.images.published_preprocessing import (
+    from_timm,
+    from_torchvision,
+    from_transformers,
+)
 from transferkit.images.reading import MAX_PIXELS, ImageLike, ImageTypeError, read_image
 from transferkit.images.skipped import Skipped
 from transferkit.images.stream import Batch, Images, count_images, stream_batches
@@ -19,6 +24,9 @@ __all__ = [
     "Preprocessing",
     "Skipped",
     "count_images",
+    "from_timm",
+    "from_torchvision",
+    "from_transformers",
     "list_images",
     "list_labeled_images",
     "read_image",

@@ -15,6 +15,7 @@ from transferkit.backends import Backend, Program, WrappedModel, backend_of, get
 from transferkit.backends.shapes import infer_shapes
 from transferkit.errors import ParameterError, UnknownNameError, UnsupportedError
 from transferkit.images import Preprocessing
+from transferkit.images.published_preprocessing import published_preprocessing
 from transferkit.networks import Network, random_weights
 from transferkit.networks.initialization import INITIALIZATIONS
 from transferkit.support.random_state import RandomState
@@ -22,7 +23,7 @@ from transferkit.weights import find_weights, imagenet_classes, load_weights
 from transferkit.weights.files import check_weights
 from transferkit.weights.own_file import RANDOM, is_weights_file, load_weights_file
 
-__all__ = ["AnyWeights", "Model", "find_architecture", "load_model"]
+__all__ = ["AnyWeights", "Model", "attach_metadata", "find_architecture", "load_model"]
 
 AnyWeights: TypeAlias = str | os.PathLike[str] | Mapping[str, npt.NDArray[np.float32]] | None
 """The types of the parameter ``weights``: a name, a file, arrays, or None."""
@@ -100,7 +101,7 @@ def load_model(
         How images are read; None: as the published weights expect, and for a `Network`: the
         shorter side resized to its input size, then a center crop. Mean, standard deviation
         and channel order of published weights need not be repeated. Required for a
-        ``torch.nn.Module``.
+        ``torch.nn.Module``, unless it is a model of timm or from `to_native`.
     backend, device
         What runs an object of a framework; None: the backend that it belongs to.
     initialization, random_state
@@ -234,6 +235,8 @@ def _wrap(
             "Omit backend"
         )
     if preprocessing is None:
+        preprocessing = published_preprocessing(model)
+    if preprocessing is None:
         wrapped = chosen.wrap(model)
     else:
         wrapped = chosen.wrap(
@@ -246,7 +249,35 @@ def _wrap(
     expected: Any = wrapped.network.node("normalize").attributes
     given = preprocessing or Preprocessing(wrapped.network.input_size)
     given = dataclasses.replace(given, mean=expected["mean"], std=expected["std"])
-    return Model(wrapped.network, {}, given, wrapped=wrapped)
+    side = given.size or wrapped.network.input_size
+    return Model(wrapped.network, {}, given, _carried_labels(model, wrapped, side), wrapped)
+
+
+def attach_metadata(native: object, model: Model) -> None:
+    """Store the preprocessing and the labels of a model in its object of a framework.
+
+    `load_model` finds them there. The object normalizes its input, so its attribute
+    ``preprocessing`` has none of that; its attribute ``labels`` is a tuple, or None.
+    """
+    default = Preprocessing()
+    preprocessing = dataclasses.replace(
+        model.preprocessing,
+        mean=default.mean,
+        std=default.std,
+        channel_order=default.channel_order,
+    )
+    # Not by plain assignment: Keras tracks attributes that are set that way.
+    object.__setattr__(native, "preprocessing", preprocessing)
+    object.__setattr__(native, "labels", model.labels)
+
+
+def _carried_labels(model: object, wrapped: WrappedModel, side: int) -> tuple[Hashable, ...] | None:
+    """Return the labels in an object of a framework, if there is one for each logit."""
+    labels = getattr(model, "labels", None)
+    if not isinstance(labels, tuple) or not all(isinstance(label, Hashable) for label in labels):
+        return None
+    shapes = infer_shapes(wrapped.network, side, side, wrapped)
+    return labels if shapes.get("logits") == (len(labels),) else None
 
 
 def _float32(name: str, array: npt.ArrayLike) -> npt.NDArray[np.float32]:

@@ -11,10 +11,13 @@ import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given, settings
-from samples import NETWORK, SIDE, WEIGHTS, tiny_extractor
+from samples import NETWORK, SIDE, WEIGHTS, noise, tiny_extractor
 from torch import nn
 
+from transferkit import FeatureExtractor, Preprocessing
 from transferkit.backends import Program, get_backend
+from transferkit.errors import UnsupportedError
+from transferkit.models import Model
 from transferkit.networks import INPUT, NetworkBuilder, Weights, build_network
 from transferkit.testing.conformance import ACTIVATION_TOLERANCE, assert_close
 from transferkit.testing.strategies import RandomNetwork, networks, random_weights_and_statistics
@@ -92,6 +95,52 @@ def test_layers_are_those_of_pytorch() -> None:
     assert (convolution.in_channels, convolution.stride, convolution.padding) == (3, (2, 2), (1, 1))
     assert isinstance(native.get_submodule("norm1"), nn.BatchNorm2d)
     assert isinstance(native.get_submodule("logits"), nn.Linear)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "vgg11", "resnet18"])
+def test_numbered_containers_can_be_sliced(name: str) -> None:
+    network = build_network(name)
+    native = _native(network, random_weights_and_statistics(network, seed=1))
+    if name == "resnet18":
+        assert isinstance(native.layer1, nn.Sequential)
+        assert isinstance(native.layer2[0].downsample, nn.Sequential)
+        return
+    names = [key for key, _ in native.features.named_children()]
+    assert isinstance(native.features[17 if name == "mobilenet_v2" else 5 :], nn.Sequential)
+    assert [key for key, _ in native.features[5:].named_children()] == names[5:]
+    for parameter in native.features[:-2].parameters():
+        parameter.requires_grad_(False)
+    assert len(list(native.features)) == len(names)
+    assert isinstance(native.classifier[-1], nn.Linear)
+    with pytest.raises(UnsupportedError, match="call the whole module"):
+        native.features(torch.zeros(1, 3, 32, 32))
+
+
+def test_module_can_be_passed_back_in() -> None:
+    preprocessing = Preprocessing(
+        SIDE, resize=20, interpolation="bicubic", mean=(0.4, 0.5, 0.6), channel_order="bgr"
+    )
+    builder = NetworkBuilder("normalized", input_size=SIDE)
+    x = builder.normalize(preprocessing.mean, preprocessing.std, preprocessing.channel_order)
+    x = builder.conv2d("conv", x, 3, 5, size=3)
+    x = builder.add_node("embedding", "mean", x, axes=(1, 2))
+    builder.linear("fc", x, 5, 3)
+    builder.alias("logits", "fc")
+    network = builder.build()
+    weights = random_weights_and_statistics(network, seed=3)
+    model = Model(network, weights, preprocessing, labels=("a", "b", "c"))
+    fx = FeatureExtractor(model, backend="torch")
+    again = FeatureExtractor(fx.to_native())
+    images = noise(3)
+    expected = fx.extract(images, ["embedding", "logits"])
+    result = again.extract(images, ["embedding", "logits"])
+    for layer in ("embedding", "logits"):
+        assert_close(result[layer], expected[layer], ACTIVATION_TOLERANCE, layer)
+    assert again.model().labels == ("a", "b", "c")
+    assert again.model().preprocessing.resize == 20
+    other = fx.to_native()
+    other.add_module("fc", nn.Linear(5, 4))  # type: ignore[attr-defined]
+    assert FeatureExtractor(other).model().labels is None
 
 
 def test_training_changes_every_parameter_and_statistic() -> None:

@@ -19,10 +19,11 @@ from samples import colored, noise
 from sklearn.base import clone
 from torch import Tensor, nn
 
-from transferkit import Classifier, FeatureExtractor, Preprocessing
+from transferkit import Classifier, FeatureExtractor, ImageOptimizer, Preprocessing
 from transferkit.backends import Program, backend_of, get_backend
 from transferkit.errors import ShapeError, UnknownNameError, UnsupportedError
 from transferkit.networks import add_probabilities
+from transferkit.support.numerics import l2_normalize
 from transferkit.testing.conformance import (
     ACTIVATION_TOLERANCE,
     GRADIENT_TOLERANCE,
@@ -856,6 +857,63 @@ def test_classifier_without_embedding_is_rejected() -> None:
     model = Plain(Lambda(lambda x: x))
     with pytest.raises(UnknownNameError, match=r"'embedding'.*no vector for each image; choose"):
         Classifier(model, preprocessing=PREPROCESSING).fit(colored([0, 1] * 3), [0, 1] * 3)
+
+
+@pytest.mark.parametrize("layer", ["2", "1", "output", "4", "logits"])
+def test_classifier_is_trained_on_any_layer(layer: str) -> None:
+    model = classifying()
+    labels = [0, 1, 2] * 4
+    images = colored(labels, seed=1)
+    classifier = Classifier(model, preprocessing=PREPROCESSING, layer=layer)
+    classifier.fit(colored(labels), labels)
+    assert classifier.score(images, labels) == 1.0
+    extractor = FeatureExtractor(model, preprocessing=PREPROCESSING, layer=layer)
+    unit = l2_normalize(extractor.transform(images))
+    assert_close(
+        FeatureExtractor(classifier.model_, layer="unit_embedding").transform(images),
+        unit, ACTIVATION_TOLERANCE, "unit_embedding",
+    )  # fmt: skip
+    assert FeatureExtractor(classifier.model_).transform(images).shape[0] == 12
+    assert clone(classifier).layer == layer
+
+
+def test_softmax_at_the_end_changes_no_result() -> None:
+    images = np.stack(colored([0, 1, 2, 3]))
+    results = []
+    for last in ([], [nn.Softmax(dim=1)], [nn.LogSoftmax(dim=1)]):
+        model = _head(*last)
+        with torch.no_grad():
+            # Confident, so that a softmax of probabilities would have almost no gradient.
+            model[4].weight *= 40
+        optimizer = ImageOptimizer(model, preprocessing=PREPROCESSING, random_state=0)
+        ideal = optimizer.visualize(2, steps=4).images
+        attack = optimizer.attack(images, epsilon=8 / 255, steps=5)
+        probabilities = add_probabilities(optimizer._load()[1].network)
+        wrapped = BACKEND.wrap(model, input_size=SIDE, mean=MEAN, std=STD)
+        probabilities = Program(BACKEND, probabilities, {}, wrapped).run(
+            pixels_of(4, SIDE, SIDE), ["probabilities"]
+        )["probabilities"]
+        results.append((ideal, attack.images, attack.success, probabilities))
+    assert results[0][2].any()
+    assert results[0][0].std() > 0.005
+    for result in results[1:]:
+        for array, expected in zip(result, results[0], strict=True):
+            np.testing.assert_array_equal(array, expected)
+
+
+def test_timm_model_needs_no_preprocessing() -> None:
+    model = classifying()
+    model.pretrained_cfg = {
+        "input_size": (3, SIDE, SIDE), "crop_pct": 0.8, "interpolation": "bicubic", "mean": MEAN,
+        "std": STD,
+    }  # fmt: skip
+    images = noise(3)
+    preprocessing = Preprocessing(SIDE, resize=20, interpolation="bicubic", mean=MEAN, std=STD)
+    expected = FeatureExtractor(model, preprocessing=preprocessing).transform(images)
+    np.testing.assert_array_equal(FeatureExtractor(model).transform(images), expected)
+    # Given explicitly, it takes precedence.
+    result = FeatureExtractor(model, preprocessing=PREPROCESSING).transform(images)
+    assert not np.array_equal(result, expected)
 
 
 def test_conflicting_parameters_are_rejected() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,8 @@ class TorchNetwork(nn.Module):  # type: ignore[misc]
 
     Convolutions, batch norms and linear layers are ``torch.nn.Conv2d``, ``BatchNorm2d`` and
     ``Linear``, named after their parameters. The ``state_dict`` therefore has the names and
-    shapes of the weights' source, torchvision for most. In training mode batch norm normalizes
+    shapes of the weights' source, torchvision for most. Containers of numbered modules are
+    ``Sequential``, so that ``model.features[17:]`` works. In training mode batch norm normalizes
     by the batch and updates its running statistics. The module has no dropout, since networks
     have none.
 
@@ -53,6 +55,7 @@ class TorchNetwork(nn.Module):  # type: ignore[misc]
         self._network = keep_needed(network, ["logits"])
         # The name of the layer of each parameter that belongs to one.
         self._layer_of: dict[str, str] = {}
+        self._numbered = _numbered_containers(self._network.parameters)
         uses = Counter(name for node in self._network.nodes for name in node.parameters)
         for node in self._network.nodes:
             tensors = {
@@ -113,11 +116,40 @@ class TorchNetwork(nn.Module):  # type: ignore[misc]
     def _container(self, path: str) -> nn.Module:
         """Return the module at ``path``, creating the missing modules on the path."""
         module: nn.Module = self
+        inner = ""
         for name in path.split(".") if path else ():
+            inner = f"{inner}.{name}".lstrip(".")
             if name not in module._modules:
-                module.add_module(name, nn.ModuleDict())
+                is_numbered = inner in self._numbered
+                module.add_module(name, _Numbered() if is_numbered else nn.ModuleDict())
             module = module._modules[name]
         return module
+
+
+class _Numbered(nn.Sequential):  # type: ignore[misc]
+    """A container whose modules are numbered, as torchvision's are: it can be sliced and iterated.
+
+    Between the modules belong operations without parameters, such as activations and residual
+    connections, which are in the forward pass of the whole network.
+    """
+
+    def forward(self, *_: object) -> Tensor:
+        raise UnsupportedError(
+            "a part of this module has no activations and cannot be called; call the whole module, "
+            "or extract a layer with a FeatureExtractor"
+        )
+
+
+def _numbered_containers(names: Iterable[str]) -> frozenset[str]:
+    """Return the paths below which all modules are numbered, from the names of parameters."""
+    children: dict[str, set[str]] = {}
+    for name in names:
+        parts = name.split(".")
+        for depth in range(1, len(parts)):
+            children.setdefault(".".join(parts[:depth]), set()).add(parts[depth])
+    return frozenset(
+        path for path, inner in children.items() if all(child.isdecimal() for child in inner)
+    )
 
 
 class _LayerTable(TorchTable):
