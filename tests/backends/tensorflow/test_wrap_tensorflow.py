@@ -168,15 +168,15 @@ def test_outputs_equal_those_of_the_model(side: int | None) -> None:
 
 def test_subclassed_model() -> None:
     model = Subclassed(name="subclassed")
-    with pytest.raises(UnsupportedError, match="no weights yet"):
+    with pytest.raises(UnsupportedError, match=r"no weights yet; .* call the model once on images"):
         program(model)
     model(np.zeros((1, SIDE, SIDE, 3), np.float32))
     randomized(model)
     before = state_of(model)
     run = program(model, input_size=SIDE)
     assert run.network.layers == (
-        "normalize", "one/conv", "one/norm", "one", "two/conv", "two/norm", "two", "head",
-        "output.0", "output.1",
+        "normalize", "one/conv", "one/norm", "one", "two/conv", "two/norm", "two", "embedding",
+        "head", "output.0", "output.1",
     )  # fmt: skip
     pixels = pixels_of(2, SIDE, 24)
     result = run.run(pixels, ["one/norm", "two", "output.0"])
@@ -311,7 +311,7 @@ def test_convolution_of_one_pixel_counts_as_linear_layer() -> None:
     np.testing.assert_array_equal(result["embedding"], result["pool"].reshape(2, 6))
     # A convolution of more than one pixel does not.
     x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 1)(pixels))
-    assert "embedding" not in program(keras.Model(pixels, x)).network.layers
+    assert program(keras.Model(pixels, x)).network.resolve("embedding") == "output"
 
 
 def followed_by_convolution(*first: Any, side: int | None = SIDE) -> Any:
@@ -498,11 +498,285 @@ def test_model_without_tensor_output_is_rejected(make: Any, message: str) -> Non
         program(model, input_size=SIDE)
 
 
-def test_model_with_two_inputs_is_rejected() -> None:
-    inputs = [keras.Input((SIDE, SIDE, 3)), keras.Input((4,))]
-    model = keras.Model(inputs, layers.Conv2D(4, 3)(inputs[0]))
-    with pytest.raises(UnsupportedError, match="expected one input of shape"):
+# ---- inputs -------------------------------------------------------------------------------
+
+
+def gray_model(is_subclassed: bool) -> Any:
+    first = [] if is_subclassed else [layers.Input((SIDE, SIDE, 1))]
+    model = keras.Sequential(
+        [*first, layers.Conv2D(4, 3, name="conv"), layers.GlobalAveragePooling2D(), layers.Dense(3)]
+    )
+    if not is_subclassed:
+        return model
+
+    class Gray(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model
+
+        def call(self, x: Any) -> Any:
+            return self.inner(x)
+
+    gray = Gray()
+    gray(np.zeros((1, SIDE, SIDE, 1), np.float32))
+    return gray
+
+
+@pytest.mark.parametrize("is_subclassed", [False, True])
+def test_model_of_gray_images(is_subclassed: bool) -> None:
+    model = gray_model(is_subclassed)
+    pixels = pixels_of(2, SIDE, SIDE)
+    preprocessing = Preprocessing(SIDE, mean=(0.13,) * 3, std=(0.31,) * 3)
+    fx = FeatureExtractor(model, preprocessing=preprocessing)
+    result = fx.extract(list(pixels), ["output"])["output"]
+    gray = pixels @ np.float32([0.299, 0.587, 0.114])
+    expected = model((gray[..., None] - np.float32(0.13)) / np.float32(0.31))
+    assert_close(result, np.asarray(expected), ACTIVATION_TOLERANCE, "output")
+    with pytest.raises(UnsupportedError, match=r"takes gray images, but mean is .* three times"):
+        program(model, input_size=SIDE)
+
+
+def test_gray_model_of_bytes_gets_bytes() -> None:
+    model = keras.Sequential(
+        [layers.Input((SIDE, SIDE, 1)), RESCALING(1 / 255), gray_model(is_subclassed=False)]
+    )
+    assert FeatureExtractor(model).model().preprocessing.std == (1 / 255,) * 3
+
+
+class ImagesOnly(keras.Model):
+    """A model that fixes the second input of another."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def call(self, images: Any) -> Any:
+        return self.model([images, keras.ops.ones((keras.ops.shape(images)[0], 4))])
+
+
+def with_inputs(*shapes: tuple[int, ...]) -> Any:
+    """Return a model that adds up its inputs."""
+    inputs = [keras.Input(shape, name=f"input{index}") for index, shape in enumerate(shapes)]
+    sums = [layers.Dense(3)(layers.Flatten()(x)) for x in inputs]
+    return keras.Model(inputs, sums[0] if len(sums) == 1 else layers.Add()(sums))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message", "adapt"),
+    [
+        (
+            [(SIDE, SIDE, 3), (4,)],
+            r"takes 2 inputs, of shapes .*call\(self, images\) returns self.model\(\[images, ",
+            lambda model, images: ImagesOnly(model)(images),
+        ),
+        (
+            [(3, SIDE, SIDE)],
+            r"keras.Input\(\(16, 16, 3\)\); keras.Model\(images, model\(keras.ops.transpose\("
+            r"images, \(0, 3, 1, 2\)\)\)\)",
+            lambda model, images: model(keras.ops.transpose(images, (0, 3, 1, 2))),
+        ),
+        (
+            [(SIDE, SIDE)],
+            r"keras.Model\(images, model\(keras.ops.image.rgb_to_grayscale\(images\)\[..., 0\]",
+            lambda model, images: model(keras.ops.image.rgb_to_grayscale(images)[..., 0]),
+        ),
+        (
+            [(SIDE, SIDE, 4)],
+            r"takes input of shape \(None, 16, 16, 4\); expected images of shape",
+            lambda model, images: model(keras.ops.concatenate([images, images[..., :1]], -1)),
+        ),
+        (
+            [(SIDE * SIDE * 3,)],
+            r"takes input of shape \(None, 768\); expected images of shape",
+            lambda model, images: model(keras.ops.reshape(images, (-1, 768))),
+        ),
+    ],
+    ids=["two inputs", "channels first", "no channels", "four channels", "vector"],
+)
+def test_other_inputs_are_rejected_with_a_remedy(
+    shapes: list[tuple[int, ...]], message: str, adapt: Callable[[Any, Any], Any]
+) -> None:
+    model = with_inputs(*shapes)
+    with pytest.raises(UnsupportedError, match=message):
         program(model)
+    images = keras.Input((SIDE, SIDE, 3))
+    adapted_model = keras.Model(images, adapt(model, images))
+    pixels = pixels_of(1, SIDE, SIDE)
+    result = program(adapted_model).run(pixels, ["output"])["output"]
+    expected = np.asarray(adapted_model(normalized_input(pixels)))
+    assert_close(result, expected, ACTIVATION_TOLERANCE, "output")
+
+
+class TwoArguments(keras.Model):
+    def call(self, x: Any, other: Any) -> Any:
+        return x + other
+
+
+class NeedsMapping(keras.Model):
+    def call(self, inputs: Any) -> Any:
+        return inputs["image"]
+
+
+def test_subclassed_model_with_other_arguments_is_rejected() -> None:
+    pixels = np.zeros((1, SIDE, SIDE, 3), np.float32)
+    model = TwoArguments(name="two")
+    model(pixels, pixels)
+    with pytest.raises(UnsupportedError, match="'two' also takes other; expected one input"):
+        program(model, input_size=SIDE)
+    model = NeedsMapping(name="mapping")
+    model({"image": pixels})
+    message = r"fails on images of 16 x 16, a tensor of shape \(n, 16, 16, 3\): TypeError: Only int"
+    with pytest.raises(ShapeError, match=message):
+        program(model, input_size=SIDE)
+
+
+@pytest.mark.parametrize("kind", [dict, list])
+def test_single_input_in_a_structure(kind: type, recwarn: pytest.WarningsRecorder) -> None:
+    images = keras.Input((SIDE, SIDE, 3), name="images")
+    output = layers.Dense(3)(layers.GlobalAveragePooling2D()(images))
+    model = keras.Model({"images": images} if kind is dict else [images], output)
+    assert program(model).run(pixels_of(1, SIDE, SIDE), ["output"])["output"].shape == (1, 3)
+    assert not [warning for warning in recwarn if "structure" in str(warning.message)]
+
+
+def test_layer_without_weights_is_rejected() -> None:
+    model = Subclassed(name="partly")
+    model.blocks[0].build((None, SIDE, SIDE, 3))
+    model.built = True
+    message = r"layer 'conv' of model 'partly' has no weights yet; .*zeros\(\(1, 16, 16, 3\)"
+    with pytest.raises(UnsupportedError, match=message):
+        program(model, input_size=SIDE)
+    assert model.variables == []
+    # It can still be built.
+    model(np.zeros((1, SIDE, SIDE, 3), np.float32))
+    assert "embedding" in program(model, input_size=SIDE).network.layers
+
+
+# ---- outputs ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        layers.GlobalAveragePooling2D(),
+        layers.GlobalMaxPooling2D(keepdims=True),
+        lambda x: layers.Flatten()(layers.GlobalAveragePooling2D(keepdims=True)(x)),
+        lambda x: layers.Identity()(layers.Dropout(0.1)(layers.GlobalAveragePooling2D()(x))),
+        # A linear layer that an activation or normalization follows is no head.
+        lambda x: layers.Dense(4, activation="relu")(layers.GlobalAveragePooling2D()(x)),
+        lambda x: layers.UnitNormalization()(layers.Dense(4)(layers.GlobalAveragePooling2D()(x))),
+        lambda x: {"map": x, "pooled": layers.GlobalAveragePooling2D()(x)},
+    ],
+    ids=["pooled", "one pixel", "flattened", "identity", "relu", "unit norm", "dict"],
+)
+def test_output_that_no_linear_layer_computes_is_the_embedding(make: Callable[[Any], Any]) -> None:
+    pixels = keras.Input((SIDE, SIDE, 3))
+    model = randomized(keras.Model(pixels, make(layers.Conv2D(4, 3, name="conv")(pixels))))
+    run = program(model)
+    images = pixels_of(3, SIDE, SIDE)
+    result = run.run(images, ["embedding"])["embedding"]
+    assert run.shapes(SIDE, SIDE)["embedding"] == (4,)
+    output = model(normalized_input(images))
+    output = output["pooled"] if isinstance(output, dict) else output
+    assert_close(result, np.asarray(output).reshape(3, 4), ACTIVATION_TOLERANCE, "embedding")
+
+
+@pytest.mark.parametrize("pooling", ["avg", "max", None])
+def test_application_without_top(pooling: str | None) -> None:
+    model = APPLICATIONS.MobileNetV2(
+        weights=None, include_top=False, pooling=pooling, input_shape=(32, 32, 3), alpha=0.35
+    )
+    run = program(model)
+    if pooling is None and run.shapes(32, 32)["output"] != (1280,):
+        # 32 x 32 pixels become one pixel, whose 1,280 values are the embedding.
+        assert run.shapes(32, 32)["output"] == (1, 1, 1280)
+    assert run.shapes(32, 32)["embedding"] == (1280,)
+    images = pixels_of(1, 32, 32)
+    expected = np.asarray(model(normalized_input(images), training=False)).reshape(1, 1280)
+    result = run.run(images, ["embedding"])["embedding"]
+    assert_close(result, expected, ACTIVATION_TOLERANCE, "embedding")
+
+
+def test_feature_map_is_no_embedding() -> None:
+    pixels = keras.Input((SIDE, SIDE, 3))
+    run = program(keras.Model(pixels, layers.Conv2D(4, 3, name="conv")(pixels)))
+    with pytest.raises(UnknownNameError, match=r"'embedding'.*no vector for each image; choose"):
+        run.run(pixels_of(1, SIDE, SIDE), ["embedding"])
+
+
+def two_heads(kind: type, is_shared: bool) -> Any:
+    pixels = keras.Input((SIDE, SIDE, 3))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3, name="conv")(pixels))
+    first = layers.Dense(5, name="first")(x)
+    second = layers.Dense(2, name="second", activation="softmax")(x if is_shared else x + 1)
+    output = {"kind": first, "color": second} if kind is dict else [first, second]
+    return randomized(keras.Model(pixels, output))
+
+
+@pytest.mark.parametrize("kind", [dict, list])
+def test_two_heads_have_the_embedding_in_common(kind: type) -> None:
+    model = two_heads(kind, is_shared=True)
+    run = program(model)
+    result = run.run(pixels_of(2, SIDE, SIDE), ["embedding", "first"])
+    expected = np.asarray(model.get_layer("first")(result["embedding"]))
+    assert_close(result["first"], expected, ACTIVATION_TOLERANCE, "first")
+    with pytest.raises(UnknownNameError, match=r"'logits'.*entry 'logits' of a dict"):
+        run.run(pixels_of(2, SIDE, SIDE), ["logits"])
+
+
+def test_two_heads_with_different_inputs_have_no_embedding() -> None:
+    run = program(two_heads(list, is_shared=False))
+    with pytest.raises(UnknownNameError, match=r"different inputs.*choose a layer"):
+        run.run(pixels_of(1, SIDE, SIDE), ["embedding"])
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        keras.ops.softmax,
+        keras.ops.log_softmax,
+        keras.ops.sigmoid,
+        lambda x: keras.ops.log(keras.ops.clip(keras.ops.softmax(x), 1e-9, 1)),
+        layers.Lambda(tf.nn.softmax),
+        layers.Softmax(dtype="float64"),
+        lambda x: {"probabilities": layers.Activation("sigmoid")(x)},
+    ],
+)
+def test_logits_are_before_the_last_activation(last: Callable[[Any], Any]) -> None:
+    pixels = pixels_of(3, SIDE, SIDE)
+    model = classifying(None)
+    expected = program(model).run(pixels, ["logits", "embedding"])
+    result = program(keras.Model(model.inputs, last(model.outputs[0]))).run(
+        pixels, ["logits", "embedding"]
+    )
+    for layer, values in result.items():
+        assert_close(values, expected[layer], ACTIVATION_TOLERANCE, layer)
+
+
+def test_probabilities_without_known_logits_are_rejected() -> None:
+    model = classifying(None)
+    scores = model.outputs[0]
+    exponentials = keras.ops.exp(scores)
+    for probabilities in (
+        exponentials / keras.ops.sum(exponentials, -1, keepdims=True),
+        (keras.ops.softmax(scores) + keras.ops.softmax(2 * scores)) / 2,
+    ):
+        run = program(keras.Model(model.inputs, probabilities))
+        with pytest.raises(UnknownNameError, match=r"returns probabilities.* return the logits"):
+            run.run(pixels_of(1, SIDE, SIDE), ["logits"])
+
+
+def test_single_sigmoid_has_the_logits_of_two_classes() -> None:
+    pixels = keras.Input((SIDE, SIDE, 3))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(pixels))
+    model = randomized(keras.Model(pixels, layers.Dense(1, activation="sigmoid")(x)))
+    run = program(model)
+    images = pixels_of(3, SIDE, SIDE)
+    result = run.run(images, ["logits", "embedding", "output"])
+    assert run.shapes(SIDE, SIDE)["logits"] == (2,)
+    probabilities = np.asarray(tf.nn.softmax(result["logits"]))
+    assert_close(probabilities[:, 1:], result["output"], ACTIVATION_TOLERANCE, "output")
+    assert result["embedding"].shape == (3, 4)
 
 
 def test_keras_with_another_framework_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import threading
 import weakref
 from collections import Counter
@@ -11,6 +13,7 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from transferkit.backends.base import Backend
@@ -18,22 +21,18 @@ from transferkit.backends.observed_model import (
     TRACE_BATCH_SIZE,
     ObservedModel,
     first_argument,
-    locate_embedding_output,
-    locate_logits_output,
     select_outputs,
 )
+from transferkit.backends.tensorflow.graph_trace import LayerTrace, find_last_activation
 from transferkit.backends.tensorflow.pixel_range import find_largest_pixel
 from transferkit.backends.tensorflow.table import TensorFlowTable
 from transferkit.backends.wrapping import (
+    GRAY_WEIGHTS,
     LAYER,
     LAYER_INPUT,
-    OUTPUT,
     PRE_ACTIVATION,
     TensorLocation,
-    assign_layer_names,
     build_wrapped_network,
-    find_producer,
-    is_vector_per_image,
     named_outputs,
 )
 from transferkit.errors import ShapeError, UnsupportedError
@@ -41,6 +40,11 @@ from transferkit.errors import ShapeError, UnsupportedError
 __all__ = ["KerasModel", "check_keras"]
 
 _MISSING = object()
+
+_ONE_INPUT_REMEDY = (
+    "Write a keras.Model whose call(self, images) returns self.model([images, ...]), with the "
+    "other inputs fixed, and call it once on images"
+)
 
 Observer = Callable[[Any, TensorLocation, Any, Any], None]
 """Takes a layer, the location of its output, its input and its output."""
@@ -99,7 +103,7 @@ class KerasModel(ObservedModel):
     table
         The primitives of ``backend``.
     model
-        Takes one tensor, (n, h, w, 3).
+        Takes one tensor, (n, h, w, 3), or (n, h, w, 1) for gray images.
     input_size
         The height and width of the images that the model is traced on, once, to find its layers.
         None: the size that the model declares, or else 224.
@@ -142,20 +146,38 @@ class KerasModel(ObservedModel):
             raise UnsupportedError(
                 f"backend 'tensorflow' runs a keras.Model, not a {type(model).__name__}"
             )
-        if not model.built:
-            raise UnsupportedError(
-                f"model {model.name!r} has no weights yet; call it once on a batch of images, or "
-                "call its build()"
-            )
         super().__init__(backend, model, model.name)
         self._table = table
-        self._layers = dict(_find_layers(model))
         # The only image size that the model takes; None: more than one.
-        self._size = _declared_size(model)
+        self._size, channels = _declared_input(model)
         height, width = self._size or (input_size or 224,) * 2
         if input_size is not None and (height, width) != (input_size, input_size):
             raise self._fixed_size_error(input_size, input_size)
-        self._locations, aliases, largest_pixel = self._trace_layers(height, width)
+        if not model.built:
+            raise self._unbuilt_error("", height, width)
+        _check_arguments(model)
+        self._layers = dict(_find_layers(model))
+        # The weights of the input's channels in a gray pixel; None for a model of color images.
+        self._gray_weights: tuple[float, ...] | None = None
+        gray_weights = GRAY_WEIGHTS if channel_order == "rgb" else GRAY_WEIGHTS[::-1]
+        if channels == 1:
+            self._gray_weights = gray_weights
+        size = self._size
+        try:
+            trace = self._trace_layers(height, width)
+        except ShapeError:
+            if channels is not None or not self._takes_gray():
+                raise
+            self._gray_weights, self._size = gray_weights, size
+            trace = self._trace_layers(height, width)
+        if self._gray_weights is not None and (len({*(mean or ())}) > 1 or len({*(std or ())}) > 1):
+            raise UnsupportedError(
+                f"model {model.name!r} takes gray images, but mean is {mean} and std is {std}; "
+                "expected the mean and std of gray three times, such as "
+                "Preprocessing(size=28, mean=(0.13,) * 3, std=(0.31,) * 3)"
+            )
+        self._locations = trace.locations
+        largest_pixel = trace.largest_pixel
         if largest_pixel is None and (mean is None or std is None):
             raise UnsupportedError(
                 f"model {model.name!r} does not show the range of its pixels, since it does not "
@@ -171,10 +193,11 @@ class KerasModel(ObservedModel):
             model.name,
             height,
             self._locations,
-            aliases,
+            trace.aliases,
             mean=mean,
             std=std,
             channel_order=channel_order,
+            hints=trace.hints,
         )
         self._run_all: Callable[..., Any] | None = None
 
@@ -193,63 +216,102 @@ class KerasModel(ObservedModel):
         # Traced functions cannot be pickled; the copy traces again.
         return (_restore, (type(self), {**self.__dict__, "_run_all": None, "_layers": None}))
 
-    def _trace_layers(
-        self, height: int, width: int
-    ) -> tuple[dict[str, TensorLocation], dict[str, str], float | None]:
-        """Return the layers' locations, aliases and the largest pixel, from tracing the model."""
-        if self._size is None:
-            # A model that cannot be traced for unknown sizes is fixed to one size.
-            try:
-                self._trace(self._call, (None, None, None, 3))
-            except Exception:  # the model is user code, and may raise anything
-                self._size = (height, width)
-        results: list[tuple[dict[str, TensorLocation], dict[str, str], float | None]] = []
+    def _trace_layers(self, height: int, width: int) -> _ModelTrace:
+        """Trace the model once and return what is known of it then."""
+        traces: list[tuple[LayerTrace, Any, dict[str, Any]]] = []
 
-        def function(x: Any) -> Any:
-            trace = _LayerTrace(x.graph)
+        def function(x: Any) -> dict[str, Any]:
+            x = self._to_model(x)
+            trace = LayerTrace(x)
             with _observed_layers(self._layers, trace.add):
-                output = self._call(x)
-            results.append((*trace.locate(output), find_largest_pixel(x)))
-            return x
+                outputs = trace.outputs(self._call(x))
+            traces.append((trace, x, outputs))
+            return outputs
 
+        shape = (TRACE_BATCH_SIZE, height, width, 3)
+        with _no_new_weights(self._layers.values()) as unbuilt:
+            try:
+                if self._size is None:
+                    self._check_any_size(height, width)
+                traced = self._trace(function, shape)
+            except Exception as error:
+                if unbuilt:
+                    raise self._unbuilt_error(unbuilt[0], height, width) from None
+                if isinstance(error, UnsupportedError):
+                    raise
+                raise self._size_error(height, width, error) from error
+        ((trace, x, outputs),) = traces
+
+        def compute() -> dict[str, npt.NDArray[np.float32]]:
+            values = traced(tf.zeros(shape))
+            return {name: tf.cast(value, tf.float32).numpy() for name, value in values.items()}
+
+        located = trace.locate(outputs, compute)
+        return _ModelTrace(*located, find_largest_pixel(x))
+
+    def _check_any_size(self, height: int, width: int) -> None:
+        """Fix the model to one size if it cannot be traced for unknown sizes."""
         try:
-            self._trace(function, (TRACE_BATCH_SIZE, height, width, 3))
-        except UnsupportedError:
-            raise
-        except Exception as error:
-            raise self._size_error(height, width, error) from error
-        return results[0]
+            self._trace(lambda x: self._call(self._to_model(x)), (None, None, None, 3))
+        except Exception:  # the model is user code, and may raise anything
+            self._size = (height, width)
 
-    def _trace(self, function: Callable[[Any], Any], shape: tuple[int | None, ...]) -> None:
+    def _takes_gray(self) -> bool:
+        """Return whether the first convolution of the model takes one channel."""
+        kernels = (variable.shape for variable in self.model.variables if len(variable.shape) == 4)
+        return next((shape[2] for shape in kernels), None) == 1
+
+    def _trace(self, function: Callable[[Any], Any], shape: tuple[int | None, ...]) -> Any:
+        """Return the concrete function of ``function`` for images of ``shape``."""
         spec = tf.TensorSpec(shape, tf.float32)
         with _LOCKS.hold(self._layers.values()):
-            tf.function(function, input_signature=[spec], autograph=False).get_concrete_function()
+            return tf.function(
+                function, input_signature=[spec], autograph=False
+            ).get_concrete_function()
 
     def _run(self, x: Any, locations: Collection[TensorLocation]) -> dict[TensorLocation, Any]:
+        if tf.executing_eagerly():  # operations before an activation are found in a graph
+            traced: dict[TensorLocation, Any] = tf.function(
+                lambda x: self._run(x, locations), autograph=False
+            )(x)
+            return traced
         tensors: dict[TensorLocation, Any] = {}
 
-        def observe(layer: Any, location: TensorLocation, layer_input: Any, output: Any) -> None:
+        def observe(_: Any, location: TensorLocation, layer_input: Any, output: Any) -> None:
             if location in locations and tf.is_tensor(output):
                 tensors[location] = output
             location = location._replace(kind=LAYER_INPUT)
             if location in locations and tf.is_tensor(layer_input):
                 tensors[location] = tf.reshape(layer_input, (-1, layer_input.shape[-1]))
-            location = location._replace(kind=PRE_ACTIVATION)
-            if location in locations:
-                tensors[location] = _pre_activation(layer, layer_input)
 
-        names = {location.name for location in locations if location.kind != OUTPUT}
+        names = {location.name for location in locations if location.kind in (LAYER, LAYER_INPUT)}
         layers = {name: layer for name, layer in self._layers.items() if name in names}
         if self._size is not None:
             x = tf.ensure_shape(x, (None, *self._size, 3))
         with _LOCKS.hold(self._layers.values()), _observed_layers(layers, observe):
-            output = self._call(x)
+            output = self._call(self._to_model(x))
         tensors |= select_outputs(output, locations, tf.is_tensor)
+        for location in locations:
+            if location.kind == PRE_ACTIVATION:
+                activation = find_last_activation(
+                    named_outputs(output, tf.is_tensor)[location.name]
+                )
+                tensors[location] = activation.inputs[0]
         return {
             location: tf.cast(tensor, self._table.dtype) for location, tensor in tensors.items()
         }
 
+    def _to_model(self, x: Any) -> Any:
+        """Return RGB images, or gray ones if the model takes those."""
+        if self._gray_weights is None:
+            return x
+        return tf.reduce_sum(x * tf.constant(self._gray_weights, x.dtype), -1, keepdims=True)
+
     def _call(self, x: Any) -> Any:
+        # A functional model takes its input in the structure that it was made with.
+        structure = getattr(self.model, "_inputs_struct", None)
+        if structure is not None:
+            x = keras.tree.pack_sequence_as(structure, [x])
         # In this scope Keras writes to no variable, and keeps no losses.
         with keras.StatelessScope(initialize_variables=False):
             return self.model(x, training=False)
@@ -260,6 +322,39 @@ class KerasModel(ObservedModel):
             f"model {self._name!r} takes only {expected} images, not {height} x {width}"
         )
 
+    def _size_error(self, height: int, width: int, error: Exception) -> ShapeError:
+        return ShapeError(
+            f"model {self._name!r} fails on images of {height} x {width}, a tensor of shape "
+            f"(n, {height}, {width}, 3): "
+            f"{type(error).__name__}: {_cause(error)}"
+        )
+
+    def _unbuilt_error(self, layer: str, height: int, width: int) -> UnsupportedError:
+        subject = f"layer {layer!r} of model" if layer else "model"
+        return UnsupportedError(
+            f"{subject} {self._name!r} has no weights yet; load or train them, or call the model "
+            f'once on images: model(numpy.zeros((1, {height}, {width}, 3), "float32"))'
+        )
+
+
+class _ModelTrace(NamedTuple):
+    """What is known of a model after it was traced.
+
+    Attributes
+    ----------
+    locations, aliases
+        From `assign_layer_names`.
+    hints
+        From `locate_meanings`.
+    largest_pixel
+        From `find_largest_pixel`.
+    """
+
+    locations: dict[str, TensorLocation]
+    aliases: dict[str, str]
+    hints: Mapping[str, str]
+    largest_pixel: float | None
+
 
 def _restore(kind: type[KerasModel], state: dict[str, Any]) -> KerasModel:
     """Return an unpickled model."""
@@ -267,80 +362,6 @@ def _restore(kind: type[KerasModel], state: dict[str, Any]) -> KerasModel:
     model.__dict__.update(state)
     model._layers = dict(_find_layers(model.model))
     return model
-
-
-class _LayerCall(NamedTuple):
-    """One call of a layer."""
-
-    layer: Any
-    location: TensorLocation
-    input: Any
-    output: Any
-
-
-class _LayerTrace:
-    """The calls of layers while a model is traced in ``graph``."""
-
-    def __init__(self, graph: Any) -> None:
-        self._graph = graph
-        self._order: list[tuple[str, int]] = []
-        # By a reference to the output.
-        self._calls: dict[Any, _LayerCall] = {}
-
-    def add(self, layer: Any, location: TensorLocation, layer_input: Any, output: Any) -> None:
-        """Record a call of a layer."""
-        if self._is_activation(output):
-            self._order.append((location.name, location.call))
-            # A model inside the model returns the output of its last layer; the layer is kept.
-            self._calls.setdefault(output.ref(), _LayerCall(layer, location, layer_input, output))
-
-    def locate(self, output: Any) -> tuple[dict[str, TensorLocation], dict[str, str]]:
-        """Return the locations of the layers, and aliases, of a model that returned ``output``."""
-        outputs = named_outputs(output, self._is_activation)
-        logits = locate_logits_output(outputs)
-        embedding = locate_embedding_output(outputs)
-        if logits is not None:
-            scores = outputs[logits.name]
-            embedding = embedding or self._locate_embedding(scores)
-            if logits.name == "output":
-                logits = self._locate_pre_softmax(scores) or logits
-        return assign_layer_names(self._order, list(outputs), embedding=embedding, logits=logits)
-
-    def _locate_pre_softmax(self, output: Any) -> TensorLocation | None:
-        """Return the location of the logits if the last layer turns them into probabilities."""
-        last = self._calls.get(output.ref())
-        if last is None:
-            return None
-        if isinstance(last.layer, keras.layers.Dense) and not _is_linear(last.layer):
-            return last.location._replace(kind=PRE_ACTIVATION)
-        if isinstance(last.layer, (keras.layers.Softmax, keras.layers.Activation)):
-            previous = self._calls.get(last.input.ref())
-            if previous is None or not isinstance(previous.layer, keras.layers.Dense):
-                return last.location._replace(kind=LAYER_INPUT)
-            return previous.location
-        return None
-
-    def _locate_embedding(self, output: Any) -> TensorLocation | None:
-        """Return the location of the input of the linear layer that ``output`` is computed by."""
-        linear = {
-            reference: call.location._replace(kind=LAYER_INPUT)
-            for reference, call in self._calls.items()
-            if isinstance(call.layer, (keras.layers.Dense, keras.layers.Conv2D))
-            and is_vector_per_image(tuple(call.input.shape))
-            and is_vector_per_image(tuple(call.output.shape))
-            and call.output.shape[-1] == output.shape[-1]
-        }
-        return find_producer(output.ref(), linear, _preceding_tensors)
-
-    def _is_activation(self, value: Any) -> bool:
-        # Tensors inside the graph of a loop or function cannot be used outside it.
-        return (
-            tf.is_tensor(value)
-            and getattr(value, "graph", None) is self._graph
-            and value.dtype.is_floating
-            and bool(value.shape.rank)
-            and value.shape[0] == TRACE_BATCH_SIZE
-        )
 
 
 @contextmanager
@@ -393,29 +414,90 @@ def _find_layers(
         yield from _find_layers(layer, f"{path}/", visited)
 
 
-def _declared_size(model: Any) -> tuple[int, int] | None:
-    """Return the height and width that a model declares; None if they are free or undeclared."""
+def _declared_input(model: Any) -> tuple[tuple[int, int] | None, int | None]:
+    """Return the height and width that a model declares, and the number of channels.
+
+    Either is None if it is free or undeclared.
+
+    Raises
+    ------
+    UnsupportedError
+        If it declares another input than color or gray images.
+    """
     try:
         shape = model.input_shape
     except (AttributeError, ValueError):
-        return None
-    if not isinstance(shape, tuple) or len(shape) != 4 or shape[3] not in (3, None):
+        return None, None
+    if isinstance(shape, Mapping):
+        shape = list(shape.values())
+    if isinstance(shape, (list, tuple)) and len(shape) == 1:
+        (shape,) = shape
+    if isinstance(shape, list):
         raise UnsupportedError(
-            f"model {model.name!r} takes input of shape {shape}; expected one input of shape "
-            "(n, height, width, 3)"
+            f"model {model.name!r} takes {len(shape)} inputs, of shapes "
+            f"{', '.join(map(str, shape))}; expected one input of images. {_ONE_INPUT_REMEDY}"
         )
-    return None if None in shape[1:3] else (shape[1], shape[2])
+    if len(shape) == 4 and shape[3] in (1, 3, None):
+        return (None if None in shape[1:3] else (shape[1], shape[2])), shape[3]
+    side, argument = ("height, width", "...")
+    if len(shape) == 4 and shape[1] == 3:
+        side, argument = f"{shape[2]}, {shape[3]}", "keras.ops.transpose(images, (0, 3, 1, 2))"
+    elif len(shape) == 3:
+        side = f"{shape[1]}, {shape[2]}"
+        argument = "keras.ops.image.rgb_to_grayscale(images)[..., 0]"
+    raise UnsupportedError(
+        f"model {model.name!r} takes input of shape {shape}; expected images of shape "
+        "(n, height, width, 3), or gray ones, (n, height, width, 1). Make a model that computes "
+        f"its input from images: images = keras.Input(({side}, 3)); "
+        f"keras.Model(images, model({argument}))"
+    )
 
 
-def _is_linear(layer: Any) -> bool:
-    return layer.activation is keras.activations.linear
+def _check_arguments(model: Any) -> None:
+    """Check that ``call`` of a subclassed model needs no argument besides the images."""
+    try:
+        parameters = list(inspect.signature(type(model).call).parameters.values())[2:]
+    except (TypeError, ValueError):
+        return
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [
+        parameter.name
+        for parameter in parameters
+        if parameter.default is inspect.Parameter.empty
+        and parameter.kind in (*positional, inspect.Parameter.KEYWORD_ONLY)
+        and parameter.name not in ("training", "mask")
+    ]
+    if needed:
+        raise UnsupportedError(
+            f"model {model.name!r} also takes {', '.join(needed)}; expected one input of images. "
+            + _ONE_INPUT_REMEDY
+        )
 
 
-def _pre_activation(layer: Any, x: Any) -> Any:
-    """Return the output of a dense layer without its activation."""
-    y = keras.ops.matmul(keras.ops.cast(x, layer.compute_dtype), layer.kernel)
-    return y if layer.bias is None else keras.ops.add(y, layer.bias)
+@contextmanager
+def _no_new_weights(layers: Iterable[Any]) -> Iterator[list[str]]:
+    """Raise an error, and add a layer's name to the result, if the layer creates weights."""
+    unbuilt: list[str] = []
+
+    def fail(layer: Any) -> Callable[..., Any]:
+        def add_weight(*_: Any, **__: Any) -> Any:
+            unbuilt.append(layer.name)
+            raise UnsupportedError(f"layer {layer.name!r} has no weights yet")
+
+        return add_weight
+
+    changed = [layer for layer in layers if not layer.built and "add_weight" not in vars(layer)]
+    try:
+        for layer in changed:
+            object.__setattr__(layer, "add_weight", fail(layer))
+        yield unbuilt
+    finally:
+        for layer in changed:
+            object.__delattr__(layer, "add_weight")
 
 
-def _preceding_tensors(reference: Any) -> list[Any]:
-    return [tensor.ref() for tensor in reference.deref().op.inputs]
+def _cause(error: Exception) -> str:
+    """Return the message of an error without Keras's description of the call and its colors."""
+    message = str(error)
+    highlighted = re.search(r"\x1b\[1m(.*?)\x1b\[0m", message, re.DOTALL)
+    return (highlighted[1] if highlighted else message).strip()
