@@ -190,6 +190,16 @@ class ImageOptimizer(NetworkEstimator):
         NoGradientError
             If an objective has no gradient with respect to the pixels.
 
+        Warns
+        -----
+        UserWarning
+            If an objective is 0 and has no gradient at the end: the unit is dead on its image.
+
+        Notes
+        -----
+        Where a unit is dead on the initial image, the image is first optimized for the unit
+        without its activation, for at most 64 steps, which `IdealImages.history` leaves out.
+
         Examples
         --------
         >>> from transferkit import ImageOptimizer

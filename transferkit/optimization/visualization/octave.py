@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from transferkit.optimization.objectives.base import check_one_per_image
 from transferkit.optimization.visualization.settings import VisualizationSettings
 from transferkit.optimization.visualization.transforms import TransformChain
 
-__all__ = ["Octave", "enlarge", "octave_sizes"]
+__all__ = ["Octave", "StepResult", "enlarge", "octave_sizes"]
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Step: TypeAlias = Callable[..., dict[str, Any]]
@@ -90,6 +90,25 @@ def enlarge(images: Floats, initial_images: Floats | None, size: tuple[int, int]
     reduced = resize(initial_images, (images.shape[1], images.shape[2]))
     lost_detail = resize(initial_images, size) - resize(reduced, size)
     return np.clip(enlarged + lost_detail, 0.0, 1.0)
+
+
+class StepResult(NamedTuple):
+    """What is known about the images before a step.
+
+    Attributes
+    ----------
+    losses
+        (n,) the loss of each image.
+    gradient_sums
+        (n,) the sum of each image's gradient, which is not finite if a value of it is not.
+    is_dead
+        (n,) bool: whether the objective is 0 and does not contribute to the gradient, as far as
+        can be told from the gradient of the loss.
+    """
+
+    losses: Floats
+    gradient_sums: Floats
+    is_dead: npt.NDArray[np.bool_]
 
 
 @dataclass
@@ -181,7 +200,7 @@ class Octave:
         self,
         coefficients: npt.NDArray[np.float32],
         transform_parameters: Sequence[npt.NDArray[np.float64]],
-    ) -> tuple[Floats, Floats]:
+    ) -> StepResult:
         """Take one step with every image.
 
         Parameters
@@ -190,13 +209,6 @@ class Octave:
             The coefficients of the optimizer.
         transform_parameters
             The random parameters of the transforms.
-
-        Returns
-        -------
-        losses : array
-            (n,), the loss of each image before the step.
-        gradient_sums : array
-            (n,), the sum of each image's gradient, which is not finite if a value of it is not.
         """
         table = self.backend.table
         inputs = [table.asarray(coefficients), *map(table.asarray, transform_parameters)]
@@ -205,13 +217,31 @@ class Octave:
             for batch in self._batches
         ]
         # Updated only after all steps, so that after Ctrl-C all images have as many steps.
-        losses, gradient_sums = [], []
+        losses, gradient_sums, is_dead = [], [], []
         for batch, result in zip(self._batches, results, strict=True):
             losses.append(table.to_numpy(result["losses"]))
             gradient_sums.append(table.to_numpy(result["gradient sums"]))
+            of_batch = table.to_numpy(result["objectives"]) == 0
+            if not self.settings.regularizers:
+                of_batch &= table.to_numpy(result["gradient norms"]) == 0
+            is_dead.append(of_batch)
             batch.parameters = result["parameters"]
             batch.slots = [result[f"slot {index}"] for index in range(len(batch.slots))]
-        return np.concatenate(losses), np.concatenate(gradient_sums)
+        return StepResult(*map(np.concatenate, (losses, gradient_sums, is_dead)))
+
+    def restart(self, parameters: Floats) -> None:
+        """Replace the parameters of the images, and set the slots of the optimizer to 0."""
+        table = self.backend.table
+        for index, batch in enumerate(self._batches):
+            first = index * self.settings.batch_size
+            rows = parameters[first : first + self.settings.batch_size]
+            batch.parameters = table.asarray(rows.copy())
+            batch.slots = [table.asarray(np.zeros_like(rows)) for _ in batch.slots]
+
+    def parameters(self) -> Floats:
+        """Return the current parameters of the images, (n, ...)."""
+        table = self.backend.table
+        return np.concatenate([table.to_numpy(batch.parameters) for batch in self._batches])
 
     def images(self) -> Floats:
         """Return the current images, (n, h, w, 3), float32 in [0, 1]."""
@@ -238,12 +268,13 @@ class Octave:
         def losses(parameters: Any, start: Any, *transform_parameters: Any) -> Any:
             images = self._synthesis(parameters)
             activations = self._compute_activations(self._transform(images, transform_parameters))
-            total = table.multiply(objective(table, activations), table.asarray(-1.0))
+            objectives = objective(table, activations)
+            total = table.multiply(objectives, table.asarray(-1.0))
             for regularizer in settings.regularizers:
                 penalty = regularizer.evaluate(table, images, start)
                 source = f"regularizer {type(regularizer).__name__}"
                 total = table.add(total, check_one_per_image(penalty, images.shape[0], source))
-            return total
+            return {"value": total, "objectives": objectives}
 
         losses_and_gradient = self.backend.value_and_grad(losses)
 
@@ -257,7 +288,9 @@ class Octave:
             )
             return {
                 "losses": result["value"],
+                "objectives": result["objectives"],
                 "gradient sums": table.sum(table.flatten(gradient), axes=(1,)),
+                "gradient norms": table.sum(table.absolute(table.flatten(gradient)), axes=(1,)),
                 "parameters": settings.parametrization.project(table, parameters),
                 **{f"slot {index}": slot for index, slot in enumerate(slots)},
             }

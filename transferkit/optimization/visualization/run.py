@@ -6,7 +6,9 @@ optimizers, so that each can be chosen independently of the others.
 
 from __future__ import annotations
 
+import copy
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -20,6 +22,7 @@ from transferkit.images.resizing import resize
 from transferkit.models.class_names import ClassNames
 from transferkit.optimization.objectives import Class, Evaluate, Objective, Subject
 from transferkit.optimization.objectives.base import bind_checked
+from transferkit.optimization.visualization.dead_units import revive
 from transferkit.optimization.visualization.octave import Octave, enlarge, octave_sizes
 from transferkit.optimization.visualization.result import IdealImages
 from transferkit.optimization.visualization.settings import VisualizationSettings
@@ -90,12 +93,19 @@ def optimize_images(
         None if objective.target is None else classes.resolve(objective.target)
         for objective in objectives
     )
-    noise_generator, transform_generator = np.random.default_rng(seed).spawn(2)
+    noise_generator, transform_generator, revival_generator = np.random.default_rng(seed).spawn(3)
     noise = settings.parametrization.noise(noise_generator, *sizes[0])
     layers = list(dict.fromkeys(layer for objective in objectives for layer in objective.layers))
     compute_activations = program.load(layers)
     labels = tuple(_label(objective, classes) for objective in objectives)
-    run = _Run(settings, initial_images, noise, transform_generator, labels)
+
+    def revive_image(octave: Octave, index: int, parameters: Floats) -> Floats | None:
+        generator = copy.deepcopy(revival_generator)
+        needed = list(dict.fromkeys(objectives[index].layers))
+        function = functions[sizes.index(octave.size)][index]
+        return revive(program, octave, function, needed, parameters, generator)
+
+    run = _Run(settings, initial_images, noise, transform_generator, labels, revive_image)
     with show_progress("Optimizing images", settings.steps, shown=progress) as advance:
         try:
             for index, octave_size in enumerate(sizes):
@@ -114,6 +124,7 @@ def optimize_images(
                 run.optimize(range(first, stop), advance)
         except KeyboardInterrupt:
             run.interrupt()
+    run.warn_if_dead()
     return IdealImages(
         images=enlarge(run.octave.images(), initial_images, size),
         history=np.asarray(run.history, np.float32).reshape(-1, len(objectives)),
@@ -146,6 +157,7 @@ class _Run:
         noise: Floats,
         generator: np.random.Generator,
         labels: tuple[str, ...],
+        revive_image: Callable[[Octave, int, Floats], Floats | None],
     ) -> None:
         self.history: list[Floats] = []
         self.frames: list[Floats] = []
@@ -155,6 +167,9 @@ class _Run:
         self._noise = noise
         self._generator = generator
         self._labels = labels
+        self._revive_image = revive_image
+        self._parameters: Floats = noise
+        self._is_dead = np.zeros(len(labels), np.bool_)
         self._octave: Octave | None = None
         # The start for the regularizers: the initial images, or those of the noise.
         self._start: Floats | None = initial_images
@@ -172,14 +187,15 @@ class _Run:
         parametrization = self._settings.parametrization
         if self._octave is not None and self._start is not None:
             images = enlarge(self._octave.images(), self._initial_images, octave.size)
-            octave.initialize(
-                parametrization.parameters(images), start=resize(self._start, octave.size)
-            )
+            self._parameters = parametrization.parameters(images)
+            octave.initialize(self._parameters, start=resize(self._start, octave.size))
         elif self._initial_images is not None:
             images = resize(self._initial_images, octave.size)
-            octave.initialize(parametrization.parameters(images), start=images)
+            self._parameters = parametrization.parameters(images)
+            octave.initialize(self._parameters, start=images)
         else:
-            octave.initialize(np.repeat(self._noise, len(self._labels), axis=0))
+            self._parameters = np.repeat(self._noise, len(self._labels), axis=0)
+            octave.initialize(self._parameters)
             self._start = octave.images()
         self._octave = octave
 
@@ -190,24 +206,48 @@ class _Run:
             coefficients = settings.optimizer.coefficients(
                 step, settings.steps, reset_at=steps.start
             )
+            transforms = octave.transforms.sample(self._generator)
             try:
-                losses, gradient_sums = octave.step(
-                    coefficients, octave.transforms.sample(self._generator)
-                )
+                result = octave.step(coefficients, transforms)
+                if step == steps.start and result.is_dead.any():
+                    self._revive(octave, result.is_dead)
+                    result = octave.step(coefficients, transforms)
             except NoGradientError as error:
                 labels = ", ".join(map(repr, dict.fromkeys(self._labels)))
                 raise NoGradientError(
                     f"{labels}: the loss has no gradient with respect to the image; compute it "
                     "from the layers' activations, with the table or the framework's operations"
                 ) from error
-            self._check_finite("loss", losses, step)
-            self._check_finite("gradient of the loss", gradient_sums, step)
-            self.history.append(losses)
+            self._check_finite("loss", result.losses, step)
+            self._check_finite("gradient of the loss", result.gradient_sums, step)
+            self.history.append(result.losses)
+            self._is_dead = result.is_dead
             # Frames are spread evenly over the steps, and the last one is the result.
             if (step + 1) * settings.frames // settings.steps > len(self.frames):
                 self._record_frame()
             advance(1)
         self._check_images()
+
+    def _revive(self, octave: Octave, is_dead: npt.NDArray[np.bool_]) -> None:
+        """Start again, from images on which the dead units are alive."""
+        parameters = self._parameters.copy()
+        for index in np.flatnonzero(is_dead):
+            # One by one, so that the result does not depend on the other images.
+            revived = self._revive_image(octave, int(index), parameters[index : index + 1])
+            if revived is not None:
+                parameters[index] = revived[0]
+        octave.restart(parameters)
+
+    def warn_if_dead(self) -> None:
+        """Warn of images that were not optimized, since their units are dead."""
+        labels = dict.fromkeys(self._labels[index] for index in np.flatnonzero(self._is_dead))
+        if labels:
+            warnings.warn(
+                f"the objective of {', '.join(map(repr, labels))} is 0 and has no gradient, so its "
+                "image was not optimized: the unit is probably dead on this image; try another "
+                "random_state or another start, or choose another unit",
+                stacklevel=4,
+            )
 
     def interrupt(self) -> None:
         """End the run after Ctrl-C.
