@@ -118,3 +118,13 @@ def test_empty_path_is_not_the_current_directory() -> None:
         classifier.predict("")
     with pytest.raises(ImageError, match="no such file"):
         classifier.predict([""])
+
+
+def test_a_column_of_a_data_frame_and_tensors_are_read_as_labels() -> None:
+    torch, pandas = pytest.importorskip("torch"), pytest.importorskip("pandas")
+    labels = [0.0, 1.0, 1.0]
+    for y in (pandas.DataFrame({"y": labels}), torch.tensor(labels, requires_grad=True)):
+        _, array = with_labels(np.zeros((3, 8, 8, 3), np.uint8), y)
+        assert array.tolist() == labels
+    with pytest.raises(DatasetError, match=r"shape \(3, 2\); expected \(n,\)"):
+        with_labels(np.zeros((3, 8, 8, 3), np.uint8), pandas.DataFrame({"y": labels, "id": labels}))

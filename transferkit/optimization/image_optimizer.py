@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from transferkit.backends import Backend, Program, backend_names, get_backend
 from transferkit.backends.base import GRADIENTS, INFERENCE
 from transferkit.classification import Classifier
+from transferkit.classification.labels import Labels
 from transferkit.errors import ParameterError, ShapeError, UnsupportedError
 from transferkit.images import Images, Preprocessing, stream_batches
 from transferkit.models import AnyWeights, ClassNames, Model, load_model
@@ -248,8 +249,8 @@ class ImageOptimizer(NetworkEstimator):
     def attack(
         self,
         X: Images,
-        y: Hashable | Sequence[Hashable] | None = None,
-        target: Hashable | Sequence[Hashable] | None = None,
+        y: Hashable | Labels | None = None,
+        target: Hashable | Labels | None = None,
         *,
         epsilon: float | Sequence[float] | None = None,
         method: str | Attack = "pgd",
@@ -267,8 +268,8 @@ class ImageOptimizer(NetworkEstimator):
             Images, as for `transferkit.FeatureExtractor`. They are resized and cropped as the
             network expects, and attacked in that size.
         y
-            The true class: one for all images, or a list of one for each; None: the class that
-            the network predicts.
+            The true class: one for all images, or one for each in a list, tuple, array, tensor
+            or pandas Series; None: the class that the network predicts.
         target
             The class that the images are to be classified as, likewise; None: any class other
             than ``y``.

@@ -373,3 +373,49 @@ def test_batches_of_gradients_are_as_large_as_requested(
     opt.batch_size = batch_size
     opt.attack(colored([0] * 30), epsilon=1e-5, steps=1)
     assert max(sizes) == min(batch_size, 30, differentiable.micro_batch_size or 30)
+
+
+def _as_tensors(values: list[int]) -> list[Any]:
+    import torch
+
+    return [torch.tensor(values), torch.tensor(values, dtype=torch.int32)]
+
+
+def _as_pandas(values: list[int]) -> list[Any]:
+    pandas = pytest.importorskip("pandas")
+    series = pandas.Series(values, index=range(10, 10 + len(values)))
+    return [series, pandas.DataFrame({"class": values}), series.astype("category")]
+
+
+@pytest.mark.parametrize("parameter", ["y", "target"])
+def test_classes_of_images_are_accepted_as_fit_accepts_them(
+    differentiable: Backend, parameter: str
+) -> None:
+    pytest.importorskip("torch")
+    opt, classes = optimizer(differentiable), [1, 0, 2, 1]
+    settings = {"epsilon": 0.1, "steps": 2, "on_error": "skip"}
+
+    def attack(values: Any) -> Any:
+        return opt.attack(IMAGES, **{parameter: values}, **settings)
+
+    expected = attack(classes)
+    for values in [tuple(classes), np.array(classes), *_as_tensors(classes), *_as_pandas(classes)]:
+        result = attack(values)
+        assert (result.labels, result.targets) == (expected.labels, expected.targets)
+        np.testing.assert_array_equal(result.images, expected.images)
+    one = attack(np.int64(1))
+    assert one.labels == attack(_as_tensors([1])[0][0]).labels == attack(1).labels
+    with pytest.raises(ShapeError, match=r"shape \(2, 2\); expected one class, or one per image"):
+        attack(np.array(classes).reshape(2, 2))
+
+
+def test_inference_mode_of_pytorch_does_not_matter() -> None:
+    torch = pytest.importorskip("torch")
+    with torch.inference_mode():
+        opt = ImageOptimizer(NETWORK, weights=WEIGHTS, backend="torch", progress=False)
+        inside = opt.attack(IMAGES, epsilon=0.1, y=0, steps=3)
+        ideal_inside = opt.visualize(0, steps=2)
+    # Nor for what was loaded inside.
+    outside = opt.attack(IMAGES, epsilon=0.1, y=0, steps=3)
+    np.testing.assert_array_equal(inside.images, outside.images)
+    np.testing.assert_array_equal(ideal_inside.images, opt.visualize(0, steps=2).images)

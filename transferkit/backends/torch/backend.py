@@ -85,7 +85,7 @@ class TorchBackend(Backend):
         def run(*arrays: npt.NDArray[np.float32]) -> Any:
             # Not inference mode: `function` may differentiate an inner function, which could not
             # use tensors that were created in inference mode. It is not faster either.
-            with torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad():
                 result = function(*map(table.asarray, arrays))
                 if isinstance(result, Tensor):
                     return table.to_numpy(result)
@@ -95,16 +95,20 @@ class TorchBackend(Backend):
 
     def compile_tensors(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*tensors: Tensor) -> Any:
-            with torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad():
                 return function(*tensors)
 
         return run
 
     def value_and_grad(self, function: Callable[..., Any]) -> Callable[..., dict[str, Tensor]]:
         def run(*tensors: Tensor) -> dict[str, Tensor]:
-            with torch.enable_grad():
-                first = tensors[0].detach().requires_grad_()
-                result = function(first, *tensors[1:])
+            # The caller may be in inference mode, whose tensors have no gradients.
+            with torch.inference_mode(False), torch.enable_grad():
+                first, *others = (
+                    tensor.clone() if tensor.is_inference() else tensor for tensor in tensors
+                )
+                first = first.detach().requires_grad_()
+                result = function(first, *others)
                 outputs = result if isinstance(result, Mapping) else {"value": result}
                 gradient = None
                 if outputs["value"].requires_grad:

@@ -37,14 +37,17 @@ class TorchTable(Table[Tensor]):
     def asarray(self, array: npt.ArrayLike) -> Tensor:
         # PyTorch warns of read-only memory, so read-only arrays are copied.
         array = np.require(array, requirements=["C", "W"])
-        return torch.as_tensor(array, dtype=self.dtype, device=self.device)
+        # Tensors of inference mode, which the caller may be in, have no gradients later.
+        with torch.inference_mode(False):
+            return torch.as_tensor(array, dtype=self.dtype, device=self.device)
 
     def to_numpy(self, tensor: Tensor) -> npt.NDArray[Any]:
         # A copy, since a primitive may return a view of its argument, the caller's array.
         return np.array(tensor.detach().cpu().numpy(), order="C")
 
     def kernel(self, array: npt.ArrayLike, groups: int) -> Tensor:
-        return self.asarray(array).contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode(False):
+            return self.asarray(array).contiguous(memory_format=torch.channels_last)
 
     def conv2d(
         self,

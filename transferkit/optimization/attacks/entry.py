@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from transferkit.backends import Program
+from transferkit.classification.labels import Labels, labels_as_array
 from transferkit.errors import (
     DatasetError,
     ImageError,
@@ -46,8 +47,8 @@ def attack_images(
     preprocessing: Preprocessing,
     classes: ClassNames,
     images: Images,
-    labels: Hashable | Sequence[Hashable] | None,
-    target: Hashable | Sequence[Hashable] | None,
+    labels: Hashable | Labels | None,
+    target: Hashable | Labels | None,
     *,
     epsilon: float | Sequence[float] | None,
     method: str | Attack,
@@ -308,14 +309,28 @@ def _check_steps_and_restarts(steps: int, restarts: int, attack: Attack) -> None
 
 
 def _resolve_classes(
-    given: Hashable | Sequence[Hashable] | None, classes: ClassNames
+    given: Hashable | Labels | None, classes: ClassNames
 ) -> int | list[int] | None:
     """Return the index of the class for all images, or a list of one per image; None for None."""
     if given is None:
         return None
-    if isinstance(given, list) or (isinstance(given, np.ndarray) and given.ndim):
-        return [classes.resolve(_as_python(value)) for value in given]
-    return classes.resolve(_as_python(given))
+    values: Any = given
+    if hasattr(given, "__array__"):
+        values = labels_as_array(given)
+        if values.ndim > 1:
+            raise ShapeError(
+                f"the classes have shape {values.shape}; expected one class, or one per image"
+            )
+        values = list(values) if values.ndim else values[()]
+    is_label = isinstance(values, tuple) and values in (classes.labels or ())
+    if isinstance(values, Sequence) and not isinstance(values, (str, bytes)) and not is_label:
+        # Resolving a name takes a while, and there are many images of each class.
+        known: dict[Hashable, int] = {}
+        for value in map(_as_python, values):
+            if (type(value), value) not in known:
+                known[type(value), value] = classes.resolve(value)
+        return [known[type(value), value] for value in map(_as_python, values)]
+    return classes.resolve(_as_python(values))
 
 
 def _as_python(value: Hashable) -> Hashable:
