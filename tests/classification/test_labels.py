@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from samples import colored, labeled_folder, tiny_classifier, write_images
 
+from transferkit.classification.labels import with_labels
 from transferkit.errors import DatasetError, ImageError
 
 
