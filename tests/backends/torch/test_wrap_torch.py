@@ -765,6 +765,19 @@ def test_model_runs_while_it_is_trained() -> None:
     assert model[1].num_batches_tracked == len(training.result())
 
 
+def test_model_of_inference_tensors() -> None:
+    with torch.inference_mode():
+        model = _head()
+        expected = model.eval()(normalized_input(pixels_of(2, SIDE, SIDE))).numpy()
+    result = program(model).run(pixels_of(2, SIDE, SIDE), ["logits"])["logits"]
+    assert_close(result, expected, ACTIVATION_TOLERANCE, "logits")
+    with torch.inference_mode():
+        assert "embedding" in program(_head().requires_grad_()).network.hints
+    model = _head()
+    with torch.inference_mode():
+        assert "embedding" in program(model).network.layers
+
+
 def test_references_to_modules_refer_to_the_copy() -> None:
     class Referring(nn.Module):
         def __init__(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections import OrderedDict
 from collections.abc import Mapping
-from types import CellType, FunctionType, MethodType
+from types import CellType, FunctionType, MethodType, NoneType
 from typing import Any
 
 import torch
@@ -15,6 +15,9 @@ __all__ = ["copy_for_evaluation", "original_module"]
 
 # Of the depth of containers in attributes, such as a dict of lists of modules.
 _MAX_DEPTH = 4
+_DICTS = (dict, OrderedDict)
+_FUNCTIONS = (MethodType, FunctionType, functools.partial)
+_CONSTANTS = (bool, int, float, str, NoneType, torch.Tensor, nn.Parameter)
 
 
 def copy_for_evaluation(model: nn.Module) -> nn.Module:
@@ -51,10 +54,21 @@ def copy_for_evaluation(model: nn.Module) -> nn.Module:
     for original, duplicate in pairs:
         is_plain = type(original).__module__.startswith("torch.nn.")
         attributes = dict(vars(original))
+        # Most attributes are recognized by their type, since this runs for every batch.
         for name, value in attributes.items():
-            if isinstance(value, dict) and (name.startswith("_") or not is_plain):
-                attributes[name] = _replaced(value, copies, _MAX_DEPTH, always_copy=True)
-            elif not is_plain or isinstance(value, (MethodType, FunctionType, functools.partial)):
+            kind = type(value)
+            if kind in _DICTS:
+                if not value:
+                    attributes[name] = kind()
+                elif name == "_parameters":
+                    attributes[name] = kind(value)
+                elif name == "_modules":
+                    attributes[name] = kind(
+                        (key, copies.get(id(child), child)) for key, child in value.items()
+                    )
+                elif name != "_buffers":
+                    attributes[name] = _replaced(value, copies, _MAX_DEPTH, always_copy=True)
+            elif kind in _FUNCTIONS or not (is_plain or kind in _CONSTANTS):
                 attributes[name] = _replaced(value, copies, _MAX_DEPTH)
         attributes["training"] = False
         # The parameters, which are tensors, are shared.
@@ -90,7 +104,7 @@ def _replaced(  # noqa: PLR0911
         return _replaced(item, copies, depth - 1)
 
     kind = type(value)
-    if kind in (dict, OrderedDict):
+    if kind in _DICTS:
         items = {key: inner(item) for key, item in value.items()}
         if always_copy or any(items[key] is not item for key, item in value.items()):
             return kind(items)

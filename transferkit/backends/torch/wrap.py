@@ -170,14 +170,16 @@ class TorchModel(ObservedModel):
                 takes_vector[location._replace(kind=LAYER)] = value.grad_fn
 
         module = copy_for_evaluation(self.model)
+        # Without a graph, only the layers and the outputs are known.
+        has_graph = not any(tensor.is_inference() for tensor in self.model.parameters())
         try:
             with (
-                torch.enable_grad(),
-                torch.inference_mode(False),
+                torch.inference_mode(not has_graph),
+                torch.set_grad_enabled(has_graph),
                 _observed_layers(module, None, on_output, on_input),
                 FinalActivations(after=trace.add_activation),
             ):
-                pixels = torch.zeros((TRACE_BATCH_SIZE, side, side, 3)).requires_grad_()
+                pixels = torch.zeros((TRACE_BATCH_SIZE, side, side, 3), requires_grad=has_graph)
                 output = module(self._to_model(pixels))
         except Exception as error:
             raise self._size_error(side, side, error) from error
