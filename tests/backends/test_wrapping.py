@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from samples import NETWORK, WEIGHTS, tiny_extractor
@@ -15,7 +18,6 @@ from transferkit.backends.wrapping import (
     ShapeCache,
     TensorLocation,
     assign_layer_names,
-    find_producer,
     named_outputs,
 )
 from transferkit.errors import UnsupportedError
@@ -95,24 +97,6 @@ def test_tensors_in_an_output_are_named() -> None:
         named_outputs(np.zeros(3, np.int64), is_number)
 
 
-def test_the_only_producer_of_a_result_is_found() -> None:
-    predecessors = {
-        "out": ["add"],
-        "add": ["fc", "x"],
-        "fc": ["early"],
-        "x": [],
-        "early": [],
-        "y": ["fc"],
-    }
-    fc, early = TensorLocation(LAYER, "fc"), TensorLocation(LAYER, "early")
-    candidates = {"fc": fc, "early": early}
-    assert find_producer("out", candidates, predecessors.__getitem__) == fc
-    assert find_producer("out", {"early": early}, predecessors.__getitem__) == early
-    assert find_producer("out", {"fc": fc, "x": early}, predecessors.__getitem__) is None
-    assert find_producer("x", candidates, predecessors.__getitem__) is None
-    assert find_producer(None, candidates, predecessors.__getitem__) is None
-
-
 def test_shapes_are_computed_once_per_size() -> None:
     cache = ShapeCache()
     computed = []
@@ -125,6 +109,17 @@ def test_shapes_are_computed_once_per_size() -> None:
         assert cache.get((side, side), lambda side=side: compute(side)) == {"a": (side,)}  # type: ignore[misc]
     # The first size has been removed from the cache.
     assert computed == [*range(1, 70), 1]
+
+
+def test_shapes_are_cached_in_several_threads() -> None:
+    cache = pickle.loads(pickle.dumps(ShapeCache()))
+
+    def is_right(side: int) -> bool:
+        return bool(cache.get((side, side), lambda: {"a": (side,)}) == {"a": (side,)})
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(is_right, [*range(300)] * 3))
+    assert len(cache._shapes) <= 64
 
 
 def test_object_of_no_framework_is_rejected() -> None:

@@ -29,8 +29,6 @@ __all__ = [
     "OutputSource",
     "are_probabilities",
     "first_argument",
-    "locate_embedding_output",
-    "locate_logits_output",
     "locate_meanings",
     "select_outputs",
 ]
@@ -273,27 +271,6 @@ def select_outputs(
     names = {location.name for location in locations if location.kind == OUTPUT}
     tensors = named_outputs(output, is_tensor) if names else {}
     return {TensorLocation(OUTPUT, name): tensors[name] for name in names & tensors.keys()}
-
-
-def locate_logits_output(outputs: Mapping[str, Any]) -> TensorLocation | None:
-    """Return the location of the only output, or of the one named ``logits``, if a matrix.
-
-    ``outputs`` are from `named_outputs`.
-    """
-    return _locate_matrix(outputs, next(iter(outputs)) if len(outputs) == 1 else "logits")
-
-
-def locate_embedding_output(outputs: Mapping[str, Any]) -> TensorLocation | None:
-    """Return the location of the output named ``embedding``, if it is a matrix.
-
-    ``outputs`` are from `named_outputs`.
-    """
-    return _locate_matrix(outputs, "embedding")
-
-
-def _locate_matrix(outputs: Mapping[str, Any], name: str) -> TensorLocation | None:
-    is_matrix = name in outputs and len(outputs[name].shape) == 2
-    return TensorLocation(OUTPUT, name) if is_matrix else None
 
 
 def first_argument(arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:

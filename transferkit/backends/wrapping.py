@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from transferkit.errors import UnsupportedError
 from transferkit.networks.graph import INPUT, WRAPPED, Network, NetworkBuilder
@@ -23,12 +23,10 @@ __all__ = [
     "TensorLocation",
     "assign_layer_names",
     "build_wrapped_network",
-    "find_producer",
     "is_vector_per_image",
     "named_outputs",
 ]
 
-Operation = TypeVar("Operation", bound=Hashable)
 Shape = tuple[int, ...]
 
 LAYER = "layer"
@@ -147,44 +145,6 @@ def is_vector_per_image(shape: Shape, channels: int = -1) -> bool:
     Feature maps of one pixel are included, since a convolution of them is a linear layer.
     """
     return len(shape) in (2, 4) and math.prod(shape[1:]) == shape[channels]
-
-
-def find_producer(
-    result: Operation | None,
-    candidates: Mapping[Operation, TensorLocation],
-    predecessors: Callable[[Operation], Iterable[Operation]],
-) -> TensorLocation | None:
-    """Return the location of the only candidate that ``result`` directly depends on.
-
-    The computation is searched backward from ``result``; the search stops at each candidate.
-
-    Parameters
-    ----------
-    result
-        An operation of a recorded computation; None if the framework does not know it.
-    candidates
-        Operations, with the location that belongs to each.
-    predecessors
-        Returns the operations whose results an operation takes.
-
-    Returns
-    -------
-    TensorLocation or None
-        None if no location is found, or more than one.
-    """
-    locations: set[TensorLocation] = set()
-    visited: set[Operation] = set()
-    stack = [] if result is None else [result]
-    while stack:
-        operation = stack.pop()
-        if operation in visited:
-            continue
-        visited.add(operation)
-        if operation in candidates:
-            locations.add(candidates[operation])
-        else:
-            stack.extend(predecessors(operation))
-    return locations.pop() if len(locations) == 1 else None
 
 
 def assign_layer_names(
