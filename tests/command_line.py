@@ -8,7 +8,7 @@ import sys
 
 from typer.testing import CliRunner, Result
 
-from transferkit.cli import app
+from transferkit.cli.app import app
 
 
 def run(*arguments: object, input: str | None = None) -> Result:  # noqa: A002

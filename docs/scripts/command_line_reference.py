@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from transferkit.cli import app
+from transferkit.cli.app import app
 
 __all__ = ["command_line_reference"]
 

@@ -524,3 +524,24 @@ def test_an_ideal_zebra_is_classified_as_a_zebra(differentiable: Backend) -> Non
     result = optimizer.visualize("zebra", steps=90, size=128)
     assert result.labels == ("zebra",)
     assert result.probability[0] > 0.5
+
+
+def test_ideal_images_can_be_pickled(differentiable: Backend) -> None:
+    ideal = run(differentiable, [1, o.Channel("relu1", 0)])
+    unpickled = pickle.loads(pickle.dumps(ideal))
+    for name in ("images", "history", "frames", "probability", "robustness", "total_variation"):
+        np.testing.assert_array_equal(getattr(unpickled, name), getattr(ideal, name))
+    assert repr(unpickled) == repr(ideal)
+
+
+def test_a_saved_classifier_is_given_by_its_path(differentiable: Backend, tmp_path: Path) -> None:
+    classifier = tiny_classifier(C=1.0).fit(colored([0, 0, 1, 1]), ["a", "a", "b", "b"])
+    path = tmp_path / "own.safetensors"
+    classifier.save(path)
+    settings: dict[str, Any] = {"backend": differentiable, "progress": False}
+    expected = ImageOptimizer(classifier, **settings).visualize("b", steps=2)
+    for network in (path, str(path)):
+        optimizer = ImageOptimizer(network, **settings)
+        np.testing.assert_array_equal(optimizer.visualize("b", steps=2).images, expected.images)
+    with pytest.raises(TypeError, match="omit weights"):
+        ImageOptimizer(path, weights="random").class_names()

@@ -38,17 +38,13 @@ def load_optimizer(
     network: str, weights: str | None, backend: str | None, seed: int, quiet: bool
 ) -> ImageOptimizer:
     """Return an optimizer for a network, or for the classifier in a file."""
-    from transferkit.classification.classifier import Classifier
     from transferkit.optimization.image_optimizer import ImageOptimizer
 
-    progress = False if quiet else None
-    if not network.endswith(CLASSIFIER_SUFFIX):
-        return ImageOptimizer(
-            network, weights=weights, backend=backend, random_state=seed, progress=progress
-        )
-    if weights is not None:
+    if weights is not None and network.endswith(CLASSIFIER_SUFFIX):
         raise typer.BadParameter(
             f"{network} contains its own weights; --weights cannot be used with it"
         )
-    classifier = Classifier.load(network, backend=backend)
-    return ImageOptimizer(classifier, backend=backend, random_state=seed, progress=progress)
+    progress = False if quiet else None
+    return ImageOptimizer(
+        network, weights=weights, backend=backend, random_state=seed, progress=progress
+    )

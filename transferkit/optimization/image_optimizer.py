@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeGuard, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -66,8 +67,8 @@ class ImageOptimizer(NetworkEstimator):
     Parameters
     ----------
     network
-        As for `transferkit.FeatureExtractor`, or a fitted `transferkit.Classifier`, whose
-        classes can then be used.
+        As for `transferkit.FeatureExtractor`, or a fitted `transferkit.Classifier` or the path
+        of the ``.safetensors`` file that it was saved to, whose classes can then be used.
     {weights}
     {backend}
     {device}
@@ -98,7 +99,7 @@ class ImageOptimizer(NetworkEstimator):
 
     def __init__(
         self,
-        network: str | Network | Model | Classifier | object = "mobilenet_v2",
+        network: str | os.PathLike[str] | Network | Model | Classifier | object = "mobilenet_v2",
         *,
         weights: AnyWeights = None,
         backend: str | Backend | None = None,
@@ -453,12 +454,18 @@ class ImageOptimizer(NetworkEstimator):
 
     def _load_model(self) -> Model:
         classifier = self.network
-        if not isinstance(classifier, Classifier):
+        if not isinstance(classifier, Classifier) and not _is_classifier_file(classifier):
             return super()._load_model()
         if self.weights is not None:
             raise TypeError("a Classifier has its own weights; omit weights")
+        if not isinstance(classifier, Classifier):
+            classifier = Classifier.load(classifier)
         check_is_fitted(classifier, "classes_")
         return load_model(classifier.model_, preprocessing=self.preprocessing)
+
+
+def _is_classifier_file(network: object) -> TypeGuard[str | os.PathLike[str]]:
+    return isinstance(network, (str, os.PathLike)) and str(network).endswith(".safetensors")
 
 
 def _class_names(model: Model) -> ClassNames:

@@ -194,7 +194,7 @@ def test_invalid_rows_and_epsilons_are_rejected(differentiable: Backend) -> None
 def test_input_images_are_never_overwritten(
     differentiable: Backend, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from transferkit.cli import app
+    from transferkit.cli.app import app
 
     paths = write_images(tmp_path / "photos", IMAGES)
     before = [path.read_bytes() for path in paths]
@@ -419,3 +419,11 @@ def test_inference_mode_of_pytorch_does_not_matter() -> None:
     outside = opt.attack(IMAGES, epsilon=0.1, y=0, steps=3)
     np.testing.assert_array_equal(inside.images, outside.images)
     np.testing.assert_array_equal(ideal_inside.images, opt.visualize(0, steps=2).images)
+
+
+def test_the_curve_has_every_epsilon_that_was_given(differentiable: Backend) -> None:
+    epsilons = [0.003, 0.1, 0.05]
+    result = optimizer(differentiable).attack(IMAGES, epsilon=epsilons, y=0, steps=3)
+    assert result.epsilons == (0.003, 0.05, 0.1)
+    assert set(epsilons) <= set(result.curve().epsilons.tolist())
+    assert optimizer(differentiable).attack(IMAGES, method="fmn", steps=1).epsilons == ()

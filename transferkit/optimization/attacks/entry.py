@@ -151,6 +151,7 @@ def attack_images(
         sources=sources,
         skipped=skipped,
         interrupted=outcome.is_interrupted,
+        epsilons=() if epsilons is None else tuple(dict.fromkeys(epsilons)),
     )
 
 

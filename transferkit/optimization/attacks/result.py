@@ -113,6 +113,8 @@ class AdversarialResult:
         The images that were left out, with the reasons.
     interrupted
         Whether the attack was stopped by Ctrl-C.
+    epsilons
+        All epsilons that were given, in ascending order; empty for no limit.
     """
 
     images: Floats
@@ -132,6 +134,7 @@ class AdversarialResult:
     sources: list[str]
     skipped: list[Skipped]
     interrupted: bool
+    epsilons: tuple[float, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -183,7 +186,7 @@ class AdversarialResult:
         Parameters
         ----------
         epsilons
-            Distances in `norm`; None: 0, the distances of all successes, and `epsilon`.
+            Distances in `norm`; None: 0, the distances of all successes, and `epsilons`.
 
         Raises
         ------
@@ -191,7 +194,9 @@ class AdversarialResult:
             If an epsilon is infinite or NaN.
         """
         if epsilons is None:
-            chosen = np.unique([0.0, self.epsilon or 0.0, *self.distance[self.success]])
+            chosen = np.unique(
+                [0.0, self.epsilon or 0.0, *self.epsilons, *self.distance[self.success]]
+            )
         else:
             chosen = np.sort(np.ravel(np.asarray(epsilons, np.float64)))
             if not np.isfinite(chosen).all():

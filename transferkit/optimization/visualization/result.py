@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -68,7 +68,7 @@ class IdealImages:
     interrupted: bool
     seconds: float
     frames: npt.NDArray[np.uint8]
-    _program: Program
+    _program: Program | None
 
     @cached_property
     def probability(self) -> Floats:
@@ -92,7 +92,7 @@ class IdealImages:
         transforms = TransformChain(
             [jitter, Scale(1 / _MAX_SCALE, _MAX_SCALE), Rotate(_MAX_DEGREES)]
         )
-        backend = self._program.backend
+        backend = self._network_program().backend
         apply = transforms.bind(backend.table, height, width)
         transform = backend.compile(lambda images, matrix: apply(images, [matrix]))
         generator = np.random.default_rng(_VIEW_SEED)
@@ -170,16 +170,26 @@ class IdealImages:
                 file, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0
             )
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A program cannot be pickled, so what is computed with it is pickled instead.
+        measures = {"probability": self.probability, "robustness": self.robustness}
+        return {**self.__dict__, **measures, "_program": None}
+
     def _quantized(self) -> Floats:
         """Return the images rounded to 8 bits."""
         return to_float32(to_uint8(self.images))
+
+    def _network_program(self) -> Program:
+        if self._program is None:
+            raise RuntimeError("unpickled images have their measures, but no network")
+        return self._program
 
     def _probability(self, images: Floats) -> Floats:
         """Return the probability of each image's class, (n,); NaN without a class."""
         probabilities = np.full(len(images), np.nan, np.float32)
         rows = [row for row, target in enumerate(self.targets) if target is not None]
         if rows:
-            of_classes = softmax(self._program.run(images[rows], ["logits"])["logits"])
+            of_classes = softmax(self._network_program().run(images[rows], ["logits"])["logits"])
             probabilities[rows] = [
                 of_classes[index, self.targets[row]] for index, row in enumerate(rows)
             ]
