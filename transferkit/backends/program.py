@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,11 +16,13 @@ from transferkit.backends.shapes import infer_shapes
 from transferkit.errors import ShapeError
 from transferkit.networks.graph import WRAPPED, Network, Weights
 from transferkit.networks.passes import fold_batch_norm, keep_needed
+from transferkit.support.locks import ForkSafeLock
 
 __all__ = ["Program"]
 
 # Each compiled function has its own copy of the weights.
 _MAX_COMPILED = 4
+_MAX_VALID_SIZES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class Program:
         self.network = network
         self.weights = weights
         self._compiled: OrderedDict[frozenset[str], _Compiled] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def load(self, layers: Sequence[str]) -> Callable[[Any], dict[str, Any]]:
         """Return a function over tensors of the backend, from pixels to the outputs of ``layers``.
@@ -190,5 +191,8 @@ class Program:
         # Frameworks differ for a window larger than its input: some raise, one returns zeros.
         if size not in compiled.valid_sizes:
             infer_shapes(compiled.network, *size, self.wrapped)
-            compiled.valid_sizes.add(size)
+            with self._lock:
+                if len(compiled.valid_sizes) >= _MAX_VALID_SIZES:
+                    compiled.valid_sizes.clear()
+                compiled.valid_sizes.add(size)
         return compiled

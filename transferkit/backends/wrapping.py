@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from transferkit.errors import UnsupportedError
 from transferkit.networks.graph import INPUT, WRAPPED, Network, NetworkBuilder
+from transferkit.support.locks import ForkSafeLock
 
 __all__ = [
     "GRAY_WEIGHTS",
@@ -77,20 +78,28 @@ class TensorLocation(NamedTuple):
 
 
 class ShapeCache:
-    """The output shapes of all layers, for the 64 image sizes that were added last."""
+    """The output shapes of all layers, for the 64 image sizes that were added last.
+
+    It is safe in several threads.
+    """
 
     def __init__(self) -> None:
         self._shapes: OrderedDict[tuple[int, int], Mapping[str, Shape]] = OrderedDict()
+        self._lock = ForkSafeLock()
 
     def get(
         self, size: tuple[int, int], compute: Callable[[], Mapping[str, Shape]]
     ) -> Mapping[str, Shape]:
         """Return the shapes for images of ``size``, from ``compute`` if they are not cached."""
-        shapes = self._shapes.get(size)
+        with self._lock:
+            shapes = self._shapes.get(size)
         if shapes is None:
-            shapes = self._shapes[size] = compute()
-            if len(self._shapes) > _MAX_CACHED_SIZES:
-                self._shapes.popitem(last=False)
+            # Without the lock, since it runs the model.
+            shapes = compute()
+            with self._lock:
+                self._shapes[size] = shapes
+                if len(self._shapes) > _MAX_CACHED_SIZES:
+                    self._shapes.popitem(last=False)
         return shapes
 
 

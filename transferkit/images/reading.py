@@ -12,7 +12,6 @@ import io
 import os
 import re
 import stat
-import threading
 from collections.abc import Callable
 from typing import IO, TypeAlias, TypeGuard
 
@@ -29,6 +28,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from transferkit.errors import ImageError
+from transferkit.support.locks import ForkSafeLock
 
 __all__ = [
     "MAX_PIXELS",
@@ -108,7 +108,7 @@ _TRANSPOSITIONS = {
 
 # Pillow decodes an opened image on first use, which is not thread-safe. A PIL image has no place
 # for a lock of its own, so images share these.
-_LOADING = tuple(threading.Lock() for _ in range(32))
+_LOADING = tuple(ForkSafeLock() for _ in range(32))
 
 
 class ImageTypeError(ImageError, TypeError):

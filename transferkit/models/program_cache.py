@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 
 from transferkit.backends import Backend, Program, get_backend
 from transferkit.backends.base import INFERENCE
 from transferkit.models.model import Model
+from transferkit.support.locks import ForkSafeLock
 
 __all__ = ["ProgramCache"]
 
@@ -27,7 +27,7 @@ class ProgramCache:
     """
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
+        self.lock = ForkSafeLock()
         self._entry: tuple[tuple[object, ...], Program, Model] | None = None
 
     def get(

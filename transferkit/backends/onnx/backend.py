@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import threading
+import ctypes
+import os
+import weakref
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -11,12 +13,14 @@ import numpy.typing as npt
 import onnxruntime
 
 from transferkit.backends.base import API_VERSION, Backend
+from transferkit.backends.forks import FORK_FIRST, forked_process_error, was_started_before_fork
 from transferkit.backends.onnx.table import (
     OnnxTable,
     SymbolicTensor,
     placeholder,
     write_model_and_arrays,
 )
+from transferkit.support.locks import ForkSafeLock
 
 __all__ = ["OnnxRuntimeBackend"]
 
@@ -51,15 +55,17 @@ class OnnxRuntimeBackend(Backend):
         )
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        recordings: dict[tuple[int, ...], _Recording] = {}
-        lock = threading.Lock()
+        # By process too: a forked child has none of the threads that its parent's sessions use.
+        recordings: dict[tuple[int, tuple[int, ...]], _Recording] = {}
+        lock = ForkSafeLock()
 
         def run(*arrays: npt.NDArray[np.float32]) -> Any:
             ranks = tuple(np.ndim(array) for array in arrays)
+            key = (os.getpid(), ranks)
             with lock:
-                if ranks not in recordings:
-                    recordings[ranks] = _Recording(function, ranks, self.device)
-                recording = recordings[ranks]
+                if key not in recordings:
+                    recordings[key] = _Recording(function, ranks, self.device)
+                recording = recordings[key]
             return recording.run(arrays)
 
         return run
@@ -69,6 +75,8 @@ class _Recording:
     """A function recorded for inputs of certain ranks, whose shapes may differ in each run."""
 
     def __init__(self, function: Callable[..., Any], ranks: tuple[int, ...], device: str) -> None:
+        if device != _CPU and was_started_before_fork(f"ONNX Runtime on {device}"):
+            raise forked_process_error(f"ONNX Runtime on {device}", FORK_FIRST)
         inputs = {f"input_{index}": placeholder(rank) for index, rank in enumerate(ranks)}
         result = function(*inputs.values())
         # The names of a mapping may be any strings, so the graph uses different names.
@@ -95,6 +103,8 @@ class _Recording:
         self._session = onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=[device]
         )
+        # Called when the recording is freed, or when the process exits.
+        weakref.finalize(self, _keep_in_forked_child, self._session, os.getpid())
 
     def run(self, arrays: tuple[npt.NDArray[np.float32], ...]) -> Any:
         feed = {
@@ -104,3 +114,13 @@ class _Recording:
         # Results without axes are NumPy scalars.
         results = list(map(np.asarray, self._session.run(None, feed)))
         return results[0] if self._names is None else dict(zip(self._names, results, strict=True))
+
+
+def _keep_in_forked_child(session: onnxruntime.InferenceSession, process: int) -> None:
+    """Prevent a forked child from destroying a session of its parent, process ``process``.
+
+    The destructor waits for the session's threads, which the child does not have. One reference
+    that is never released keeps it from being called.
+    """
+    if os.getpid() != process:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -19,9 +18,10 @@ from transferkit.backends.base import (
     no_gradient_error,
 )
 from transferkit.backends.tensorflow.native import keras_model
-from transferkit.backends.tensorflow.table import TensorFlowTable
+from transferkit.backends.tensorflow.table import TensorFlowTable, check_not_forked
 from transferkit.backends.tensorflow.wrap import KerasModel
 from transferkit.networks.graph import Network, Weights
+from transferkit.support.locks import ForkSafeLock
 
 __all__ = ["TensorFlowBackend"]
 
@@ -45,6 +45,8 @@ class TensorFlowBackend(Backend):
 
     @classmethod
     def devices(cls) -> tuple[str, ...]:
+        # Listing devices starts TensorFlow's threads.
+        check_not_forked()
         names = [
             device.name.removeprefix("/device:") for device in tf.config.list_logical_devices()
         ]
@@ -59,6 +61,7 @@ class TensorFlowBackend(Backend):
         std: tuple[float, ...] | None = None,
         channel_order: str = "rgb",
     ) -> KerasModel:
+        check_not_forked()
         return KerasModel(
             self,
             self.table,
@@ -70,6 +73,7 @@ class TensorFlowBackend(Backend):
         )
 
     def to_native(self, network: Network, weights: Weights) -> Any:
+        check_not_forked()
         with tf.device(self.device):
             return keras_model(network, weights)
 
@@ -126,7 +130,7 @@ class _Traces:
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
         self._traces: OrderedDict[tuple[Any, ...], Callable[..., Any]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def get(self, signature: tuple[tuple[tuple[int | None, ...], Any], ...]) -> Callable[..., Any]:
         """Return the trace for arguments of these shapes and dtypes; None is any size."""

@@ -10,9 +10,10 @@ import tensorflow as tf
 
 from transferkit.backends.adaptive_pooling import adaptive_windows
 from transferkit.backends.base import Table
+from transferkit.backends.forks import forked_process_error, was_started_before_fork
 from transferkit.networks.graph import Padding
 
-__all__ = ["TensorFlowTable", "is_same_padding"]
+__all__ = ["TensorFlowTable", "check_not_forked", "is_same_padding"]
 
 _ALIGNMENT = 64
 # For smaller arrays, DLPack costs more time than it saves.
@@ -40,6 +41,8 @@ class TensorFlowTable(Table[Any]):
         self.on_cpu = on_cpu
 
     def asarray(self, array: npt.ArrayLike) -> Any:
+        # All computations begin with a tensor from here.
+        check_not_forked()
         array = np.asarray(array, self.dtype.as_numpy_dtype)
         if not self.on_cpu or array.nbytes < _DLPACK_MIN_BYTES:
             return tf.convert_to_tensor(array)
@@ -254,6 +257,21 @@ class TensorFlowTable(Table[Any]):
         shape = tf.concat([tf.shape(positions)[:2], [n, c]], 0)
         y = tf.transpose(tf.reshape(tf.add_n(parts), shape), [2, 0, 1, 3])
         return tf.ensure_shape(y, [x.shape[0], *positions.shape[:2], x.shape[3]])
+
+
+def check_not_forked() -> None:
+    """Check that this process can compute with TensorFlow.
+
+    Raises
+    ------
+    UnsupportedError
+        If it is the forked child of a process that has started TensorFlow. Computations would
+        wait forever for the threads of the parent.
+    """
+    if was_started_before_fork("tensorflow"):
+        raise forked_process_error(
+            "TensorFlow", "fork before TensorFlow is used (gunicorn: omit --preload)"
+        )
 
 
 def is_same_padding(kernel: Any, stride: tuple[int, int], padding: Padding) -> bool:

@@ -18,7 +18,7 @@ from transferkit.backends.base import (
     no_gradient_error,
 )
 from transferkit.backends.torch.native import TorchNetwork
-from transferkit.backends.torch.table import TorchTable
+from transferkit.backends.torch.table import TorchTable, check_not_forked
 from transferkit.backends.torch.wrap import TorchModel
 from transferkit.errors import UnsupportedError
 from transferkit.networks.graph import Network, Weights
@@ -61,6 +61,7 @@ class TorchBackend(Backend):
         std: tuple[float, ...] | None = None,
         channel_order: str = "rgb",
     ) -> TorchModel:
+        check_not_forked(self.table.device)
         if mean is None or std is None:
             raise UnsupportedError(
                 "a torch.nn.Module does not contain its preprocessing; pass "

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from transferkit.backends.base import Table
+from transferkit.backends.forks import FORK_FIRST, forked_process_error, was_started_before_fork
 from transferkit.networks.graph import Padding
 
-__all__ = ["TorchTable"]
+__all__ = ["TorchTable", "check_not_forked"]
 
 
 class TorchTable(Table[Tensor]):
@@ -35,6 +36,8 @@ class TorchTable(Table[Tensor]):
         self.dtype = dtype
 
     def asarray(self, array: npt.ArrayLike) -> Tensor:
+        # All computations begin with a tensor from here.
+        check_not_forked(self.device)
         # PyTorch warns of read-only memory, so read-only arrays are copied.
         array = np.require(array, requirements=["C", "W"])
         # Tensors of inference mode, which the caller may be in, have no gradients later.
@@ -206,6 +209,20 @@ class TorchTable(Table[Tensor]):
             align_corners=False,
         )
         return _channels_last(y)
+
+
+def check_not_forked(device: torch.device) -> None:
+    """Check that this process can compute with PyTorch on a device.
+
+    Raises
+    ------
+    UnsupportedError
+        If it is the forked child of a process in which PyTorch has computed. The first operation
+        in several threads would wait forever for the threads of the parent.
+    """
+    if was_started_before_fork("torch") and (device.type != "cpu" or torch.get_num_threads() > 1):
+        one_thread = ["call torch.set_num_threads(1) in the child"] if device.type == "cpu" else []
+        raise forked_process_error("PyTorch", FORK_FIRST, *one_thread)
 
 
 def _channels_first(x: Tensor) -> Tensor:

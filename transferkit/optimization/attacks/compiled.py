@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from types import MethodType
 from typing import Any, TypeAlias
+
+from transferkit.support.locks import ForkSafeLock
 
 __all__ = ["CompiledFunctions"]
 
@@ -24,7 +25,7 @@ class CompiledFunctions:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = ForkSafeLock()
         self._entries: OrderedDict[Hashable, tuple[object, Function]] = OrderedDict()
 
     def __len__(self) -> int:
