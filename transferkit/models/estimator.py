@@ -45,7 +45,8 @@ _DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
             One of the backend's devices, such as ``"cuda:0"``; None: the CPU.""",
         "preprocessing": """\
             How images are resized, cropped and normalized; None: as the weights expect it.
-            Required for a ``torch.nn.Module``.""",
+            Required for a ``torch.nn.Module``, unless it is a model of timm or was returned by
+            `transferkit.FeatureExtractor.to_native`.""",
         "batch_size": """\
             Number of images in a batch.""",
         "initialization": """\
