@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
+import time
 
 import pytest
 from hypothesis import given
@@ -20,6 +22,7 @@ from transferkit.networks import (
     network_to_json,
     random_weights,
 )
+from transferkit.networks.graph import Node
 from transferkit.testing.strategies import RandomNetwork, networks
 
 
@@ -172,3 +175,13 @@ def test_random_weights_depend_on_the_seed_only() -> None:
     assert all((first[name] == second[name]).all() for name in first)
     assert (first["classifier.1.weight"] != other["classifier.1.weight"]).any()
     assert {array.dtype.name for array in first.values()} == {"float32"}
+
+
+def test_layers_of_a_large_network_are_resolved_quickly() -> None:
+    names = [INPUT, *map(str, range(8_000))]
+    nodes = tuple(Node(name, "relu", (before,)) for before, name in itertools.pairwise(names))
+    network = Network("large", nodes, {}, {"last": names[-1]}, 8)
+    start = time.perf_counter()
+    assert [network.node(layer).name for layer in network.layers] == [*names[1:], names[-1]]
+    assert time.perf_counter() - start < 1
+    assert network == pickle.loads(pickle.dumps(network))

@@ -134,11 +134,13 @@ class Network:
     aliases: Mapping[str, str]
     input_size: int
     hints: Mapping[str, str] = field(default_factory=dict, compare=False)
+    _by_name: Mapping[str, Node] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hints", MappingProxyType(dict(self.hints)))
         object.__setattr__(self, "parameters", MappingProxyType(dict(self.parameters)))
         object.__setattr__(self, "aliases", MappingProxyType(dict(self.aliases)))
+        object.__setattr__(self, "_by_name", {node.name: node for node in self.nodes})
         known = {INPUT}
         for node in self.nodes:
             for name in node.inputs:
@@ -199,15 +201,14 @@ class Network:
             If the layer is unknown; the message has close matches.
         """
         name = self.aliases.get(layer, layer)
-        if not any(node.name == name for node in self.nodes):
+        if name not in self._by_name:
             hint = self.hints.get(layer, "")
             raise UnknownNameError("layer", layer, self.layers, of=self.name, hint=hint)
         return name
 
     def node(self, layer: str) -> Node:
         """Return the node that ``layer``, a node's name or an alias, refers to."""
-        name = self.resolve(layer)
-        return next(node for node in self.nodes if node.name == name)
+        return self._by_name[self.resolve(layer)]
 
 
 class NetworkBuilder:

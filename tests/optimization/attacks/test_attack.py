@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -427,3 +429,13 @@ def test_the_curve_has_every_epsilon_that_was_given(differentiable: Backend) -> 
     assert result.epsilons == (0.003, 0.05, 0.1)
     assert set(epsilons) <= set(result.curve().epsilons.tolist())
     assert optimizer(differentiable).attack(IMAGES, method="fmn", steps=1).epsilons == ()
+
+
+def test_names_of_many_files_do_not_take_long(differentiable: Backend) -> None:
+    result = optimizer(differentiable).attack(IMAGES, epsilon=0.1, steps=1)
+    sources = ["image-2.png", *(f"{index}/image.png" for index in range(20_000))]
+    start = time.perf_counter()
+    stems = replace(result, sources=sources).file_stems
+    assert time.perf_counter() - start < 2
+    assert stems[:4] == ["image-2", "image", "image-3", "image-4"]
+    assert len({stem.casefold() for stem in stems}) == len(sources)

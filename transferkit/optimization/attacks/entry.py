@@ -179,11 +179,14 @@ def transfer_images(
         )
     names = _class_labels(classes)
     wanted = adversarial.labels if adversarial.targets is None else adversarial.targets
+    # Classes are matched by name: the other network may have them in another order.
+    index_of: dict[Hashable, int] = {}
+    for index, name in enumerate(names):
+        index_of.setdefault(name, index)
     for name in wanted:
-        # Classes are matched by name: the other network may have them in another order.
-        if name not in names:
+        if name not in index_of:
             raise UnknownNameError("class", name, map(str, names), of="the other network")
-    indices = np.array([names.index(name) for name in wanted], np.intp)
+    indices = np.array([index_of[name] for name in wanted], np.intp)
     targets = None if adversarial.targets is None else indices
 
     def other_logits(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -320,13 +320,16 @@ class AdversarialResult:
     def file_stems(self) -> list[str]:
         """A unique file name without extension for each image, from the name of its source."""
         taken: set[str] = set()
+        # The last number that was added to each name.
+        numbers: dict[str, int] = {}
         stems = []
         for source in self.sources:
             base = Path(source).stem.replace("[", "-").replace("]", "") or "image"
-            stem, number = base, 1
+            stem, number = base, numbers.get(base.casefold(), 1)
             while stem.casefold() in taken:
                 number += 1
                 stem = f"{base}-{number}"
+            numbers[base.casefold()] = number
             taken.add(stem.casefold())
             stems.append(stem)
         return stems
