@@ -1,6 +1,7 @@
 """The configuration of the documentation: ``sphinx-build -W docs docs/_build``."""
 
 import contextlib
+import inspect
 import re
 import runpy
 from collections.abc import Callable
@@ -50,14 +51,29 @@ html_static_path = ["static"]
 html_css_files = ["layout.css"]
 
 _ARRAY_LIKE = stringify_annotation(npt.ArrayLike, "smart")
+_DTYPE_LIKE = stringify_annotation(npt.DTypeLike, "smart")
+# A type alias of this package inside another type.
+_ALIAS = re.compile(r"TypeAliasForwardRef\('(\w+)'\)")
 _ARRAY = re.compile(
     r"~numpy\.ndarray\[~?tuple\[~typing\.Any, \.\.\.\], ~numpy\.dtype\[([^][]+)\]\]"
 )
 
 
 def shorten_types(text: str | None) -> str | None:
-    """Replace the types that autodoc expands by their aliases in NumPy."""
-    return text and _ARRAY.sub(r"NDArray[\1]", text.replace(_ARRAY_LIKE, "ArrayLike"))
+    """Replace the types that autodoc expands by their aliases."""
+    if text is None:
+        return None
+    text = text.replace(_ARRAY_LIKE, "ArrayLike").replace(_DTYPE_LIKE, "DTypeLike")
+    return _ALIAS.sub(r"\1", _ARRAY.sub(r"NDArray[\1]", text))
+
+
+def keep_summary(
+    _app: Sphinx, what: str, _name: str, subject: object, _options: object, lines: list[str]
+) -> None:
+    """Undo that napoleon takes the words before a colon for the type of a property."""
+    text = inspect.getdoc(subject)
+    if what == "property" and text is not None and "\n---" not in text:
+        lines[:] = [*text.splitlines(), ""]
 
 
 def weights_table() -> str:
@@ -116,6 +132,8 @@ def setup(app: Sphinx) -> None:
     """Connect the functions above to Sphinx."""
     app.connect("source-read", insert_generated)
     app.connect("builder-inited", draw_layer)
+    # Napoleon has the default priority, 500.
+    app.connect("autodoc-process-docstring", keep_summary, priority=900)
     app.connect(
         "autodoc-process-signature",
         lambda _app, _what, _name, _object, _options, arguments, returned: (
