@@ -631,6 +631,14 @@ def test_torchscript_model_in_training_mode_is_rejected() -> None:
         program(torch.jit.script(_head()))
 
 
+def test_model_without_initialized_weights_is_rejected() -> None:
+    model = Plain(nn.Sequential(nn.Flatten(), nn.LazyLinear(3)))
+    with pytest.raises(UnsupportedError, match=r"'Plain' has lazy modules.* call it once"):
+        program(model)
+    model(torch.zeros(1, 3, SIDE, SIDE))
+    assert program(model).shapes(SIDE, SIDE)["logits"] == (3,)
+
+
 def test_compiled_modules_are_run_as_they_were_before_compilation() -> None:
     def fail(*_: Any) -> Any:
         raise AssertionError("compiled")

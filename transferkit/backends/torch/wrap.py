@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from transferkit.backends.base import Backend
 from transferkit.backends.observed_model import (
@@ -88,7 +89,7 @@ class TorchModel(ObservedModel):
             raise UnsupportedError(f"backend 'torch' runs a torch.nn.Module, not a {name}")
         original = original_module(model)
         name = getattr(original, "original_name", type(original).__name__)
-        _check_script_modules(model, name)
+        _check_runnable(model, name)
         super().__init__(backend, model, name)
         self._table = table
         # The weights of the input's channels in a gray pixel; None for a model of color images.
@@ -241,16 +242,21 @@ class TorchModel(ObservedModel):
         return x.permute(0, 2, 3, 1) if x.ndim == 4 else x
 
 
-def _check_script_modules(model: nn.Module, name: str) -> None:
-    """Raise an error if a TorchScript module is in training mode.
+def _check_runnable(model: nn.Module, name: str) -> None:
+    """Check that a model can be run without changing it.
 
-    They are not copied, and their mode cannot be changed without changing the model.
+    TorchScript modules are not copied, so their mode cannot be changed. Modules without initialized
+    parameters would be initialized by the first run.
     """
     for module in model.modules():
         if isinstance(module, torch.jit.ScriptModule) and getattr(module, "training", False):
             raise UnsupportedError(
                 f"TorchScript model {name!r} is in training mode; call its eval() first"
             )
+    if any(is_lazy(tensor) for tensor in model.parameters()):
+        raise UnsupportedError(
+            f"model {name!r} has lazy modules without weights; call it once on a batch of images"
+        )
 
 
 @contextmanager
