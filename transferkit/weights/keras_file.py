@@ -7,11 +7,11 @@ rejected.
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
 import re
+import struct
 import zipfile
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias
@@ -50,9 +50,9 @@ def is_keras_archive(data: memoryview) -> bool:
     if bytes(data[:4]) != ZIP_START:
         return False
     try:
-        with zipfile.ZipFile(io.BufferedReader(MappedFile(data))) as archive:
+        with zipfile.ZipFile(MappedFile(data)) as archive:
             return _WEIGHTS_MEMBER in archive.namelist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError):
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, EOFError, struct.error):
         return False
 
 
@@ -82,7 +82,7 @@ def read_keras(path: str | os.PathLike[str]) -> KerasLayers:
     names: list[tuple[str, str]] | None = None
     try:
         if bytes(data[:4]) == ZIP_START:
-            with zipfile.ZipFile(io.BufferedReader(MappedFile(data))) as archive:
+            with zipfile.ZipFile(MappedFile(data)) as archive:
                 members = {entry.filename: entry for entry in archive.infolist()}
             if _WEIGHTS_MEMBER not in members or _CONFIG_MEMBER not in members:
                 raise FileFormatError(
@@ -91,7 +91,7 @@ def read_keras(path: str | os.PathLike[str]) -> KerasLayers:
                 )
             names = _configured(bytes(stored_member(data, members[_CONFIG_MEMBER])))
             data = stored_member(data, members[_WEIGHTS_MEMBER])
-        with h5py.File(io.BufferedReader(MappedFile(data)), "r") as file:
+        with h5py.File(MappedFile(data), "r") as file:
             return {
                 layer: [_array(tensor, data, budget) for tensor in tensors]
                 for budget in [_Budget(len(data))]
@@ -112,6 +112,9 @@ def read_keras(path: str | os.PathLike[str]) -> KerasLayers:
         TypeError,
         AttributeError,
         OverflowError,
+        EOFError,
+        MemoryError,
+        struct.error,
     ) as error:
         raise FileFormatError(
             f"{where}: not a weights file of Keras, damaged or truncated ({error})"

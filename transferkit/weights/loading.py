@@ -54,7 +54,8 @@ def load_weights(
     if entry.packaged is not None:
         return network, _read_packaged(entry.packaged, network)
     path = fetch(entry, progress=progress)
-    return network, read_weights(path, network, entry.variant, entry.rename)
+    is_known = entry.checksum is not None
+    return network, read_weights(path, network, entry.variant, entry.rename, is_known=is_known)
 
 
 def _read_packaged(packaged: PackagedFile, network: Network) -> dict[str, npt.NDArray[np.float32]]:

@@ -42,6 +42,7 @@ ZIP_START = b"PK\x03\x04"
 _MAX_AXES = 32
 # NumPy rejects an empty array if the product of its other axes overflows.
 _MAX_EMPTY_SIZE = 2**31
+_MAX_LINE = 4096
 
 
 def map_file(path: str | os.PathLike[str]) -> memoryview:
@@ -196,7 +197,11 @@ def stored_member(data: memoryview, entry: zipfile.ZipInfo) -> memoryview:
 
 
 class MappedFile(io.RawIOBase):
-    """A file object for bytes in memory, which are copied only when they are read."""
+    """A file object for bytes in memory, which are copied only when they are read.
+
+    A length that a file claims may exceed what is left of it. Unlike those of `io`, these methods
+    never allocate more than that.
+    """
 
     def __init__(self, data: memoryview) -> None:
         self._data = data
@@ -214,6 +219,21 @@ class MappedFile(io.RawIOBase):
             raise ValueError("a negative position")
         self._position = base + offset
         return self._position
+
+    def read(self, size: int = -1, /) -> bytes:  # noqa: D102
+        left = max(0, len(self._data) - self._position)
+        size = left if size < 0 else min(size, left)
+        part = bytes(self._data[self._position : self._position + size])
+        self._position += size
+        return part
+
+    def readline(self, size: int | None = -1, /) -> bytes:  # noqa: D102
+        # Lines in weights files are names.
+        limit = _MAX_LINE if size is None or size < 0 else min(size, _MAX_LINE)
+        part = bytes(self._data[self._position : self._position + limit])
+        line = part[: part.find(b"\n") + 1] or part
+        self._position += len(line)
+        return line
 
     def readinto(self, buffer: Any) -> int:  # noqa: D102
         part = self._data[self._position : self._position + len(buffer)]

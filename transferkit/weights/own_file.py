@@ -90,8 +90,10 @@ def load_weights_file(
     entry = (published or rows)[0]
 
     built = entry.build()
-    arrays = read_arrays(path, built, variant, entry.rename if published else None)
+    is_known = bool(published)
+    rename = entry.rename if is_known else None
+    arrays = read_arrays(path, built, variant, rename, is_known=is_known)
     if set(arrays) == set(built.parameters):
         built = entry.build(classes_of(arrays, built))
     check_weights(str(path), arrays, built)
-    return built, in_memory(arrays), entry, bool(published)
+    return built, in_memory(arrays), entry, is_known

@@ -11,6 +11,7 @@ from transferkit.errors import FileFormatError
 from transferkit.networks.graph import Network
 from transferkit.weights.catalogue import Rename
 from transferkit.weights.files import check_weights, read_safetensors
+from transferkit.weights.isolated import read_keras_isolated
 from transferkit.weights.keras_file import HDF5_START, is_keras_archive, read_keras
 from transferkit.weights.keras_names import rename_keras
 from transferkit.weights.mapped import map_file
@@ -63,6 +64,8 @@ def read_arrays(
     network: Network,
     variant: str | None = None,
     rename: Rename | None = None,
+    *,
+    is_known: bool = False,
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Read the arrays of a file under the names of a network's parameters, without checks.
 
@@ -71,7 +74,7 @@ def read_arrays(
 
     Parameters
     ----------
-    path, network, variant, rename
+    path, network, variant, rename, is_known
         As for `read_weights`.
 
     Raises
@@ -88,7 +91,8 @@ def read_arrays(
                 f"{variant or 'torchvision'} with the same name; build {network.name} with "
                 "variant='keras'"
             )
-        return rename_keras(read_keras(path), network)
+        read = read_keras if is_known else read_keras_isolated
+        return rename_keras(read(path), network)
     arrays = read_torch(path) if file_variant == "torchvision" else read_safetensors(path)[0]
     return arrays if rename is None else rename(arrays, network)
 
@@ -98,6 +102,8 @@ def read_weights(
     network: Network,
     variant: str | None = None,
     rename: Rename | None = None,
+    *,
+    is_known: bool = False,
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Read the weights of a network from a file.
 
@@ -116,6 +122,9 @@ def read_weights(
     rename
         Maps the names in a PyTorch or safetensors file to those of the network's parameters;
         None: they are the same.
+    is_known
+        Whether the file's digest is that of a published file. All other Keras files are read in
+        a child process, since damaged ones can make libhdf5 loop without end.
 
     Returns
     -------
@@ -140,7 +149,7 @@ def read_weights(
     >>> read_weights(path, build_network("mobilenet_v2"))["classifier.1.bias"].shape
     (1000,)
     """
-    arrays = read_arrays(path, network, variant, rename)
+    arrays = read_arrays(path, network, variant, rename, is_known=is_known)
     check_weights(os.fspath(path), arrays, network)
     return {name: arrays[name] for name in network.parameters}
 

@@ -9,14 +9,14 @@ rejects all others.
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import pickletools
 import re
+import struct
 import zipfile
 from collections.abc import Callable
-from typing import Any, BinaryIO, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -142,6 +142,8 @@ def read_torch(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[np.float32
         KeyError,
         TypeError,
         OverflowError,
+        EOFError,
+        struct.error,
     ) as error:
         raise FileFormatError(
             f"{where}: not a weights file of PyTorch, damaged or truncated ({error})"
@@ -154,7 +156,7 @@ def read_torch(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[np.float32
 def _open_zip(where: str, data: memoryview) -> tuple[Any, _Store]:
     """Open a file of PyTorch 1.6 or later: a zip archive of ``data.pkl`` and the storages."""
     members: dict[str, zipfile.ZipInfo] = {}
-    with zipfile.ZipFile(io.BufferedReader(MappedFile(data))) as archive:
+    with zipfile.ZipFile(MappedFile(data)) as archive:
         for entry in archive.infolist():
             if entry.filename in members:
                 raise ValueError(f"{shorten(entry.filename)} occurs twice")
@@ -167,14 +169,14 @@ def _open_zip(where: str, data: memoryview) -> tuple[Any, _Store]:
     order = members.get(f"{folder}byteorder")
     if order is not None and bytes(stored_member(data, order)[:16]) != b"little":
         raise FileFormatError(f"{where}: big-endian files are not supported")
-    reader = io.BufferedReader(MappedFile(stored_member(data, members[pickles[0]])))
+    reader = MappedFile(stored_member(data, members[pickles[0]]))
     content, _ = _interpret(where, reader)
     return content, lambda key: stored_member(data, members[f"{folder}data/{key}"])
 
 
 def _open_legacy(where: str, data: memoryview) -> tuple[Any, _Store]:
     """Open a file of PyTorch before 1.6: five pickles, followed by the storages."""
-    reader = io.BufferedReader(MappedFile(data))
+    reader = MappedFile(data)
     if _interpret(where, reader)[0] != _MAGIC_NUMBER:
         raise FileFormatError(f"{where}: not a weights file of PyTorch")
     version, _ = _interpret(where, reader)
@@ -263,7 +265,7 @@ class _Refused(Exception):  # noqa: N818 - always caught in this module
     """A pickled object that does not belong in a state dictionary; the argument is its name."""
 
 
-def _interpret(where: str, file: BinaryIO | io.BufferedReader) -> tuple[Any, dict[str, _Storage]]:
+def _interpret(where: str, file: MappedFile) -> tuple[Any, dict[str, _Storage]]:
     """Return the object that the next pickle describes, and the storages it refers to."""
     try:
         return _Interpreter().run(file)
@@ -282,9 +284,9 @@ class _Interpreter:
         self.memo: dict[int, Any] = {}
         self.storages: dict[str, _Storage] = {}
 
-    def run(self, file: BinaryIO | io.BufferedReader) -> tuple[Any, dict[str, _Storage]]:
+    def run(self, file: MappedFile) -> tuple[Any, dict[str, _Storage]]:
         """Return the object that the pickle describes."""
-        for count, (operation, argument, _) in enumerate(pickletools.genops(file)):
+        for count, (operation, argument, _) in enumerate(pickletools.genops(cast(BinaryIO, file))):
             if count > _MAX_OPERATIONS:
                 raise ValueError(f"a pickle with more than {_MAX_OPERATIONS} operations")
             name = operation.name
