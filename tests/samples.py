@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 import transferkit
-from transferkit import Classifier, FeatureExtractor
+from transferkit import Classifier, FeatureExtractor, Preprocessing
 from transferkit.networks import INPUT, Network, NetworkBuilder
 from transferkit.testing.strategies import random_weights_and_statistics
 
@@ -39,12 +39,24 @@ WEIGHTS = random_weights_and_statistics(NETWORK, seed=0)
 
 
 def tiny_extractor(**parameters: Any) -> FeatureExtractor:
-    parameters = {"network": NETWORK, "weights": WEIGHTS, "batch_size": 4, **parameters}
+    parameters = {
+        "network": NETWORK,
+        "weights": WEIGHTS,
+        "preprocessing": Preprocessing(SIDE),
+        "batch_size": 4,
+        **parameters,
+    }
     return FeatureExtractor(**parameters)
 
 
 def tiny_classifier(**parameters: Any) -> Classifier:
-    parameters = {"network": NETWORK, "weights": WEIGHTS, "batch_size": 4, **parameters}
+    parameters = {
+        "network": NETWORK,
+        "weights": WEIGHTS,
+        "preprocessing": Preprocessing(SIDE),
+        "batch_size": 4,
+        **parameters,
+    }
     return Classifier(**parameters)
 
 

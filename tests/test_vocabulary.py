@@ -15,7 +15,8 @@ PROJECT = Path(__file__).parents[1]
 # What not to write, as a regular expression, and what to write instead.
 REPLACEMENTS = {
     r"pictures?": "image",
-    r"(?<!image )(?<!image_)(?<!pre)processors?(?! architecture)": "CPU",
+    # Not the image processors of transformers.
+    r"(?:on|by|for) (?:a |the |its )?processors?|processor's": "CPU",
     r"graphics cards?": "GPU",
     r"of one's own": "user-defined, or your own",
     r"gone on with|go on with|goes on with": "resumed",
@@ -28,8 +29,10 @@ REPLACEMENTS = {
     r"pictures_at_once": "micro_batch_size",
     r"slopes": "gradients",
     r"graphics": "GPU",
-    r"(?:optimi|normali|initiali|regulari|visuali|generali|minimi|maximi|penali|quanti)s(?:e[ds]?|ing|ation|er|ers)": "American spelling: -ize",
-    r"colou?red picture|colours?|coloured|greys?|behaviours?|catalogues(?!\.)|centres?|licences?|labelled|labelling|modelled": "American spelling",
+    r"(?:optimi|normali|initiali|regulari|visuali|generali|minimi|maximi|penali)"
+    r"s(?:e[ds]?|ing|ation|er|ers)": "American spelling: -ize",
+    r"colours?|coloured|greys?|behaviours?|centres?": "American spelling",
+    r"licences?|labelled|labelling|modelled": "American spelling",
     r"perforce|thereof|wherein|whereof|hitherto": "plain English",
 }  # fmt: skip
 
@@ -41,7 +44,7 @@ ALLOWED = (
     "weights.catalogue",
     "AutoImageProcessor",
     '"licence"',
-    "metadata[\"licence\"]",
+    'metadata["licence"]',
 )
 
 FILES = [

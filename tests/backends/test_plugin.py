@@ -47,6 +47,26 @@ print(json.dumps({
 """
 
 
+_OWN_MODEL_SCRIPT = """
+import sys
+import numpy
+from transferkit import Classifier, FeatureExtractor
+from transferkit.backends import backend_of
+from transferkit_numpy import ColorModel
+
+model = ColorModel(numpy.eye(3, 2, dtype=numpy.float32))
+assert backend_of(model) == "numpy"
+images = numpy.random.default_rng(0).random((6, 32, 32, 3), numpy.float32)
+extractor = FeatureExtractor(model, layer="logits", progress=False)
+numpy.testing.assert_allclose(extractor.transform(images), model(images), rtol=1e-5)
+assert extractor.to_native() is model
+classifier = Classifier(model, C=1.0, progress=False)
+classifier.fit(images, [0, 1] * 3)
+assert classifier.predict(images).shape == (6,)
+assert not {"torch", "tensorflow", "keras"} & sys.modules.keys()
+"""
+
+
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
     """Return the environment variables of a process in which the plugin is installed."""
@@ -80,6 +100,16 @@ def test_plugin_is_listed_described_and_runs_a_network(
     assert result["problem"] is None
     assert result["module"] == "transferkit_numpy"
     assert result["difference"] <= 1e-4
+
+
+def test_models_of_the_plugin_are_accepted_as_networks(
+    environment: Mapping[str, str], tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", _OWN_MODEL_SCRIPT]
+    process = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 0, process.stderr
 
 
 def test_plugin_passes_the_conformance_suite(

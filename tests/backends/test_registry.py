@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from transferkit.backends import Backend, backend_names, describe_backend, get_backend
+from transferkit import FeatureExtractor
+from transferkit.backends import (
+    Backend,
+    backend_names,
+    backend_of,
+    describe_backend,
+    get_backend,
+)
 from transferkit.backends.base import API_VERSION
 from transferkit.errors import (
     BackendNotInstalledError,
@@ -18,6 +25,7 @@ from transferkit.errors import (
     UnknownNameError,
     UnsupportedError,
 )
+from transferkit.images import Preprocessing
 from transferkit.testing import ReferenceBackend
 
 _BUILT_IN = ["onnxruntime", "torch", "tensorflow"]
@@ -181,6 +189,70 @@ def test_backends_without_the_capability_are_skipped(
 def test_missing_capability_is_rejected(given: str | Backend) -> None:
     with pytest.raises(UnsupportedError, match=r"not support gradients.*transferkit\[torch\]"):
         get_backend(given, needs="gradients")
+
+
+# ---- the owner of a model object --------------------------------------------------------
+
+# The module of a plugin with model objects of its own.
+_WITH_MODELS = (
+    _WORKING
+    + """
+    @classmethod
+    def owns(cls, model):
+        return isinstance(model, Model)
+class Model:
+    pass
+"""
+)
+
+
+def test_a_plugin_owns_its_models(install: Install) -> None:
+    # One that fails to load, and one that fails when it is asked.
+    install("1 / 0\n", name="aaa")
+    install(f"{_WORKING}    owns = None\n", name="bbb")
+    install(_WITH_MODELS)
+    install(_WORKING, name="zebra")
+    model = get_backend("mine").__class__.owns.__globals__["Model"]()
+    assert backend_of(model) == "mine"
+    with pytest.raises(TypeError, match="model is a int; expected"):
+        backend_of(3)
+
+
+def test_plugins_are_not_imported_for_models_of_built_in_backends(
+    backend: Backend, install: Install
+) -> None:
+    if backend.name == "torch":
+        import torch
+
+        model = torch.nn.Identity()
+    elif backend.name == "tensorflow":
+        import keras
+
+        model = keras.Sequential([keras.Input((8, 8, 3))])
+    else:
+        pytest.skip("it has no model objects")
+    install(_WITH_MODELS)
+    assert backend_of(model) == backend.name
+    assert "plugin_of_mine" not in sys.modules
+
+
+def test_a_plugin_that_is_named_may_run_models_that_another_backend_owns(
+    backend: Backend, install: Install
+) -> None:
+    if backend.name != "torch":
+        pytest.skip("the model is PyTorch's")
+    import torch
+
+    source = _WITH_MODELS.replace("isinstance(model, Model)", "True")
+    install(
+        f"{source}\ndef wrap(*_, **__): raise RuntimeError('mine is asked')\nMine.wrap = wrap\n"
+    )
+    extractor = FeatureExtractor(torch.nn.Identity(), backend="mine", preprocessing=Preprocessing())
+    with pytest.raises(RuntimeError, match="mine is asked"):
+        extractor.layers()
+    extractor = FeatureExtractor(torch.nn.Identity(), backend="onnxruntime")
+    with pytest.raises(UnsupportedError, match="'onnxruntime' cannot run a Identity; 'torch' can"):
+        extractor.layers()
 
 
 # ---- backends that cannot be used ------------------------------------------------------

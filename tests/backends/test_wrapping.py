@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -20,7 +21,9 @@ from transferkit.backends.wrapping import (
     assign_layer_names,
     named_outputs,
 )
-from transferkit.errors import UnsupportedError
+from transferkit.errors import BackendNotInstalledError, UnsupportedError
+from transferkit.images import Preprocessing
+from transferkit.models import load_model
 from transferkit.networks.graph import INPUT, WRAPPED, NetworkBuilder
 from transferkit.networks.passes import add_probabilities, replace_head
 from transferkit.testing import ReferenceTable
@@ -137,12 +140,26 @@ def torch_like() -> object:
     ("module", "expected"),
     [("torch.nn.modules.module", "torch"), ("keras.src.models.model", "tensorflow")],
 )
-def test_a_model_belongs_to_the_framework_of_its_class(module: str, expected: str) -> None:
+def test_a_model_belongs_to_its_framework_even_if_that_cannot_be_imported(
+    module: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("torch", "tensorflow"):
+        monkeypatch.setitem(sys.modules, f"transferkit.backends.{name}.backend", None)
     base = type("Model", (), {"__module__": module})
     assert backend_of(type("Mine", (base,), {})()) == expected
     other = type("Module", (), {"__module__": "torch.nn.modules.module"})
     # If Keras uses PyTorch, its models are also torch modules.
     assert backend_of(type("Both", (base, other), {})()) == expected
+    with pytest.raises(BackendNotInstalledError, match=rf"transferkit\[{expected}\]"):
+        load_model(type("Mine", (base,), {})(), preprocessing=Preprocessing())
+
+
+def test_an_object_of_a_framework_that_is_no_model_is_rejected(backend: Backend) -> None:
+    module = {"torch": "torch.nn.modules.module", "tensorflow": "keras.src.models.model"}
+    if backend.name not in module:
+        pytest.skip("it has no model objects")
+    with pytest.raises(TypeError, match="model is a Mine"):
+        backend_of(type("Mine", (), {"__module__": module[backend.name]})())
 
 
 def wrapped_network() -> NetworkBuilder:

@@ -266,7 +266,11 @@ def test_a_network_with_weights_named_like_the_head_is_rejected() -> None:
     x = builder.conv2d("head", INPUT, 3, 4, size=3)
     builder.add_node("embedding", "mean", x, axes=(1, 2))
     network = builder.build()
-    classifier = Classifier(network, weights=random_weights(network, random_state=0))
+    classifier = Classifier(
+        network,
+        weights=random_weights(network, random_state=0),
+        preprocessing=Preprocessing(SIDE),
+    )
     with pytest.raises(ValueError, match=r"has weights named head\.bias, head\.weight already"):
         classifier.fit(colored([0, 1] * 2), [0, 1] * 2)
 

@@ -417,7 +417,7 @@ def test_on_error_is_routed() -> None:
 def test_parameters_are_read_and_set() -> None:
     classifier = tiny_classifier(C=20.0, class_weight="balanced")
     assert set(classifier.get_params()) == {
-        "network", "C", "class_weight", "weights", "backend", "device", "preprocessing",
+        "network", "C", "class_weight", "weights", "backend", "device", "layer", "preprocessing",
         "batch_size", "initialization", "random_state", "progress",
     }  # fmt: skip
     cloned = clone(classifier)

@@ -224,7 +224,7 @@ def test_parameters_set_after_use_take_effect() -> None:
     extractor.set_params(layer="embedding", preprocessing=Preprocessing(32))
     assert np.abs(extractor.transform(images) - before).max() > 1e-4
     other = {**WEIGHTS, "conv2.weight": WEIGHTS["conv2.weight"] + np.float32(1)}
-    extractor.set_params(preprocessing=None, weights=other)
+    extractor.set_params(preprocessing=Preprocessing(SIDE), weights=other)
     assert np.abs(extractor.transform(images) - before).max() > 1e-4
     extractor.set_params(weights=WEIGHTS)
     np.testing.assert_array_equal(extractor.transform(images), before)

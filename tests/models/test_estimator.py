@@ -19,7 +19,7 @@ from samples import NETWORK, colored, noise
 from sklearn.base import clone
 
 import transferkit
-from transferkit import Classifier, FeatureExtractor, ImageOptimizer
+from transferkit import Classifier, FeatureExtractor, ImageOptimizer, Preprocessing
 from transferkit.errors import ParameterError, UnknownNameError
 from transferkit.models.estimator import NetworkEstimator, document_parameters
 
@@ -27,7 +27,9 @@ CLASSES = [FeatureExtractor, Classifier, ImageOptimizer]
 
 
 def with_random_weights(cls: type = FeatureExtractor, **parameters: Any) -> Any:
-    return cls(NETWORK, weights="random", **parameters)
+    return cls(
+        NETWORK, weights="random", preprocessing=Preprocessing(NETWORK.input_size), **parameters
+    )
 
 
 def weights_of(estimator: NetworkEstimator) -> npt.NDArray[np.float32]:
@@ -94,7 +96,12 @@ def test_copies_keep_random_weights(
 @pytest.mark.parametrize("seed_of", [np.random.default_rng, np.random.RandomState])
 def test_a_generator_is_advanced_by_random_weights_only(seed_of: Callable[[int], Any]) -> None:
     generator, untouched = seed_of(0), seed_of(0)
-    FeatureExtractor(NETWORK, weights=random_weights_of(1), random_state=generator).model()
+    FeatureExtractor(
+        NETWORK,
+        weights=random_weights_of(1),
+        preprocessing=Preprocessing(16),
+        random_state=generator,
+    ).model()
     assert generator.random() == untouched.random()
     with_random_weights(random_state=generator).model()
     assert generator.random() != untouched.random()

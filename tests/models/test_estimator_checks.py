@@ -15,7 +15,7 @@ import pytest
 from sklearn.utils import Tags
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
-from transferkit import Classifier, FeatureExtractor
+from transferkit import Classifier, FeatureExtractor, Preprocessing
 from transferkit.networks import INPUT, Network, NetworkBuilder, random_weights
 
 VALUES = 48  # of an image of 4 x 4 pixels
@@ -102,7 +102,12 @@ def pixels_as_embedding() -> Network:
 
 
 NETWORK = pixels_as_embedding()
-_PARAMETERS = {"weights": random_weights(NETWORK, 0), "backend": "onnxruntime", "progress": False}
+_PARAMETERS = {
+    "weights": random_weights(NETWORK, 0),
+    "preprocessing": Preprocessing(NETWORK.input_size),
+    "backend": "onnxruntime",
+    "progress": False,
+}
 EXTRACTOR = ExtractorOfTables(NETWORK, **_PARAMETERS)
 CLASSIFIER = ClassifierOfTables(NETWORK, C=100.0, **_PARAMETERS)
 

@@ -9,8 +9,8 @@ import pytest
 from samples import NETWORK, WEIGHTS
 
 from transferkit import Preprocessing
-from transferkit.backends import get_backend
-from transferkit.errors import FileFormatError, UnknownNameError
+from transferkit.backends import Backend, get_backend
+from transferkit.errors import FileFormatError, ParameterError, UnknownNameError
 from transferkit.models import Model, load_model
 from transferkit.models.program_cache import ProgramCache
 from transferkit.networks.catalogue import IMAGENET_MEAN, IMAGENET_STD
@@ -34,7 +34,7 @@ def test_mean_and_std_of_published_weights_need_not_be_repeated() -> None:
 
 
 def test_a_user_defined_network_has_default_preprocessing_and_no_labels() -> None:
-    model = load_model(NETWORK, WEIGHTS)
+    model = load_model(NETWORK, WEIGHTS, Preprocessing(NETWORK.input_size))
     assert model.preprocessing == Preprocessing(NETWORK.input_size)
     assert model.labels is None
     assert load_model(NETWORK, WEIGHTS, Preprocessing(64)).preprocessing.size == 64
@@ -46,28 +46,45 @@ def test_invalid_combinations_are_rejected() -> None:
     with pytest.raises(TypeError, match="name of published weights"):
         load_model("mobilenet_v2", WEIGHTS)
     with pytest.raises(TypeError, match="mapping"):
-        load_model(NETWORK, "imagenet1k_v1")
+        load_model(NETWORK, "imagenet1k_v1", Preprocessing(16))
     with pytest.raises(TypeError, match="NoneType"):
         load_model(None)  # type: ignore[arg-type]
     with pytest.raises(FileFormatError, match=r"unexpected: ghost"):
-        load_model(NETWORK, {**WEIGHTS, "ghost": np.zeros(1, np.float32)})
+        load_model(NETWORK, {**WEIGHTS, "ghost": np.zeros(1, np.float32)}, Preprocessing(16))
 
 
 def test_a_program_is_created_again_only_if_a_parameter_changes() -> None:
     cache = ProgramCache()
     backend = get_backend("onnxruntime")
+
+    def choose() -> Backend:
+        return backend
+
     created = []
 
     def make() -> Model:
         created.append(1)
-        return load_model(NETWORK, WEIGHTS)
+        return load_model(NETWORK, WEIGHTS, Preprocessing(16))
 
-    first = cache.get((NETWORK, WEIGHTS), make, backend, None)
-    assert cache.get((NETWORK, WEIGHTS), make, backend, None)[0] is first[0]
+    first = cache.get((NETWORK, WEIGHTS), make, choose, None)
+    assert cache.get((NETWORK, WEIGHTS), make, choose, None)[0] is first[0]
     assert len(created) == 1
-    assert cache.get((NETWORK, dict(WEIGHTS)), make, backend, None)[0] is not first[0]
-    cache.get((NETWORK, WEIGHTS), make, "onnxruntime", None)
+    assert cache.get((NETWORK, dict(WEIGHTS)), make, choose, None)[0] is not first[0]
+    cache.get((NETWORK, WEIGHTS), make, choose, backend.device)
     assert len(created) == 3
     # A copy in another process creates its own.
-    assert pickle.loads(pickle.dumps(cache)).get((1,), make, backend, None)[1].network == NETWORK
+    assert pickle.loads(pickle.dumps(cache)).get((1,), make, choose, None)[1].network == NETWORK
     assert len(created) == 4
+
+
+def test_network_without_preprocessing_is_rejected() -> None:
+    with pytest.raises(ParameterError, match=r"tiny.*preprocessing=Preprocessing\(size=16\)"):
+        load_model(NETWORK, WEIGHTS)
+    with pytest.raises(ParameterError, match="model_"):
+        load_model(NETWORK, "random")
+
+
+def test_model_carries_its_preprocessing() -> None:
+    given = load_model(NETWORK, WEIGHTS, Preprocessing(12, resize=14))
+    assert load_model(given).preprocessing == given.preprocessing
+    assert load_model(given, preprocessing=Preprocessing(8)).preprocessing.size == 8

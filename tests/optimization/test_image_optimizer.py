@@ -47,7 +47,13 @@ STEPS = 4
 
 
 def tiny(backend: Backend | str, **parameters: Any) -> ImageOptimizer:
-    parameters = {"weights": WEIGHTS, "random_state": 0, "progress": False, **parameters}
+    parameters = {
+        "weights": WEIGHTS,
+        "preprocessing": Preprocessing(SIDE),
+        "random_state": 0,
+        "progress": False,
+        **parameters,
+    }
     return ImageOptimizer(NETWORK, backend=backend, **parameters)
 
 
@@ -232,7 +238,11 @@ def test_a_network_of_a_fixed_size_rejects_other_sizes(differentiable: Backend) 
     builder.linear("logits", x, 4 * 36, 3)
     network = builder.build()
     optimizer = ImageOptimizer(
-        network, weights=random_weights(network, 0), backend=differentiable, progress=False
+        network,
+        weights=random_weights(network, 0),
+        preprocessing=Preprocessing(8),
+        backend=differentiable,
+        progress=False,
     )
     assert optimizer.visualize(1, steps=1, transforms=[Pad(2), Jitter(2)]).images.shape[1] == 8
     with pytest.raises(ShapeError, match="fixed accepts only 8 x 8 images, not 9 x 9"):
@@ -371,7 +381,7 @@ def test_a_backend_without_gradients_is_rejected(backend: Backend) -> None:
     if GRADIENTS in backend.capabilities:
         assert tiny(backend).resolve_class(2) == 2
         return
-    with pytest.raises(UnsupportedError, match=r"'torch' and 'tensorflow' can: pip install"):
+    with pytest.raises(UnsupportedError, match=r"'torch' and 'tensorflow' do: pip install"):
         run(backend)
 
 

@@ -74,7 +74,7 @@ def test_layers_are_called_as_torchvision_calls_them() -> None:
     _, names = torchvision.models.feature_extraction.get_graph_node_names(model)
     modules = {name for name, _ in model.named_modules()}
     expected = [name for name in names if name in modules or name.endswith("relu_1")]
-    found = [layer for layer in _extractor(model).layers if layer in set(expected)]
+    found = [layer for layer in _extractor(model).layers() if layer in set(expected)]
     assert found == expected
 
 

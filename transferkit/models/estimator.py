@@ -45,8 +45,8 @@ _DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
             One of the backend's devices, such as ``"cuda:0"``; None: the CPU.""",
         "preprocessing": """\
             How images are resized, cropped and normalized; None: as the weights expect it.
-            Required for a ``torch.nn.Module``, unless it is a model of timm or was returned by
-            `transferkit.FeatureExtractor.to_native`.""",
+            Required for a `transferkit.networks.Network`, and for a ``torch.nn.Module`` unless it
+            is a model of timm or was returned by `transferkit.FeatureExtractor.to_native`.""",
         "batch_size": """\
             Number of images in a batch.""",
         "initialization": """\
@@ -111,9 +111,9 @@ class NetworkEstimator:
     def _load(self, *, needs: str = INFERENCE) -> tuple[Program, Model]:
         """Return the program and the model that the parameters describe."""
         return self._programs.get(
-            self._model_parameters(),
+            (*self._model_parameters(), self.backend),
             self._load_model,
-            self._chosen_backend(),
+            self._chosen_backend,
             self.device,
             needs=needs,
         )

@@ -98,10 +98,9 @@ def load_model(
         first), the path of a file, or ``"random"``. For a `Network`: a mapping from parameter
         name to array, or ``"random"``.
     preprocessing
-        How images are read; None: as the published weights expect, and for a `Network`: the
-        shorter side resized to its input size, then a center crop. Mean, standard deviation
-        and channel order of published weights need not be repeated. Required for a
-        ``torch.nn.Module``, unless it is a model of timm or from `to_native`.
+        How images are read; None: as the published weights expect. Their mean, standard
+        deviation and channel order need not be repeated. Required for a `Network`, and for a
+        ``torch.nn.Module`` unless it is a model of timm or from `to_native`.
     backend, device
         What runs an object of a framework; None: the backend that it belongs to.
     initialization, random_state
@@ -122,7 +121,8 @@ def load_model(
     UnsupportedError
         If an object of a framework cannot be run, or not by this backend.
     ParameterError
-        If ``preprocessing`` normalizes differently from what the published weights expect.
+        If ``preprocessing`` is missing, or normalizes differently from what the published
+        weights expect.
     """
     if initialization not in INITIALIZATIONS:
         raise UnknownNameError("initialization", initialization, INITIALIZATIONS)
@@ -139,6 +139,12 @@ def load_model(
         )
     if not isinstance(network, Network):
         return _wrap(network, weights, preprocessing, backend, device)
+    if preprocessing is None:
+        raise ParameterError(
+            f"preprocessing is None, but a Network ({network.name}) does not state how its images "
+            f"are read; pass preprocessing=Preprocessing(size={network.input_size}), or a Model, "
+            "such as a classifier's model_, which has its own"
+        )
     if isinstance(weights, str) and weights == RANDOM:
         weights = random_weights(network, random_state, initialization)
     if not isinstance(weights, Mapping):
@@ -148,7 +154,7 @@ def load_model(
         )
     arrays = {name: _float32(name, array) for name, array in weights.items()}
     check_weights("weights", arrays, network)
-    return Model(network, arrays, preprocessing or Preprocessing(network.input_size))
+    return Model(network, arrays, preprocessing)
 
 
 def find_architecture(
@@ -218,22 +224,24 @@ def _wrap(
     backend: str | Backend | None,
     device: str | None,
 ) -> Model:
-    """Wrap an object of a framework for the backend that it belongs to."""
-    try:
-        owner = backend_of(model)
-    except TypeError:
-        raise TypeError(
-            f"network is a {type(model).__name__}; expected a name, a Network, a Model, a "
-            "torch.nn.Module or a keras.Model"
-        ) from None
+    """Wrap an object of a framework for a backend that owns it."""
+    chosen = None if backend is None else get_backend(backend, device=device)
+    if chosen is None or not chosen.owns(model):
+        try:
+            owner = backend_of(model)
+        except TypeError:
+            raise TypeError(
+                f"network is a {type(model).__name__}; expected a name, a Network, a Model, a "
+                "torch.nn.Module or a keras.Model"
+            ) from None
+        if chosen is not None:
+            raise UnsupportedError(
+                f"backend {chosen.name!r} cannot run a {type(model).__name__}; {owner!r} can. "
+                "Omit backend"
+            )
+        chosen = get_backend(owner, device=device)
     if weights is not None:
         raise TypeError(f"a {type(model).__name__} has its own weights; omit weights")
-    chosen = get_backend(owner if backend is None else backend, device=device)
-    if chosen.name != owner:
-        raise UnsupportedError(
-            f"backend {chosen.name!r} cannot run a {type(model).__name__}; only {owner!r} can. "
-            "Omit backend"
-        )
     if preprocessing is None:
         preprocessing = published_preprocessing(model)
     if preprocessing is None:

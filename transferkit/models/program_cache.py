@@ -34,7 +34,7 @@ class ProgramCache:
         self,
         parameters: tuple[object, ...],
         make_model: Callable[[], Model],
-        backend: str | Backend | None,
+        choose_backend: Callable[[], str | Backend | None],
         device: str | None,
         *,
         needs: str = INFERENCE,
@@ -44,18 +44,18 @@ class ProgramCache:
         Parameters
         ----------
         parameters
-            What the model is made from. Strings and numbers are compared by value, other
-            objects by identity.
-        make_model
+            What the model and the backend are made from. Strings and numbers are compared by
+            value, other objects by identity.
+        make_model, choose_backend
             Called if there is no program for these parameters.
-        backend, device, needs
+        device, needs
             As for `transferkit.backends.get_backend`.
         """
-        key = (*parameters, backend, device, needs)
+        key = (*parameters, device, needs)
         with self.lock:
             if self._entry is None or not _same(key, self._entry[0]):
                 # The backend first: a model may have to be downloaded.
-                chosen = get_backend(backend, needs=needs, device=device)
+                chosen = get_backend(choose_backend(), needs=needs, device=device)
                 model = make_model()
                 if model.wrapped is not None:
                     chosen = get_backend(model.wrapped.backend, needs=needs)

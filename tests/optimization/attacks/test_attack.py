@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
-from samples import NETWORK, WEIGHTS, colored, write_images
+from samples import NETWORK, SIDE, WEIGHTS, colored, write_images
 
-from transferkit import ImageOptimizer, TransferkitError
+from transferkit import ImageOptimizer, Preprocessing, TransferkitError
 from transferkit.backends import Backend, Program
 from transferkit.backends.base import GRADIENTS
 from transferkit.errors import (
@@ -36,7 +36,9 @@ IMAGES = colored([0, 1, 2, 3])
 
 
 def optimizer(backend: Backend) -> ImageOptimizer:
-    return ImageOptimizer(NETWORK, weights=WEIGHTS, backend=backend, progress=False)
+    return ImageOptimizer(
+        NETWORK, weights=WEIGHTS, preprocessing=Preprocessing(SIDE), backend=backend, progress=False
+    )
 
 
 @pytest.mark.parametrize(
@@ -71,7 +73,12 @@ def test_invalid_arguments_are_rejected(
 
 
 def test_error_for_backend_without_gradients_names_others() -> None:
-    without = ImageOptimizer(NETWORK, weights=WEIGHTS, backend="onnxruntime")
+    without = ImageOptimizer(
+        NETWORK,
+        weights=WEIGHTS,
+        preprocessing=Preprocessing(SIDE),
+        backend="onnxruntime",
+    )
     with pytest.raises(UnsupportedError, match=r"transferkit\[torch\]"):
         without.attack(IMAGES, epsilon=0.1)
 
@@ -164,7 +171,12 @@ def test_network_runs_on_batches_of_the_batch_size(
 
     monkeypatch.setattr(Program, "run", recorded_run)
     opt = ImageOptimizer(
-        NETWORK, weights=WEIGHTS, backend=differentiable, batch_size=3, progress=False
+        NETWORK,
+        weights=WEIGHTS,
+        preprocessing=Preprocessing(SIDE),
+        backend=differentiable,
+        batch_size=3,
+        progress=False,
     )
     result = opt.attack(IMAGES * 2, epsilon=0.05, steps=3)
     opt.transfer(result, differentiable.name)
@@ -220,7 +232,13 @@ def test_transfer_counts_changed_images_only(differentiable: Backend) -> None:
     result = opt.attack(IMAGES, wrong, method="fmn", norm="l2")
     assert result.success.all()
     transferred = opt.transfer(
-        result, ImageOptimizer(NETWORK, weights=WEIGHTS, backend="onnxruntime")
+        result,
+        ImageOptimizer(
+            NETWORK,
+            weights=WEIGHTS,
+            preprocessing=Preprocessing(SIDE),
+            backend="onnxruntime",
+        ),
     )
     assert transferred.attempted.tolist() == [False, True, True, True]
     assert transferred.rate == 1
@@ -414,7 +432,13 @@ def test_classes_of_images_are_accepted_as_fit_accepts_them(
 def test_inference_mode_of_pytorch_does_not_matter() -> None:
     torch = pytest.importorskip("torch")
     with torch.inference_mode():
-        opt = ImageOptimizer(NETWORK, weights=WEIGHTS, backend="torch", progress=False)
+        opt = ImageOptimizer(
+            NETWORK,
+            weights=WEIGHTS,
+            preprocessing=Preprocessing(SIDE),
+            backend="torch",
+            progress=False,
+        )
         inside = opt.attack(IMAGES, epsilon=0.1, y=0, steps=3)
         ideal_inside = opt.visualize(0, steps=2)
     # Nor for what was loaded inside.

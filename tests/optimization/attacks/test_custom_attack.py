@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from samples import NETWORK, WEIGHTS, colored
+from samples import NETWORK, SIDE, WEIGHTS, colored
 
-from transferkit import ImageOptimizer
+from transferkit import ImageOptimizer, Preprocessing
 from transferkit.backends import Backend
 from transferkit.errors import ParameterError, UnknownNameError
 from transferkit.optimization.attacks import Attack, AttackBatch, find_attack_class
@@ -81,7 +81,9 @@ class UniformNoise(Attack):
 
 
 def optimizer(backend: Backend) -> ImageOptimizer:
-    return ImageOptimizer(NETWORK, weights=WEIGHTS, backend=backend, progress=False)
+    return ImageOptimizer(
+        NETWORK, weights=WEIGHTS, preprocessing=Preprocessing(SIDE), backend=backend, progress=False
+    )
 
 
 def test_custom_attack_succeeds_within_epsilon(differentiable: Backend) -> None:

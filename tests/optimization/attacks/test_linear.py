@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from transferkit import ImageOptimizer
+from transferkit import ImageOptimizer, Preprocessing
 from transferkit.backends import Backend
 from transferkit.networks import INPUT, NetworkBuilder
 from transferkit.optimization.attacks import attack_methods
@@ -44,7 +44,13 @@ class Linear:
         # At the mean of the images all logits are equal.
         self.bias = (-self.weight @ PIXELS.mean(axis=0)).astype(np.float32)
         weights = {"logits.weight": self.weight, "logits.bias": self.bias}
-        self.optimizer = ImageOptimizer(network, weights=weights, backend=backend, progress=False)
+        self.optimizer = ImageOptimizer(
+            network,
+            weights=weights,
+            preprocessing=Preprocessing(network.input_size),
+            backend=backend,
+            progress=False,
+        )
         self.logits = PIXELS @ self.weight.T.astype(np.float64) + self.bias
         self.labels = self.logits.argmax(axis=1)
 
