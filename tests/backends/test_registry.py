@@ -263,7 +263,7 @@ def test_error_for_a_missing_framework_has_the_install_command(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.delitem(sys.modules, f"transferkit.backends.{name}", raising=False)
+    monkeypatch.delitem(sys.modules, f"transferkit.backends.{name}.backend", raising=False)
     with pytest.raises(BackendNotInstalledError) as caught:
         get_backend(name)
     assert f'pip install "transferkit[{name}]"' in str(caught.value)

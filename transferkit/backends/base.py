@@ -415,8 +415,9 @@ class Backend(ABC):
 
     A subclass defines `name`, `api_version`, `version`, `devices`, `compile`, and sets `table` in
     its ``__init__``. With gradients, it also defines `capabilities`, `value_and_grad` and
-    `compile_tensors`; for model objects of the framework, `wrap` and `to_native`. Those that it
-    does not define raise `transferkit.errors.UnsupportedError`.
+    `compile_tensors`; for model objects of the framework, `owns`, `wrap` and `to_native`. Of
+    these, those that it does not define raise `transferkit.errors.UnsupportedError`, and `owns`
+    returns False.
 
     Parameters
     ----------
@@ -552,6 +553,20 @@ class Backend(ABC):
             f"backend {self.name!r} does not support gradients; 'torch' and 'tensorflow' do: "
             'pip install "transferkit[torch]"'
         )
+
+    @classmethod
+    def owns(cls, model: object) -> bool:  # noqa: ARG003 - for subclasses
+        """Return whether an object is a model of the framework, for `wrap`.
+
+        It is then accepted as a network without naming the backend. If several backends own an
+        object, a built-in one is used, or else the first by name.
+
+        Parameters
+        ----------
+        model
+            An object of any type.
+        """
+        return False
 
     def wrap(
         self,

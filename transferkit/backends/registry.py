@@ -41,10 +41,10 @@ _REMEDIES = {
     "tensorflow": 'pip install "transferkit[tensorflow]"',
 }
 
-# The backend for a model object, by the package of one of its base classes. Keras comes first: if
-# Keras uses PyTorch, its models are also torch modules, and the TensorFlow backend rejects them
-# with an error that explains this.
-_FRAMEWORKS = (("keras", "tensorflow"), ("torch.nn", "torch"))
+# The built-in backends that may own a model object, by the package of one of its base classes, so
+# that the others need not be imported. Keras comes first: if Keras uses PyTorch, its models are
+# also torch modules, and the TensorFlow backend rejects them with an error that explains this.
+_FRAMEWORKS = (("keras", "tensorflow"), ("torch", "torch"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,17 +187,19 @@ def get_backend(
 def backend_of(model: object) -> str:
     """Return the name of the backend that runs a model object of a framework.
 
-    No framework is imported.
+    The backends decide this, in `Backend.owns`. The built-in ones are asked only about objects of
+    their own framework; if none of them owns the object, the other installed backends are
+    imported and asked in alphabetical order. Those that cannot be imported are left out.
 
     Parameters
     ----------
     model
-        A ``torch.nn.Module`` or a ``keras.Model``.
+        A ``torch.nn.Module``, a ``keras.Model``, or a model of another installed backend.
 
     Raises
     ------
     TypeError
-        If it is neither of them.
+        If no backend owns it.
 
     Examples
     --------
@@ -207,13 +209,28 @@ def backend_of(model: object) -> str:
         ...
     TypeError: model is a str; expected a torch.nn.Module or a keras.Model
     """
-    packages = [f"{kind.__module__}." for kind in type(model).__mro__]
-    for package, backend in _FRAMEWORKS:
-        if any(name.startswith(f"{package}.") for name in packages):
-            return backend
+    packages = {base.__module__.partition(".")[0] for base in type(model).__mro__}
+    for package, name in _FRAMEWORKS:
+        if package in packages and _owns(name, model):
+            return name
+    for name in _entry_points():
+        if name not in _PREFERENCE and _owns(name, model):
+            return name
     raise TypeError(
         f"model is a {type(model).__name__}; expected a torch.nn.Module or a keras.Model"
     )
+
+
+def _owns(name: str, model: object) -> bool:
+    try:
+        return _load(name).owns(model)
+    except BackendNotInstalledError:
+        # An object of a built-in backend's framework: `get_backend` raises an error that says how
+        # to install what is missing.
+        return name in _PREFERENCE
+    except Exception:
+        # A plugin may raise any error; models of the other backends have to work nevertheless.
+        return False
 
 
 def _check_capability(backend: type[Backend], needs: str) -> None:

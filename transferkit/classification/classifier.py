@@ -698,7 +698,7 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
         """Return the output of a layer of the fitted model."""
         check_is_fitted(self, "classes_")
         program, model = self._fitted_programs.get(
-            (self.model_,), lambda: self.model_, self.backend, self.device
+            (self.model_, self.backend), lambda: self.model_, lambda: self.backend, self.device
         )
         return compute_features(
             program,

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
@@ -51,6 +52,10 @@ class TensorFlowBackend(Backend):
             device.name.removeprefix("/device:") for device in tf.config.list_logical_devices()
         ]
         return tuple(sorted(names))
+
+    @classmethod
+    def owns(cls, model: object) -> bool:
+        return isinstance(model, keras.Model)
 
     def wrap(
         self,

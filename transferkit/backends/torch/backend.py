@@ -52,6 +52,10 @@ class TorchBackend(Backend):
             accelerators.append("mps")
         return ("cpu", *accelerators)
 
+    @classmethod
+    def owns(cls, model: object) -> bool:
+        return isinstance(model, torch.nn.Module)
+
     def wrap(
         self,
         model: object,
