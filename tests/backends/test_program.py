@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from samples import NETWORK, WEIGHTS
 
-from transferkit.backends import Program
+from transferkit.backends import Backend, Program
+from transferkit.backends.interpreter import load_parameters
 from transferkit.testing import ReferenceBackend
 
 
@@ -32,3 +35,44 @@ def test_compiled_sets_of_layers_are_bounded_in_any_number_of_threads() -> None:
     with ThreadPoolExecutor(8) as threads:
         assert all(threads.map(is_same, list(NETWORK.layers) * 5))
     assert len(program._compiled) <= 4
+
+
+def test_sets_of_layers_share_the_weights_on_the_device(differentiable: Backend) -> None:
+    """Each compiled set of layers, and each gradient, would hold its own copy otherwise."""
+    made = 0
+
+    class Counted:
+        """The table, counting the tensors that are made."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(differentiable.table, name)
+
+        def asarray(self, array: Any) -> Any:
+            nonlocal made
+            made += 1
+            return differentiable.table.asarray(array)
+
+        def kernel(self, array: Any, groups: int) -> Any:
+            nonlocal made
+            made += 1
+            return differentiable.table.kernel(array, groups=groups)
+
+    shared: dict[tuple[str, int | None], Any] = {}
+    for _ in range(3):
+        load_parameters(Counted(), NETWORK, WEIGHTS, shared)  # type: ignore[arg-type]
+    assert made == len(shared)
+
+    program = Program(differentiable, NETWORK, WEIGHTS)
+    functions = [program.load(["logits"])]
+    number = len(program._parameters)
+    functions += [program.load(["logits"]), program.load(["logits", "embedding"])]
+    assert len(program._parameters) == number
+    pixels = np.random.default_rng(0).random((1, 16, 16, 3), np.float32)
+    expected = program.run(pixels, ["logits"])["logits"]
+    for function in functions:
+        result = differentiable.compile(lambda x, function=function: function(x)["logits"])(pixels)
+        np.testing.assert_array_equal(result, expected)
+    # They are freed with the last function.
+    del functions, function, result, program._compiled[frozenset(["logits"])]
+    gc.collect()
+    assert len(program._parameters) < number or number == 0

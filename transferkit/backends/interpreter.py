@@ -7,7 +7,8 @@ and with the table that records ONNX nodes it builds a graph.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from contextlib import suppress
 from typing import TypeVar
 
 import numpy as np
@@ -22,7 +23,12 @@ __all__ = ["load_parameters", "run_network"]
 Tensor = TypeVar("Tensor")
 
 
-def load_parameters(table: Table[Tensor], network: Network, weights: Weights) -> dict[str, Tensor]:
+def load_parameters(
+    table: Table[Tensor],
+    network: Network,
+    weights: Weights,
+    shared: MutableMapping[tuple[str, int | None], Tensor] | None = None,
+) -> dict[str, Tensor]:
     """Return the weights of ``network`` as tensors of ``table``.
 
     Parameters
@@ -37,10 +43,24 @@ def load_parameters(table: Table[Tensor], network: Network, weights: Weights) ->
         copied if the table would share their memory, so that later changes to them have no
         effect. Read-only arrays, such as those that are read from a file, are not copied, which
         saves memory.
+    shared
+        Tensors that earlier calls with the same table and weights made, which are used again;
+        new ones are added. The keys are names with, for kernels, the number of groups.
     """
+    loaded = {} if shared is None else shared
 
     def protect(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         return array.copy() if table.shares_memory and array.flags.writeable else array
+
+    def load(name: str, groups: int | None = None) -> Tensor:
+        tensor = loaded.get((name, groups))
+        if tensor is None:
+            array = protect(weights[name])
+            tensor = table.asarray(array) if groups is None else table.kernel(array, groups=groups)
+            # A mapping of weak references does not take every kind of tensor.
+            with suppress(TypeError):
+                loaded[name, groups] = tensor
+        return tensor
 
     parameters: dict[str, Tensor] = {}
     for node in network.nodes:
@@ -48,9 +68,9 @@ def load_parameters(table: Table[Tensor], network: Network, weights: Weights) ->
         if node.operation == "conv2d":
             kernel = names.pop(0)
             groups = node.attributes.get("groups", 1)
-            parameters[kernel] = table.kernel(protect(weights[kernel]), groups=int(groups))  # type: ignore[arg-type]
+            parameters[kernel] = load(kernel, int(groups))  # type: ignore[arg-type]
         for name in names:
-            parameters[name] = table.asarray(protect(weights[name]))
+            parameters[name] = load(name)
     return parameters
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,7 @@ from transferkit.support.locks import ForkSafeLock
 
 __all__ = ["Program"]
 
-# Each compiled function has its own copy of the weights.
+# Each compiled function may have its own copy of the weights.
 _MAX_COMPILED = 4
 _MAX_VALID_SIZES = 64
 
@@ -74,6 +75,8 @@ class Program:
         self.weights = weights
         self._compiled: OrderedDict[frozenset[str], _Compiled] = OrderedDict()
         self._lock = ForkSafeLock()
+        # Shared by all sets of layers, for as long as one of them uses the tensor.
+        self._parameters: MutableMapping[tuple[str, int | None], Any] = WeakValueDictionary()
 
     def load(self, layers: Sequence[str]) -> Callable[[Any], dict[str, Any]]:
         """Return a function over tensors of the backend, from pixels to the outputs of ``layers``.
@@ -102,7 +105,7 @@ class Program:
         network, weights = fold_batch_norm(
             keep_needed(self.network, targets), self.weights, keep=targets
         )
-        parameters = load_parameters(table, network, weights)
+        parameters = load_parameters(table, network, weights, self._parameters)
         names = [node.name for node in network.nodes if node.operation == WRAPPED]
         run_wrapped = self.wrapped.load(names) if self.wrapped is not None and names else None
 
