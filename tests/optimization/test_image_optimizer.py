@@ -555,3 +555,10 @@ def test_a_saved_classifier_is_given_by_its_path(differentiable: Backend, tmp_pa
         np.testing.assert_array_equal(optimizer.visualize("b", steps=2).images, expected.images)
     with pytest.raises(TypeError, match="omit weights"):
         ImageOptimizer(path, weights="random").class_names()
+
+
+def test_ideal_images_are_returned_as_pil_images(differentiable: Backend) -> None:
+    ideal = run(differentiable, [0, 1])
+    for image, pil_image in zip(ideal.images, ideal.to_pil(), strict=True):
+        assert pil_image.mode == "RGB"
+        np.testing.assert_array_equal(np.asarray(pil_image), np.rint(image * 255))

@@ -114,6 +114,10 @@ class IdealImages:
         total = down.sum(axis=(1, 2, 3)) + right.sum(axis=(1, 2, 3))
         return np.asarray(total / (down[0].size + right[0].size), np.float32)
 
+    def to_pil(self) -> list[Image.Image]:
+        """Return the images as PIL images of mode RGB."""
+        return [Image.fromarray(image) for image in to_uint8(self.images)]
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one image to a file, or several as a grid with their labels.
 
