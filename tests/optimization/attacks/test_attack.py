@@ -463,3 +463,11 @@ def test_names_of_many_files_do_not_take_long(differentiable: Backend) -> None:
     assert time.perf_counter() - start < 2
     assert stems[:4] == ["image-2", "image", "image-3", "image-4"]
     assert len({stem.casefold() for stem in stems}) == len(sources)
+
+
+def test_epsilon_is_shown_in_levels_and_notebooks_show_the_panel(differentiable: Backend) -> None:
+    opt = optimizer(differentiable)
+    result = opt.attack(IMAGES, epsilon=2 / 255, steps=1)
+    assert "linf, epsilon 2/255:" in repr(result)
+    assert result._repr_png_().startswith(b"\x89PNG")
+    assert "l2, epsilon 0.5:" in repr(opt.attack(IMAGES, epsilon=0.5, norm="l2", steps=1))

@@ -334,13 +334,22 @@ class AdversarialResult:
             stems.append(stem)
         return stems
 
+    def _format(self, distance: float) -> str:
+        """Return a distance as text, of linf in levels: 2/255."""
+        if self.norm != "linf" or not math.isfinite(distance):
+            return f"{distance:.4g}"
+        return f"{255 * distance:.4g}/255" if distance else "0"
+
+    def _repr_png_(self) -> Any:
+        return self.panel()._repr_png_() if len(self) else None
+
     def __repr__(self) -> str:
-        bound = "" if self.epsilon is None else f", epsilon {self.epsilon:.4g}"
+        bound = "" if self.epsilon is None else f", epsilon {self._format(self.epsilon)}"
         state = ", interrupted" if self.interrupted else ""
         return (
             f"AdversarialResult({len(self)} images, {self.method}, {self.norm}{bound}: "
             f"success rate {self.success_rate:.0%}, {self.success_rate_uint8:.0%} in 8 bits, "
-            f"median distance {self.median_distance:.4g}{state})"
+            f"median distance {self._format(self.median_distance)}{state})"
         )
 
 
