@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from sklearn.base import clone
 
 from transferkit import Classifier, FeatureExtractor
@@ -49,6 +50,19 @@ def test_overwriting_the_file_changes_nothing(tmp_path: Path) -> None:
     assert not any(array.flags.writeable for array in fx.model().weights.values())
 
 
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "model.", "module.backbone."])
+def test_a_state_dict_saved_as_safetensors_is_read(prefix: str, tmp_path: Path) -> None:
+    weights = random_weights(build_network("mobilenet_v3_small"), random_state=0)
+    saved = {prefix + name: array.astype(np.float16) for name, array in weights.items()}
+    saved[prefix + "features.0.1.num_batches_tracked"] = np.int64(7)
+    save_file({name: np.asarray(array) for name, array in saved.items()}, tmp_path / "mine")
+    _, found, _, _ = load_weights_file("mobilenet_v3_small", tmp_path / "mine")
+    assert set(found) == set(weights)
+    for name, array in found.items():
+        assert array.dtype == np.float32
+        np.testing.assert_array_equal(array, weights[name].astype(np.float16))
+
+
 def test_the_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     network = build_network("resnet18")
@@ -71,8 +85,11 @@ def test_a_file_of_another_network_is_rejected(tmp_path: Path) -> None:
     write_safetensors(path, random_weights(build_network("mobilenet_v3_small"), random_state=0), {})
     with pytest.raises(FileFormatError, match="not the weights of resnet18") as caught:
         load_weights_file("resnet18", path)
-    assert "layer1.0.conv1.weight" in str(caught.value)
-    assert "features.0.0.weight" in str(caught.value)
+    assert "missing: conv1.weight" in str(caught.value)
+    assert "unexpected: features.0.0.weight" in str(caught.value)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 12
+    assert lines[-1].endswith(" more")
 
 
 def test_a_missing_file_is_an_error() -> None:

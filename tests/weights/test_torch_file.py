@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import collections
 import math
 import pickle
 import tracemalloc
@@ -111,6 +113,43 @@ def test_checkpoints_are_read(write: Writer, key: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(found["a"], NUMBERS.reshape(4, 6))
 
 
+@writers
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_other_objects_in_a_checkpoint_are_ignored(
+    write: Writer, protocol: int, tmp_path: Path
+) -> None:
+    objects = {
+        "namespace": argparse.Namespace(lr=0.1, nested=argparse.Namespace(a=1)),
+        "counter": collections.Counter("abca"),
+        "default": collections.defaultdict(list, {"a": [1]}),
+        "path": tmp_path,
+        "scalar": np.float64(3),
+        "array": np.arange(3),
+        "floats": {0.5: 1, None: 2},
+    } | ({"set": {1, 2}} if protocol == 2 else {})
+    pickled = {name: pickle.dumps(value, protocol) for name, value in objects.items()}
+    size = b"ctorch\nSize\n(" + literal((2, 3)) + b"tR"
+    device = b"ctorch\ndevice\n(" + literal("cuda") + b"tR"
+    rest = {"state_dict": STATE, "size": size, "device": device}
+    for name, value in objects.items():
+        # Without PROTO, FRAME and STOP; first, since protocol 4 counts the entries of the memo.
+        pickled = pickle.dumps(value, protocol)[2:-1]
+        pickled = pickled[9:] if pickled[:1] == b"\x95" else pickled
+        first = b"X" + len(name).to_bytes(4, "little") + name.encode() + pickled
+        items = b"".join(literal(key) + content for key, content in rest.items())
+        found = _read(tmp_path, write(b"}(" + first + b"u(" + items + b"u", DATA))
+        assert set(found) == {"weight", "bias"}, name
+
+
+@pytest.mark.parametrize("write", [zipped, legacy])
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "model.", "net.", "backbone.", "module._orig_mod.model."]
+)
+def test_a_prefix_of_all_names_is_removed(write: Writer, prefix: str, tmp_path: Path) -> None:
+    state = mapping({prefix + name: tensor("1", (3,)) for name in ("a.b", "c")})
+    assert list(_read(tmp_path, write(state, {"1": DATA["1"]}))) == ["a.b", "c"]
+
+
 def test_a_prefix_of_some_names_only_is_kept(tmp_path: Path) -> None:
     state = mapping({"module.a": tensor("1", (3,)), "b": tensor("1", (3,))})
     assert list(_read(tmp_path, zipped(state, DATA))) == ["module.a", "b"]
@@ -165,6 +204,10 @@ def test_no_code_is_executed(write: Writer, protocol: int, place: str, tmp_path:
         "beside the weights": mapping({"state_dict": STATE, "extra": code}),
         "a key": b"}(" + code + literal(1) + b"u",
     }[place]
+    if place == "beside the weights":
+        assert set(_read(tmp_path, write(content, DATA))) == {"weight", "bias"}
+        assert not proof.exists()
+        return
     with pytest.raises(FileFormatError, match=r"pickled object \(\w+\.eval\).*state_dict"):
         _read(tmp_path, write(content, DATA))
     assert not proof.exists()

@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from itertools import chain, zip_longest
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +20,22 @@ from transferkit.networks.graph import Network
 from transferkit.support.atomic_write import write_atomically
 from transferkit.weights.mapped import array_at, map_file
 
-__all__ = ["check_weights", "digest", "read_safetensors", "serialize", "write_safetensors"]
+__all__ = [
+    "check_weights",
+    "digest",
+    "read_safetensors",
+    "serialize",
+    "without_prefixes",
+    "write_safetensors",
+]
 
 _FLOATS = {"F32": "float32", "F64": "float64", "F16": "float16", "BF16": "bfloat16"}
+_INTEGERS = frozenset({"BOOL", "I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64"})
+# Of DataParallel, of torch.compile, and of modules that contain the network.
+_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.")
+_MAX_NAMES = 10
+_MAX_CHARACTERS = 100
+_T = TypeVar("_T")
 
 
 def read_safetensors(
@@ -37,7 +52,8 @@ def read_safetensors(
     -------
     tensors
         Name to float32 array, read-only, so that backends can share the memory. Tensors that
-        are float32 in the file are mapped into memory; others are converted.
+        are float32 in the file are mapped into memory; others are converted; integer tensors,
+        such as ``num_batches_tracked``, are left out.
     metadata
         The metadata in the file's header, str to str.
 
@@ -45,7 +61,7 @@ def read_safetensors(
     ------
     FileFormatError
         If the file does not exist, cannot be read, is not a safetensors file, is truncated, or
-        has tensors that are not floating-point.
+        has tensors of another type, such as complex numbers.
     """
     where = os.fspath(path)
     data = map_file(path)
@@ -60,6 +76,8 @@ def read_safetensors(
         tensors: dict[str, npt.NDArray[np.float32]] = {}
         for name in names:
             entry = header[name]
+            if entry["dtype"] in _INTEGERS:
+                continue
             if entry["dtype"] not in _FLOATS:
                 raise FileFormatError(
                     f"{where}: tensor {shorten(name)} is {entry['dtype']}; expected "
@@ -154,7 +172,8 @@ def check_weights(
     Raises
     ------
     FileFormatError
-        If they are not; lists every tensor that is missing, unexpected or of another shape.
+        If they are not; counts the tensors that are missing, unexpected or of another shape,
+        and names at most ten.
     """
     needed = network.parameters
     missing = [name for name in needed if name not in tensors]
@@ -167,12 +186,42 @@ def check_weights(
     if not missing and not unexpected and not misshapen:
         return
     is_another = len(missing) + len(misshapen) > len(needed) / 2
+    kinds = (
+        [f"missing: {name}" for name in missing],
+        [f"unexpected: {name[:_MAX_CHARACTERS]}" for name in unexpected],
+        misshapen,
+    )
+    names = [line for line in chain.from_iterable(zip_longest(*kinds)) if line is not None]
+    left_out = len(names) - _MAX_NAMES
     lines = [
         f"{source}: not the weights of {network.name}: {len(missing)} missing, "
         f"{len(unexpected)} unexpected, {len(misshapen)} of another shape"
         + ("; they may be of another network or variant" if is_another else ""),
-        *(f"missing: {name}" for name in missing),
-        *(f"unexpected: {name}" for name in unexpected),
-        *misshapen,
+        *names[:_MAX_NAMES],
+        *([f"and {left_out} more"] if left_out > 0 else ()),
     ]
     raise FileFormatError("\n  ".join(lines))
+
+
+def without_prefixes(tensors: Mapping[str, _T]) -> dict[str, _T]:
+    """Remove the prefixes that all names have, which wrappers of a module add.
+
+    Parameters
+    ----------
+    tensors
+        Name to anything. The prefixes are ``module.``, ``_orig_mod.``, ``model.``, ``net.`` and
+        ``backbone.``, in any combination. A prefix that only some names have is kept.
+
+    Examples
+    --------
+    >>> from transferkit.weights.files import without_prefixes
+    >>> without_prefixes({"module._orig_mod.fc.weight": 1, "module._orig_mod.fc.bias": 2})
+    {'fc.weight': 1, 'fc.bias': 2}
+    """
+    result = dict(tensors)
+    while result:
+        prefix = next(iter(result)).partition(".")[0] + "."
+        if prefix not in _PREFIXES or not all(name.startswith(prefix) for name in result):
+            break
+        result = {name.removeprefix(prefix): tensor for name, tensor in result.items()}
+    return result

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from transferkit.errors import FileFormatError
 from transferkit.networks.graph import Network
 from transferkit.weights.catalogue import Rename
-from transferkit.weights.files import check_weights, read_safetensors
+from transferkit.weights.files import check_weights, read_safetensors, without_prefixes
 from transferkit.weights.isolated import read_keras_isolated
 from transferkit.weights.keras_file import HDF5_START, is_keras_archive, read_keras
 from transferkit.weights.keras_names import rename_keras
@@ -93,7 +93,11 @@ def read_arrays(
             )
         read = read_keras if is_known else read_keras_isolated
         return rename_keras(read(path), network)
-    arrays = read_torch(path) if file_variant == "torchvision" else read_safetensors(path)[0]
+    arrays = (
+        read_torch(path)
+        if file_variant == "torchvision"
+        else without_prefixes(read_safetensors(path)[0])
+    )
     return arrays if rename is None else rename(arrays, network)
 
 
@@ -136,8 +140,8 @@ def read_weights(
     ------
     FileFormatError
         If the file does not exist, has an unknown format, is damaged, is for another variant,
-        or does not have exactly the network's weights; the message then lists every tensor
-        that is missing, unexpected or of another shape.
+        or does not have exactly the network's weights; the message then names at most ten
+        tensors that are missing, unexpected or of another shape.
 
     Examples
     --------

@@ -3,8 +3,9 @@
 A ``.pth`` file consists of a pickle that describes tensors, and the bytes of their storages. A
 pickle is a program that can call any function. It is not executed here: an interpreter processes
 only the few pickle operations that state dictionaries consist of, and calls nothing. It treats
-the functions and classes in a pickle as names; it knows the names that create tensors, and
-rejects all others.
+the functions and classes in a pickle as names; it knows the names that create tensors. The objects
+that any others would create are kept as a name, so that a checkpoint may contain them beside its
+state dictionary.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from transferkit.errors import FileFormatError, shorten
+from transferkit.weights.files import without_prefixes
 from transferkit.weights.mapped import ZIP_START, MappedFile, array_at, map_file, stored_member
 
 __all__ = ["is_torch_file", "read_torch"]
@@ -34,7 +36,6 @@ _LEGACY_START = b"\x80\x02\x8a\x0a" + _MAGIC_NUMBER.to_bytes(10, "little")
 _MAX_OPERATIONS = 200_000
 # The keys of the weights in a training checkpoint.
 _WEIGHTS_KEYS = ("state_dict", "model_state_dict", "model")
-_DATA_PARALLEL_PREFIX = "module."
 _REMEDY = "save the weights alone: torch.save(model.state_dict(), path)"
 
 _FLOAT_STORAGES = {
@@ -101,8 +102,9 @@ def read_torch(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[np.float32
     """Read the weights in a ``.pth`` or ``.pt`` file.
 
     The file may contain a state dictionary, or a checkpoint with a state dictionary under
-    ``state_dict``, ``model_state_dict`` or ``model``. The prefix ``module.`` that
-    ``DataParallel`` adds to names is removed.
+    ``state_dict``, ``model_state_dict`` or ``model``. Other objects in
+    a checkpoint are ignored. Prefixes that all names have are removed, see
+    `transferkit.weights.files.without_prefixes`.
 
     Parameters
     ----------
@@ -191,6 +193,8 @@ def _open_legacy(where: str, data: memoryview) -> tuple[Any, _Store]:
     bytes_by_key: dict[str, memoryview] = {}
     position = reader.tell()
     for key in keys:
+        if key not in storages:
+            break  # the rest cannot be located; what needs it fails
         length = int.from_bytes(data[position : position + 8], "little")
         end = position + 8 + length * storages[key].size
         if end > len(data):
@@ -211,10 +215,15 @@ def _read_tensors(
     if isinstance(content, dict):
         inner = (content[key] for key in _WEIGHTS_KEYS if isinstance(content.get(key), dict))
         state = next(inner, content)
+    if isinstance(state, _Opaque):
+        raise _rejection(where, state.text)
     if not isinstance(state, dict):
         raise FileFormatError(f"{where}: does not contain a state dictionary; {_REMEDY}")
     tensors: dict[str, _Tensor] = {}
     for name, value in state.items():
+        for item in (name, value):
+            if isinstance(item, _Opaque):
+                raise _rejection(where, item.text)
         tensor = value.tensor if isinstance(value, _Parameter) else value
         if not isinstance(name, str) or not isinstance(tensor, _Tensor):
             known = " or ".join(map(repr, _WEIGHTS_KEYS))
@@ -223,10 +232,7 @@ def _read_tensors(
                 f"a tensor; expected a state dictionary, alone or under {known}; {_REMEDY}"
             )
         tensors[name] = tensor
-    if tensors and all(name.startswith(_DATA_PARALLEL_PREFIX) for name in tensors):
-        tensors = {
-            name.removeprefix(_DATA_PARALLEL_PREFIX): tensor for name, tensor in tensors.items()
-        }
+    tensors = without_prefixes(tensors)
     # With a stride of 0 a few bytes make an array of any size, and a storage can be used many
     # times; copies would have the full size.
     if sum(math.prod(tensor.shape) for tensor in tensors.values()) > file_size:
@@ -254,6 +260,13 @@ class _Name(NamedTuple):
     text: str
 
 
+class _Opaque:
+    """An object that is not created, and of which only the name of its type is known."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
 class _Parameter:
     """The state of a ``torch.nn.Parameter``: a tensor, which early PyTorch set last."""
 
@@ -270,10 +283,14 @@ def _interpret(where: str, file: MappedFile) -> tuple[Any, dict[str, _Storage]]:
     try:
         return _Interpreter().run(file)
     except _Refused as refused:
-        raise FileFormatError(
-            f"{where}: contains a pickled object ({refused}), which could execute any code, so it "
-            f"is not read; {_REMEDY}"
-        ) from None
+        raise _rejection(where, str(refused)) from None
+
+
+def _rejection(where: str, name: str) -> FileFormatError:
+    return FileFormatError(
+        f"{where}: contains a pickled object ({name}), which could execute any code, so it is not "
+        f"read; {_REMEDY}"
+    )
 
 
 class _Interpreter:
@@ -322,16 +339,20 @@ class _Interpreter:
 
     def set_items(self, items: list[Any]) -> None:
         target = self.stack[-1]
+        if isinstance(target, _Opaque):
+            return
         if not isinstance(target, dict) or len(items) % 2:
             raise ValueError("items for an object that is not a dictionary")
         for key, value in zip(items[::2], items[1::2], strict=True):
             # Hashing deeply nested tuples can take exponential time.
-            if not isinstance(key, str | int):
-                raise ValueError("a key that is neither a string nor an integer")
+            if not isinstance(key, str | int | float | _Opaque | None):
+                raise ValueError("a key that is neither a string nor a number")
             target[key] = value
 
     def append(self, items: list[Any]) -> None:
         target = self.stack[-1]
+        if isinstance(target, _Opaque):
+            return
         if not isinstance(target, list):
             raise ValueError("items for an object that is not a list")
         target.extend(items)
@@ -340,8 +361,9 @@ class _Interpreter:
 
     def name(self, text: str) -> None:
         if text not in _KNOWN_NAMES and not _STORAGE.fullmatch(text):
-            raise _Refused(text.replace(" ", "."))
-        self.stack.append(_Name(text))
+            self.stack.append(_Opaque(text.replace(" ", ".")))
+        else:
+            self.stack.append(_Name(text))
 
     def name_from_stack(self) -> None:
         module, qualified = self.stack[-2:]
@@ -354,6 +376,9 @@ class _Interpreter:
         """Push what a function of `_KNOWN_NAMES` would return, without calling it."""
         function, arguments = self.stack[-2:]
         del self.stack[-2:]
+        if isinstance(function, _Opaque):
+            self.stack.append(function)
+            return
         if not isinstance(function, _Name) or not isinstance(arguments, tuple):
             raise ValueError("a call of an object that is not a function")
         if function.text in _TENSOR_FUNCTIONS:
@@ -373,6 +398,8 @@ class _Interpreter:
         """Set the state of a parameter of early PyTorch; ignore attributes of dictionaries."""
         state = self.stack.pop()
         target = self.stack[-1]
+        if isinstance(target, _Opaque):
+            return
         if isinstance(target, _Parameter):
             if len(state) == 4:
                 target.tensor = _tensor(*state)
@@ -421,6 +448,7 @@ def _shown(value: Any) -> str:
 _LITERALS = frozenset(
     {"BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT", "BINUNICODE"}
     | {"SHORT_BINUNICODE", "BINUNICODE8", "BINSTRING", "SHORT_BINSTRING"}
+    | {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8"}
 )
 """Operations that push their argument."""
 
