@@ -485,6 +485,23 @@ def test_probabilities_without_known_logits_are_rejected(last: nn.Module) -> Non
         run.run(pixels, ["logits"])
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x - x.logsumexp(1, keepdim=True),
+        lambda x: x - x.exp().sum(1, keepdim=True).log(),
+        lambda x: (x.exp() / x.exp().sum(1, keepdim=True)).log(),
+    ],
+)
+def test_logarithms_of_probabilities_are_logits(function: Any) -> None:
+    pixels = pixels_of(3, SIDE, SIDE)
+    expected = program(_head()).run(pixels, ["embedding", "logits"])
+    result = program(_head(Lambda(function))).run(pixels, ["embedding", "logits"])
+    np.testing.assert_array_equal(result["embedding"], expected["embedding"])
+    difference = result["logits"] - expected["logits"]
+    np.testing.assert_allclose(difference, difference[:, :1].repeat(7, axis=1), atol=1e-5)
+
+
 def test_softmax_of_attention_is_not_the_last_activation() -> None:
     class Attention(nn.Module):
         def __init__(self) -> None:

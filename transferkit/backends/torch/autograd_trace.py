@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -187,12 +188,13 @@ class GraphTrace:
             length = size if axis is None else activation_shape[axis]
             if size == length == OutputSource(shape).size:
                 logits = location
-        values = output.detach().float().flatten(1).cpu().numpy() if output.ndim > 1 else None
-        is_probability = logits is None and (
-            is_probability or (values is not None and are_probabilities(values))
-        )
+        values = output.detach().float().cpu().numpy()
+        is_probability = logits is None and (is_probability or are_probabilities(values))
+        # Of logarithms of probabilities the softmax is the probabilities: they are logits.
+        is_log = logits is None and values.max(initial=0) <= 0 and are_probabilities(np.exp(values))
         start = output.grad_fn if logits is None else node
-        linear, is_linear = self._find_linear(start, through_all=is_probability or bool(logits))
+        through_all = is_probability or is_log or logits is not None
+        linear, is_linear = self._find_linear(start, through_all=through_all)
         size = OutputSource(shape).size
         embeddings = {call.embedding: call.key for call in linear if call.length == size}
         return OutputSource(shape, embeddings, is_linear, logits, is_probability)
