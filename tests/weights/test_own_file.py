@@ -63,6 +63,22 @@ def test_a_state_dict_saved_as_safetensors_is_read(prefix: str, tmp_path: Path) 
         np.testing.assert_array_equal(array, weights[name].astype(np.float16))
 
 
+def test_a_file_without_the_classifier_has_an_embedding(tmp_path: Path) -> None:
+    whole = random_weights(build_network("resnet18"), random_state=0)
+    arrays = {name: array for name, array in whole.items() if not name.startswith("fc.")}
+    paths = tmp_path / "whole.safetensors", tmp_path / "headless.safetensors"
+    for path, weights in zip(paths, (whole, arrays), strict=True):
+        write_safetensors(path, weights, {})
+    expected, fx = (FeatureExtractor("resnet18", weights=p, backend="onnxruntime") for p in paths)
+    np.testing.assert_array_equal(fx.transform([IMAGE]), expected.transform([IMAGE]))
+    assert "logits" not in fx.layers()
+    with pytest.raises(UnknownNameError, match="no weights for the classifier"):
+        fx.extract([IMAGE], ["logits"])
+    clf = Classifier("resnet18", weights=paths[1], backend="onnxruntime", C=1.0)
+    images = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
+    assert clf.fit(images, ["a", "a", "b", "b"]).predict(images).shape == (4,)
+
+
 def test_the_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     network = build_network("resnet18")

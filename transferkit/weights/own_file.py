@@ -53,7 +53,8 @@ def load_weights_file(
         A file of PyTorch, Keras or safetensors; ``~`` is expanded. The format determines the
         variant of the network: Keras's for Keras files, torchvision's for PyTorch files. For
         safetensors it is the entry ``variant`` of the metadata, or else the network's first
-        variant. The classifier may have any number of classes.
+        variant. The classifier may have any number of classes, or be missing: the network then
+        has no layer ``logits``.
 
     Returns
     -------
@@ -93,7 +94,24 @@ def load_weights_file(
     is_known = bool(published)
     rename = entry.rename if is_known else None
     arrays = read_arrays(path, built, variant, rename, is_known=is_known)
-    if set(arrays) == set(built.parameters):
+    head = set(built.node("logits").parameters)
+    if not head & set(arrays):
+        built = _without_head(built, path)
+    elif set(arrays) == set(built.parameters):
         built = entry.build(classes_of(arrays, built))
     check_weights(str(path), arrays, built)
     return built, in_memory(arrays), entry, is_known
+
+
+def _without_head(network: Network, path: Path) -> Network:
+    """Return a network that ends before its last linear layer, ``logits``."""
+    head = network.node("logits")
+    hint = f"{path.name} has no weights for the classifier ({head.name})"
+    return Network(
+        network.name,
+        tuple(node for node in network.nodes if node.name != head.name),
+        {name: s for name, s in network.parameters.items() if name not in head.parameters},
+        {alias: name for alias, name in network.aliases.items() if name != head.name},
+        network.input_size,
+        {**network.hints, "logits": hint, head.name: hint},
+    )
