@@ -162,6 +162,18 @@ def test_float32_arrays_are_mapped(write: Callable[[Layers], bytes], tmp_path: P
     np.testing.assert_array_equal(found["a"][0], numbers)
 
 
+@pytest.mark.parametrize("is_legacy", [True, False])
+def test_a_model_inside_a_model_is_rejected_with_the_remedy(
+    is_legacy: bool, tmp_path: Path
+) -> None:
+    if is_legacy:
+        content = _legacy({"mobilenet": [np.ones(2, np.float32)] * 20, "dense": []})
+    else:
+        content = _keras3(LAYERS, group="layers/functional/layers")
+    with pytest.raises(FileFormatError, match=r"model as one of its layers.*load_model"):
+        _read(tmp_path, content)
+
+
 def test_bfloat16_is_converted(tmp_path: Path) -> None:
     file = io.BytesIO(_keras3({"a": [np.zeros(2, np.float32)]}))
     with h5py.File(file, "a") as root:

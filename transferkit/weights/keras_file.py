@@ -41,6 +41,8 @@ and moving variance of a batch normalization."""
 
 _WEIGHTS_MEMBER = "model.weights.h5"
 _CONFIG_MEMBER = "config.json"
+# No layer of these networks has more; a model inside a model has many.
+_MAX_TENSORS = 8
 # The names of the group of layers in Keras 3 and, before it, in TensorFlow's Keras 2.12.
 _LAYER_GROUPS = ("layers", "_layer_checkpoint_dependencies")
 
@@ -129,7 +131,10 @@ def _layers(
     if "layer_names" in root.attrs or "layer_names0" in root.attrs:
         for name in _texts(root, "layer_names"):
             layer = _group(root, name)
-            yield name, [_dataset(layer, tensor) for tensor in _texts(layer, "weight_names")]
+            tensors = [_dataset(layer, tensor) for tensor in _texts(layer, "weight_names")]
+            if len(tensors) > _MAX_TENSORS:
+                raise _nested(where, name)
+            yield name, tensors
         return
     groups = [name for name in _LAYER_GROUPS if name in file]
     if not groups:
@@ -138,11 +143,21 @@ def _layers(
     known = dict(names or ())
     for key in sorted(layers, key=_natural):
         layer = _group(layers, key)
+        if any(name in layer and len(_group(layer, name)) for name in _LAYER_GROUPS):
+            raise _nested(where, known.get(key, key))
         if "vars" not in layer:
             continue
         variables = _group(layer, "vars")
         tensors = [_dataset(variables, name) for name in sorted(variables, key=_natural)]
         yield str(variables.attrs.get("name", known.get(key, key))), tensors
+
+
+def _nested(where: str, name: str) -> FileFormatError:
+    return FileFormatError(
+        f"{where}: contains a model as one of its layers, {shorten(name)}, as in "
+        "Sequential([base, ...]); load it with keras.models.load_model(path) and pass the object "
+        "as the network"
+    )
 
 
 def _configured(text: bytes) -> list[tuple[str, str]]:
