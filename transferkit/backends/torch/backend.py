@@ -69,8 +69,8 @@ class TorchBackend(Backend):
         if mean is None or std is None:
             raise UnsupportedError(
                 "a torch.nn.Module does not contain its preprocessing; pass "
-                "preprocessing=Preprocessing(size=..., mean=..., std=...), or what from_torchvision, "
-                "from_timm or from_transformers of transferkit.images returns"
+                "preprocessing=Preprocessing(size=..., mean=..., std=...), or what "
+                "from_torchvision, from_timm or from_transformers of transferkit.images returns"
             )
         return TorchModel(
             self,
