@@ -79,6 +79,9 @@ class NumpyBackend(ReferenceBackend):
 
     name: ClassVar[str] = "numpy"
 
+    def __init__(self, device: str | None = None) -> None:
+        super().__init__(device, np.float32)
+
     @classmethod
     def owns(cls, model: object) -> bool:
         """Return whether an object is a `ColorModel`."""
