@@ -247,6 +247,21 @@ def test_an_unknown_backend_is_rejected_when_loading(fitted: Classifier, tmp_pat
         Classifier.load(tmp_path / "saved.safetensors", backend="onnxruntim")
 
 
+@pytest.mark.parametrize("name", [None, "onnxruntime"])
+@pytest.mark.usefixtures("no_backend_variable")
+def test_an_unknown_device_is_rejected_when_loading(
+    fitted: Classifier, tmp_path: Path, name: str | None
+) -> None:
+    fitted.save(tmp_path / "saved.safetensors")
+    with pytest.raises(UnknownNameError, match="onnxruntime has no device 'cuda:0'; available:"):
+        Classifier.load(tmp_path / "saved.safetensors", backend=name, device="cuda:0")
+    with pytest.raises(UnknownNameError, match="onnxruntime has no device 'cuda:0'; available:"):
+        Classifier.pretrained("mobilenet_v2", backend=name, device="cuda:0")
+    loaded = Classifier.load(tmp_path / "saved.safetensors", device="CPUExecutionProvider")
+    assert loaded.backend is None
+    assert loaded.predict(noise(2)).shape == (2,)
+
+
 def test_a_score_of_unknown_labels_only_is_an_error(fitted: Classifier) -> None:
     with pytest.raises(
         DatasetError,

@@ -203,7 +203,10 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
             batch_size=batch_size,
             progress=progress,
         )
-        model = load_model(network, weights, preprocessing, progress=progress)
+        if backend is not None or device is not None:
+            # Fail now, not at the first prediction, if one of them is not available.
+            get_backend(classifier._chosen_backend(), device=device)
+        model = load_model(network, weights, preprocessing, backend, device, progress=progress)
         if model.labels is None:
             raise DatasetError(
                 f"the labels of {model.network.name}'s classes are unknown with these weights; fit "
@@ -625,11 +628,17 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
         FileFormatError
             If the file is of another kind, damaged, truncated, or written by a newer
             transferkit.
+        UnknownNameError
+            If the backend or its device does not exist.
+        BackendNotInstalledError
+            If the framework of the backend is not installed.
         """
         file = read_classifier(path)
-        if backend is not None:
-            # Fail now, not at the first prediction, if the backend is not available.
-            backend = get_backend(backend, device=device)
+        if backend is not None or device is not None:
+            # Fail now, not at the first prediction, if one of them is not available.
+            chosen = get_backend(backend, device=device)
+            # Without a name, gradients may need another backend.
+            backend = None if backend is None else chosen
         model = Model(
             file.network,
             file.weights,
