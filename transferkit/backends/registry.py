@@ -15,6 +15,7 @@ from transferkit.errors import (
     TransferkitError,
     UnknownNameError,
     UnsupportedError,
+    shorten,
 )
 
 __all__ = [
@@ -163,8 +164,8 @@ def get_backend(
         _check_capability(type(backend), needs)
         if device not in (None, backend.device):
             raise ParameterError(
-                f"device is {device!r}, but the given backend uses {backend.device!r}; give one "
-                "of the two"
+                f"device is {shorten(device)}, but the given backend uses {backend.device!r}; give "
+                "one of the two"
             )
         return backend
     name = backend or os.environ.get(ENVIRONMENT_VARIABLE) or None

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from transferkit.errors import UnsupportedError
+from transferkit.errors import UnsupportedError, shorten
 from transferkit.networks.graph import INPUT, WRAPPED, Network, NetworkBuilder
 from transferkit.support.locks import ForkSafeLock
 
@@ -141,7 +141,9 @@ def _describe(output: object) -> str:
     if hasattr(output, "shape") and hasattr(output, "dtype"):
         return f"a {name} of shape {tuple(output.shape)} and dtype {output.dtype}"
     if isinstance(output, Mapping):
-        inner = ", ".join(f"{key!r}: {type(value).__name__}" for key, value in output.items())
+        inner = ", ".join(
+            f"{shorten(key)}: {type(value).__name__}" for key, value in output.items()
+        )
         return f"a {name} ({inner})"
     if isinstance(output, (tuple, list)):
         return f"a {name} of {', '.join(type(value).__name__ for value in output) or 'nothing'}"

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from transferkit.errors import DatasetError
+from transferkit.errors import DatasetError, shorten
 from transferkit.features import Features
 from transferkit.images import Images, Skipped, count_images, list_labeled_images
 
@@ -118,7 +118,8 @@ def check_classes(labels: npt.NDArray[Any], *, min_images: int = 2, weighted: bo
     if len(classes) == 1:
         images = f" among the images{which}" if weighted else ""
         raise DatasetError(
-            f"y has one class{images}, {classes.tolist()[0]!r}; at least two classes are required"
+            f"y has one class{images}, {shorten(classes.tolist()[0])}; at least two classes are "
+            "required"
         )
     if counts.min() < min_images:
         small = classes[counts < min_images].tolist()
@@ -144,7 +145,7 @@ def skip_small_classes(
     classes, indices, counts = np.unique(labels, return_inverse=True, return_counts=True)
     small = counts < min_images
     skipped = [
-        Skipped(f"class {label!r}", f"{count} image; at least {min_images} are required")
+        Skipped(f"class {shorten(label)}", f"{count} image; at least {min_images} are required")
         for label, count in zip(classes[small].tolist(), counts[small].tolist(), strict=True)
     ]
     return ~small[indices], skipped

@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from transferkit.backends.base import OPERATIONS
 from transferkit.backends.shapes import infer_shapes
-from transferkit.errors import FileFormatError
+from transferkit.errors import FileFormatError, shorten
 from transferkit.images import Preprocessing
 from transferkit.networks import Network, network_from_json, network_to_json
 from transferkit.weights.files import check_weights, digest, read_safetensors, write_safetensors
@@ -197,13 +197,13 @@ def _classes(values: object, name: str) -> npt.NDArray[Any]:
 def _parse_C(value: object) -> float | None:  # noqa: N802
     if value is None or (isinstance(value, (int, float)) and 0 < value < math.inf):
         return value
-    raise ValueError(f"C is {value!r}")
+    raise ValueError(f"C is {shorten(value)}")
 
 
 def _parse_license(value: object) -> str | None:
     if value is None or isinstance(value, str):
         return value
-    raise ValueError(f"the license is {value!r}")
+    raise ValueError(f"the license is {shorten(value)}")
 
 
 def _parameters(values: Mapping[str, object]) -> FitParameters:
@@ -215,7 +215,7 @@ def _parameters(values: Mapping[str, object]) -> FitParameters:
         or not isinstance(random_state, int)
         or not isinstance(layer, str)
     ):
-        raise ValueError(f"the parameters are {values!r}")
+        raise ValueError(f"the parameters are {shorten(values)}")
     return FitParameters(network, weights, _parse_C(values["C"]), random_state, layer)
 
 

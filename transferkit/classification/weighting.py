@@ -85,7 +85,7 @@ def check_class_weight(class_weight: ClassWeight, labels: npt.NDArray[Any]) -> N
             f"{format_labels(known)}"
         )
     for label, weight in class_weight.items():
-        check_non_negative(f"class_weight[{label!r}]", weight)
+        check_non_negative(f"class_weight[{shorten(label)}]", weight)
 
 
 def combine_weights(

@@ -18,7 +18,7 @@ from transferkit.cli.options import (
     Seed,
     Weights,
 )
-from transferkit.errors import OutputError
+from transferkit.errors import OutputError, shorten
 
 if TYPE_CHECKING:
     from transferkit.optimization.objectives import Objective
@@ -155,9 +155,11 @@ def _parse_channels(text: str) -> range:
     """Return the channels that ``7``, ``0:16`` or ``:16`` stands for."""
     first, colon, last = text.partition(":")
     if not (first or "0").isdecimal() or not (last.isdecimal() if colon else first):
-        raise typer.BadParameter(f"--channels is {text!r}; expected a number or a range like 0:16")
+        raise typer.BadParameter(
+            f"--channels is {shorten(text)}; expected a number or a range like 0:16"
+        )
     start = int(first or 0)
     channels = range(start, int(last) if colon else start + 1)
     if not channels:
-        raise typer.BadParameter(f"--channels is {text!r}, an empty range")
+        raise typer.BadParameter(f"--channels is {shorten(text)}, an empty range")
     return channels

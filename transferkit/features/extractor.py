@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 
 from transferkit.backends import Backend
-from transferkit.errors import ShapeError
+from transferkit.errors import ShapeError, shorten
 from transferkit.features.extraction import Features, compute_features
 from transferkit.images import ImageLike, Images, Preprocessing, read_image
 from transferkit.images.conversion import to_float32
@@ -368,5 +368,7 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator, BaseEstimator):  # ty
 
     def _listed(self, layers: Sequence[str] | None) -> list[str]:
         if isinstance(layers, str):
-            raise TypeError(f"layers is {layers!r}; expected a list of names: [{layers!r}]")
+            raise TypeError(
+                f"layers is {shorten(layers)}; expected a list of names: [{shorten(layers)}]"
+            )
         return [self.layer] if layers is None else list(layers)

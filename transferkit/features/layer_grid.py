@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from transferkit.errors import ParameterError, ShapeError
+from transferkit.errors import ParameterError, ShapeError, shorten
 from transferkit.images import ImageLike, read_image
 from transferkit.images.conversion import to_uint8
 from transferkit.support.drawing import ScaleBar, Tile, colormap, labeled_grid
@@ -104,14 +104,16 @@ def check_channels(number: int, channels: Sequence[int] | None, scale: str) -> N
         If ``channels`` is not a sequence of integers.
     """
     if scale not in _SCALES:
-        raise ParameterError(f"scale is {scale!r}; expected {' or '.join(map(repr, _SCALES))}")
+        raise ParameterError(
+            f"scale is {shorten(scale)}; expected {' or '.join(map(repr, _SCALES))}"
+        )
     if channels is None:
         return
     are_integers = isinstance(channels, (Sequence, np.ndarray)) and all(
         isinstance(channel, Integral) for channel in channels
     )
     if not are_integers:
-        raise TypeError(f"channels is {channels!r}; expected a list of integers")
+        raise TypeError(f"channels is {shorten(channels)}; expected a list of integers")
     if len(channels) == 0:
         raise ParameterError("channels is empty; expected at least one, or None for all")
     for channel in channels:

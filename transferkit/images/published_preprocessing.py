@@ -56,7 +56,7 @@ def from_timm(model: object) -> Preprocessing:
     # Rounded down, as timm does.
     resize = math.floor(size / float(crop_pct))
     if crop_mode not in ("center", "squash") or (crop_mode == "squash" and resize != size):
-        raise _inexpressible("timm", f"crop_mode {crop_mode!r} with crop_pct {crop_pct}")
+        raise _inexpressible("timm", f"crop_mode {shorten(crop_mode)} with crop_pct {crop_pct}")
     return Preprocessing(
         size=size,
         resize=resize if crop_mode == "center" else None,

@@ -83,7 +83,7 @@ class ClassNames:
             if str(label).casefold() == given.casefold()
         ]
         if len(candidates) > 1:
-            choices = [f"{self.labels[index]!r} (index {index})" for index in candidates]
+            choices = [f"{shorten(self.labels[index])} (index {index})" for index in candidates]
             raise AmbiguousNameError("class", given, choices, "give the index or the exact name")
         if not candidates:
             raise UnknownNameError("class", given, map(str, self.labels))

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from transferkit.backends import Backend, Program, WrappedModel, backend_of, get_backend
 from transferkit.backends.shapes import infer_shapes
-from transferkit.errors import ParameterError, UnknownNameError, UnsupportedError
+from transferkit.errors import ParameterError, UnknownNameError, UnsupportedError, shorten
 from transferkit.images import Preprocessing
 from transferkit.images.published_preprocessing import published_preprocessing
 from transferkit.networks import Network, random_weights
@@ -149,8 +149,8 @@ def load_model(
         weights = random_weights(network, random_state, initialization)
     if not isinstance(weights, Mapping):
         raise TypeError(
-            f"weights is {weights!r}; a Network needs a mapping from parameter name to array, or "
-            f"{RANDOM!r}"
+            f"weights is {shorten(weights)}; a Network needs a mapping from parameter name to "
+            f"array, or {RANDOM!r}"
         )
     arrays = {name: _float32(name, array) for name, array in weights.items()}
     check_weights("weights", arrays, network)
@@ -197,8 +197,8 @@ def _load_catalogued(
     labels = tuple(image_class.name for image_class in imagenet_classes())
     if isinstance(weights, Mapping):
         raise TypeError(
-            f"weights are arrays; network {network!r} takes the name of published weights or a "
-            "file. To use arrays, pass the network itself: transferkit.networks.build_network"
+            f"weights are arrays; network {shorten(network)} takes the name of published weights "
+            "or a file. To use arrays, pass the network itself: transferkit.networks.build_network"
         )
     if weights is not None and is_weights_file(weights):
         built, arrays, entry, is_published = load_weights_file(network, weights)
@@ -292,7 +292,7 @@ def _float32(name: str, array: npt.ArrayLike) -> npt.NDArray[np.float32]:
     """Convert an array of user-defined weights to float32."""
     converted = np.asarray(array)
     if converted.dtype.kind not in "fiu":
-        raise TypeError(f"weights[{name!r}] has dtype {converted.dtype}; expected float32")
+        raise TypeError(f"weights[{shorten(name)}] has dtype {converted.dtype}; expected float32")
     return converted.astype(np.float32, copy=False)
 
 

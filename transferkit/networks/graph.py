@@ -17,7 +17,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from transferkit.errors import UnknownNameError
+from transferkit.errors import UnknownNameError, shorten
 
 __all__ = [
     "CHANNEL_ORDERS",
@@ -146,19 +146,24 @@ class Network:
             for name in node.inputs:
                 if name not in known:
                     raise ValueError(
-                        f"the input {name!r} of layer {node.name!r} does not precede it"
+                        f"the input {shorten(name)} of layer {shorten(node.name)} does not precede "
+                        "it"
                     )
             for name in node.parameters:
                 if name not in self.parameters:
-                    raise ValueError(f"the weight {name!r} of layer {node.name!r} has no shape")
+                    raise ValueError(
+                        f"the weight {shorten(name)} of layer {shorten(node.name)} has no shape"
+                    )
             if node.name in known:
-                raise ValueError(f"two layers are named {node.name!r}")
+                raise ValueError(f"two layers are named {shorten(node.name)}")
             known.add(node.name)
         for alias, target in self.aliases.items():
             if target not in known:
-                raise ValueError(f"the target {target!r} of alias {alias!r} does not exist")
+                raise ValueError(
+                    f"the target {shorten(target)} of alias {shorten(alias)} does not exist"
+                )
             if alias in known:
-                raise ValueError(f"alias {alias!r} is the name of a layer")
+                raise ValueError(f"alias {shorten(alias)} is the name of a layer")
 
     def __reduce__(self) -> tuple[object, ...]:
         return (
@@ -254,7 +259,7 @@ class NetworkBuilder:
             if required not in known:
                 raise UnknownNameError("layer", required, known, of=self._name)
         if name in known or name in self._aliases:
-            raise ValueError(f"{self._name} has a layer named {name!r} already")
+            raise ValueError(f"{self._name} has a layer named {shorten(name)} already")
         parameters = parameters or {}
         self._parameters.update(parameters)
         self._nodes.append(Node(name, operation, inputs, attributes, tuple(parameters)))

@@ -15,7 +15,7 @@ from transferkit.backends import Backend, Program, backend_names, get_backend
 from transferkit.backends.base import GRADIENTS, INFERENCE
 from transferkit.classification import Classifier
 from transferkit.classification.labels import Labels
-from transferkit.errors import ParameterError, ShapeError, UnsupportedError
+from transferkit.errors import ParameterError, ShapeError, UnsupportedError, shorten
 from transferkit.images import Images, Preprocessing, stream_batches
 from transferkit.models import AnyWeights, ClassNames, Model, load_model
 from transferkit.models.estimator import NetworkEstimator, document_parameters
@@ -513,5 +513,5 @@ def _all_of(name: str, values: object, kind: type[_Kind]) -> tuple[_Kind, ...]:
     listed = tuple(values) if isinstance(values, Iterable) else (values,)
     for value in listed:
         if not isinstance(value, kind):
-            raise TypeError(f"{name} has {value!r}; expected instances of {kind.__name__}")
+            raise TypeError(f"{name} has {shorten(value)}; expected instances of {kind.__name__}")
     return listed

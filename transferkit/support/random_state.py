@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from transferkit.errors import ParameterError
+from transferkit.errors import ParameterError, shorten
 
 __all__ = ["RandomState", "as_generator", "as_seed"]
 
@@ -68,7 +68,7 @@ def as_seed(random_state: RandomState) -> int:
         return int(as_generator(random_state).integers(2**_SEED_BITS))
     if isinstance(random_state, bool) or not isinstance(random_state, Integral) or random_state < 0:
         raise ParameterError(
-            f"random_state is {random_state!r}; expected an int of at least 0, a "
+            f"random_state is {shorten(random_state)}; expected an int of at least 0, a "
             "numpy.random.Generator, a numpy.random.RandomState or None"
         )
     return int(random_state)

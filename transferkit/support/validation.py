@@ -6,7 +6,7 @@ import math
 from numbers import Integral, Real
 from typing import TypeGuard
 
-from transferkit.errors import ParameterError
+from transferkit.errors import ParameterError, shorten
 
 __all__ = ["check_integer", "check_non_negative", "check_positive", "is_number"]
 
@@ -49,7 +49,9 @@ def check_integer(name: str, value: object, minimum: int) -> int:
     transferkit.errors.ParameterError: steps is 0; expected an integer of at least 1
     """
     if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < minimum:
-        raise ParameterError(f"{name} is {value!r}; expected an integer of at least {minimum}")
+        raise ParameterError(
+            f"{name} is {shorten(value)}; expected an integer of at least {minimum}"
+        )
     return int(value)
 
 
@@ -70,7 +72,7 @@ def check_positive(name: str, value: object) -> None:
     transferkit.errors.ParameterError: epsilon is 0.0; expected a finite number greater than 0
     """
     if not is_number(value) or not 0 < value < math.inf:
-        raise ParameterError(f"{name} is {value!r}; expected a finite number greater than 0")
+        raise ParameterError(f"{name} is {shorten(value)}; expected a finite number greater than 0")
 
 
 def check_non_negative(name: str, value: object) -> None:
@@ -90,4 +92,4 @@ def check_non_negative(name: str, value: object) -> None:
     transferkit.errors.ParameterError: weight is -1.0; expected a finite number of at least 0
     """
     if not is_number(value) or not 0 <= value < math.inf:
-        raise ParameterError(f"{name} is {value!r}; expected a finite number of at least 0")
+        raise ParameterError(f"{name} is {shorten(value)}; expected a finite number of at least 0")

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from transferkit.backends.base import Table
-from transferkit.errors import NotFiniteError, ParameterError, UnknownNameError
+from transferkit.errors import NotFiniteError, ParameterError, UnknownNameError, shorten
 from transferkit.support.validation import check_positive, is_number
 from transferkit.training.averages import moving_average
 from transferkit.training.schedules import Schedule, find_schedule
@@ -346,4 +346,4 @@ def _divide_by_rms(table: Table[Any], gradient: Any) -> Any:
 
 def _check_decay(name: str, value: object) -> None:
     if not is_number(value) or not 0 <= value < 1:
-        raise ParameterError(f"{name} is {value!r}; expected a number in [0, 1)")
+        raise ParameterError(f"{name} is {shorten(value)}; expected a number in [0, 1)")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TypeAlias
 
-from transferkit.errors import ParameterError, UnknownNameError
+from transferkit.errors import ParameterError, UnknownNameError, shorten
 
 __all__ = ["SCHEDULES", "Schedule", "find_schedule"]
 
@@ -47,5 +47,5 @@ def find_schedule(schedule: str | Schedule) -> Schedule:
         return SCHEDULES[schedule]
     if not callable(schedule):
         names = ", ".join(map(repr, SCHEDULES))
-        raise ParameterError(f"schedule is {schedule!r}; expected {names} or a function")
+        raise ParameterError(f"schedule is {shorten(schedule)}; expected {names} or a function")
     return schedule

@@ -21,6 +21,7 @@ from transferkit.errors import (
     ParameterError,
     ShapeError,
     UnknownNameError,
+    shorten,
 )
 from transferkit.features.extraction import NoneReadableError
 from transferkit.images import Images, Preprocessing, Skipped, stream_batches
@@ -105,9 +106,9 @@ def attack_images(
         is_excluded = is_predicted | (true == targets)
         for row in np.flatnonzero(is_excluded):
             name = classes.name(int(targets[row]))
-            reason = f"the label is the target class, {name!r}"
+            reason = f"the label is the target class, {shorten(name)}"
             if is_predicted[row]:
-                reason = f"the predicted class is already the target, {name!r}"
+                reason = f"the predicted class is already the target, {shorten(name)}"
             reason += "; leave it out or choose another target"
             if on_error != "skip":
                 raise ImageError(sources[row], reason)
@@ -223,8 +224,9 @@ def _find_attack(method: str | Attack, norm: str | None, loss: str | None) -> At
         for parameter, value, own in (("norm", norm, method.norm), ("loss", loss, method.loss)):
             if value is not None and value != own:
                 raise ParameterError(
-                    f"{parameter} is {value!r}, but the given attack {method.name!r} has the "
-                    f"{parameter} {own!r}; leave out {parameter}, or give it to the attack"
+                    f"{parameter} is {shorten(value)}, but the given attack {method.name!r} has "
+                    f"the {parameter} {shorten(own)}; leave out {parameter}, or give it to the "
+                    "attack"
                 )
         return method
     if isinstance(method, type) and issubclass(method, Attack):
@@ -282,12 +284,12 @@ def _check_epsilons(epsilon: float | Sequence[float] | None, attack: Attack) -> 
         raise ParameterError("epsilon is an empty list; expected at least one number")
     for value in values:
         if not is_number(value) or not math.isfinite(value):
-            raise ParameterError(f"epsilon is {value!r}; expected a finite number")
+            raise ParameterError(f"epsilon is {shorten(value)}; expected a finite number")
         if value < 0 or (attack.norm == "linf" and value > 1):
             expected = "in [0, 1]" if attack.norm == "linf" else "of at least 0"
             hint = f"; pixel values are in [0, 1], so write {value:g}/255" if value > 1 else ""
             raise ParameterError(
-                f"epsilon is {value!r}; expected a number {expected} for {attack.norm}{hint}"
+                f"epsilon is {shorten(value)}; expected a number {expected} for {attack.norm}{hint}"
             )
     return sorted(float(value) for value in values)
 

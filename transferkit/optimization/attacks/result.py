@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from transferkit.classification.classifier import Prediction
-from transferkit.errors import OutputError, ParameterError, UnsupportedError
+from transferkit.errors import OutputError, ParameterError, UnsupportedError, shorten
 from transferkit.images import Skipped
 from transferkit.images.conversion import to_float32, to_uint8
 from transferkit.optimization.attacks.norms import vector_norms
@@ -200,7 +200,7 @@ class AdversarialResult:
         else:
             chosen = np.sort(np.ravel(np.asarray(epsilons, np.float64)))
             if not np.isfinite(chosen).all():
-                raise ParameterError(f"epsilons is {epsilons!r}; expected finite numbers")
+                raise ParameterError(f"epsilons is {shorten(epsilons)}; expected finite numbers")
         is_within = self.distance[:, None] <= chosen * (1 + 1e-6) + 1e-6
         rates = (is_within & self.success[:, None]).mean(axis=0)
         return Curve(chosen, np.asarray(rates, np.float64))
@@ -261,7 +261,9 @@ class AdversarialResult:
         else:
             chosen = np.ravel(rows).tolist()
         if not chosen or any(row not in range(len(self)) for row in chosen):
-            raise ParameterError(f"rows is {rows!r}; expected indices from 0 to {len(self) - 1}")
+            raise ParameterError(
+                f"rows is {shorten(rows)}; expected indices from 0 to {len(self) - 1}"
+            )
         tiles: list[npt.NDArray[np.uint8]] = []
         captions = []
         for row in chosen:

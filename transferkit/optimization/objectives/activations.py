@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from transferkit.backends.base import Table
-from transferkit.errors import ParameterError, ShapeError, UnknownNameError
+from transferkit.errors import ParameterError, ShapeError, UnknownNameError, shorten
 from transferkit.optimization.objectives.base import Activations, Evaluate, Objective, Subject
 
 __all__ = ["Channel", "Class", "Custom", "Direction", "Layer", "Neuron"]
@@ -333,7 +333,8 @@ class Custom(Objective):
     def __post_init__(self) -> None:
         if isinstance(self.of, str):
             raise TypeError(
-                f"of is {self.of!r}; expected a list of layer names, such as [{self.of!r}]"
+                f"of is {shorten(self.of)}; expected a list of layer names, such as "
+                f"[{shorten(self.of)}]"
             )
         object.__setattr__(self, "of", tuple(self.of))
 
@@ -360,7 +361,7 @@ def _all_but_first(shape: tuple[int, ...]) -> tuple[int, ...]:
 def _check_index(kind: str, layer: str, index: object, length: int) -> int:
     """Return an index into an axis of a layer as an int, after a check of its range."""
     if isinstance(index, bool) or not isinstance(index, Integral):
-        raise TypeError(f"{kind} is {index!r}; expected an integer from 0 to {length - 1}")
+        raise TypeError(f"{kind} is {shorten(index)}; expected an integer from 0 to {length - 1}")
     if not 0 <= int(index) < length:
         raise UnknownNameError(kind, int(index), [f"0 to {length - 1}"], of=layer)
     return int(index)

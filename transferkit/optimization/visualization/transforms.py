@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from transferkit.backends.base import Table
-from transferkit.errors import ParameterError
+from transferkit.errors import ParameterError, shorten
 from transferkit.support.validation import check_integer, check_non_negative, is_number
 
 __all__ = ["Affine", "Jitter", "Pad", "Rotate", "Scale", "Transform", "TransformChain"]
@@ -143,8 +143,8 @@ class Scale(Affine):
     def __post_init__(self) -> None:
         if not 0 < self.smallest <= self.largest < np.inf:
             raise ParameterError(
-                f"smallest is {self.smallest!r} and largest is {self.largest!r}; expected finite "
-                "numbers greater than 0 in ascending order"
+                f"smallest is {shorten(self.smallest)} and largest is {shorten(self.largest)}; "
+                "expected finite numbers greater than 0 in ascending order"
             )
 
     def sample(self, generator: np.random.Generator) -> Doubles:
@@ -171,7 +171,7 @@ class Pad(Transform):
     def __post_init__(self) -> None:
         check_integer("pixels", self.pixels, 0)
         if not is_number(self.value) or not 0 <= self.value <= 1:
-            raise ParameterError(f"value is {self.value!r}; expected a number in [0, 1]")
+            raise ParameterError(f"value is {shorten(self.value)}; expected a number in [0, 1]")
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Return the size with the border."""
