@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from backend_selection import BUILT_IN, can_differentiate, requested_backends
 from hypothesis import settings
 
-from transferkit.backends import Backend, describe_backend, get_backend
-from transferkit.backends.base import GRADIENTS
+from transferkit.backends import Backend, get_backend
 from transferkit.images import list_images, read_image
 from transferkit.images.conversion import to_float32
 from transferkit.weights import find_weights
-
-BUILT_IN = ("onnxruntime", "torch", "tensorflow")
-"""The names of backends, which are also the names of the modules of their frameworks."""
 
 # Compares every backend with Keras's networks, which need TensorFlow.
 _KERAS_PARITY = "test_keras_parity.py"
@@ -41,20 +37,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="also compare with torchvision, which must be installed",
     )
-
-
-def requested_backends(config: pytest.Config) -> list[str]:
-    """Return the names of the backends to test."""
-    option: str | None = config.getoption("--backends")
-    if option is not None:
-        return [name.strip() for name in option.split(",") if name.strip()]
-    return [name for name in BUILT_IN if importlib.util.find_spec(name) is not None]
-
-
-def can_differentiate(name: str) -> bool:
-    """Return whether a backend has gradients; True if unusable, so that its tests fail."""
-    found = describe_backend(name)
-    return found.problem is not None or GRADIENTS in found.capabilities
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 import pytest
-from conftest import can_differentiate, requested_backends
+from backend_selection import can_differentiate, requested_backends
 
 from transferkit import ImageOptimizer
 
