@@ -6,7 +6,13 @@ import pickle
 
 import pytest
 
-from transferkit.errors import AmbiguousNameError, ImageError, UnknownNameError, shorten
+from transferkit.errors import (
+    AmbiguousNameError,
+    ImageError,
+    UnknownNameError,
+    shorten,
+    shorten_path,
+)
 
 
 @pytest.mark.parametrize(
@@ -66,6 +72,15 @@ def test_long_values_are_cut(value: object) -> None:
     assert shorten(value)[:97] == repr(value)[:97]
     assert len(str(UnknownNameError("class", value, ["zebra"]))) < 150
     assert len(str(AmbiguousNameError("class", value, ["a", "b"], "give the index"))) < 160
+
+
+def test_a_path_is_shown_whole_unless_it_cannot_be_one() -> None:
+    path = "folder/" * 35 + "cat.jpg"
+    assert str(ImageError(path, "the file is empty")) == f"{path}: the file is empty"
+    assert len(shorten_path("x" * 256)) == 100
+    error = ImageError("x" * 10**6, "no such file")
+    assert len(str(error)) < 120
+    assert len(error.source) == 10**6
 
 
 def test_short_values_are_shown_whole() -> None:

@@ -8,6 +8,7 @@ given, what was expected, and how to fix it.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 
 __all__ = [
@@ -27,9 +28,11 @@ __all__ = [
     "UnknownNameError",
     "UnsupportedError",
     "shorten",
+    "shorten_path",
 ]
 
 _MAX_VALUE_LENGTH = 100
+_MAX_PATH_LENGTH = 255
 _MAX_SUGGESTIONS = 4
 _MAX_LISTED = 12
 
@@ -49,6 +52,24 @@ def shorten(value: object) -> str:
     is_long_string = isinstance(value, str | bytes) and len(value) > _MAX_VALUE_LENGTH
     text = repr(value[:_MAX_VALUE_LENGTH]) if is_long_string else repr(value)  # type: ignore[index]
     return text if len(text) <= _MAX_VALUE_LENGTH else text[: _MAX_VALUE_LENGTH - 3] + "..."
+
+
+def shorten_path(path: object) -> str:
+    """Return a path or other source for an error message.
+
+    It is needed as a whole to find the file, so only one that is longer than 255 characters, which
+    is hardly a path, is cut to 100 characters.
+
+    Examples
+    --------
+    >>> from transferkit.errors import shorten_path
+    >>> shorten_path("images/cat.jpg")
+    'images/cat.jpg'
+    >>> shorten_path("iVBORw0KGgo" * 1000)[-14:]
+    'iVBORw0KGgo...'
+    """
+    text = os.fsdecode(path) if isinstance(path, (str, bytes, os.PathLike)) else str(path)
+    return text if len(text) <= _MAX_PATH_LENGTH else text[: _MAX_VALUE_LENGTH - 3] + "..."
 
 
 class TransferkitError(Exception):
@@ -217,7 +238,7 @@ class ImageError(TransferkitError, ValueError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.source}: {self.reason}"
+        return f"{shorten_path(self.source)}: {self.reason}"
 
 
 class DatasetError(TransferkitError, ValueError):

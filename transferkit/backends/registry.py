@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 
-from transferkit.backends.base import API_VERSION, INFERENCE, Backend
+from transferkit.backends.base import API_VERSION, GRADIENTS, INFERENCE, Backend
 from transferkit.errors import (
     BackendNotInstalledError,
     ParameterError,
@@ -144,7 +144,8 @@ def get_backend(
     Raises
     ------
     UnknownNameError
-        If no backend of this name is registered, or it does not have the device.
+        If no backend of this name is registered, it does not have the device, or there is no such
+        capability.
     BackendNotInstalledError
         If its framework is not installed; the message has the command that installs it.
     PluginError
@@ -160,6 +161,8 @@ def get_backend(
     >>> get_backend("onnxruntime").name
     'onnxruntime'
     """
+    if needs not in (INFERENCE, GRADIENTS):
+        raise UnknownNameError("capability", needs, (INFERENCE, GRADIENTS))
     if isinstance(backend, Backend):
         _check_capability(type(backend), needs)
         if device not in (None, backend.device):

@@ -165,7 +165,7 @@ def _normalize_text(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def format_labels(labels: Sequence[Hashable]) -> str:
     """Return the first few labels and the number of further ones, for a message."""
     more = f" and {len(labels) - _MAX_SHOWN} more" if len(labels) > _MAX_SHOWN else ""
-    return ", ".join(map(repr, labels[:_MAX_SHOWN])) + more
+    return ", ".join(map(shorten, labels[:_MAX_SHOWN])) + more
 
 
 def labels_as_array(labels: object) -> npt.NDArray[Any]:

@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from transferkit.backends.base import OPERATIONS
 from transferkit.backends.shapes import infer_shapes
-from transferkit.errors import FileFormatError, shorten
+from transferkit.errors import FileFormatError, shorten, shorten_path
 from transferkit.images import Preprocessing
 from transferkit.networks import Network, network_from_json, network_to_json
 from transferkit.weights.files import check_weights, digest, read_safetensors, write_safetensors
@@ -141,7 +141,7 @@ def read_classifier(path: str | os.PathLike[str]) -> ClassifierFile:
         If the file is inconsistent, of another kind, damaged, or from a newer version.
     """
     tensors, metadata = read_safetensors(path)
-    where = os.fspath(path)
+    where = shorten_path(path)
     if metadata.get("format") != _FORMAT:
         raise FileFormatError(f"{where}: not a classifier saved by transferkit")
     try:

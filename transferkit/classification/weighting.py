@@ -43,8 +43,10 @@ def check_sample_weight(
         return None
     try:
         weights = np.asarray(sample_weight, np.float64)
-    except (TypeError, ValueError) as error:
-        raise ParameterError(f"sample_weight is not an array of numbers: {error}") from error
+    except (TypeError, ValueError):
+        raise ParameterError(
+            f"sample_weight is {shorten(sample_weight)}; expected an array of numbers"
+        ) from None
     if weights.shape != (number,):
         raise ParameterError(
             f"sample_weight has shape {weights.shape}; expected ({number},), one weight for each "

@@ -6,20 +6,19 @@ import os
 import unicodedata
 from pathlib import Path
 
-from transferkit.errors import DatasetError, ParameterError, shorten
+from transferkit.errors import DatasetError, ParameterError, shorten, shorten_path
 from transferkit.images.skipped import Skipped
 
 __all__ = ["SUFFIXES", "list_images", "list_labeled_images"]
 
 SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+    ".jpg .jpeg .jpe .jfif .mpo .png .webp .bmp .gif .tif .tiff .jp2 .j2k .jpx .jpf .ppm .pgm .pbm "
+    ".pnm .avif .avifs .heic .heif .hif".split()
 )
 """The suffixes, in lower case, of files in a folder that are listed as images."""
 
 # Images in unsupported formats are listed too, so that they are reported rather than ignored.
-_LISTED_SUFFIXES = SUFFIXES.union(
-    (".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".nef", ".arw", ".psd", ".svg")
-)
+_LISTED_SUFFIXES = SUFFIXES.union((".jxl", ".dng", ".cr2", ".nef", ".arw", ".psd", ".svg"))
 
 _LAYOUT = "expected one folder of images for each class: cat/1.jpg, cat/2.jpg, dog/1.jpg"
 
@@ -47,7 +46,7 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
         The paths, each beginning with ``folder``, sorted by the path below ``folder`` with
         forward slashes, character by character, so that the order is the same on every
         machine. Files with a suffix in `SUFFIXES`, in upper or lower case, are listed, and
-        those of other image formats, such as HEIC, which cannot be read. Files and folders
+        those of other image formats, such as JPEG XL, which cannot be read. Files and folders
         whose name begins with a dot are left out, and folders of the operating system such as
         ``__MACOSX``. Links to folders are followed; a folder that
         can be reached in several ways is listed once.
@@ -182,9 +181,10 @@ def _existing(folder: str | os.PathLike[str]) -> Path:
         path = Path(folder)
         os.stat(path)
     except FileNotFoundError:
-        raise DatasetError(f"{folder}: no such file or folder") from None
+        raise DatasetError(f"{shorten_path(folder)}: no such file or folder") from None
     except OSError as error:
-        raise DatasetError(f"{folder}: cannot be accessed: {error.strerror}") from error
+        reason = f"cannot be accessed: {error.strerror}"
+        raise DatasetError(f"{shorten_path(folder)}: {reason}") from None
     except ValueError as error:
         raise DatasetError(f"{shorten(folder)}: not a valid path") from error
     return path

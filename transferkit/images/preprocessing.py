@@ -224,7 +224,7 @@ class Preprocessing:
         added = {"channel_order", "crop"}
         if not expected <= set(data) <= expected | added:
             missing = ", ".join(sorted(expected - set(data))) or "none"
-            unknown = ", ".join(sorted(map(str, set(data) - expected - added))) or "none"
+            unknown = shorten(sorted(map(str, set(data) - expected - added)))
             raise ParameterError(f"preprocessing: missing entries: {missing}; unknown: {unknown}")
         return cls(
             size=_side_or_none("size", data["size"]),

@@ -11,7 +11,7 @@ import onnx
 from transferkit.backends.interpreter import load_parameters, run_network
 from transferkit.backends.onnx.table import OnnxTable, placeholder, write_model
 from transferkit.backends.shapes import infer_shapes
-from transferkit.errors import ParameterError, ShapeError, UnsupportedError
+from transferkit.errors import ParameterError, ShapeError, UnsupportedError, shorten
 from transferkit.images import Preprocessing
 from transferkit.models.model import Model
 from transferkit.networks import INPUT, Network, fold_batch_norm, keep_needed
@@ -74,7 +74,9 @@ def export_onnx(model: Model, layers: Sequence[str], path: Path) -> None:
         )
     check_writable(path)
     if not layers or len(set(layers)) != len(layers):
-        raise ParameterError(f"layers is {list(layers)}; expected at least one, without duplicates")
+        raise ParameterError(
+            f"layers is {shorten(list(layers))}; expected at least one, without duplicates"
+        )
     targets = [network.resolve(layer) for layer in layers]
     pruned = keep_needed(network, targets)
     folded, weights = fold_batch_norm(pruned, model.weights, keep=targets)

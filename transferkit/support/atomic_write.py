@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from transferkit.errors import OutputError
+from transferkit.errors import OutputError, shorten_path
 
 __all__ = ["check_writable", "write_atomically"]
 
@@ -54,7 +54,8 @@ def write_atomically(path: Path) -> Iterator[IO[bytes]]:
             yield file
         temporary.replace(path)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+        reason = error.strerror or error
+        raise OutputError(f"{shorten_path(path)}: cannot be written: {reason}") from None
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -76,11 +77,13 @@ def check_writable(path: Path) -> None:
             # Renaming a file to the path of a device, such as /dev/null, would replace it.
             raise OutputError(f"{path}: not a regular file")
         if not folder.is_dir():
-            raise OutputError(f"{path}: the folder {str(folder)!r} does not exist")
+            raise OutputError(
+                f"{shorten_path(path)}: the folder '{shorten_path(folder)}' does not exist"
+            )
         if not os.access(folder, os.W_OK | os.X_OK):
             raise OutputError(f"{path}: the folder {str(folder)!r} is not writable")
     except OutputError:
         raise
     except OSError as error:
         # For example a name that is too long, or a folder that must not be read.
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+        raise OutputError(f"{shorten_path(path)}: cannot be written: {error.strerror}") from None

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
-from transferkit.errors import FileFormatError, shorten
+from transferkit.errors import FileFormatError, shorten, shorten_path
 from transferkit.networks.graph import Network
 from transferkit.support.atomic_write import write_atomically
 from transferkit.weights.mapped import array_at, map_file
@@ -63,7 +63,7 @@ def read_safetensors(
         If the file does not exist, cannot be read, is not a safetensors file, is truncated, or
         has tensors of another type, such as complex numbers.
     """
-    where = os.fspath(path)
+    where = shorten_path(path)
     data = map_file(path)
     try:
         # The library checks that the header is complete and that the tensors fill the file.

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
-from transferkit.errors import FileFormatError
+from transferkit.errors import FileFormatError, shorten_path
 from transferkit.weights.files import read_safetensors
 from transferkit.weights.keras_file import KerasLayers, read_keras
 
@@ -56,7 +56,7 @@ def read_keras_isolated(path: str | os.PathLike[str]) -> KerasLayers:
         If the file does not exist, is damaged or truncated, refers to other files, or does not
         have Keras's structure; also if reading it takes too much time or memory, or crashes.
     """
-    where = os.fspath(path)
+    where = shorten_path(path)
     try:
         size = Path(path).stat().st_size
     except OSError:

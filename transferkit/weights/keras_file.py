@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from transferkit.errors import FileFormatError, shorten
+from transferkit.errors import FileFormatError, shorten, shorten_path
 from transferkit.weights.mapped import (
     FLOATS,
     ZIP_START,
@@ -79,7 +79,7 @@ def read_keras(path: str | os.PathLike[str]) -> KerasLayers:
         If the file does not exist, is damaged or truncated, refers to other files, or does not
         have Keras's structure.
     """
-    where = os.fspath(path)
+    where = shorten_path(path)
     data = map_file(path)
     names: list[tuple[str, str]] | None = None
     try:

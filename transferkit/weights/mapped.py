@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from transferkit.errors import FileFormatError, shorten
+from transferkit.errors import FileFormatError, shorten, shorten_path
 
 __all__ = [
     "FLOATS",
@@ -66,17 +66,17 @@ def map_file(path: str | os.PathLike[str]) -> memoryview:
     # Opening a pipe would wait for a writer, so it is not opened.
     if os.path.exists(path) and not os.path.isfile(path):
         problem = "is a folder" if os.path.isdir(path) else "not a regular file"
-        raise FileFormatError(f"{os.fspath(path)}: {problem}")
+        raise FileFormatError(f"{shorten_path(path)}: {problem}")
     try:
         with Path(path).open("rb") as file:
             if os.fstat(file.fileno()).st_size > 0:
                 return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except FileNotFoundError:
-        raise FileFormatError(f"{os.fspath(path)}: no such file") from None
+        raise FileFormatError(f"{shorten_path(path)}: no such file") from None
     except (OSError, ValueError) as error:  # a path with a zero byte in it is a ValueError
         reason = getattr(error, "strerror", None) or error
-        raise FileFormatError(f"{os.fspath(path)}: {reason}") from error
-    raise FileFormatError(f"{os.fspath(path)}: the file is empty")
+        raise FileFormatError(f"{shorten_path(path)}: {reason}") from None
+    raise FileFormatError(f"{shorten_path(path)}: the file is empty")
 
 
 def array_at(

@@ -36,7 +36,7 @@ def is_weights_file(weights: object) -> bool:
         if weights == RANDOM or any(weights in {row.name, row.source} for row in WEIGHTS):
             return False
         path = Path(weights)
-        return weights.endswith(_ENDINGS) or path.name != weights or path.exists()
+        return weights.endswith(_ENDINGS) or path.name != weights or os.path.exists(path)
     return isinstance(weights, os.PathLike)
 
 

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
-from transferkit.errors import FileFormatError, shorten
+from transferkit.errors import FileFormatError, shorten, shorten_path
 from transferkit.weights.files import without_prefixes
 from transferkit.weights.mapped import ZIP_START, MappedFile, array_at, map_file, stored_member
 
@@ -125,7 +125,7 @@ def read_torch(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[np.float32
         If the file does not exist, is damaged or truncated, contains pickled objects, or has
         no state dictionary.
     """
-    where = os.fspath(path)
+    where = shorten_path(path)
     data = map_file(path)
     try:
         if bytes(data[:4]) == ZIP_START:

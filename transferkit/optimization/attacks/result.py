@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from transferkit.classification.classifier import Prediction
-from transferkit.errors import OutputError, ParameterError, UnsupportedError, shorten
+from transferkit.errors import OutputError, ParameterError, UnsupportedError, shorten, shorten_path
 from transferkit.images import Skipped
 from transferkit.images.conversion import to_float32, to_uint8
 from transferkit.optimization.attacks.norms import vector_norms
@@ -308,7 +308,8 @@ class AdversarialResult:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutputError(f"{folder}: cannot be created: {error.strerror or error}") from error
+            reason = error.strerror or error
+            raise OutputError(f"{shorten_path(folder)}: cannot be created: {reason}") from None
         paths = [folder / f"{stem}.png" for stem in self.file_stems]
         sources = {Path(source).resolve() for source in self.sources}
         for path in paths:
@@ -401,7 +402,7 @@ def _caption(prediction: Prediction) -> str:
 def _png_path(path: str | os.PathLike[str]) -> Path:
     target = Path(path)
     if target.suffix.lower() != ".png":
-        raise OutputError(f"{target}: expected a file name that ends in .png")
+        raise OutputError(f"{shorten_path(target)}: expected a file name that ends in .png")
     return target
 
 

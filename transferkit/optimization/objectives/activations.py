@@ -263,7 +263,12 @@ class Direction(Objective):
     _unit: npt.NDArray[np.float64] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        vector = np.array(self.vector, np.float64)
+        try:
+            vector = np.array(self.vector, np.float64)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"the vector is {shorten(self.vector)}; expected an array of numbers"
+            ) from None
         if vector.ndim != 1:
             raise ShapeError(f"the vector has shape {vector.shape}; expected (channels,)")
         norm = np.linalg.norm(vector)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from transferkit.backends import Program
-from transferkit.errors import OutputError, ParameterError
+from transferkit.errors import OutputError, ParameterError, shorten_path
 from transferkit.images.conversion import to_float32, to_uint8
 from transferkit.optimization.visualization.transforms import Jitter, Rotate, Scale, TransformChain
 from transferkit.support.atomic_write import write_atomically
@@ -134,7 +134,8 @@ class IdealImages:
         """
         path = Path(path)
         if path.suffix.lower() not in _FORMATS:
-            raise OutputError(f"{path}: unknown suffix; expected one of {', '.join(_FORMATS)}")
+            expected = ", ".join(_FORMATS)
+            raise OutputError(f"{shorten_path(path)}: unknown suffix; expected one of {expected}")
         tiles = list(to_uint8(self.images))
         if len(tiles) == 1:
             image = Image.fromarray(tiles[0])
@@ -162,7 +163,7 @@ class IdealImages:
         """
         path = Path(path)
         if path.suffix.lower() != ".gif":
-            raise OutputError(f"{path}: unknown suffix; expected .gif")
+            raise OutputError(f"{shorten_path(path)}: unknown suffix; expected .gif")
         if not len(self.frames):
             raise ParameterError("no frames were recorded; call visualize with frames=24, say")
         check_positive("seconds", seconds)
