@@ -12,8 +12,9 @@ from transferkit.images.skipped import Skipped
 __all__ = ["SUFFIXES", "list_images", "list_labeled_images"]
 
 SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .mpo .png .webp .bmp .gif .tif .tiff .jp2 .j2k .jpx .jpf .ppm .pgm .pbm "
-    ".pnm .avif .avifs .heic .heif .hif".split()
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+    | {".jp2", ".j2k", ".jpx", ".jpf", ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".avifs"}
+    | {".heic", ".heif", ".hif"}
 )
 """The suffixes, in lower case, of files in a folder that are listed as images."""
 

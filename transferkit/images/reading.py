@@ -18,16 +18,21 @@ from typing import IO, TypeAlias, TypeGuard
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.ExifTags import Base as Tag
 from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
+from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from transferkit.errors import ImageError
+from transferkit.images.color_profiles import to_srgb
+from transferkit.images.containers import JPEG_2000, brands, read_codestream
 from transferkit.support.locks import ForkSafeLock
 
 __all__ = [
@@ -69,14 +74,28 @@ _READERS: tuple[tuple[str, tuple[bytes, ...], _Reader], ...] = (
     ("BMP", (b"BM",), BmpImageFile),
     ("GIF", (b"GIF87a", b"GIF89a"), GifImageFile),
     ("TIFF", _TIFF, TiffImageFile),
+    ("JPEG 2000", JPEG_2000, Jpeg2KImageFile),
+    (
+        "PPM",
+        tuple(b"P%c%c" % (kind, space) for kind in b"123456" for space in b" \t\n\r"),
+        PpmImageFile,
+    ),
 )
+# These are recognized by their brands.
+_AVIF_BRANDS = {b"avif", b"avis"}
+_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
+_FORMATS = ", ".join([name for name, _, _ in _READERS] + ["AVIF", "HEIC"])
 # The number of bytes at the start of a file that tell its format, and the size of a WebP image.
-_HEADER = 30
+_HEADER = 64
 
 # The maximum size of everything besides the pixels: EXIF, profiles, thumbnails, the depth maps
 # that phones add. Animated WebP files are read completely, so their limit is higher.
 _METADATA_BYTES = 8 << 20
 _WEBP_BYTES = 64 << 20
+# Pillow reads these headers in Python, in small pieces.
+_HEADER_BYTES = {"JPEG 2000": 1 << 20, "PPM": 1 << 16}
+# The maximum length of an AVIF or HEIC file, which is read completely before its size is known.
+_BOXES_BYTES = 128 << 20
 # An upper limit for all formats: twice the size of four uncompressed channels of 16 bits.
 _BYTES_PER_PIXEL = 16
 
@@ -85,8 +104,20 @@ _BYTES_PER_PIXEL = 16
 _MAX_CONTENT = _METADATA_BYTES + 8 * MAX_PIXELS
 _BLOCK = 1 << 20
 
-# Pillow decodes run-length encoded BMP files pixel by pixel, in Python.
-_MAX_PIXELS_RUN_LENGTH = 16_000_000
+# Pillow decodes run-length encoded BMP files, and some PPM files, pixel by pixel, in Python.
+_MAX_PIXELS_IN_PYTHON = 16_000_000
+_DECODED_IN_PYTHON = {
+    "bmp_rle": "a run-length encoded BMP",
+    "ppm": "a PPM whose maximum is neither 255 nor 65535",
+    "ppm_plain": "a PPM in plain text",
+}
+
+# The tiles of a JPEG 2000 file take memory besides the pixels, and each is decoded to 32 bits.
+_PIXELS_PER_TILE = 4096
+_MAX_PIXELS_OF_A_TILE = 32_000_000
+
+# The decoders of AVIF and HEIC hold the image two or three times.
+_MAX_PIXELS_BOXES = 64_000_000
 
 # A progressive JPEG can have any number of scans of the whole image, each only a few bytes long;
 # ten are usual.
@@ -135,7 +166,8 @@ def read_image(
     image
         One of
 
-        - a path to a JPEG (or MPO), PNG, WebP, BMP, GIF or TIFF file, of which the first
+        - a path to a JPEG (or MPO), PNG, WebP, BMP, GIF, TIFF, JPEG 2000, PPM (or PGM, PBM)
+          or AVIF file, or to a HEIC file if pillow-heif is installed, of which the first
           frame is read;
         - the bytes of such a file, or a binary file object such as `io.BytesIO`. A file object
           that can seek is read from its start, whatever its position is, and its position is
@@ -146,8 +178,9 @@ def read_image(
           floats in [0, 1].
 
         Transparent pixels are blended with white. Images of 16 bits or of Pillow's mode "I"
-        are read as 0 to 65535, those of mode "F" as floats in [0, 1]. The orientation in EXIF
-        data is applied; invalid EXIF data is ignored.
+        are read as 0 to 65535, those of mode "F" as floats in [0, 1]. Colors are converted to
+        sRGB if the image has a color profile (ICC) of another color space. The orientation in
+        EXIF data is applied. Invalid profiles and EXIF data are ignored.
     source
         The name of the image in error messages. None: its path, or "image".
 
@@ -351,6 +384,8 @@ def _decode(file: _BoundedFile, length: int, source: str) -> Image.Image | npt.N
         except Exception as error:
             raise ImageError(source, _reason(error)) from error
         orientation = _load(image, source)
+    # The decoder of HEIC may change the size.
+    _check_size(image.size, source)
     return _upright_rgb(image, orientation, source)
 
 
@@ -364,18 +399,21 @@ def _why_not_to_open(status: os.stat_result) -> str | None:
 
 def _open(file: _BoundedFile, length: int, source: str) -> ImageFile:
     """Read the header of a file without decoding its pixels."""
-    file.allow(_METADATA_BYTES)
+    file.allow(_HEADER)
     header = file.read(_HEADER)
     file.seek(0)
     name, reader = _find_reader(header, source)
+    file.allow(_HEADER_BYTES.get(name, _METADATA_BYTES))
     if name == "WebP":
-        # This is the only reader that allocates the image and reads the whole file when it
-        # opens it.
+        # This is the only one of the simple formats whose reader allocates the image and reads
+        # the whole file when it opens it.
         size = _webp_size(header)
         if size is None or int.from_bytes(header[4:8], "little") + 8 > length:
             raise ImageError(source, "the file is truncated")
         _check_size(size, source)
         file.allow(_WEBP_BYTES + _BYTES_PER_PIXEL * size[0] * size[1])
+    elif name in ("AVIF", "HEIC"):
+        file.allow(_BOXES_BYTES)
     return reader(file)
 
 
@@ -386,8 +424,25 @@ def _find_reader(header: bytes, source: str) -> tuple[str, _Reader]:
     for name, beginnings, reader in _READERS:
         if header.startswith(beginnings) and (name != "WebP" or header[8:12] == b"WEBP"):
             return name, reader
-    formats = ", ".join(name for name, _, _ in _READERS)
-    raise ImageError(source, f"not an image in a supported format ({formats})")
+    stated = brands(header)
+    if stated & _AVIF_BRANDS:
+        return "AVIF", AvifImageFile
+    if stated & _HEIC_BRANDS:
+        return "HEIC", _heic_reader(source)
+    raise ImageError(source, f"not an image in a supported format ({_FORMATS})")
+
+
+def _heic_reader(source: str) -> _Reader:
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError as error:
+        raise ImageError(
+            source,
+            "a HEIC image, which needs the package pillow-heif; install it with "
+            'pip install "transferkit[heic]"',
+        ) from error
+    reader: _Reader = HeifImageFile
+    return reader
 
 
 def _webp_size(header: bytes) -> tuple[int, int] | None:
@@ -409,12 +464,12 @@ def _webp_size(header: bytes) -> tuple[int, int] | None:
     )
 
 
-def _check_size(size: tuple[int, int], source: str) -> None:
+def _check_size(size: tuple[int, int], source: str, limit: int = MAX_PIXELS) -> None:
     width, height = size
-    if width * height > MAX_PIXELS:
+    if width * height > limit:
         raise ImageError(
             source,
-            f"too large: {width:,} x {height:,} pixels; expected at most {MAX_PIXELS:,} pixels",
+            f"too large: {width:,} x {height:,} pixels; expected at most {limit:,} pixels",
         )
     if width * height == 0:
         raise ImageError(source, f"empty: {width} x {height} pixels")
@@ -429,14 +484,39 @@ def _check_effort(file: _BoundedFile, image: ImageFile, source: str) -> None:
         sides = [image.tag_v2.get(tag, 1) for tag in (Tag.TileWidth, Tag.TileLength)]
         if all(isinstance(side, int) for side in sides):
             _check_size((sides[0], sides[1]), source)
-    elif image.tile and image.tile[0][0] == "bmp_rle":
+    elif isinstance(image, Jpeg2KImageFile):
+        _check_codestream(file, image, source)
+    elif image.format in ("AVIF", "HEIF"):
+        _check_size(image.size, source, _MAX_PIXELS_BOXES)
+    elif image.tile and (kind := _DECODED_IN_PYTHON.get(image.tile[0][0])):
         pixels = image.size[0] * image.size[1]
-        if pixels > _MAX_PIXELS_RUN_LENGTH:
+        if pixels > _MAX_PIXELS_IN_PYTHON:
             raise ImageError(
                 source,
-                f"too large: a run-length encoded BMP of {pixels:,} pixels; expected at most "
-                f"{_MAX_PIXELS_RUN_LENGTH:,} pixels",
+                f"too large: {kind} of {pixels:,} pixels; expected at most "
+                f"{_MAX_PIXELS_IN_PYTHON:,} pixels",
             )
+
+
+def _check_codestream(file: _BoundedFile, image: Jpeg2KImageFile, source: str) -> None:
+    """Reject a JPEG 2000 whose compressed data need more memory than its header states."""
+    position = file.tell()
+    codestream = read_codestream(file)
+    file.seek(position)
+    if codestream.size != image.size:
+        raise ImageError(
+            source, f"damaged: {image.size} pixels in the header but {codestream.size} in the data"
+        )
+    if codestream.components > 4:
+        raise ImageError(source, f"{codestream.components} channels; expected at most 4")
+    if codestream.tiles > 64 + image.size[0] * image.size[1] // _PIXELS_PER_TILE:
+        raise ImageError(source, f"a JPEG 2000 with {codestream.tiles:,} tiles, too many to decode")
+    if codestream.pixels_of_a_tile > _MAX_PIXELS_OF_A_TILE:
+        raise ImageError(
+            source,
+            f"too large: a JPEG 2000 with a tile of {codestream.pixels_of_a_tile:,} pixels; "
+            f"expected at most {_MAX_PIXELS_OF_A_TILE:,} pixels",
+        )
 
 
 def _check_scans(file: _BoundedFile, image: JpegImageFile, source: str) -> None:
@@ -501,7 +581,11 @@ def _upright_rgb(
         if image.mode == "F":
             upright = image if transposition is None else image.transpose(transposition)
             return _from_array(np.asarray(upright), source)
-        image = _rgb(image, source)
+        mode, profile = image.mode, image.info.get("icc_profile")
+        if mode == "CMYK":
+            image = to_srgb(image, mode, profile)
+            profile = None
+        image = to_srgb(_rgb(image, source), mode, profile)
         # After the conversion, which makes images of 16 bits or with transparency smaller.
         return image if transposition is None else image.transpose(transposition)
     except ImageError:
