@@ -6,6 +6,7 @@ no longer than it must, and no framework comes along.
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from transferkit.images import list_labeled_images as list_labeled_images
     from transferkit.optimization import ImageOptimizer as ImageOptimizer
 
+
+# As the documentation of `logging` recommends for libraries: nothing is printed unless the
+# application configures logging.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 _HOMES = {
     "Classifier": "transferkit.classification",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import hashlib
+import logging
 import os
 import shutil
 import signal
@@ -81,11 +82,18 @@ def entry_at(address: str, content: bytes = CONTENT) -> WeightsEntry:
 @pytest.mark.parametrize("where", [NAME, "moved"])
 @pytest.mark.parametrize("length", [True, False])
 def test_a_file_is_downloaded(
-    behavior: Behavior, address: str, tmp_path: Path, where: str, length: bool
+    behavior: Behavior,
+    address: str,
+    tmp_path: Path,
+    where: str,
+    length: bool,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     behavior.length = length
     path = tmp_path / NAME
-    download(f"{address}/{where}", path, check=is_content)
+    with caplog.at_level(logging.INFO, logger="transferkit"):
+        download(f"{address}/{where}", path, check=is_content)
+    assert caplog.messages == [f"downloading {address}/{where} to {path}", f"downloaded {path}"]
     assert path.read_bytes() == CONTENT
     assert left_in(tmp_path) == [NAME]
     # An existing file is not downloaded again.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from transferkit.networks.passes import fold_batch_norm, keep_needed
 from transferkit.support.locks import ForkSafeLock
 
 __all__ = ["Program"]
+
+_LOGGER = logging.getLogger(__name__)
 
 # Each compiled function may have its own copy of the weights.
 _MAX_COMPILED = 4
@@ -187,6 +190,7 @@ class Program:
                 self._compiled[targets] = _Compiled(
                     keep_needed(self.network, names), self.backend.compile(self.load(names))
                 )
+                _LOGGER.debug("compiled %s for layers %s", self.network.name, ", ".join(names))
                 if len(self._compiled) > _MAX_COMPILED:
                     self._compiled.popitem(last=False)
             self._compiled.move_to_end(targets)

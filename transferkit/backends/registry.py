@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ __all__ = [
     "describe_backend",
     "get_backend",
 ]
+
+_LOGGER = logging.getLogger(__name__)
 
 ENTRY_POINT_GROUP = "transferkit.backends"
 """The entry point group in which a distribution registers its backends."""
@@ -179,7 +182,8 @@ def get_backend(
     for candidate in _entry_points():
         try:
             chosen = _load(candidate)
-        except (BackendNotInstalledError, PluginError):
+        except (BackendNotInstalledError, PluginError) as error:
+            _LOGGER.debug("backend %s is left out: %s", candidate, error)
             continue
         if needs in chosen.capabilities:
             return chosen(device)
@@ -232,8 +236,9 @@ def _owns(name: str, model: object) -> bool:
         # An object of a built-in backend's framework: `get_backend` raises an error that says how
         # to install what is missing.
         return name in _PREFERENCE
-    except Exception:
+    except Exception as error:
         # A plugin may raise any error; models of the other backends have to work nevertheless.
+        _LOGGER.debug("backend %s was not asked about a model: %r", name, error)
         return False
 
 

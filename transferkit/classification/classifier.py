@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import warnings
 from collections.abc import Hashable
@@ -52,6 +53,8 @@ from transferkit.support.random_state import RandomState, as_generator, as_seed
 from transferkit.support.validation import check_integer, check_positive
 
 __all__ = ["Classifier", "Prediction", "top_predictions"]
+
+_LOGGER = logging.getLogger(__name__)
 
 _SEED_OF_FOLDS = 2**31
 
@@ -323,6 +326,7 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
         )
         self._set_fitted(fitted, classes, head.C, skipped, head.cv_accuracy)
         self._fit_parameters = self._current_parameters()
+        _LOGGER.info("fitted classes %s with C = %g", format_labels(classes.tolist()), head.C)
         return self
 
     def decision_function(self, X: Images) -> npt.NDArray[np.float32]:

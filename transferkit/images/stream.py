@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Sized
@@ -30,6 +31,8 @@ from transferkit.images.reading import (
 from transferkit.images.skipped import Skipped
 
 __all__ = ["Batch", "Images", "count_images", "stream_batches"]
+
+_LOGGER = logging.getLogger(__name__)
 
 Images: TypeAlias = ImageLike | Iterable[ImageLike]
 """The types of a collection of images; `stream_batches` describes them."""
@@ -243,6 +246,7 @@ def _stream(
             except ImageError as error:
                 if not skip:
                     raise
+                _LOGGER.info("skipped %s", error)
                 if skipped is not None:
                     skipped.append(Skipped(error.source, error.reason))
                 continue

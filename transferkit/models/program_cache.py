@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from transferkit.backends import Backend, Program, get_backend
@@ -10,6 +11,8 @@ from transferkit.models.model import Model
 from transferkit.support.locks import ForkSafeLock
 
 __all__ = ["ProgramCache"]
+
+_LOGGER = logging.getLogger(__name__)
 
 _COMPARED_BY_VALUE = (str, int, float)
 
@@ -60,6 +63,12 @@ class ProgramCache:
                 if model.wrapped is not None:
                     chosen = get_backend(model.wrapped.backend, needs=needs)
                 self._entry = (key, model.program(chosen), model)
+                _LOGGER.info(
+                    "%s runs on backend %s, device %s",
+                    model.network.name,
+                    chosen.name,
+                    chosen.device,
+                )
             return self._entry[1], self._entry[2]
 
     def __reduce__(self) -> tuple[type[ProgramCache], tuple[()]]:

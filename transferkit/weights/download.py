@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import shutil
 import time
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     import requests
 
 __all__ = ["OFFLINE_VARIABLE", "download", "fetch"]
+
+_LOGGER = logging.getLogger(__name__)
 
 OFFLINE_VARIABLE = "TRANSFERKIT_OFFLINE"
 """The environment variable that, set to 1, forbids all connections."""
@@ -140,6 +143,7 @@ def download(
             # Another process may have downloaded it while this one waited.
             if path.is_file() and check(path) is None:
                 return
+            _LOGGER.info("downloading %s to %s", url, path)
             _Transfer(url, part, validator, progress).run()
             problem = check(part)
             if problem is not None:
@@ -150,6 +154,7 @@ def download(
                 )
             part.replace(path)
             _remove(validator)
+            _LOGGER.info("downloaded %s", path)
     except DownloadError:
         raise
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib import resources
 
 import numpy as np
@@ -15,6 +16,8 @@ from transferkit.weights.files import check_weights, read_safetensors
 from transferkit.weights.reading import read_weights
 
 __all__ = ["load_weights"]
+
+_LOGGER = logging.getLogger(__name__)
 
 
 def load_weights(
@@ -52,8 +55,10 @@ def load_weights(
     """
     network = entry.build()
     if entry.packaged is not None:
+        _LOGGER.info("loading %s from the package", entry)
         return network, _read_packaged(entry.packaged, network)
     path = fetch(entry, progress=progress)
+    _LOGGER.info("loading %s from %s", entry, path)
     is_known = entry.checksum is not None
     return network, read_weights(path, network, entry.variant, entry.rename, is_known=is_known)
 

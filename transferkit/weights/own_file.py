@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from transferkit.weights.mapped import in_memory
 from transferkit.weights.reading import classes_of, read_arrays, variant_of
 
 __all__ = ["RANDOM", "is_weights_file", "load_weights_file"]
+
+_LOGGER = logging.getLogger(__name__)
 
 RANDOM = "random"
 """The value of ``weights`` for random weights."""
@@ -100,6 +103,7 @@ def load_weights_file(
     elif set(arrays) == set(built.parameters):
         built = entry.build(classes_of(arrays, built))
     check_weights(str(path), arrays, built)
+    _LOGGER.info("loaded %s from %s", entry if is_known else f"weights of {network}", path)
     return built, in_memory(arrays), entry, is_known
 
 
