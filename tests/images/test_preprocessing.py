@@ -156,6 +156,10 @@ def test_a_line_is_rejected_before_it_fills_the_memory(shape):
         ({"crop": 1}, "crop is 1"),
         ({"crop": False, "resize": 256}, "resize is 256; set size, and leave out resize"),
         ({"crop": False, "size": None}, "size is None"),
+        ({"bit_depth": 17}, "bit_depth is 17; expected an integer from 1 to 16"),
+        ({"bit_depth": 0}, "bit_depth is 0"),
+        ({"bit_depth": True}, "bit_depth is True"),
+        ({"bit_depth": "12"}, "bit_depth is '12'"),
         ({"std": (1, 0, 1)}, "std"),
         ({"mean": (1, 2)}, "mean"),
         ({"mean": (0, 0, math.nan)}, "mean"),
@@ -172,6 +176,7 @@ def test_invalid_settings_are_rejected(settings_, message):
     [
         Preprocessing(224, 232, "bicubic", (0.485, 0.456, 0.406), (0.2, 0.3, 0.4)),
         Preprocessing(224, interpolation="nearest", channel_order="bgr", crop=False),
+        Preprocessing(224, bit_depth=12),
     ],
 )
 def test_settings_survive_json(preprocessing):
@@ -192,12 +197,13 @@ def test_files_without_the_newer_entries_have_the_defaults():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"extra": 1}, "unknown: extra"),
+        ({"extra": 1}, r"unknown: \['extra'\]"),
         ({"size": "224"}, "size is '224'"),
         ({"std": [1, 1]}, "std"),
         ({"interpolation": 3}, "interpolation"),
         ({"channel_order": 3}, "channel_order"),
         ({"crop": "yes"}, "crop is 'yes'"),
+        ({"bit_depth": 12.5}, "bit_depth is 12.5"),
     ],
 )
 def test_invalid_data_is_rejected(change, message):

@@ -90,6 +90,7 @@ def test_a_transparent_color_of_a_palette_or_a_png_is_white(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I;16L", "I;16B", "I"])
+@pytest.mark.filterwarnings("error")
 def test_16_bits_are_scaled_not_clipped(mode):
     values = np.array([[0, 128, 129, 257, 256 * 100, 65535]])
     image = Image.new(mode, (6, 1))
@@ -103,6 +104,29 @@ def test_16_bit_files(tmp_path):
     for name in ("a.png", "a.tif"):
         Image.fromarray(values).save(tmp_path / name)
         np.testing.assert_array_equal(pixels(tmp_path / name), gray_pixels(np.round(values / 257)))
+
+
+@pytest.mark.parametrize("bits", range(1, 17))
+def test_fewer_bits_are_scaled_to_their_largest_value(bits):
+    largest = 2**bits - 1
+    values = np.unique(np.linspace(0, largest, 500).round().astype(np.uint16))[None]
+    got = read_image(Image.fromarray(values), bit_depth=bits)
+    # Halves are rounded up.
+    expected = np.floor(values * 255.0 / largest + 0.5)
+    np.testing.assert_array_equal(np.asarray(got), gray_pixels(expected))
+
+
+@pytest.mark.parametrize(("highest", "bits"), [(3, 8), (255, 8), (900, 10), (4095, 12)])
+def test_an_image_that_uses_few_of_16_bits_is_warned_of(highest, bits):
+    image = Image.fromarray(np.array([[0, highest]], np.uint16))
+    with pytest.warns(UserWarning, match=rf"has a value above {highest} .*bit_depth={bits}\)"):
+        read_image(image)
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_bits_that_a_tiff_file_states_are_used():
+    packed = tiff(4, 1, t258=12, t279=6)[:300] + bytes.fromhex("000 800 fff 001".replace(" ", ""))
+    assert pixels(packed)[0, :, 0].tolist() == [0, 128, 255, 0]
 
 
 def test_integers_beyond_16_bits_are_rejected():

@@ -24,9 +24,9 @@ from transferkit.images import (
     Preprocessing,
     Skipped,
     count_images,
-    read_image,
     stream_batches,
 )
+from transferkit.images.reading import read_image_of_call
 
 SMALL = Preprocessing(8)
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -78,11 +78,11 @@ def test_rows_are_in_input_order_with_their_sources(count, batch_size, bad):
 
 
 def test_the_order_does_not_depend_on_threads(monkeypatch):
-    def slow(image, source):
+    def slow(image, source, depth):
         time.sleep(random.Random(source).random() / 50)
-        return read_image(image, source)
+        return read_image_of_call(image, source, depth)
 
-    monkeypatch.setattr("transferkit.images.stream.read_image", slow)
+    monkeypatch.setattr("transferkit.images.stream.read_image_of_call", slow)
     images = (number(index) for index in range(60))
     assert numbers_of(stream_batches(images, SMALL, batch_size=7)) == list(range(60))
 
@@ -217,11 +217,11 @@ def test_invalid_settings_are_rejected(batch_size):
 
 
 def test_the_error_of_the_first_bad_image_in_order_is_raised(folder, monkeypatch):
-    def slow_at_first(image, source):
+    def slow_at_first(image, source, depth):
         time.sleep(0.1 if source.endswith("1.png") else 0)
-        return read_image(image, source)
+        return read_image_of_call(image, source, depth)
 
-    monkeypatch.setattr("transferkit.images.stream.read_image", slow_at_first)
+    monkeypatch.setattr("transferkit.images.stream.read_image_of_call", slow_at_first)
     (folder / "1.png").write_bytes(b"")
     (folder / "2.png").write_bytes(b"")
     with pytest.raises(ImageError, match=r"1\.png: the file is empty"):
@@ -325,12 +325,12 @@ def consume_and_fail(stream):
 def test_threads_end_when_the_stream_ends_early(how, monkeypatch):
     seen = []
 
-    def slow(image, source):
+    def slow(image, source, depth):
         seen.append(source)
         time.sleep(0.005)
-        return read_image(image, source)
+        return read_image_of_call(image, source, depth)
 
-    monkeypatch.setattr("transferkit.images.stream.read_image", slow)
+    monkeypatch.setattr("transferkit.images.stream.read_image_of_call", slow)
     stream = stream_batches([number(0)] * 10_000, SMALL, batch_size=50)
     if how == "interrupt":
 
@@ -372,9 +372,37 @@ def test_ten_threads_get_the_same_batches_as_one(folder):
 
 
 def test_errors_of_other_types_are_not_skipped(monkeypatch):
-    def broken(_, __):
+    def broken(*_):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("transferkit.images.stream.read_image", broken)
+    monkeypatch.setattr("transferkit.images.stream.read_image_of_call", broken)
     with pytest.raises(ZeroDivisionError):
         list(stream_batches([number(0)], SMALL, batch_size=1, on_error="skip"))
+
+
+def test_12_bits_in_16_are_warned_of_once_per_call():
+    dark = [Image.fromarray(np.full((8, 8), 100 * (i + 1), np.uint16)) for i in range(9)]
+    for images in (dark, (image for image in dark)):
+        with pytest.warns(UserWarning, match="no 16-bit image has a value above [2-9]00") as seen:
+            list(stream_batches(images, SMALL, batch_size=2))
+        assert len(seen) == 1
+        assert "bit_depth" in str(seen[0].message)
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_bit_depth_is_applied_without_a_warning():
+    image = Image.fromarray(np.array([[0, 1000, 4095]], np.uint16))
+    (batch,) = stream_batches([image], Preprocessing(None, bit_depth=12), batch_size=2)
+    np.testing.assert_allclose(
+        batch.pixels[0, 0, :, 0], np.array([0, 62, 255], np.float32) / 255, rtol=1e-6
+    )
+    (batch,) = stream_batches([image], Preprocessing(None, bit_depth=16), batch_size=2)
+    assert batch.pixels.max() < 0.07
+    # Images that use all bits, and black ones.
+    bright = Image.fromarray(np.full((8, 8), 60_000, np.uint16))
+    black = Image.fromarray(np.zeros((8, 8), np.uint16))
+    gray = Image.new("L", (8, 8), 3)
+    list(stream_batches([black, gray, black], SMALL, batch_size=1))
+    list(stream_batches([bright, image, image], SMALL, batch_size=1))
+    with pytest.raises(ImageError, match=r"images\[0\]: integers from 60000 .*bit_depth=12"):
+        list(stream_batches([bright], Preprocessing(8, bit_depth=12), batch_size=1))

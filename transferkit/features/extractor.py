@@ -271,7 +271,8 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator, BaseEstimator):  # ty
         program, model = self._load()
         model.network.resolve(layer)
         source = os.fspath(image) if isinstance(image, (str, os.PathLike)) else "image"
-        prepared = model.preprocessing.apply(read_image(image, str(source)), str(source))
+        upright = read_image(image, str(source), bit_depth=model.preprocessing.bit_depth)
+        prepared = model.preprocessing.apply(upright, str(source))
         shapes = program.shapes(*prepared.shape[:2])
         check_is_map(layer, shapes)
         check_channels(shapes[layer][2], channels, scale)

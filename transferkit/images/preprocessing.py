@@ -51,6 +51,10 @@ class Preprocessing:
         True crops the square from the center of the resized image. False stretches the whole
         image to the square instead, as Keras's ``load_img(target_size=...)`` does; ``resize``
         must then be None.
+    bit_depth
+        The number of bits that are used in gray images of 16 bits, such as 12 for most scientific
+        and medical cameras. None: 16, or what a TIFF file states, with a warning if no image of
+        a call has a value above 4095.
 
     Raises
     ------
@@ -85,6 +89,7 @@ class Preprocessing:
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     channel_order: str = "rgb"
     crop: bool = True
+    bit_depth: int | None = None
 
     def __post_init__(self) -> None:
         if self.size is None:
@@ -109,6 +114,8 @@ class Preprocessing:
                 f"crop is False, which stretches images to size x size, but size is {self.size} "
                 f"and resize is {self.resize}; set size, and leave out resize"
             )
+        if self.bit_depth is not None:
+            object.__setattr__(self, "bit_depth", _check_bits(self.bit_depth))
         _check_choice("interpolation", self.interpolation, INTERPOLATIONS)
         _check_choice("channel_order", self.channel_order, _CHANNEL_ORDERS)
         object.__setattr__(self, "mean", _three_numbers("mean", self.mean))
@@ -200,13 +207,15 @@ class Preprocessing:
             "std": list(self.std),
             "channel_order": self.channel_order,
             "crop": self.crop,
+            "bit_depth": self.bit_depth,
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, object]) -> Preprocessing:
         """Return the settings that `to_dict` wrote.
 
-        ``channel_order`` and ``crop``, which older files lack, have their defaults if missing.
+        ``channel_order``, ``crop`` and ``bit_depth``, which older files lack, have their defaults
+        if missing.
 
         Raises
         ------
@@ -221,7 +230,7 @@ class Preprocessing:
         True
         """
         expected = {"size", "resize", "interpolation", "mean", "std"}
-        added = {"channel_order", "crop"}
+        added = {"channel_order", "crop", "bit_depth"}
         if not expected <= set(data) <= expected | added:
             missing = ", ".join(sorted(expected - set(data))) or "none"
             unknown = shorten(sorted(map(str, set(data) - expected - added)))
@@ -234,6 +243,7 @@ class Preprocessing:
             std=_three_numbers("std", data["std"]),
             channel_order=str(data.get("channel_order", "rgb")),
             crop=data.get("crop", True),  # type: ignore[arg-type]  # checked by the constructor
+            bit_depth=data.get("bit_depth"),  # type: ignore[arg-type]  # the same
         )
 
 
@@ -245,6 +255,14 @@ def _check_choice(name: str, value: object, choices: Collection[str]) -> None:
 def _check_side(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or not 1 <= int(value) <= 10_000:
         raise ParameterError(f"{name} is {shorten(value)}; expected an integer from 1 to 10,000")
+    return int(value)
+
+
+def _check_bits(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not 1 <= int(value) <= 16:
+        raise ParameterError(
+            f"bit_depth is {shorten(value)}; expected an integer from 1 to 16, or None"
+        )
     return int(value)
 
 

@@ -31,6 +31,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from transferkit.errors import ImageError
+from transferkit.images.bit_depth import BitDepth
 from transferkit.images.color_profiles import to_srgb
 from transferkit.images.containers import JPEG_2000, brands, read_codestream
 from transferkit.support.locks import ForkSafeLock
@@ -43,6 +44,7 @@ __all__ = [
     "is_encoded",
     "read_content",
     "read_image",
+    "read_image_of_call",
 ]
 
 MAX_PIXELS = 128_000_000
@@ -157,7 +159,7 @@ class ImageTypeError(ImageError, TypeError):
 
 
 def read_image(
-    image: ImageLike, source: str | None = None
+    image: ImageLike, source: str | None = None, *, bit_depth: int | None = None
 ) -> Image.Image | npt.NDArray[np.float32]:
     """Read one image and turn it upright.
 
@@ -178,11 +180,15 @@ def read_image(
           floats in [0, 1].
 
         Transparent pixels are blended with white. Images of 16 bits or of Pillow's mode "I"
-        are read as 0 to 65535, those of mode "F" as floats in [0, 1]. Colors are converted to
-        sRGB if the image has a color profile (ICC) of another color space. The orientation in
-        EXIF data is applied. Invalid profiles and EXIF data are ignored.
+        are read as 0 to 65535, or to the largest value of ``bit_depth`` bits, those of mode "F"
+        as floats in [0, 1]. Colors are converted to sRGB if the image has a color profile (ICC)
+        of another color space. The orientation in EXIF data is applied. Invalid profiles and
+        EXIF data are ignored.
     source
         The name of the image in error messages. None: its path, or "image".
+    bit_depth
+        The number of bits that are used in images of 16 bits, as in `Preprocessing`. None: 16,
+        or what a TIFF file states, with a warning if no value is above 4095.
 
     Returns
     -------
@@ -207,17 +213,37 @@ def read_image(
     """
     if source is None:
         source = os.fsdecode(image) if isinstance(image, (str, os.PathLike)) else "image"
+    depth = BitDepth(bit_depth)
+    upright = read_image_of_call(image, source, depth)
+    depth.warn(stacklevel=2)
+    return upright
+
+
+def read_image_of_call(
+    image: ImageLike, source: str, depth: BitDepth
+) -> Image.Image | npt.NDArray[np.float32]:
+    """Read one of the images of a call, as `read_image` does.
+
+    Parameters
+    ----------
+    image
+        As for `read_image`.
+    source
+        Its name in error messages.
+    depth
+        The bits of the 16-bit images of the call. The caller warns of them.
+    """
     if isinstance(image, Image.Image):
         with _LOADING[id(image) // 64 % len(_LOADING)]:
             _check_size(image.size, source)
             orientation = _load(image, source)
-        return _upright_rgb(image, orientation, source)
+        return _upright_rgb(image, orientation, source, depth)
     if isinstance(image, np.ndarray):
-        return _from_array(image, source)
+        return _from_array(image, source, depth)
     if isinstance(image, (str, os.PathLike)):
-        return _read_file(os.fsdecode(image), source)
+        return _read_file(os.fsdecode(image), source, depth)
     if is_encoded(image):
-        return _read_content(read_content(image, source), source)
+        return _read_content(read_content(image, source), source, depth)
     raise ImageTypeError(source, f"unsupported type {type(image).__name__}; {_ACCEPTED}")
 
 
@@ -340,7 +366,7 @@ class _BoundedFile(io.BufferedReader):
         return data
 
 
-def _read_file(path: str, source: str) -> Image.Image | npt.NDArray[np.float32]:
+def _read_file(path: str, source: str, depth: BitDepth) -> Image.Image | npt.NDArray[np.float32]:
     try:
         status = os.stat(path)
         # Opening a pipe waits for a writer and a device has no end, so neither is opened.
@@ -357,19 +383,23 @@ def _read_file(path: str, source: str) -> Image.Image | npt.NDArray[np.float32]:
         problem = "not a valid path"
     if problem is not None:
         raise ImageError(source, problem)
-    return _decode(file, status.st_size, source)
+    return _decode(file, status.st_size, source, depth)
 
 
-def _read_content(content: bytes, source: str) -> Image.Image | npt.NDArray[np.float32]:
+def _read_content(
+    content: bytes, source: str, depth: BitDepth
+) -> Image.Image | npt.NDArray[np.float32]:
     file = _BoundedFile(io.BytesIO(content), source)
     if content.startswith(_TIFF):
         # Pillow lets libtiff read a file on disk, but reads the whole content otherwise, with
         # all pages.
         file.allow(len(content))
-    return _decode(file, len(content), source)
+    return _decode(file, len(content), source, depth)
 
 
-def _decode(file: _BoundedFile, length: int, source: str) -> Image.Image | npt.NDArray[np.float32]:
+def _decode(
+    file: _BoundedFile, length: int, source: str, depth: BitDepth
+) -> Image.Image | npt.NDArray[np.float32]:
     with file:
         # Pillow's readers raise errors of any type for damaged files, including those of struct
         # and zlib. All of them are caused by the file.
@@ -386,7 +416,7 @@ def _decode(file: _BoundedFile, length: int, source: str) -> Image.Image | npt.N
         orientation = _load(image, source)
     # The decoder of HEIC may change the size.
     _check_size(image.size, source)
-    return _upright_rgb(image, orientation, source)
+    return _upright_rgb(image, orientation, source, depth)
 
 
 def _why_not_to_open(status: os.stat_result) -> str | None:
@@ -573,19 +603,19 @@ def _reason(error: Exception) -> str:
 
 
 def _upright_rgb(
-    image: Image.Image, orientation: int, source: str
+    image: Image.Image, orientation: int, source: str, depth: BitDepth
 ) -> Image.Image | npt.NDArray[np.float32]:
     """Return a decoded image in RGB and upright; as an array if its pixels are floats."""
     try:
         transposition = _TRANSPOSITIONS.get(orientation)
         if image.mode == "F":
             upright = image if transposition is None else image.transpose(transposition)
-            return _from_array(np.asarray(upright), source)
+            return _from_array(np.asarray(upright), source, depth)
         mode, profile = image.mode, image.info.get("icc_profile")
         if mode == "CMYK":
             image = to_srgb(image, mode, profile)
             profile = None
-        image = to_srgb(_rgb(image, source), mode, profile)
+        image = to_srgb(_rgb(image, source, depth), mode, profile)
         # After the conversion, which makes images of 16 bits or with transparency smaller.
         return image if transposition is None else image.transpose(transposition)
     except ImageError:
@@ -598,9 +628,9 @@ def _upright_rgb(
         ) from error
 
 
-def _rgb(image: Image.Image, source: str) -> Image.Image:
+def _rgb(image: Image.Image, source: str, depth: BitDepth) -> Image.Image:
     if image.mode.startswith("I"):
-        return _from_16_bits(image, source).convert("RGB")
+        return _from_16_bits(image, source, depth).convert("RGB")
     if image.has_transparency_data:
         if image.mode == "La":
             image = image.convert("LA")
@@ -612,23 +642,18 @@ def _rgb(image: Image.Image, source: str) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _from_16_bits(image: Image.Image, source: str) -> Image.Image:
-    values = np.asarray(image)
-    if image.mode == "I":
-        lowest, highest = int(values.min()), int(values.max())
-        if lowest < 0 or highest > 65535:
-            raise ImageError(
-                source,
-                f"integers from {lowest} to {highest}; expected 0 (black) to 65535 (white)",
-            )
-    # 65535 = 255 * 257. Rounded to nearest, in blocks of rows to save memory.
-    gray = np.empty(values.shape, np.uint8)
-    for top in range(0, len(values), 256):
-        gray[top : top + 256] = (values[top : top + 256].astype(np.uint32) + 128) // 257
-    return Image.fromarray(gray)
+def _from_16_bits(image: Image.Image, source: str, depth: BitDepth) -> Image.Image:
+    stated = None
+    if isinstance(image, TiffImageFile):
+        bits = image.tag_v2.get(Tag.BitsPerSample)
+        # Pillow reads 12 bits to 16 without scaling them.
+        stated = bits[0] if bits and 8 < bits[0] < 16 else None
+    return Image.fromarray(depth.to_8_bits(np.asarray(image), stated, source))
 
 
-def _from_array(array: Array, source: str) -> Image.Image | npt.NDArray[np.float32]:
+def _from_array(
+    array: Array, source: str, depth: BitDepth
+) -> Image.Image | npt.NDArray[np.float32]:
     shape = " x ".join(map(str, array.shape)) or "()"
     is_gray = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 1)
     if not is_gray and (array.ndim != 3 or array.shape[2] not in (3, 4)):
@@ -639,11 +664,11 @@ def _from_array(array: Array, source: str) -> Image.Image | npt.NDArray[np.float
         array = array.reshape(array.shape[:2])
     if array.dtype == np.uint8:
         image = Image.fromarray(np.ascontiguousarray(array))
-        return _rgb(image, source)
+        return _rgb(image, source, depth)
     if array.dtype.kind != "f":
         hint = ""
         if array.dtype == np.uint16:
-            hint = "; convert 16 bits with array / 65535"
+            hint = "; convert 16 bits with array / 65535, 12 bits with array / 4095"
         elif array.dtype.kind in "iu":
             hint = "; convert values from 0 to 255 with array.astype(numpy.uint8)"
         raise ImageError(source, f"an array of dtype {array.dtype}; {_ACCEPTED}{hint}")

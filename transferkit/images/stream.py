@@ -17,6 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from transferkit.errors import DatasetError, ImageError, ParameterError, ShapeError, shorten
+from transferkit.images.bit_depth import BitDepth
 from transferkit.images.conversion import to_float32
 from transferkit.images.folders import list_images
 from transferkit.images.preprocessing import Preprocessing
@@ -26,7 +27,7 @@ from transferkit.images.reading import (
     ImageTypeError,
     is_encoded,
     read_content,
-    read_image,
+    read_image_of_call,
 )
 from transferkit.images.skipped import Skipped
 
@@ -262,10 +263,12 @@ def _stream(
                 # Keep no references to the images while the caller processes the batch.
                 del row, future
                 reader.fill()
+                reader.depth.warn(stacklevel=2)
                 yield _take_batch(rows)
         if reader.is_empty:
             raise DatasetError("no images were given")
         if rows:
+            reader.depth.warn(stacklevel=2)
             yield _take_batch(rows)
 
 
@@ -288,6 +291,7 @@ class _ReadAhead:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="transferkit-images")
         self._ahead = max(ahead, threads)
         self._preprocessing = preprocessing
+        self.depth = BitDepth(preprocessing.bit_depth)
         self._images = iter(_named(sources))
         self._pending: deque[tuple[int, str, Future[_Pixels]]] = deque()
         self._ended = False
@@ -328,7 +332,7 @@ class _ReadAhead:
                 failed: Future[_Pixels] = Future()
                 failed.set_exception(error)
                 return failed
-        return self._executor.submit(_prepare, image, source, self._preprocessing)
+        return self._executor.submit(_prepare, image, source, self._preprocessing, self.depth)
 
     def __iter__(self) -> Iterator[tuple[int, str, Future[_Pixels]]]:
         self.fill()
@@ -353,10 +357,12 @@ def _named(sources: Iterable[ImageLike]) -> Iterator[tuple[int, str, ImageLike]]
             yield index, f"images[{index}]", image
 
 
-def _prepare(image: ImageLike, source: str, preprocessing: Preprocessing) -> _Pixels:
+def _prepare(
+    image: ImageLike, source: str, preprocessing: Preprocessing, depth: BitDepth
+) -> _Pixels:
     """Return one image as an array; runs in a thread."""
     try:
-        return preprocessing.apply(read_image(image, source), source)
+        return preprocessing.apply(read_image_of_call(image, source, depth), source)
     except MemoryError as error:
         raise ImageError(source, "not enough memory to resize the image") from error
 
