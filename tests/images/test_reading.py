@@ -279,7 +279,11 @@ def test_arrays_are_read():
     ("array", "message"),
     [
         (np.zeros((4, 4, 2), np.uint8), "shape 4 x 4 x 2"),
-        (np.zeros((1, 4, 4, 3), np.uint8), "shape 1 x 4 x 4 x 3"),
+        (np.zeros((1, 4, 4, 3), np.uint8), r"shape 1 x 4 x 4 x 3; .*pass array\[0\]"),
+        (np.zeros((5, 4, 4, 3), np.uint8), "shape 5 x 4 x 4 x 3; .*or this array alone"),
+        (np.zeros((3, 8, 9), np.uint8), r"shape 3 x 8 x 9; .*pass array\.transpose\(1, 2, 0\)"),
+        (np.zeros((1, 8, 9)), r"shape 1 x 8 x 9; .*pass array\.transpose\(1, 2, 0\)"),
+        (np.zeros((4, 8, 9)), r"shape 4 x 8 x 9; .*pass array\.transpose\(1, 2, 0\)"),
         (np.zeros(4, np.uint8), "shape 4;"),
         (np.zeros((0, 4, 3), np.uint8), "empty: an array of shape 0 x 4 x 3"),
         (np.array(3.0), r"shape \(\)"),

@@ -657,7 +657,14 @@ def _from_array(
     shape = " x ".join(map(str, array.shape)) or "()"
     is_gray = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 1)
     if not is_gray and (array.ndim != 3 or array.shape[2] not in (3, 4)):
-        raise ImageError(source, f"an array of shape {shape}; {_ACCEPTED}")
+        expected = _ACCEPTED
+        if array.ndim == 3 and array.shape[0] in (1, 3, 4):
+            expected = "the channels must be the last axis; pass array.transpose(1, 2, 0)"
+        elif array.ndim == 4 and array.shape[0] == 1:
+            expected = "expected one image; pass array[0]"
+        elif array.ndim == 4:
+            expected = "expected one image; pass the images one by one, or this array alone"
+        raise ImageError(source, f"an array of shape {shape}; {expected}")
     if array.size == 0:
         raise ImageError(source, f"empty: an array of shape {shape}")
     if is_gray:
