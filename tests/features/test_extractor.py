@@ -172,6 +172,22 @@ def test_paths_and_images_can_be_mixed(tmp_path: Path) -> None:
     assert found.sources == [str(paths[0]), str(paths[1]), "images[2]", "images[3]"]
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 32])
+def test_images_that_are_not_resized_may_differ_in_size(backend: Backend, batch_size: int) -> None:
+    sides = [(40, 30), (32, 32), (40, 30), (33, 50), (32, 32), (40, 30), (40, 30), (33, 50)]
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 256, (*side, 3)).astype(np.uint8) for side in sides]
+    extractor = tiny_extractor(
+        backend=backend, preprocessing=Preprocessing(None), batch_size=batch_size
+    )
+    expected = np.concatenate([extractor.transform([image]) for image in images])
+    np.testing.assert_allclose(extractor.transform(images), expected, rtol=1e-4, atol=1e-5)
+    features = extractor.extract([*images[:4], "missing.png", *images[4:]], on_error="skip")
+    np.testing.assert_allclose(features["embedding"], expected, rtol=1e-4, atol=1e-5)
+    assert features.indices.tolist() == [0, 1, 2, 3, 5, 6, 7, 8]
+    assert features.sources == [f"images[{index}]" for index in features.indices]
+
+
 def test_one_image_is_one_row() -> None:
     image = colored([0])[0]
     for images in (image, Image.fromarray(image), [image], image[None]):
@@ -430,7 +446,12 @@ def test_errors_about_unknown_names_list_close_matches(
         ({"network": "mobilenet_v2"}, TypeError, "name of published weights"),
         ({"batch_size": 0}, ValueError, "batch_size"),
         ({"batch_size": 2.5}, ValueError, "batch_size"),
-        ({"preprocessing": Preprocessing(None)}, ShapeError, "must have the same size"),
+        (
+            {"preprocessing": Preprocessing(None), "layer": "conv2"},
+            ShapeError,
+            r"layer 'conv2' is .* for images\[0\] but .* for images\[1\], because the "
+            "images differ in size; extract a layer with one vector",
+        ),
     ],
 )
 def test_invalid_parameters_are_rejected(

@@ -270,6 +270,50 @@ def test_images_that_are_not_resized_must_have_the_same_size():
     assert batch.pixels.shape == (1, 8, 9, 3)
 
 
+def test_images_with_channels_first_in_a_sequence_are_rejected():
+    images = [number(0), np.zeros((3, 224, 224), np.uint8)]
+    for given_images in (images, iter(images)):
+        with pytest.raises(ImageError, match=r"images\[1\]: .*pass array\.transpose\(1, 2, 0\)"):
+            list(stream_batches(given_images, SMALL, batch_size=2))
+
+
+@settings(max_examples=60, deadline=None)
+@given(sides=st.lists(st.integers(1, 5), min_size=1, max_size=40), batch_size=st.integers(1, 6))
+def test_images_of_equal_size_are_grouped(sides, batch_size):
+    images = [None if side == 5 else number(i, side) for i, side in enumerate(sides)]
+    batches = list(
+        stream_batches(
+            images, Preprocessing(None), batch_size=batch_size, on_error="skip", group_sizes=True
+        )
+    )
+    seen = []
+    for batch in batches:
+        assert 1 <= len(batch.indices) <= batch_size
+        assert batch.indices == sorted(batch.indices)
+        assert batch.sources == [f"images[{index}]" for index in batch.indices]
+        for index, pixels in zip(batch.indices, batch.pixels, strict=True):
+            np.testing.assert_array_equal(pixels, images[index] / np.float32(255))
+        seen += batch.indices
+    assert sorted(seen) == [index for index, image in enumerate(images) if image is not None]
+    if len(set(sides) - {5}) == 1:
+        assert seen == sorted(seen)
+
+
+def test_few_images_wait_for_others_of_their_size():
+    consumed = 0
+
+    def growing():
+        nonlocal consumed
+        for side in range(1, 200):
+            consumed += 1
+            yield number(0, side)
+
+    stream = stream_batches(growing(), Preprocessing(None), batch_size=4, group_sizes=True)
+    for count, batch in enumerate(stream, start=1):
+        assert batch.indices == [count - 1]
+        assert consumed <= count + 2 * 4 + max(2 * 4, CORES)
+
+
 @pytest.mark.parametrize("batch_size", [1, 4, 16])
 def test_at_most_two_batches_are_read_ahead_and_few_images_kept(batch_size):
     alive = weakref.WeakSet()

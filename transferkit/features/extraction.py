@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from transferkit.backends import Program
-from transferkit.errors import DatasetError, ParameterError
+from transferkit.errors import DatasetError, ParameterError, ShapeError
 from transferkit.images import (
+    Batch,
     Images,
     Preprocessing,
     Skipped,
@@ -131,7 +132,8 @@ def compute_features(
     UnknownNameError
         If a layer is unknown.
     ShapeError
-        If the network cannot run on images of their size.
+        If the network cannot run on images of their size, or the images differ in size and so
+        do the outputs of a layer.
     ExtractionInterrupted
         On Ctrl-C.
     """
@@ -153,10 +155,23 @@ def compute_features(
         # After an interruption, layers may have rows whose sources are not recorded yet.
         number = min(len(sources), len(indices))
         arrays = {layer: rows[layer].array(number) for layer in layers}
-        return Features(arrays, sources[:number], np.asarray(indices[:number], np.intp), skipped)
+        positions = np.asarray(indices[:number], np.intp)
+        names = sources[:number]
+        # Images of different sizes are in other batches than those before them.
+        if (np.diff(positions) < 0).any():
+            order = np.argsort(positions)
+            arrays = {layer: array[order] for layer, array in arrays.items()}
+            positions = positions[order]
+            names = [names[row] for row in order]
+        return Features(arrays, names, positions, skipped)
 
     batches = stream_batches(
-        images, preprocessing, batch_size=batch_size, on_error=on_error, skipped=skipped
+        images,
+        preprocessing,
+        batch_size=batch_size,
+        on_error=on_error,
+        skipped=skipped,
+        group_sizes=True,
     )
     try:
         with (
@@ -166,6 +181,7 @@ def compute_features(
             for batch in batches:
                 outputs = program.run(batch.pixels, layers)
                 for layer in layers:
+                    _check_shape(layer, rows[layer], outputs[layer], sources, batch)
                     rows[layer].append(outputs[layer])
                 sources += batch.sources
                 indices += batch.indices
@@ -177,6 +193,24 @@ def compute_features(
     return result()
 
 
+def _check_shape(
+    layer: str,
+    rows: _Rows,
+    output: npt.NDArray[np.float32],
+    sources: Sequence[str],
+    batch: Batch,
+) -> None:
+    """Raise an error if the output of a layer differs in shape from those before."""
+    if rows.shape is not None and rows.shape != output.shape[1:]:
+        before, after = (" x ".join(map(str, shape)) for shape in (rows.shape, output.shape[1:]))
+        raise ShapeError(
+            f"the output of layer {layer!r} is {before} for {sources[0]} but {after} for "
+            f"{batch.sources[0]}, because the images differ in size; extract a layer with one "
+            "vector per image, such as 'embedding', or resize the images with "
+            "Preprocessing(size=...)"
+        )
+
+
 class _Rows:
     """An array that grows by rows; allocated in full if the number of rows is known."""
 
@@ -184,6 +218,11 @@ class _Rows:
         self._expected = expected
         self._buffer: npt.NDArray[np.float32] | None = None
         self._length = 0
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """The shape of a row; None before the first."""
+        return None if self._buffer is None else self._buffer.shape[1:]
 
     def append(self, rows: npt.NDArray[np.float32]) -> None:
         needed = self._length + len(rows)

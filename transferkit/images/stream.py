@@ -108,6 +108,7 @@ def stream_batches(
     batch_size: int,
     on_error: str = "raise",
     skipped: list[Skipped] | None = None,
+    group_sizes: bool = False,
 ) -> Generator[Batch, None, None]:
     """Read, resize and crop images, and yield them in batches, in input order.
 
@@ -134,8 +135,7 @@ def stream_batches(
           generator are copied immediately, so that it can reuse their memory; file objects are
           read immediately, so that it can close them.
     preprocessing
-        How to resize and crop each image. If its ``size`` is None, all images must have the
-        same size.
+        How to resize and crop each image. If its ``size`` is None, images keep their size.
     batch_size
         The number of images in a batch; the last batch may be smaller.
     on_error
@@ -143,6 +143,10 @@ def stream_batches(
         ``"skip"``: skip images that cannot be read; nothing is yielded if all are skipped.
     skipped
         A list to which skipped images are appended, in input order.
+    group_sizes
+        Whether images that are not resized may differ in size. Each batch then contains images
+        of one size, so batches are not in input order, and can be smaller; at most two batches
+        of images wait for others of their size.
 
     Returns
     -------
@@ -160,7 +164,7 @@ def stream_batches(
         While iterating: if an image cannot be read and ``on_error`` is ``"raise"``.
     ShapeError
         If ``images`` is an array with an unsupported shape; while iterating: if images that
-        are not resized differ in size.
+        are not resized differ in size and ``group_sizes`` is False.
 
     Examples
     --------
@@ -181,7 +185,7 @@ def stream_batches(
     sources = _image_sources(images)
     if isinstance(sources, Sized) and len(sources) == 0:
         raise DatasetError("no images were given")
-    return _stream(sources, preprocessing, batch_size, on_error == "skip", skipped)
+    return _stream(sources, preprocessing, batch_size, on_error == "skip", skipped, group_sizes)
 
 
 def _image_sources(images: Images) -> Iterable[ImageLike]:
@@ -237,10 +241,12 @@ def _stream(
     batch_size: int,
     skip: bool,
     skipped: list[Skipped] | None,
+    group_sizes: bool,
 ) -> Generator[Batch, None, None]:
     with _ReadAhead(sources, preprocessing, 2 * batch_size) as reader:
         first: tuple[str, tuple[int, ...]] | None = None
-        rows: list[_Row] = []
+        # The rows of incomplete batches, by their shape; those that have waited longest first.
+        groups: dict[tuple[int, ...], list[_Row]] = {}
         for index, source, future in reader:
             try:
                 row = _Row(index, source, future.result())
@@ -251,23 +257,29 @@ def _stream(
                 if skipped is not None:
                     skipped.append(Skipped(error.source, error.reason))
                 continue
-            first = first or (source, row.pixels.shape)
-            if row.pixels.shape != first[1]:
+            shape = row.pixels.shape
+            first = first or (source, shape)
+            if shape != first[1] and not group_sizes:
                 raise ShapeError(
-                    f"{first[0]} has {_size(first[1])} pixels and {source} "
-                    f"{_size(row.pixels.shape)}; images that are neither resized nor cropped must "
-                    "have the same size"
+                    f"{first[0]} has {_size(first[1])} pixels and {source} {_size(shape)}; images "
+                    "that are neither resized nor cropped must have the same size"
                 )
-            rows.append(row)
-            if len(rows) == batch_size:
-                # Keep no references to the images while the caller processes the batch.
-                del row, future
-                reader.fill()
-                reader.depth.warn(stacklevel=2)
-                yield _take_batch(rows)
+            groups.setdefault(shape, []).append(row)
+            if len(groups[shape]) < batch_size:
+                if sum(map(len, groups.values())) < 2 * batch_size:
+                    continue
+                # Images of many sizes: hold only a few in memory.
+                shape = next(iter(groups))
+            rows = groups.pop(shape)
+            # Keep no references to the images while the caller processes the batch.
+            del row, future
+            reader.fill()
+            reader.depth.warn(stacklevel=2)
+            yield _take_batch(rows)
         if reader.is_empty:
             raise DatasetError("no images were given")
-        if rows:
+        while groups:
+            rows = groups.pop(next(iter(groups)))
             reader.depth.warn(stacklevel=2)
             yield _take_batch(rows)
 
