@@ -131,6 +131,56 @@ def test_a_child_with_one_thread_predicts_with_torch(backend: Backend) -> None:
     assert not any(line.startswith("error") for line in lines)
 
 
+# A fork while images are read in threads, in a consumer of batches and in a source of images.
+_READING_SCRIPT = """
+import os, sys, time
+import numpy as np
+from PIL import Image
+from transferkit.images import Preprocessing, stream_batches
+
+def images(fork):
+    for index in range(40):
+        if fork and index == 20:
+            run_child()
+        yield Image.fromarray(np.full((300, 300, 3), index, np.uint8))
+
+def read(fork=False):
+    return stream_batches(images(fork), Preprocessing(64), batch_size=4)
+
+def run_child():
+    pid = os.fork()
+    if pid == 0:
+        print("child", sum(len(batch.pixels) for batch in read()), flush=True)
+        sys.exit(0)
+    deadline = time.monotonic() + 40
+    while (state := os.waitpid(pid, os.WNOHANG))[0] == 0:
+        if time.monotonic() > deadline:
+            os.kill(pid, 9)
+            sys.exit("the child does not exit")
+        time.sleep(0.02)
+    print("exit code", os.waitstatus_to_exitcode(state[1]))
+
+count = 0
+for batch in read():
+    if count == 8:
+        run_child()
+    count += len(batch.pixels)
+print("parent", count + sum(len(batch.pixels) for batch in read(fork=True)))
+"""
+
+
+def test_images_can_be_read_in_a_child_that_is_forked_while_images_are_read() -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", _READING_SCRIPT],
+        capture_output=True,
+        text=True,
+        timeout=_TIMEOUT,
+        check=True,
+    )
+    child = ["child 40", "exit code 0"]
+    assert process.stdout.splitlines() == [*child, *child, "parent 80"]
+
+
 def test_a_lock_held_in_the_parent_is_free_in_the_child() -> None:
     lock, is_held, is_done = ForkSafeLock(), threading.Event(), threading.Event()
 
