@@ -231,6 +231,14 @@ def test_no_readable_images_is_an_error() -> None:
 # ---- parameters -----------------------------------------------------------------------------
 
 
+def test_errors_show_only_the_beginning_of_what_is_not_a_path() -> None:
+    text = "A" * 1_000_000
+    for arguments in ({}, {"on_error": "skip"}):
+        with pytest.raises(ValueError, match=r"^(the image cannot be read: )?A+\.\.\.: ") as caught:
+            tiny_extractor().extract([text], **arguments)
+        assert len(str(caught.value)) < 200
+
+
 def test_parameters_set_after_use_take_effect() -> None:
     images = noise(3)
     extractor = tiny_extractor()

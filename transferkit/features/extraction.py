@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from transferkit.backends import Program
-from transferkit.errors import DatasetError, ParameterError, ShapeError
+from transferkit.errors import DatasetError, ImageError, ParameterError, ShapeError
 from transferkit.images import (
     Batch,
     Images,
@@ -87,7 +87,7 @@ class NoneReadableError(DatasetError):
         self.skipped = skipped
 
     def __str__(self) -> str:
-        reasons = [f"{left_out.source}: {left_out.reason}" for left_out in self.skipped[:3]]
+        reasons = [str(ImageError(image.source, image.reason)) for image in self.skipped[:3]]
         number = len(self.skipped)
         which = "the image cannot" if number == 1 else f"none of {number} images can"
         return f"{which} be read: {'; '.join(reasons)}"
