@@ -177,7 +177,7 @@ def test_invalid_versions_are_rejected(saved: Path, tmp_path: Path, version: str
         ({"head.bias": np.zeros(4, np.float32)}, r"head.bias has shape \(4,\); expected \(3,\)"),
         ({"head.weight": np.zeros((6, 3), np.float32)}, r"head.weight has shape"),
         # Integer tensors are left out, so that the content has another digest.
-            ({"head.bias": np.zeros(3, np.int8)}, "its SHA-256 does not match"),
+        ({"head.bias": np.zeros(3, np.int8)}, "its SHA-256 does not match"),
     ],
 )
 def test_tensors_that_do_not_fit_the_network_are_rejected(

@@ -139,7 +139,11 @@ def test_misclassified_image_needs_no_change(differentiable: Backend) -> None:
 @pytest.mark.parametrize("random_state", [-1, "x", 1.5, True])
 def test_invalid_random_states_are_rejected(differentiable: Backend, random_state: Any) -> None:
     opt = ImageOptimizer(
-        NETWORK, weights=WEIGHTS, backend=differentiable, random_state=random_state
+        NETWORK,
+        weights=WEIGHTS,
+        preprocessing=Preprocessing(SIDE),
+        backend=differentiable,
+        random_state=random_state,
     )
     for work in (
         lambda: opt.attack(IMAGES, epsilon=0.1, restarts=2),

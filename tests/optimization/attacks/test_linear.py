@@ -143,7 +143,11 @@ def test_attacks_succeed_if_all_pixels_have_the_same_gradient(
         "logits.bias": np.zeros(3, np.float32),
     }
     optimizer = ImageOptimizer(
-        builder.build(), weights=weights, backend=differentiable, progress=False
+        builder.build(),
+        weights=weights,
+        preprocessing=Preprocessing(SIDE),
+        backend=differentiable,
+        progress=False,
     )
     method, norm = each
     epsilon = {"linf": 0.3, "l2": 2.0, "l1": 15.0, "l0": None}[norm]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transferkit import ImageOptimizer
+from transferkit import ImageOptimizer, Preprocessing
 from transferkit.backends import Backend, Program, get_backend
 from transferkit.networks import INPUT, Network, NetworkBuilder
 from transferkit.optimization.attacks import attack_methods
@@ -59,7 +59,12 @@ class Case:
         weights["logits.weight"] = weights["logits.weight"] * 20
         self.weights = weights
         self.optimizer = ImageOptimizer(
-            NETWORK, weights=weights, backend=backend, random_state=seed, progress=False
+            NETWORK,
+            weights=weights,
+            preprocessing=Preprocessing(NETWORK.input_size),
+            backend=backend,
+            random_state=seed,
+            progress=False,
         )
         self.images = generator.integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
         logits = self.logits(get_backend("onnxruntime"), self.images.astype(np.float32) / 255)

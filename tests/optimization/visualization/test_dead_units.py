@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from samples import SIDE
 
-from transferkit import ImageOptimizer
+from transferkit import ImageOptimizer, Preprocessing
 from transferkit.backends import Backend
 from transferkit.networks import INPUT, Network, NetworkBuilder
 from transferkit.optimization import objectives as o
@@ -41,7 +41,13 @@ WEIGHTS = {
 def visualize(
     backend: Backend, objectives: list[o.Objective], regularizers: tuple[o.Regularizer, ...] = ()
 ) -> IdealImages:
-    optimizer = ImageOptimizer(network(), weights=WEIGHTS, backend=backend, progress=False)
+    optimizer = ImageOptimizer(
+        network(),
+        weights=WEIGHTS,
+        preprocessing=Preprocessing(network().input_size),
+        backend=backend,
+        progress=False,
+    )
     return optimizer.visualize(
         objectives, steps=20, octaves=2, transforms=(), regularizers=regularizers
     )

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 from samples import NETWORK, SIDE, WEIGHTS
 
-from transferkit import ImageOptimizer
+from transferkit import ImageOptimizer, Preprocessing
 from transferkit.backends import Backend, Program
 from transferkit.errors import NoGradientError, NotFiniteError, ShapeError
 from transferkit.optimization import objectives as o
@@ -46,7 +46,12 @@ class InterruptedPixels(Pixels):
 def visualize(backend: Backend, objectives: Any = ZERO, **settings: Any) -> IdealImages:
     batch_size = settings.pop("batch_size", 32)
     optimizer = ImageOptimizer(
-        NETWORK, weights=WEIGHTS, backend=backend, batch_size=batch_size, progress=False
+        NETWORK,
+        weights=WEIGHTS,
+        preprocessing=Preprocessing(NETWORK.input_size),
+        backend=backend,
+        batch_size=batch_size,
+        progress=False,
     )
     settings = {"parametrization": "pixels", "transforms": (), "steps": STEPS, **settings}
     return optimizer.visualize(objectives, **settings)
@@ -117,7 +122,12 @@ def test_run_matches_numpy(differentiable: Backend, optimizer: Optimizer) -> Non
 def test_noise_and_transforms_depend_on_the_seed(differentiable: Backend) -> None:
     first, second = (
         ImageOptimizer(
-            NETWORK, weights=WEIGHTS, backend=differentiable, random_state=seed, progress=False
+            NETWORK,
+            weights=WEIGHTS,
+            preprocessing=Preprocessing(NETWORK.input_size),
+            backend=differentiable,
+            random_state=seed,
+            progress=False,
         )
         for seed in (0, 1)
     )
