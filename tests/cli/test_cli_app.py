@@ -113,3 +113,8 @@ def test_progress_bars_and_colors_are_for_terminals_only(tmp_path: Path) -> None
     assert result.stderr == b""
     assert b"Egyptian cat" in result.stdout
     assert b"\x1b" not in result.stdout
+
+
+def test_empty_argument_is_not_the_current_directory() -> None:
+    assert "an argument is empty" in usage_error_of("predict", "")
+    assert "an argument is empty" in usage_error_of("fit", "", "-o", "c.safetensors")
