@@ -29,7 +29,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_f
 from transferkit import Classifier, Preprocessing, list_labeled_images
 from transferkit.backends import Backend, Program
 from transferkit.errors import DatasetError, ImageError, ParameterError, UnknownNameError
-from transferkit.images import read_image
+from transferkit.images.reading import read_image_of_call
 from transferkit.models import Model
 from transferkit.networks import INPUT, NetworkBuilder, random_weights
 
@@ -195,12 +195,12 @@ def test_the_network_runs_over_each_image_once(monkeypatch: pytest.MonkeyPatch) 
         rows.append(len(pixels))
         return run(self, pixels, layers)
 
-    def reading(image: Any, source: str) -> Any:
+    def reading(image: Any, source: str, depth: Any) -> Any:
         read.append(source)
-        return read_image(image, source)
+        return read_image_of_call(image, source, depth)
 
     monkeypatch.setattr(Program, "run", counting)
-    monkeypatch.setattr("transferkit.images.stream.read_image", reading)
+    monkeypatch.setattr("transferkit.images.stream.read_image_of_call", reading)
     images = colored(NUMBERS)
     tiny_classifier().fit(iter(images), NUMBERS)
     assert sum(rows) == 15

@@ -213,7 +213,7 @@ def test_weights_of_labels_of_any_type() -> None:
         ([1.0] * 14 + [-1.0], r"sample_weight\[14\] is -1.0; expected a finite number of at"),
         ([1.0, np.nan] + [1.0] * 13, r"sample_weight\[1\] is nan"),
         ([np.inf] * 15, r"sample_weight\[0\] is inf"),
-        (["heavy"] * 15, "sample_weight is not an array of numbers"),
+        (["heavy"] * 15, "expected an array of numbers"),
         (np.zeros(15), "sample_weight is zero for all images"),
     ],
 )
