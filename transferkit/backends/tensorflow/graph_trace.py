@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from transferkit.backends.observed_model import (
-    TRACE_BATCH_SIZE,
+from transferkit.backends.observed_model import TRACE_BATCH_SIZE
+from transferkit.backends.output_sources import (
+    LinearCall,
     Meanings,
     OutputSource,
+    Step,
     are_probabilities,
+    find_linear_calls,
     locate_meanings,
 )
 from transferkit.backends.wrapping import (
@@ -69,14 +72,6 @@ _FUNCTIONS = frozenset({"If", "PartitionedCall", "StatefulPartitionedCall", "Whi
 _PROBABLE = _ACTIVATIONS | _FUNCTIONS | {"Exp"}
 
 
-class _LinearCall(NamedTuple):
-    """A call of a linear layer: the location and the key of its input, its length of output."""
-
-    embedding: TensorLocation
-    key: Any
-    length: int
-
-
 class LayerTrace:
     """The calls of layers while a model is traced.
 
@@ -90,7 +85,7 @@ class LayerTrace:
         self._pixels = pixels
         self._order: list[tuple[str, int]] = []
         # By operation.
-        self._linear: dict[Any, _LinearCall] = {}
+        self._linear: dict[Any, LinearCall] = {}
 
     def add(self, layer: Any, location: TensorLocation, layer_input: Any, output: Any) -> None:
         """Record a call of a layer."""
@@ -105,7 +100,7 @@ class LayerTrace:
         )
         operation = _find_linear_operation(output, layer_input) if is_linear else None
         if operation is not None:
-            self._linear[operation] = _LinearCall(
+            self._linear[operation] = LinearCall(
                 location._replace(kind=LAYER_INPUT), layer_input.ref(), output.shape[-1]
             )
 
@@ -158,48 +153,26 @@ class LayerTrace:
             length = start.shape[-1] if activation.type != "Sigmoid" else size
             if length == size == OutputSource(tuple(start.shape)).size:
                 logits = TensorLocation(PRE_ACTIVATION, name)
-        linear, is_linear = self._find_linear(start, dependent, through_all=activation is not None)
+        linear, is_linear = find_linear_calls(
+            [start.op],
+            lambda operation: self._classify(operation, dependent),
+            lambda operation: [tensor.op for tensor in operation.inputs],
+            through_all=activation is not None,
+        )
         embeddings = {call.embedding: call.key for call in linear if call.length == size}
         is_probability = logits is None and self._may_be_probability(output, dependent)
         return OutputSource(shape, embeddings, is_linear, logits, is_probability)
 
-    def _find_linear(
-        self, start: Any, dependent: set[Any], *, through_all: bool
-    ) -> tuple[list[_LinearCall], bool]:
-        """Return the linear layers that end a computation, and whether there are only those.
-
-        Parameters
-        ----------
-        start
-            The result.
-        dependent
-            The operations that depend on the pixels; others compute weights.
-        through_all
-            Whether any operations on vectors may follow the linear layers.
-        """
-        found: list[_LinearCall] = []
-        is_linear = False
-        is_other = False
-        visited: set[Any] = set()
-        stack = [start]
-        while stack:
-            tensor = stack.pop()
-            operation = tensor.op
-            if operation in visited or operation not in dependent:
-                continue
-            visited.add(operation)
-            if operation in self._linear:
-                found.append(self._linear[operation])
-            elif not _is_vector(tensor):
-                is_other = True
-            elif operation.type in _LINEAR | _FUNCTIONS:
-                is_linear = True
-            elif through_all or operation.type in _SCALING:
-                stack.extend(operation.inputs)
-            else:
-                is_other = True
-        is_linear = is_linear or bool(found)
-        return found, is_linear and (through_all or not is_other)
+    def _classify(self, operation: Any, dependent: set[Any]) -> LinearCall | Step:
+        if operation not in dependent:
+            return Step.CONSTANT
+        if operation in self._linear:
+            return self._linear[operation]
+        if not _is_vector(operation.outputs[0]):
+            return Step.FEATURE_MAP
+        if operation.type in _LINEAR | _FUNCTIONS:
+            return Step.LINEAR
+        return Step.SCALING if operation.type in _SCALING else Step.OTHER
 
     def _may_be_probability(self, output: Any, dependent: set[Any]) -> bool:
         """Return whether an operation on vectors that may make probabilities ends in ``output``."""

@@ -13,7 +13,13 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from transferkit.backends.observed_model import OutputSource, are_probabilities
+from transferkit.backends.output_sources import (
+    LinearCall,
+    OutputSource,
+    Step,
+    are_probabilities,
+    find_linear_calls,
+)
 from transferkit.backends.wrapping import PRE_ACTIVATION, TensorLocation, is_vector_per_image
 
 __all__ = ["FinalActivations", "GraphTrace"]
@@ -134,20 +140,11 @@ class FinalActivations(TorchFunctionMode):  # type: ignore[misc]
         return output
 
 
-@dataclass(frozen=True)
-class _Linear:
-    """A call of a linear layer: the location and key of its input, the length of its output."""
-
-    embedding: TensorLocation
-    key: Hashable
-    length: int
-
-
 @dataclass
 class GraphTrace:
     """The linear layers and final activations of one run of a module, by autograd node."""
 
-    _linear: dict[Any, _Linear] = field(default_factory=dict)
+    _linear: dict[Any, LinearCall] = field(default_factory=dict)
     _activations: dict[Any, tuple[TensorLocation, tuple[int, ...], int | None]] = field(
         default_factory=dict
     )
@@ -166,7 +163,7 @@ class GraphTrace:
         """
         if output.grad_fn is not None:
             key = embedding if key is None else key
-            self._linear[output.grad_fn] = _Linear(embedding, key, output.shape[1])
+            self._linear[output.grad_fn] = LinearCall(embedding, key, output.shape[1])
 
     def add_activation(
         self, location: TensorLocation, shape: tuple[int, ...], axis: int | None, output: Any
@@ -194,7 +191,11 @@ class GraphTrace:
         is_log = logits is None and values.max(initial=0) <= 0 and are_probabilities(np.exp(values))
         start = output.grad_fn if logits is None else node
         through_all = is_probability or is_log or logits is not None
-        linear, is_linear = self._find_linear(start, through_all=through_all)
+        linear, is_linear = find_linear_calls(
+            [] if start is None else [start], self._classify, _preceding, through_all=through_all
+        )
+        # Without a graph, nothing is known; what may be anything is taken as linear.
+        is_linear = is_linear or start is None
         size = OutputSource(shape).size
         embeddings = {call.embedding: call.key for call in linear if call.length == size}
         return OutputSource(shape, embeddings, is_linear, logits, is_probability)
@@ -211,42 +212,18 @@ class GraphTrace:
             (node,) = before
         return node, False
 
-    def _find_linear(self, start: Any, *, through_all: bool) -> tuple[list[_Linear], bool]:
-        """Return the linear layers that end a computation, and whether there are only those.
-
-        Parameters
-        ----------
-        start
-            The node of the result.
-        through_all
-            Whether any operations on vectors may follow the linear layers.
-        """
-        found: list[_Linear] = []
-        is_linear = False
-        is_other = False
-        visited: set[Any] = set()
-        stack = [] if start is None else [start]
-        while stack:
-            node = stack.pop()
-            if node in visited:
-                continue
-            visited.add(node)
-            name = _name(node)
-            if node in self._linear:
-                found.append(self._linear[node])
-            elif node.name() == _PARAMETER:
-                continue
-            elif not _is_vector(node):
-                is_other = True
-            elif name in _LINEAR or name is None:
-                # A custom function or a compiled graph, which may be anything, is taken as linear.
-                is_linear = True
-            elif through_all or name in _SCALING:
-                stack.extend(_preceding(node))
-            else:
-                is_other = True
-        is_linear = is_linear or bool(found) or start is None
-        return found, is_linear and (through_all or not is_other)
+    def _classify(self, node: Any) -> LinearCall | Step:
+        name = _name(node)
+        if node in self._linear:
+            return self._linear[node]
+        if node.name() == _PARAMETER:
+            return Step.CONSTANT
+        if not _is_vector(node):
+            return Step.FEATURE_MAP
+        # A custom function or a compiled graph, which may be anything, is taken as linear.
+        if name in _LINEAR or name is None:
+            return Step.LINEAR
+        return Step.SCALING if name in _SCALING else Step.OTHER
 
 
 def _name(node: Any) -> str | None:

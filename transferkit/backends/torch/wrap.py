@@ -16,9 +16,9 @@ from transferkit.backends.observed_model import (
     TRACE_BATCH_SIZE,
     ObservedModel,
     first_argument,
-    locate_meanings,
     select_outputs,
 )
+from transferkit.backends.output_sources import locate_meanings
 from transferkit.backends.torch.autograd_trace import FinalActivations, GraphTrace
 from transferkit.backends.torch.evaluation_copy import copy_for_evaluation, original_module
 from transferkit.backends.torch.table import TorchTable
