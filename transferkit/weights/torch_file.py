@@ -410,7 +410,12 @@ class _Interpreter:
 
     def storage(self) -> None:
         """Replace the tuple on the stack by the storage that it refers to."""
-        tag, kind, key, _, length, *rest = _checked(self.stack.pop(), tuple)
+        reference = _checked(self.stack.pop(), tuple)
+        if reference[:1] == ("module",):
+            # PyTorch before 1.6 stores the class of a module with its source code.
+            self.stack.append(_checked(reference[1], _Opaque))
+            return
+        tag, kind, key, _, length, *rest = reference
         match = _STORAGE.fullmatch(_checked(kind, _Name).text)
         if tag != "storage" or match is None or any(view is not None for view in rest):
             raise ValueError("a reference to an object that is not a storage")
