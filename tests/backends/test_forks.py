@@ -158,7 +158,8 @@ def run_child():
             os.kill(pid, 9)
             sys.exit("the child does not exit")
         time.sleep(0.02)
-    print("exit code", os.waitstatus_to_exitcode(state[1]))
+    # Flushed, so that no child writes it again.
+    print("exit code", os.waitstatus_to_exitcode(state[1]), flush=True)
 
 count = 0
 for batch in read():
