@@ -115,6 +115,21 @@ def test_progress_bars_and_colors_are_for_terminals_only(tmp_path: Path) -> None
     assert b"\x1b" not in result.stdout
 
 
-def test_empty_argument_is_not_the_current_directory() -> None:
-    assert "an argument is empty" in usage_error_of("predict", "")
-    assert "an argument is empty" in usage_error_of("fit", "", "-o", "c.safetensors")
+@pytest.mark.parametrize(
+    ("arguments", "parameter"),
+    [
+        (("predict", ""), "PATH"),
+        (("predict", CAT, ""), "PATH"),
+        (("fit", "", "-o", "c.safetensors"), "FOLDER"),
+        (("fit", "photos", "-o", ""), "--output"),
+        (("fit", "photos", "-o", "c.safetensors", "--test="), "--test"),
+        (("evaluate", "c.safetensors", "photos", "--csv", ""), "--csv"),
+        (("attack", CAT, "-o", ""), "--output"),
+    ],
+)
+def test_empty_path_is_not_the_current_directory(
+    arguments: tuple[str | Path, ...], parameter: str
+) -> None:
+    message = usage_error_of(*arguments)
+    assert "the path is empty" in message
+    assert parameter in message

@@ -41,12 +41,6 @@ _RESUMABLE = frozenset(("download", "extract"))
 class _Commands(TyperGroup):
     """The group of all commands; reports errors and warnings in one line, without a traceback."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
-        if "" in args:
-            # Such an argument, often an unset variable, would mean the current directory.
-            raise typer.BadParameter("an argument is empty; write . for the current directory")
-        return super().parse_args(ctx, args)
-
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         try:
             with warnings.catch_warnings():

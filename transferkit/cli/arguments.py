@@ -14,7 +14,7 @@ from transferkit.errors import DatasetError
 if TYPE_CHECKING:
     from transferkit.optimization import ImageOptimizer
 
-__all__ = ["list_files", "load_optimizer", "parse_class"]
+__all__ = ["list_files", "load_optimizer", "parse_class", "parse_path"]
 
 
 def list_files(paths: Sequence[Path]) -> list[Path]:
@@ -32,6 +32,13 @@ def list_files(paths: Sequence[Path]) -> list[Path]:
 def parse_class(text: str) -> str | int:
     """Return the index of a class if the text is a number, otherwise its name."""
     return int(text) if text.isdecimal() else text
+
+
+def parse_path(text: str) -> Path:
+    """Return a path; an empty one, often an unset variable, would be the current directory."""
+    if not text:
+        raise typer.BadParameter("the path is empty; for the current directory, write .")
+    return Path(text)
 
 
 def load_optimizer(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from transferkit.cli.arguments import list_files, load_optimizer, parse_class
+from transferkit.cli.arguments import list_files, load_optimizer, parse_class, parse_path
 from transferkit.cli.console import (
     EXIT_CODE_INTERRUPTED,
     print_json,
@@ -39,13 +39,15 @@ _DEFAULT_EPSILON_LINF = 2.0
 
 def attack(
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE", help="Images, or folders of images.")
+        list[Path],
+        typer.Argument(parser=parse_path, metavar="IMAGE", help="Images, or folders of images."),
     ],
     output: Annotated[
         Path,
         typer.Option(
             "--output",
             "-o",
+            parser=parse_path,
             metavar="FOLDER",
             help="The folder to write to; it is created if it does not exist.",
         ),

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from transferkit.cli.arguments import parse_path
 from transferkit.cli.console import print_line, print_table
 from transferkit.cli.evaluation import print_evaluation
 from transferkit.cli.options import Backend, BatchSize, Quiet
@@ -20,18 +21,26 @@ _TOP = 3
 
 def evaluate(
     classifier: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A .safetensors file that 'fit' wrote.")
+        Path,
+        typer.Argument(
+            parser=parse_path, metavar="FILE", help="A .safetensors file that 'fit' wrote."
+        ),
     ],
     folder: Annotated[
         Path,
         typer.Argument(
-            metavar="FOLDER", help="A folder with one subfolder of images for each class."
+            parser=parse_path,
+            metavar="FOLDER",
+            help="A folder with one subfolder of images for each class.",
         ),
     ],
     csv_file: Annotated[
         Path | None,
         typer.Option(
-            "--csv", metavar="FILE", help="Write the true and predicted class of each image."
+            "--csv",
+            parser=parse_path,
+            metavar="FILE",
+            help="Write the true and predicted class of each image.",
         ),
     ] = None,
     backend: Backend = None,

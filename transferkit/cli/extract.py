@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from transferkit.cli.arguments import list_files
+from transferkit.cli.arguments import list_files, parse_path
 from transferkit.cli.console import print_line, print_skipped
 from transferkit.cli.options import DEFAULT_NETWORK, Backend, BatchSize, Network, Quiet, Weights
 
@@ -16,10 +16,14 @@ __all__ = ["extract"]
 
 def extract(
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE", help="Images, or folders of images.")
+        list[Path],
+        typer.Argument(parser=parse_path, metavar="IMAGE", help="Images, or folders of images."),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="The .npz file to write.")
+        Path,
+        typer.Option(
+            "--output", "-o", parser=parse_path, metavar="FILE", help="The .npz file to write."
+        ),
     ],
     layer: Annotated[
         list[str] | None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from transferkit.cli.arguments import parse_path
 from transferkit.cli.console import format_count, print_line, print_skipped, print_warning
 from transferkit.cli.evaluation import format_accuracy, print_evaluation
 from transferkit.cli.options import (
@@ -33,15 +34,24 @@ def fit(
     folder: Annotated[
         Path,
         typer.Argument(
-            metavar="FOLDER", help="A folder with one subfolder of images for each class."
+            parser=parse_path,
+            metavar="FOLDER",
+            help="A folder with one subfolder of images for each class.",
         ),
     ],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="FILE", help="The .safetensors file to write."),
+        typer.Option(
+            "--output",
+            "-o",
+            parser=parse_path,
+            metavar="FILE",
+            help="The .safetensors file to write.",
+        ),
     ],
     test: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="A labeled folder to test on.")
+        Path | None,
+        typer.Option(parser=parse_path, metavar="FOLDER", help="A labeled folder to test on."),
     ] = None,
     holdout: Annotated[
         float | None,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from transferkit.cli.arguments import list_files
+from transferkit.cli.arguments import list_files, parse_path
 from transferkit.cli.console import print_json, print_skipped, print_table, skipped_to_dicts
 from transferkit.cli.options import (
     CLASSIFIER_SUFFIX,
@@ -33,6 +33,7 @@ def predict(
     paths: Annotated[
         list[Path],
         typer.Argument(
+            parser=parse_path,
             metavar="PATH",
             help="Optionally a .safetensors file that 'fit' saved, then images or folders of "
             "images. Without a classifier, the classes of ImageNet are predicted.",

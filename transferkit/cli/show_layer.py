@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from transferkit.cli.arguments import parse_path
 from transferkit.cli.console import print_line
 from transferkit.cli.options import DEFAULT_NETWORK, Backend, Network, Weights
 from transferkit.errors import OutputError
@@ -15,12 +16,15 @@ __all__ = ["show_layer"]
 
 
 def show_layer(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image.")],
+    image: Annotated[Path, typer.Argument(parser=parse_path, metavar="IMAGE", help="An image.")],
     layer: Annotated[
         str, typer.Option(metavar="NAME", help="The layer; 'transferkit layers' lists them.")
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="The .png file to write.")
+        Path,
+        typer.Option(
+            "--output", "-o", parser=parse_path, metavar="FILE", help="The .png file to write."
+        ),
     ],
     channel: Annotated[
         list[int] | None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from transferkit.cli.arguments import load_optimizer, parse_class
+from transferkit.cli.arguments import load_optimizer, parse_class, parse_path
 from transferkit.cli.console import EXIT_CODE_INTERRUPTED, print_line, print_table, print_warning
 from transferkit.cli.options import (
     DEFAULT_NETWORK,
@@ -34,6 +34,7 @@ def visualize(
         typer.Option(
             "--output",
             "-o",
+            parser=parse_path,
             metavar="FILE",
             help="The image file to write: .png, .jpg or .webp.",
         ),
@@ -62,7 +63,9 @@ def visualize(
     ] = None,
     start: Annotated[
         Path | None,
-        typer.Option(metavar="IMAGE", help="An image to start from.", show_default="noise"),
+        typer.Option(
+            parser=parse_path, metavar="IMAGE", help="An image to start from.", show_default="noise"
+        ),
     ] = None,
     steps: Annotated[
         int, typer.Option(metavar="N", min=1, help="Number of optimization steps.")
@@ -87,7 +90,11 @@ def visualize(
     ] = None,
     animation: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="A .gif file to write with the intermediate images."),
+        typer.Option(
+            parser=parse_path,
+            metavar="FILE",
+            help="A .gif file to write with the intermediate images.",
+        ),
     ] = None,
     seed: Seed = 0,
     network: NetworkOrClassifier = DEFAULT_NETWORK,
