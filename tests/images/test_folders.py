@@ -59,7 +59,7 @@ def test_a_folder_without_images_is_an_error(tmp_path):
 
 
 def test_labels_are_the_first_level(tmp_path):
-    make(tmp_path, "dog/1.png", "cat/old/2.png", "cat/3.png", ".cache/4.png", "loose.png")
+    make(tmp_path, "dog/1.png", "cat/old/2.png", "cat/3.png", ".cache/4.png", "notes.txt")
     paths, labels = list_labeled_images(tmp_path)
     names = [path.relative_to(tmp_path).as_posix() for path in paths]
     assert names == ["cat/3.png", "cat/old/2.png", "dog/1.png"]
@@ -80,6 +80,7 @@ def test_classes_may_be_named_like_splits(tmp_path):
         ),
         (["notes.txt"], "no folders and no images"),
         (["cat/1.png", "dog/notes.txt"], "dog: no images in this class folder"),
+        (["loose.png", "cat/1.png", "dog/2.png"], "loose.png: an image in no class folder"),
         (
             ["train/cat/1.png", "Test/cat/2.png"],
             r"classes are one level further down \(cat\).* pass one of these: .*Test.*train",
@@ -92,6 +93,23 @@ def test_other_layouts_are_rejected(tmp_path, files, message):
         list_labeled_images(tmp_path)
     with pytest.raises(DatasetError, match="a file, not a folder"):
         list_labeled_images(tmp_path / files[0])
+
+
+def test_names_of_many_folders_are_cut_with_an_ellipsis(tmp_path):
+    make(tmp_path, *(f"{split}/{name}/1.png" for split in "abcdef" for name in "12345"))
+    with pytest.raises(DatasetError, match=r"\(1, 2, 3, 4, \.\.\.\).* .*a, .*b, .*c, .*d, \.\.\.$"):
+        list_labeled_images(tmp_path)
+
+
+def test_images_in_no_class_folder_are_skipped_and_listed(tmp_path):
+    make(tmp_path, "loose.png", "cat/1.png", "dog/2.png", "empty/notes.txt")
+    skipped = []
+    paths, _ = list_labeled_images(tmp_path, on_error="skip", skipped=skipped)
+    assert [path.name for path in paths] == ["1.png", "2.png"]
+    assert [(Path(skip.source).name, skip.reason) for skip in skipped] == [
+        ("loose.png", "an image in no class folder"),
+        ("empty", "no images in this class folder"),
+    ]
 
 
 def test_images_in_unsupported_formats_are_listed(tmp_path):

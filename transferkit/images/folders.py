@@ -95,9 +95,10 @@ def list_labeled_images(
         A folder with one subfolder for each class, named after the class, with the images of
         the class in it or in its subfolders.
     on_error
-        ``"raise"``, or ``"skip"`` to skip class folders without images.
+        ``"raise"``, or ``"skip"`` to skip class folders without images, and images that are in
+        no class folder.
     skipped
-        A list to which skipped class folders are appended.
+        A list to which the skipped folders and images are appended.
 
     Returns
     -------
@@ -111,9 +112,10 @@ def list_labeled_images(
     Raises
     ------
     DatasetError
-        If the folder does not exist or has no class folders; if a class folder has no images
-        and ``on_error`` is ``"raise"``; if the images are one level further down, as in a data
-        set with ``train/cat``, ``train/dog``, ``test/cat`` and ``test/dog``.
+        If the folder does not exist or has no class folders; if a class folder has no images, or
+        an image is in no class folder, and ``on_error`` is ``"raise"``; if the images are one
+        level further down, as in a data set with ``train/cat``, ``train/dog``, ``test/cat`` and
+        ``test/dog``.
     ParameterError
         If ``on_error`` is invalid.
 
@@ -136,11 +138,20 @@ def list_labeled_images(
     root = _existing(folder)
     if not root.is_dir():
         raise DatasetError(f"{root}: a file, not a folder; {_LAYOUT}")
-    classes = sorted(name for name, is_folder in _entries(root) if is_folder)
+    entries = sorted(_entries(root))
+    classes = [name for name, is_folder in entries if is_folder]
     if not classes:
         content = "images but no folders" if _images_below(root) else "no folders and no images"
         raise DatasetError(f"{root}: {content} in this folder; {_LAYOUT}")
     _check_level(root, classes)
+    unlabeled = [root / name for name, is_folder in entries if not is_folder and _is_listed(name)]
+    if unlabeled and on_error == "raise":
+        raise DatasetError(
+            f"{unlabeled[0]}: an image in no class folder; move it into one, or pass "
+            "on_error='skip'"
+        )
+    if skipped is not None:
+        skipped += [Skipped(str(path), "an image in no class folder") for path in unlabeled]
     paths: list[Path] = []
     labels: list[str] = []
     for name in classes:
@@ -165,12 +176,16 @@ def _check_level(root: Path, classes: list[str]) -> None:
     ]
     same = len(classes) > 1 and all(names == below[0] for names in below) and below[0]
     if same or (_SPLITS.issuperset(map(str.lower, classes)) and any(below)):
-        inside = ", ".join(sorted(set().union(*below))[:4])
-        splits = ", ".join(str(root / name) for name in classes[:4])
+        inside = _first_names(sorted(set().union(*below)))
+        splits = _first_names([str(root / name) for name in classes])
         raise DatasetError(
             f"{root}: the classes are one level further down ({inside}), in each of the folders "
             f"in it; pass one of these: {splits}"
         )
+
+
+def _first_names(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
 
 
 def _existing(folder: str | os.PathLike[str]) -> Path:
