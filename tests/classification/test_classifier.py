@@ -265,7 +265,7 @@ def test_an_unknown_device_is_rejected_when_loading(
 def test_a_score_of_unknown_labels_only_is_an_error(fitted: Classifier) -> None:
     with pytest.raises(
         DatasetError,
-        match="unknown labels: 0, 1; the classifier's classes are 'blue', 'green', 'red'",
+        match="not classes of the classifier: 0, 1; its classes are 'blue', 'green', 'red'",
     ):
         fitted.score(noise(2), [0, 1])
 
@@ -487,7 +487,7 @@ def test_a_loaded_classifier_of_a_user_defined_network_can_be_fitted_again(
         ([0, 1], "X has 4 images, but y has 2 labels"),
         ([0, 1] * 3, "X has 4 images, but y has 6 labels"),
         ([], "X has 4 images, but y has 0 labels"),
-        ([1, 1, 1, 1], "y has one class, 1; at least two"),
+        ([1, 1, 1, 1], "only one class, 1; at least two"),
         (["a", "a", "a", "b"], "classes with only one image: 'b'; to choose C by cross-validation"),
         ([0.0, 1.0, np.nan, 1.0], r"y\[2\] is nan; expected a finite number"),
         ([0.0, np.inf, 0.0, 1.0], r"y\[1\] is inf; expected a finite number"),
@@ -563,7 +563,7 @@ def test_invalid_folders_are_rejected(tmp_path: Path) -> None:
         tiny_classifier().fit(tmp_path / "missing")
     with pytest.raises(DatasetError, match="no folders and no images"):
         tiny_classifier().fit(tmp_path)
-    with pytest.raises(DatasetError, match="y has one class, 'blood'"):
+    with pytest.raises(DatasetError, match="only one class, 'blood'"):
         tiny_classifier().fit(labeled_folder(tmp_path / "one", classes=1))
     with pytest.raises(DatasetError, match="classes with only one image: 'blood', 'grass'"):
         tiny_classifier().fit(labeled_folder(tmp_path / "alone", number=1))

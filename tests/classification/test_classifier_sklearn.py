@@ -245,13 +245,13 @@ def test_invalid_class_weights_are_rejected(class_weight: Any, message: str) -> 
 
 
 def test_too_few_images_of_positive_weight_are_rejected() -> None:
-    with pytest.raises(DatasetError, match="y has one class among the images of a weight greater"):
+    with pytest.raises(DatasetError, match="only one class among the images of a weight greater"):
         tiny_classifier().fit(IMAGES, LABELS, sample_weight=LABELS == 0)
     weight = np.ones(15)
     weight[:12] = LABELS[:12] != 2
     with pytest.raises(DatasetError, match="only one image of a weight greater than 0: 2"):
         tiny_classifier().fit(IMAGES, LABELS, sample_weight=weight)
-    with pytest.raises(DatasetError, match="X has no images of a weight greater than 0"):
+    with pytest.raises(DatasetError, match="no images of a weight greater than 0"):
         tiny_classifier(class_weight={0: 0, 1: 0, 2: 0}).fit(IMAGES, LABELS)
 
 

@@ -88,4 +88,4 @@ def test_file_names_that_are_not_text_are_printed(
     result = run_process("predict", classifier_file, path, path + ".broken", *options)
     assert result.returncode == 0, result.stderr
     assert shown in result.stdout
-    assert b"skipped 1 image" in result.stderr
+    assert b"1 skipped:" in result.stderr

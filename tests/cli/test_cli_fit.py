@@ -43,7 +43,7 @@ def test_held_out_images_are_tested_on_and_not_trained_on(tmp_path: Path) -> Non
     assert "accuracy on 6 images held out: " in text
     everything = Classifier(C=10.0).fit(TRAIN).model_.weights["head.weight"]
     assert not np.allclose(Classifier.load(output).model_.weights["head.weight"], everything)
-    assert "exclude each other" in usage_error_of(
+    assert "cannot be used together" in usage_error_of(
         "fit", TRAIN, "-o", output, "--holdout", 0.25, "--test", TEST
     )
     assert "expected a fraction" in usage_error_of("fit", TRAIN, "-o", output, "--holdout", 1.5)
@@ -94,7 +94,7 @@ def test_unreadable_images_are_skipped_and_listed(tmp_path: Path) -> None:
     result = run("fit", folder, "-o", tmp_path / "c.safetensors", "--C", 10)
     assert result.exit_code == 0
     first, *others = result.stderr.splitlines()
-    assert first == "skipped 2 images that cannot be read:"
+    assert first == "2 skipped:"
     assert [line.split(":")[0].strip() for line in others] == [str(broken), str(truncated)]
 
 
@@ -113,7 +113,7 @@ def test_invalid_arguments_are_rejected(tmp_path: Path) -> None:
     for arguments, message in (
         ((missing, "-o", output), "no such file"),
         ((empty, "-o", output), "no folders"),
-        ((one_class, "-o", output), "y has one class, 'grass'"),
+        ((one_class, "-o", output), "only one class, 'grass'"),
         ((one_image, "-o", output), "classes with only one image: 'brick', 'grass'"),
         ((CAT, "-o", output), "a file, not a folder"),
         ((TRAIN, "-o", missing / "out.safetensors"), "does not exist"),

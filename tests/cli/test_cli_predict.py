@@ -61,7 +61,7 @@ def test_unreadable_images_are_skipped_and_listed(tmp_path: Path, classifier_fil
     result = run("predict", classifier_file, CAT, broken)
     assert result.exit_code == 0
     first, second = result.stderr.splitlines()
-    assert first == "skipped 1 image that cannot be read:"
+    assert first == "1 skipped:"
     assert str(broken) in second
     result = run("predict", classifier_file, CAT, broken, "--json")
     assert json.loads(result.stdout)["skipped"][0]["source"] == str(broken)

@@ -243,8 +243,9 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
             (n,) weight of each image, at least 0; None: all equal. An image of weight 0 is
             left out; one of weight k counts as k images.
         on_error
-            ``"raise"``, or ``"skip"`` to leave out images that cannot be read, class folders
-            without images and classes with too few images; ``skipped_`` lists them.
+            ``"raise"``, or ``"skip"`` to leave out images that cannot be read or are in no class
+            folder, class folders without images, and classes with too few images; ``skipped_``
+            lists them.
 
         Returns
         -------
@@ -272,8 +273,9 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
         weighted = weight_of_image is not None or self.class_weight is not None
         weights = combine_weights(labels, weight_of_image, self.class_weight)
         usable = labels[weights > 0]
+        expected_classes = np.unique(usable)
         if on_error == "skip":
-            kept = usable[skip_small_classes(usable, min_images)[0]]
+            kept = usable[skip_small_classes(usable, min_images, expected_classes)[0]]
             # If too few classes are left, the error names those that are too small.
             usable = kept if len(np.unique(kept)) > 1 else usable
         check_classes(usable, min_images=min_images, weighted=weighted)
@@ -295,7 +297,7 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
         used = np.flatnonzero(weights > 0)
         skipped += features.skipped
         if on_error == "skip":
-            kept, small = skip_small_classes(labels[used], min_images)
+            kept, small = skip_small_classes(labels[used], min_images, expected_classes)
             if len(np.unique(labels[used[kept]])) > 1:
                 used = used[kept]
                 skipped += small
@@ -689,8 +691,9 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
 
     def _unknown_labels(self, unknown: set[Hashable]) -> DatasetError:
         return DatasetError(
-            f"y has unknown labels: {format_labels(sorted(unknown, key=str))}; the classifier's "
-            f"classes are {format_labels(self.classes_.tolist())}"
+            f"labels that are not classes of the classifier: "
+            f"{format_labels(sorted(unknown, key=str))}; its classes are "
+            f"{format_labels(self.classes_.tolist())}"
         )
 
     def _set_fitted(

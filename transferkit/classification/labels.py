@@ -114,12 +114,11 @@ def check_classes(labels: npt.NDArray[Any], *, min_images: int = 2, weighted: bo
     classes, counts = np.unique(labels, return_counts=True)
     which = " of a weight greater than 0" if weighted else ""
     if len(classes) == 0:
-        raise DatasetError(f"X has no images{which}")
+        raise DatasetError(f"no images{which} to train on")
     if len(classes) == 1:
         images = f" among the images{which}" if weighted else ""
         raise DatasetError(
-            f"y has one class{images}, {shorten(classes.tolist()[0])}; at least two classes are "
-            "required"
+            f"only one class{images}, {shorten(classes.tolist()[0])}; at least two are required"
         )
     if counts.min() < min_images:
         small = classes[counts < min_images].tolist()
@@ -131,7 +130,7 @@ def check_classes(labels: npt.NDArray[Any], *, min_images: int = 2, weighted: bo
 
 
 def skip_small_classes(
-    labels: npt.NDArray[Any], min_images: int
+    labels: npt.NDArray[Any], min_images: int, classes: npt.NDArray[Any]
 ) -> tuple[npt.NDArray[np.bool_], list[Skipped]]:
     """Return which images belong to classes with enough images, and the classes that do not.
 
@@ -141,11 +140,17 @@ def skip_small_classes(
         (n,) the labels of the images.
     min_images
         The number of images that each class needs.
+    classes
+        The sorted classes; some may have no image left.
     """
-    classes, indices, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    indices = np.searchsorted(classes, labels)
+    counts = np.bincount(indices, minlength=len(classes))
     small = counts < min_images
     skipped = [
-        Skipped(f"class {shorten(label)}", f"{count} image; at least {min_images} are required")
+        Skipped(
+            f"class {shorten(label)}",
+            f"{count} image; at least {min_images} are required" if count else "no image is left",
+        )
         for label, count in zip(classes[small].tolist(), counts[small].tolist(), strict=True)
     ]
     return ~small[indices], skipped

@@ -104,9 +104,11 @@ def attack(
 ) -> None:
     """Change images imperceptibly so that they are misclassified.
 
-    Writes each image as NAME.png, and as NAME.panel.png a panel with the original, the magnified
-    change and the result. Use it to test the robustness of your own models. Requires a backend
-    with gradients.
+    Writes each image as NAME.png, in the size of the network's input, and as NAME.panel.png a
+    panel with the original, the magnified change and the result. The table is for the saved pixels
+    as they are; 'predict' resizes and crops them again, which may undo the change. The column
+    'gradients' is the number of gradient evaluations. Use it to test the robustness of your own
+    models. Requires a backend with gradients: torch or tensorflow.
     """
     from transferkit.optimization.attacks import find_attack_class
 
@@ -145,7 +147,7 @@ def attack(
         _print_table(result)
         number = int(result.success_uint8.sum())
         print_line(f"{number} of {len(result)} attacks succeed with the images saved in {output}")
-    print_skipped(result.skipped, "attacked")
+    print_skipped(result.skipped)
     if result.interrupted:
         print_warning("interrupted: images that were not reached are unchanged")
         raise typer.Exit(EXIT_CODE_INTERRUPTED)

@@ -60,10 +60,10 @@ def print_warning(text: str) -> None:
     )
 
 
-def print_skipped(skipped: Sequence[Skipped], verb: str = "read") -> None:
-    """Print the skipped images on standard error, each with the reason."""
+def print_skipped(skipped: Sequence[Skipped]) -> None:
+    """Print what was skipped, images or classes, on standard error, each with the reason."""
     if skipped:
-        print_warning(f"skipped {format_count(len(skipped), 'image')} that cannot be {verb}:")
+        print_warning(f"{len(skipped)} skipped:")
     for item in skipped:
         print_warning(f"  {item.source}: {item.reason}")
 

@@ -80,8 +80,8 @@ def fit(
     """Train a classifier on a folder of class folders.
 
     The class folders are subfolders with the images of one class each, named after the class.
-    Images that cannot be read are skipped and listed at the end. Without --test or --holdout,
-    prints the cross-validated accuracy.
+    Images that cannot be read are skipped and listed at the end. Without --test, --holdout or --C,
+    prints the accuracy of the cross-validation that chooses C.
     """
     from transferkit.classification.classifier import Classifier
     from transferkit.images import list_labeled_images
@@ -92,7 +92,7 @@ def fit(
         raise OutputError(f"{output}: expected a file name that ends in {CLASSIFIER_SUFFIX}")
     check_writable(output)
     if holdout is not None and test is not None:
-        raise typer.BadParameter("--test and --holdout exclude each other")
+        raise typer.BadParameter("--test and --holdout cannot be used together")
     if holdout is not None and not 0 < holdout < 1:
         raise typer.BadParameter(f"--holdout is {holdout:g}; expected a fraction such as 0.2")
     skipped: list[Skipped] = []
