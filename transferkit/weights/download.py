@@ -211,9 +211,13 @@ class _Transfer:
                 # Tries that received some data do not count.
                 tries = 1 if self._size() > before else tries + 1
                 if tries >= _TRIES:
+                    kept = "; the partial file is kept and will be resumed"
+                    if self._size() == 0:
+                        _remove(self.part, self.validator_file)
+                        kept = ""
                     raise DownloadError(
                         f"{self.url}: the download failed after {_TRIES} tries ({error}); check "
-                        "the connection and try again; the partial file is kept and will be resumed"
+                        f"the connection and try again{kept}"
                     ) from error
                 time.sleep(_PAUSE * 2 ** (tries - 1))
 
