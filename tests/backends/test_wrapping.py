@@ -220,7 +220,10 @@ def test_a_backend_without_model_objects_says_so() -> None:
     backend = get_backend("onnxruntime")
     with pytest.raises(UnsupportedError, match="'onnxruntime' cannot run a dict; 'torch' runs"):
         backend.wrap({})
-    with pytest.raises(UnsupportedError, match="'onnxruntime' has no model objects"):
+    with pytest.raises(
+        UnsupportedError,
+        match="'onnxruntime' has no model objects to return; choose backend='torch'",
+    ):
         backend.to_native(NETWORK, WEIGHTS)
     with pytest.raises(UnsupportedError, match="no model objects"):
         _ = tiny_extractor(backend="onnxruntime").to_native()

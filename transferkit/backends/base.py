@@ -624,8 +624,8 @@ class Backend(ABC):
             If the framework has no model objects.
         """
         raise UnsupportedError(
-            f"backend {self.name!r} has no model objects; 'torch' and 'tensorflow' do: "
-            'pip install "transferkit[torch]"'
+            f"backend {self.name!r} has no model objects to return; choose backend='torch' or "
+            "backend='tensorflow'"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+from typing import cast
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -64,9 +65,8 @@ def to_srgb(image: Image.Image, mode: str, profile: object) -> Image.Image:
         return image
     if space == "GRAY":
         image = image.getchannel(0)
-    converted = ImageCms.applyTransform(image, transform)
-    assert converted is not None  # it is None for a conversion in place
-    return converted
+    # The result is None only for a conversion in place.
+    return cast("Image.Image", ImageCms.applyTransform(image, transform))
 
 
 # A folder of images has few profiles. Transforms can be used by several threads.

@@ -374,7 +374,7 @@ def _read_file(path: str, source: str, depth: BitDepth) -> Image.Image | npt.NDA
         if problem is None:
             file = _BoundedFile(io.FileIO(path), source)
     except FileNotFoundError:
-        problem = "no such file"
+        problem = "no such file" if path else "the path is empty"
     except PermissionError:
         problem = "permission denied"
     except OSError as error:

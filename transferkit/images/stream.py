@@ -225,9 +225,8 @@ def _images_in_array(array: Array) -> Iterable[ImageLike]:
         return array
     raise ShapeError(
         f"images is an array of dtype {array.dtype} and shape {_format_shape(array)}; expected "
-        "height x width, height x width x channels, number x height x width or number x height x "
-        "width x channels, "
-        "or an array of paths with one axis"
+        "height x width, height x width x channels, number x height x width, number x height x "
+        "width x channels, or an array of paths with one axis"
     )
 
 
@@ -360,7 +359,7 @@ def _named(sources: Iterable[ImageLike]) -> Iterator[tuple[int, str, ImageLike]]
     may_be_reused = not isinstance(sources, (Sequence, np.ndarray))
     for index, image in enumerate(sources):
         if isinstance(image, (str, os.PathLike)):
-            yield index, os.fsdecode(image), image
+            yield index, os.fsdecode(image) or f"images[{index}]", image
         elif may_be_reused and isinstance(image, np.ndarray):
             # A video reader, for example, may write every frame to the same memory, but threads
             # process the array later.
