@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import get_tags
 
 from transferkit import FeatureExtractor, Preprocessing
-from transferkit.errors import ShapeError
+from transferkit.errors import ShapeError, UnsupportedError
 
 LABELS = [0, 1, 2] * 4
 
@@ -64,6 +65,8 @@ def test_representations_are_short() -> None:
     assert repr(model) == "<Model tiny: 9 weights, no labels>"
     assert repr(FeatureExtractor(model)) == f"FeatureExtractor(network={model!r})"
     assert "Model tiny" in FeatureExtractor(model)._repr_html_()
+    features = tiny_extractor().extract([*noise(2), "nowhere.png"], on_error="skip")
+    assert repr(features) == "Features(2 images, 1 skipped; {'embedding': (2, 6)})"
 
 
 # ---- output ---------------------------------------------------------------------------------
@@ -101,6 +104,28 @@ def test_transform_returns_a_data_frame_on_request(tmp_path: Path) -> None:
     with sklearn.config_context(transform_output="pandas"):
         assert isinstance(tiny_extractor().transform(paths), pandas.DataFrame)
         assert isinstance(tiny_extractor().extract(paths)["embedding"], np.ndarray)
+
+
+def test_features_are_converted_to_a_data_frame(tmp_path: Path) -> None:
+    pytest.importorskip("pandas")
+    paths = write_images(tmp_path / "images", colored([0, 1, 2]))
+    extractor = tiny_extractor()
+    features = extractor.extract([*paths, "nowhere.png"], ["embedding", "conv2"], on_error="skip")
+    frame = features.to_pandas()
+    assert frame.index.name == "source"
+    assert frame.index.tolist() == [str(path) for path in paths]
+    maps = tiny_extractor(layer="conv2").get_feature_names_out().tolist()
+    assert frame.columns.tolist() == [f"embedding_{index}" for index in range(6)] + maps
+    assert set(frame.dtypes) == {np.dtype(np.float32)}
+    np.testing.assert_array_equal(frame[maps], features["conv2"].reshape(3, -1))
+    np.testing.assert_array_equal(frame.iloc[:, :6], features["embedding"])
+
+
+def test_a_data_frame_needs_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = tiny_extractor().extract(colored([0]))
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(UnsupportedError, match="pip install pandas"):
+        features.to_pandas()
 
 
 def test_columns_of_images_of_any_size_have_no_names() -> None:

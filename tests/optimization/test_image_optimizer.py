@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import itertools
 import pickle
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops
 from samples import NETWORK, SIDE, WEIGHTS, colored, tiny_classifier, tiny_extractor
 from scipy.ndimage import map_coordinates
 from scipy.special import log_softmax, softmax
@@ -538,12 +539,16 @@ def test_an_ideal_zebra_is_classified_as_a_zebra(differentiable: Backend) -> Non
     assert result.probability[0] > 0.5
 
 
-def test_ideal_images_can_be_pickled(differentiable: Backend) -> None:
+def test_ideal_images_can_be_pickled(differentiable: Backend, tmp_path: Path) -> None:
     ideal = run(differentiable, [1, o.Channel("relu1", 0)])
     unpickled = pickle.loads(pickle.dumps(ideal))
     for name in ("images", "history", "frames", "probability", "robustness", "total_variation"):
         np.testing.assert_array_equal(getattr(unpickled, name), getattr(ideal, name))
     assert repr(unpickled) == repr(ideal)
+    # Notebooks display the file that `save` writes.
+    ideal.save(tmp_path / "ideal.png")
+    shown = Image.open(io.BytesIO(unpickled._repr_png_()))
+    assert ImageChops.difference(shown, Image.open(tmp_path / "ideal.png")).getbbox() is None
 
 
 def test_a_saved_classifier_is_given_by_its_path(differentiable: Backend, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def run_demo(*, backend: str | None = None, progress: bool | None = None) -> Dem
     backend
         The name of a backend; None: as for `transferkit.FeatureExtractor`.
     progress
-        Whether to show progress bars; None: if standard error is a terminal.
+        Whether to show progress bars; None: on a terminal or in a notebook.
 
     Returns
     -------

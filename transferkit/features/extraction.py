@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from transferkit.backends import Program
-from transferkit.errors import DatasetError, ImageError, ParameterError, ShapeError
+from transferkit.errors import (
+    DatasetError,
+    ImageError,
+    ParameterError,
+    ShapeError,
+    UnsupportedError,
+)
 from transferkit.images import (
     Batch,
     Images,
@@ -23,7 +31,16 @@ from transferkit.images import (
 )
 from transferkit.support.progress import show_progress
 
-__all__ = ["ExtractionInterrupted", "Features", "NoneReadableError", "compute_features"]
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+__all__ = [
+    "ExtractionInterrupted",
+    "Features",
+    "NoneReadableError",
+    "column_names",
+    "compute_features",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +74,58 @@ class Features(Mapping[str, npt.NDArray[np.float32]]):
 
     def __len__(self) -> int:
         return len(self.arrays)
+
+    def __repr__(self) -> str:
+        layers = ", ".join(f"{name!r}: {array.shape}" for name, array in self.arrays.items())
+        skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
+        return f"Features({len(self.sources)} images{skipped}; {{{layers}}})"
+
+    def to_pandas(self) -> DataFrame:
+        """Return the features as a data frame; requires pandas.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row for each image, whose index, named ``source``, is its source; one float32
+            column for each value of each layer, named after the layer and the position of the
+            value: ``embedding_0``, ``embedding_1``, ... Feature maps are flattened in the order
+            height, width, channel.
+
+        Raises
+        ------
+        UnsupportedError
+            If pandas is not installed.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from transferkit import FeatureExtractor
+        >>> extractor = FeatureExtractor("resnet18", weights="random", random_state=0)
+        >>> features = extractor.extract(np.zeros((2, 64, 64, 3), np.uint8), ["embedding"])
+        >>> features.to_pandas().iloc[:, :2].columns.tolist()
+        ['embedding_0', 'embedding_1']
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise UnsupportedError(
+                "a data frame needs pandas, which is not installed; pip install pandas"
+            ) from error
+        index = pd.Index(self.sources, name="source")
+        frames = [
+            pd.DataFrame(
+                array.reshape(len(array), -1),
+                index=index,
+                columns=column_names(layer, array.shape[1:]),
+            )
+            for layer, array in self.arrays.items()
+        ]
+        return pd.concat(frames, axis=1)
+
+
+def column_names(layer: str, shape: Sequence[int]) -> list[str]:
+    """Return the names of the columns of a layer with outputs of ``shape`` for each image."""
+    return [f"{layer}_{index}" for index in range(math.prod(shape))]
 
 
 class ExtractionInterrupted(KeyboardInterrupt):
@@ -121,7 +190,7 @@ def compute_features(
     on_error
         ``"raise"`` or ``"skip"``.
     progress
-        Whether to show a progress bar; None: only on a terminal.
+        Whether to show a progress bar; None: on a terminal or in a notebook.
 
     Raises
     ------

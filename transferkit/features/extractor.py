@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from sklearn.utils import Tags
 
 from transferkit.backends import Backend
 from transferkit.errors import ShapeError, shorten
-from transferkit.features.extraction import Features, compute_features
+from transferkit.features.extraction import Features, column_names, compute_features
 from transferkit.images import ImageLike, Images, Preprocessing, read_image
 from transferkit.images.conversion import to_float32
 from transferkit.models import AnyWeights, Model, find_architecture
@@ -349,9 +348,7 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator, BaseEstimator):  # ty
                 f"the number of columns of layer {self.layer!r} depends on the size of the images, "
                 "which Preprocessing(size=None) does not fix"
             )
-        return np.asarray(
-            [f"{self.layer}_{index}" for index in range(math.prod(shape))], dtype=object
-        )
+        return np.asarray(column_names(self.layer, shape), dtype=object)
 
     def __sklearn_is_fitted__(self) -> bool:
         return True

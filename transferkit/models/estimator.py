@@ -53,7 +53,7 @@ _DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
             How random weights are initialized: ``"he"``, ``"glorot"``, ``"uniform"`` or
             ``"gaussian"``; see `transferkit.networks.random_weights`.""",
         "progress": """\
-            Whether to show a progress bar on standard error; None: only on a terminal.""",
+            Whether to show a progress bar; None: on a terminal or in a notebook.""",
     }
 )
 

@@ -106,7 +106,7 @@ def load_model(
     initialization, random_state
         Of random weights, as for `transferkit.networks.random_weights`.
     progress
-        Whether a download shows a progress bar; None: only on a terminal.
+        Whether a download shows a progress bar; None: on a terminal or in a notebook.
 
     Raises
     ------

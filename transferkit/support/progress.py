@@ -1,10 +1,12 @@
-"""Progress bars, shown on a terminal only unless requested."""
+"""Progress bars, shown on a terminal and in a notebook unless requested otherwise."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from transferkit.support.notebook_progress import NotebookProgress, is_notebook
 
 __all__ = ["show_progress"]
 
@@ -13,7 +15,9 @@ __all__ = ["show_progress"]
 def show_progress(
     what: str, total: int | None, *, shown: bool | None, in_bytes: bool = False
 ) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on standard error during a ``with`` block.
+    """Show a progress bar during a ``with`` block.
+
+    In a notebook it is displayed below the cell, elsewhere on standard error.
 
     Parameters
     ----------
@@ -22,7 +26,7 @@ def show_progress(
     total
         The number of steps; None if unknown.
     shown
-        Whether to show the bar; None: if standard error is a terminal.
+        Whether to show the bar; None: on a terminal and in a notebook.
     in_bytes
         Whether steps are bytes, shown as megabytes with the speed.
 
@@ -37,8 +41,16 @@ def show_progress(
     >>> with show_progress("Counting", 2, shown=False) as advance:
     ...     advance(2)
     """
-    if not (sys.stderr.isatty() if shown is None else shown):
+    in_notebook = is_notebook()
+    if not (in_notebook or sys.stderr.isatty() if shown is None else shown):
         yield lambda _steps: None
+        return
+    if in_notebook:
+        notebook_progress = NotebookProgress(what, total, in_bytes=in_bytes)
+        try:
+            yield notebook_progress.advance
+        finally:
+            notebook_progress.close()
         return
     from rich.console import Console
     from rich.progress import (

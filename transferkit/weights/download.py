@@ -60,7 +60,7 @@ def fetch(entry: WeightsEntry, *, progress: bool | None = None) -> Path:
     entry
         A row of the catalog.
     progress
-        Whether to show the progress; None: on a terminal only.
+        Whether to show the progress; None: on a terminal or in a notebook.
 
     Returns
     -------
@@ -124,7 +124,7 @@ def download(
     check
         Returns what is wrong with a file, or None. A downloaded file that fails is removed.
     progress
-        Whether to show the progress; None: on a terminal only.
+        Whether to show the progress; None: on a terminal or in a notebook.
 
     Raises
     ------
@@ -191,7 +191,7 @@ class _Transfer:
     validator_file
         A file with the validator (``ETag`` or ``Last-Modified``) of the version in ``part``.
     progress
-        Whether to show the progress; None: on a terminal only.
+        Whether to show the progress; None: on a terminal or in a notebook.
     """
 
     url: str

@@ -30,7 +30,8 @@ def load_weights(
     entry
         A row of the catalog. Its file is downloaded unless it is in the package or on disk.
     progress
-        Whether to show the progress of a download; None: on a terminal only.
+        Whether to show the progress of a download; None: on a terminal or in a
+        notebook.
 
     Returns
     -------

@@ -188,7 +188,7 @@ class AttackRunner:
         task
             The images and the settings.
         progress
-            Whether to show a progress bar; None: only on a terminal.
+            Whether to show a progress bar; None: on a terminal or in a notebook.
 
         Returns
         -------

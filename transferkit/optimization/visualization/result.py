@@ -136,13 +136,8 @@ class IdealImages:
         if path.suffix.lower() not in _FORMATS:
             expected = ", ".join(_FORMATS)
             raise OutputError(f"{shorten_path(path)}: unknown suffix; expected one of {expected}")
-        tiles = list(to_uint8(self.images))
-        if len(tiles) == 1:
-            image = Image.fromarray(tiles[0])
-        else:
-            image = labeled_grid(tiles, self.labels, side=max(tiles[0].shape))
         with write_atomically(path) as file:
-            image.save(file, _FORMATS[path.suffix.lower()], quality=95)
+            self._as_one_image().save(file, _FORMATS[path.suffix.lower()], quality=95)
 
     def animation(self, path: str | os.PathLike[str], *, seconds: float = 4.0) -> None:
         """Write the frames as an animated GIF.
@@ -199,6 +194,15 @@ class IdealImages:
                 of_classes[index, self.targets[row]] for index, row in enumerate(rows)
             ]
         return probabilities
+
+    def _as_one_image(self) -> Image.Image:
+        tiles = list(to_uint8(self.images))
+        if len(tiles) == 1:
+            return Image.fromarray(tiles[0])
+        return labeled_grid(tiles, self.labels, side=max(tiles[0].shape))
+
+    def _repr_png_(self) -> Any:
+        return self._as_one_image()._repr_png_()
 
     def __repr__(self) -> str:
         number, height, width, _ = self.images.shape

@@ -67,7 +67,7 @@ def optimize_images(
         The seed of noise and transforms. All images have the same random parameters, so that
         the result for one image does not depend on the others.
     progress
-        Whether a progress bar is shown; None: on a terminal.
+        Whether a progress bar is shown; None: on a terminal or in a notebook.
 
     Raises
     ------
