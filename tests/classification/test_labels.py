@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,6 +117,20 @@ def test_channels_first_is_rejected(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"transpose\("):
         classifier.predict(np.zeros(shape, np.uint8))
     assert len(classifier.predict(np.zeros((5, 20, 24), np.uint8))) == 5
+
+
+@pytest.mark.parametrize("form", [np.asarray, list, np.ndarray.tolist, "DataFrame", "tensor"])
+def test_features_are_not_images(form: Any) -> None:
+    if isinstance(form, str):
+        module = {"DataFrame": "pandas", "tensor": "torch"}[form]
+        form = getattr(pytest.importorskip(module), form)
+    table, y = form(np.zeros((4, 64), np.float32)), [0, 1, 0, 1]
+    classifier = tiny_classifier(C=10.0)
+    with pytest.raises(DatasetError, match=r"table of 4 rows and 64 columns.*LogisticRegression"):
+        classifier.fit(table, y)
+    classifier.fit(colored(y), y)
+    with pytest.raises(DatasetError, match="table of 4 rows"):
+        classifier.score(table, y)
 
 
 def test_empty_path_is_not_the_current_directory() -> None:

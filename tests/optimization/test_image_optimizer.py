@@ -539,6 +539,12 @@ def test_an_ideal_zebra_is_classified_as_a_zebra(differentiable: Backend) -> Non
     assert result.probability[0] > 0.5
 
 
+def test_the_representation_shows_changed_parameters() -> None:
+    assert repr(ImageOptimizer()) == "ImageOptimizer()"
+    optimizer = ImageOptimizer("vgg16", backend="torch", batch_size=8)
+    assert repr(optimizer) == "ImageOptimizer(network='vgg16', backend='torch', batch_size=8)"
+
+
 def test_ideal_images_can_be_pickled(differentiable: Backend, tmp_path: Path) -> None:
     ideal = run(differentiable, [1, o.Channel("relu1", 0)])
     unpickled = pickle.loads(pickle.dumps(ideal))

@@ -64,6 +64,7 @@ def with_labels(
         paths, names = list_labeled_images(X, on_error=on_error, skipped=skipped)
         return paths, np.asarray(names)
     labels = _normalize_text(_label_array(y))
+    _check_images(X, len(labels))
     if labels.dtype.kind == "f" and not np.isfinite(labels).all():
         index = int(np.argmin(np.isfinite(labels)))
         raise DatasetError(f"y[{index}] is {labels[index]}; expected a finite number")
@@ -71,6 +72,20 @@ def with_labels(
     if number is not None and number != len(labels):
         raise DatasetError(f"X has {number} images, but y has {len(labels)} labels")
     return X, labels
+
+
+def _check_images(X: Images, number: int) -> None:
+    """Raise an error if ``X`` is a table of features with ``number`` rows, instead of images."""
+    if isinstance(X, Sequence) and len(X) and isinstance(X[0], (list, tuple, np.ndarray)):
+        shape = (len(X), *np.shape(X[0]))
+    else:
+        shape = tuple(getattr(X, "shape", ()))
+    # The array of a single image has one label; a data frame with one column may have paths.
+    if len(shape) == 2 and shape[0] == number > 1 and shape[1] > 1:
+        raise DatasetError(
+            f"X is a table of {shape[0]} rows and {shape[1]} columns, not images; for features, "
+            "use a classifier of scikit-learn, such as sklearn.linear_model.LogisticRegression"
+        )
 
 
 def of_rows(values: npt.NDArray[Any], features: Features) -> npt.NDArray[Any]:
