@@ -133,6 +133,21 @@ def test_features_are_not_images(form: Any) -> None:
         classifier.score(table, y)
 
 
+def test_labels_are_sorted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    unique, sorted_labels = np.unique, []
+
+    def counted(values: Any, *arguments: Any, **options: Any) -> Any:
+        if np.asarray(values).dtype.kind == "U":
+            sorted_labels.append(len(values))
+        return unique(values, *arguments, **options)
+
+    monkeypatch.setattr(np, "unique", counted)
+    X, y = colored([0, 0, 1, 1]), ["red", "red", "green", "green"]
+    weights = {"red": 1.0, "green": 2.0}
+    tiny_classifier(class_weight=weights).fit(X, y, sample_weight=[1.0] * 4, on_error="skip")
+    assert sorted_labels == [4]
+
+
 def test_empty_path_is_not_the_current_directory() -> None:
     classifier = tiny_classifier(C=10.0).fit(colored([0, 1] * 2), [0, 1] * 2)
     with pytest.raises(DatasetError, match=r"the path is empty; pass '\.'"):

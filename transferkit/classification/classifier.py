@@ -24,8 +24,8 @@ from transferkit.classification.labels import (
     Labels,
     check_classes,
     format_labels,
+    list_small_classes,
     of_rows,
-    skip_small_classes,
     with_labels,
 )
 from transferkit.classification.saved_file import (
@@ -264,21 +264,12 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
         """
         if self.C is not None:
             check_positive("C", self.C)
-        # Cross-validation needs an image of each class to train on and one to test on.
-        min_images = 2 if self.C is None else 1
         skipped: list[Skipped] = []
         X, labels = with_labels(X, y, on_error=on_error, skipped=skipped)
-        check_class_weight(self.class_weight, labels)
+        classes, indices = np.unique(labels, return_inverse=True)
+        check_class_weight(self.class_weight, classes)
         weight_of_image = check_sample_weight(sample_weight, len(labels))
-        weighted = weight_of_image is not None or self.class_weight is not None
-        weights = combine_weights(labels, weight_of_image, self.class_weight)
-        usable = labels[weights > 0]
-        expected_classes = np.unique(usable)
-        if on_error == "skip":
-            kept = usable[skip_small_classes(usable, min_images, expected_classes)[0]]
-            # If too few classes are left, the error names those that are too small.
-            usable = kept if len(np.unique(kept)) > 1 else usable
-        check_classes(usable, min_images=min_images, weighted=weighted)
+        self._select(classes, indices, weight_of_image, skip=on_error == "skip")
         seed = as_seed(self.random_state)
         program, model = self._load()
         features = compute_features(
@@ -290,20 +281,17 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
             on_error=on_error,
             progress=self.progress,
         )
-        labels = of_rows(labels, features)
+        indices = of_rows(indices, features)
         if weight_of_image is not None:
             weight_of_image = of_rows(weight_of_image, features)
-        weights = combine_weights(labels, weight_of_image, self.class_weight)
-        used = np.flatnonzero(weights > 0)
-        skipped += features.skipped
-        if on_error == "skip":
-            kept, small = skip_small_classes(labels[used], min_images, expected_classes)
-            if len(np.unique(labels[used[kept]])) > 1:
-                used = used[kept]
-                skipped += small
-        labels, weights = labels[used], weights[used]
-        check_classes(labels, min_images=min_images, weighted=weighted)
-        classes, indices = np.unique(labels, return_inverse=True)
+        used, weights, small = self._select(
+            classes, indices, weight_of_image, skip=on_error == "skip"
+        )
+        skipped += features.skipped + small
+        is_used = np.bincount(indices[used], minlength=len(classes)) > 0
+        # The index of each class among those that are used.
+        indices = (np.cumsum(is_used) - 1)[indices[used]]
+        classes = classes[is_used]
         activations = features[self.layer][used]
         embeddings = l2_normalize(activations.reshape(len(activations), -1))
         head = fit_head(
@@ -311,7 +299,7 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
             indices,
             C=None if self.C is None else float(self.C),
             seed=int(as_generator(seed).integers(_SEED_OF_FOLDS)),
-            sample_weight=weights if weighted else None,
+            sample_weight=weights,
         )
         network = replace_head(
             model.network,
@@ -330,6 +318,48 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
         self._fit_parameters = self._current_parameters()
         _LOGGER.info("fitted classes %s with C = %g", format_labels(classes.tolist()), head.C)
         return self
+
+    def _select(
+        self,
+        classes: npt.NDArray[Any],
+        indices: npt.NDArray[np.intp],
+        weight_of_image: npt.NDArray[np.float64] | None,
+        *,
+        skip: bool,
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64] | None, list[Skipped]]:
+        """Return the rows of the images to fit to, their weights, and the classes left out.
+
+        Parameters
+        ----------
+        classes
+            (c,) the labels of the classes.
+        indices
+            (n,) the index of each image's class in ``classes``.
+        weight_of_image
+            (n,) the weight of each image; None: all equal.
+        skip
+            Whether classes with too few images are left out.
+
+        Raises
+        ------
+        DatasetError
+            If there are not two classes of enough images.
+        """
+        # Cross-validation needs an image of each class to train on and one to test on.
+        min_images = 2 if self.C is None else 1
+        weighted = weight_of_image is not None or self.class_weight is not None
+        weights = combine_weights(classes, indices, weight_of_image, self.class_weight)
+        used = np.flatnonzero(weights > 0)
+        counts = np.bincount(indices[used], minlength=len(classes))
+        is_small = counts < min_images
+        small: list[Skipped] = []
+        # If too few classes would be left, the error names those that are too small.
+        if skip and (~is_small).sum() > 1:
+            small = list_small_classes(classes, counts, min_images)
+            used = used[~is_small[indices[used]]]
+            counts[is_small] = 0
+        check_classes(classes, counts, min_images=min_images, weighted=weighted)
+        return used, weights[used] if weighted else None, small
 
     def decision_function(self, X: Images) -> npt.NDArray[np.float32]:
         """Return the logits of each image.

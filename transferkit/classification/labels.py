@@ -19,8 +19,8 @@ __all__ = [
     "check_classes",
     "format_labels",
     "labels_as_array",
+    "list_small_classes",
     "of_rows",
-    "skip_small_classes",
     "with_labels",
 ]
 
@@ -109,13 +109,18 @@ def of_rows(values: npt.NDArray[Any], features: Features) -> npt.NDArray[Any]:
     return np.asarray(values[features.indices])
 
 
-def check_classes(labels: npt.NDArray[Any], *, min_images: int = 2, weighted: bool = False) -> None:
+def check_classes(
+    classes: npt.NDArray[Any], counts: npt.NDArray[np.intp], *, min_images: int, weighted: bool
+) -> None:
     """Check that there are at least two classes of enough images.
 
     Parameters
     ----------
-    labels
-        (n,) the labels of the images that a classifier is fitted to.
+    classes
+        (c,) the labels of the classes.
+    counts
+        (c,) the number of images of each class that a classifier is fitted to; classes without
+        any are not counted.
     min_images
         The number of images that each class needs.
     weighted
@@ -126,7 +131,7 @@ def check_classes(labels: npt.NDArray[Any], *, min_images: int = 2, weighted: bo
     DatasetError
         If not.
     """
-    classes, counts = np.unique(labels, return_counts=True)
+    classes, counts = classes[counts > 0], counts[counts > 0]
     which = " of a weight greater than 0" if weighted else ""
     if len(classes) == 0:
         raise DatasetError(f"no images{which} to train on")
@@ -144,31 +149,28 @@ def check_classes(labels: npt.NDArray[Any], *, min_images: int = 2, weighted: bo
         )
 
 
-def skip_small_classes(
-    labels: npt.NDArray[Any], min_images: int, classes: npt.NDArray[Any]
-) -> tuple[npt.NDArray[np.bool_], list[Skipped]]:
-    """Return which images belong to classes with enough images, and the classes that do not.
+def list_small_classes(
+    classes: npt.NDArray[Any], counts: npt.NDArray[np.intp], min_images: int
+) -> list[Skipped]:
+    """Return the classes with fewer than ``min_images`` images, and the reason to skip them.
 
     Parameters
     ----------
-    labels
-        (n,) the labels of the images.
+    classes
+        (c,) the labels of the classes.
+    counts
+        (c,) the number of images of each.
     min_images
         The number of images that each class needs.
-    classes
-        The sorted classes; some may have no image left.
     """
-    indices = np.searchsorted(classes, labels)
-    counts = np.bincount(indices, minlength=len(classes))
     small = counts < min_images
-    skipped = [
+    return [
         Skipped(
             f"class {shorten(label)}",
             f"{count} image; at least {min_images} are required" if count else "no image is left",
         )
         for label, count in zip(classes[small].tolist(), counts[small].tolist(), strict=True)
     ]
-    return ~small[indices], skipped
 
 
 def _normalize_text(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:

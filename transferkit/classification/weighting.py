@@ -63,13 +63,13 @@ def check_sample_weight(
     return weights
 
 
-def check_class_weight(class_weight: ClassWeight, labels: npt.NDArray[Any]) -> None:
-    """Check the weights of classes for images with ``labels``, (n,).
+def check_class_weight(class_weight: ClassWeight, classes: npt.NDArray[Any]) -> None:
+    """Check the weights of classes.
 
     Raises
     ------
     ParameterError
-        If a label is not in ``labels``, a weight is not a finite number of at least 0, or
+        If a label is not in ``classes``, a weight is not a finite number of at least 0, or
         ``class_weight`` is neither a mapping, nor ``"balanced"``, nor None.
     """
     if class_weight is None or (isinstance(class_weight, str) and class_weight == _BALANCED):
@@ -79,7 +79,7 @@ def check_class_weight(class_weight: ClassWeight, labels: npt.NDArray[Any]) -> N
             f"class_weight is {shorten(class_weight)}; expected a mapping from label to weight, "
             f"{_BALANCED!r} or None"
         )
-    known = np.unique(labels).tolist()
+    known = classes.tolist()
     unknown = [label for label in class_weight if label not in known]
     if unknown:
         raise ParameterError(
@@ -91,7 +91,8 @@ def check_class_weight(class_weight: ClassWeight, labels: npt.NDArray[Any]) -> N
 
 
 def combine_weights(
-    labels: npt.NDArray[Any],
+    classes: npt.NDArray[Any],
+    indices: npt.NDArray[np.intp],
     sample_weight: npt.NDArray[np.float64] | None,
     class_weight: ClassWeight,
 ) -> npt.NDArray[np.float64]:
@@ -99,8 +100,10 @@ def combine_weights(
 
     Parameters
     ----------
-    labels
-        (n,) the label of each image.
+    classes
+        (c,) the labels of the classes.
+    indices
+        (n,) the index of each image's class in ``classes``.
     sample_weight
         (n,) the weight of each image; None: all 1.
     class_weight
@@ -116,13 +119,13 @@ def combine_weights(
     --------
     >>> import numpy as np
     >>> from transferkit.classification.weighting import combine_weights
-    >>> combine_weights(np.array(["cat", "cat", "cat", "dog"]), None, "balanced").round(3).tolist()
+    >>> classes, indices = np.array(["cat", "dog"]), np.array([0, 0, 0, 1])
+    >>> combine_weights(classes, indices, None, "balanced").round(3).tolist()
     [0.667, 0.667, 0.667, 2.0]
     """
-    weights = np.ones(len(labels)) if sample_weight is None else sample_weight
+    weights = np.ones(len(indices)) if sample_weight is None else sample_weight
     if class_weight is None:
         return weights
-    classes, indices = np.unique(labels, return_inverse=True)
     if isinstance(class_weight, Mapping):
         of_class = np.array([class_weight.get(label, 1.0) for label in classes.tolist()], float)
     else:
