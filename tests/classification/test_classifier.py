@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,28 @@ class Series:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         return np.array(self._array, dtype=dtype, copy=copy)
+
+
+def test_a_fitted_classifier_keeps_one_compiled_network(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compile_, compiled = type(backend).compile, []
+
+    def recorded(self: Backend, function: Any) -> Any:
+        result = compile_(self, function)
+        compiled.append(weakref.ref(result))
+        return result
+
+    monkeypatch.setattr(type(backend), "compile", recorded)
+    classifier = tiny_classifier(C=10.0, backend=backend.name)
+    images, labels = colored([0, 1, 0, 1]), [0, 1, 0, 1]
+    for fits in (1, 2):
+        classifier.fit(images, labels)
+        assert classifier.predict(images).tolist() == labels
+        gc.collect()
+        alive = [reference() is not None for reference in compiled]
+        assert len(alive) >= 2 * fits
+        assert alive == [False] * (len(alive) - 1) + [True]
 
 
 @pytest.fixture(scope="module")

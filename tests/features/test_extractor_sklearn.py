@@ -18,7 +18,7 @@ from sklearn.pipeline import Pipeline, make_pipeline, make_union
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import get_tags
 
-from transferkit import FeatureExtractor, Preprocessing
+from transferkit import FeatureExtractor, ImageOptimizer, Preprocessing
 from transferkit.errors import ShapeError, UnsupportedError
 
 LABELS = [0, 1, 2] * 4
@@ -58,6 +58,29 @@ def test_parameters_are_read_and_set() -> None:
     assert extractor.transform(noise(1)).shape == (1, 6)
     with pytest.raises(ValueError, match="'size'"):
         extractor.set_params(size=224)
+
+
+def test_a_clone_shares_the_model_and_its_weights() -> None:
+    extractor = tiny_extractor(random_state=np.random.RandomState(0)).set_output(transform="pandas")
+    cloned = clone(extractor)
+    assert cloned.network is extractor.network
+    assert cloned.weights is extractor.weights
+    assert cloned.random_state is not extractor.random_state
+    assert cloned.set_output(transform="default") is cloned
+    assert extractor._sklearn_output_config == {"transform": "pandas"}
+    optimizer = ImageOptimizer(extractor.model())
+    assert clone(optimizer).network is optimizer.network
+
+
+def test_cross_validation_does_not_copy_a_model_object() -> None:
+    class Uncopied:
+        """A model object of no framework, which only has to survive the cloning."""
+
+        def __deepcopy__(self, memo: object) -> Uncopied:
+            raise AssertionError("the model is copied")
+
+    model = Uncopied()
+    assert clone(make_pipeline(FeatureExtractor(model)))[0].network is model
 
 
 def test_representations_are_short() -> None:

@@ -542,7 +542,7 @@ def test_an_ideal_zebra_is_classified_as_a_zebra(differentiable: Backend) -> Non
 def test_the_representation_shows_changed_parameters() -> None:
     assert repr(ImageOptimizer()) == "ImageOptimizer()"
     optimizer = ImageOptimizer("vgg16", backend="torch", batch_size=8)
-    assert repr(optimizer) == "ImageOptimizer(network='vgg16', backend='torch', batch_size=8)"
+    assert repr(optimizer) == "ImageOptimizer(backend='torch', batch_size=8, network='vgg16')"
 
 
 def test_ideal_images_can_be_pickled(differentiable: Backend, tmp_path: Path) -> None:

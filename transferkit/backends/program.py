@@ -118,6 +118,11 @@ class Program:
 
         return function
 
+    def release(self) -> None:
+        """Free what is compiled; it is compiled again on the next use."""
+        with self._lock:
+            self._compiled.clear()
+
     def to_native(self) -> object:
         """Return the network as a model object of the framework.
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import ClassifierMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
@@ -75,7 +75,7 @@ class Prediction(NamedTuple):
 
 
 @document_parameters
-class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ignore[misc]
+class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
     """Classifies images by logistic regression on the embedding of a network.
 
     A scikit-learn classifier, for use in ``cross_validate``, ``GridSearchCV`` and so on. A
@@ -314,6 +314,8 @@ class Classifier(ClassifierMixin, NetworkEstimator, BaseEstimator):  # type: ign
         fitted = dataclasses.replace(
             model, network=network, weights=arrays, labels=tuple(classes.tolist())
         )
+        # The fitted network is a program of its own, with its own copy of the weights.
+        program.release()
         self._set_fitted(fitted, classes, head.C, skipped, head.cv_accuracy)
         self._fit_parameters = self._current_parameters()
         _LOGGER.info("fitted classes %s with C = %g", format_labels(classes.tolist()), head.C)

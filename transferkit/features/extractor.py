@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import TransformerMixin
 from sklearn.utils import Tags
 
 from transferkit.backends import Backend
@@ -30,7 +30,7 @@ __all__ = ["FeatureExtractor"]
 
 
 @document_parameters
-class FeatureExtractor(TransformerMixin, NetworkEstimator, BaseEstimator):  # type: ignore[misc]
+class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc]
     """Extracts the activations of a network's layers from images.
 
     A scikit-learn transformer that needs no fitting. It can be used from several threads,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import textwrap
 from collections.abc import Mapping
 from types import MappingProxyType, NoneType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
+from sklearn.base import BaseEstimator, clone
 from sklearn.utils import Tags
 
 from transferkit.backends import Backend, Program, backend_of
@@ -23,6 +25,10 @@ from transferkit.weights.own_file import RANDOM
 __all__ = ["NetworkEstimator", "document_parameters", "takes_images"]
 
 Class = TypeVar("Class", bound=type)
+
+_SHARED_BY_CLONES = frozenset(("network", "weights", "backend"))
+# What `set_output` and methods such as `set_fit_request` set, by scikit-learn's names for it.
+_CLONED_SETTINGS = ("_sklearn_output_config", "_metadata_request")
 
 _DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
     {
@@ -80,7 +86,7 @@ def takes_images(tags: Tags) -> Tags:
     return tags
 
 
-class NetworkEstimator:
+class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
     """The constructor parameters of the public classes, and the program made from them."""
 
     def __init__(
@@ -171,6 +177,19 @@ class NetworkEstimator:
 
     def _has_random_weights(self) -> bool:
         return isinstance(self.weights, str) and self.weights == RANDOM
+
+    def __sklearn_clone__(self) -> Self:
+        # scikit-learn's own function would copy the model and its weights for every fold.
+        cloned = type(self)(
+            **{
+                name: value if name in _SHARED_BY_CLONES else clone(value, safe=False)
+                for name, value in self.get_params(deep=False).items()
+            }
+        )
+        for name in _CLONED_SETTINGS:
+            if name in vars(self):
+                setattr(cloned, name, copy.deepcopy(vars(self)[name]))
+        return cloned
 
     def __getstate__(self) -> dict[str, Any]:
         if self._has_random_weights():

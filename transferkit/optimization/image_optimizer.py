@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
@@ -123,15 +122,6 @@ class ImageOptimizer(NetworkEstimator):
             progress=progress,
         )
         self._runner: AttackRunner | None = None
-
-    def __repr__(self) -> str:
-        # The parameters that differ from their defaults, as in scikit-learn.
-        changed = [
-            f"{name}={shorten(getattr(self, name))}"
-            for name, parameter in inspect.signature(type(self)).parameters.items()
-            if getattr(self, name) is not parameter.default
-        ]
-        return f"ImageOptimizer({', '.join(changed)})"
 
     def visualize(
         self,
