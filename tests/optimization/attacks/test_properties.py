@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from itertools import pairwise
 from typing import Any
 
@@ -30,6 +31,8 @@ EACH = [
 ]
 
 _FEW_EXAMPLES = settings(max_examples=4, deadline=None)
+# Compiling their functions takes most of the time.
+_NUM_NETWORKS = 3
 _SEEDS = st.integers(0, 2**16)
 _COUNTS = st.integers(1, 3)
 
@@ -49,23 +52,28 @@ def network() -> Network:
 NETWORK = network()
 
 
+@functools.cache
+def random_optimizer(backend: Backend, seed: int) -> ImageOptimizer:
+    """Return an optimizer for a random network; all tests share what it compiles."""
+    weights = random_weights_and_statistics(NETWORK, seed)
+    # Makes the differences of logits larger than rounding errors.
+    weights["logits.weight"] = weights["logits.weight"] * 20
+    return ImageOptimizer(
+        NETWORK,
+        weights=weights,
+        preprocessing=Preprocessing(NETWORK.input_size),
+        backend=backend,
+        progress=False,
+    )
+
+
 class Case:
     """A random network on a backend, and random images with a target class for each."""
 
     def __init__(self, backend: Backend, seed: int, count: int) -> None:
         generator = np.random.default_rng(seed)
-        weights = random_weights_and_statistics(NETWORK, seed)
-        # Makes the differences of logits larger than rounding errors.
-        weights["logits.weight"] = weights["logits.weight"] * 20
-        self.weights = weights
-        self.optimizer = ImageOptimizer(
-            NETWORK,
-            weights=weights,
-            preprocessing=Preprocessing(NETWORK.input_size),
-            backend=backend,
-            random_state=seed,
-            progress=False,
-        )
+        self.optimizer = random_optimizer(backend, seed % _NUM_NETWORKS)
+        self.optimizer.set_params(random_state=seed)
         self.images = generator.integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
         logits = self.logits(get_backend("onnxruntime"), self.images.astype(np.float32) / 255)
         self.predicted = logits.argmax(axis=1)
@@ -74,7 +82,7 @@ class Case:
         ).tolist()
 
     def logits(self, backend: Backend, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        return Program(backend, NETWORK, self.weights).run(pixels, ["logits"])["logits"]
+        return Program(backend, NETWORK, self.optimizer.weights).run(pixels, ["logits"])["logits"]
 
     def attack(
         self, each: tuple[str, str], targeted: bool, rows: slice = slice(None), **settings: Any
