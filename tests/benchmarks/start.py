@@ -1,12 +1,11 @@
-"""How long VGG-19 takes to be ready, and how much memory, against torchvision's own.
+"""Measure how long VGG-19 takes to load and how much memory it needs, against torchvision.
 
-``python tests/benchmarks/start.py`` writes 549 MB of random weights to a ``.pth`` file, and starts
-each backend with it in a process of its own, and torchvision's ``vgg19()`` with
-``load_state_dict``, in turn; and ONNX Runtime by itself with the same network in an ONNX file. All
-read their file, and transferkit takes its SHA-256 as well. Imports are not counted. Printed are
-the medians of: the seconds until the logits of a first picture are there, and the same less what
-a second picture takes; and the most memory that the process came to hold beyond what it held
-before, in copies of the weights, of which a framework needs one or more for itself. Linux only.
+``python tests/benchmarks/start.py`` writes 549 MB of random weights to a ``.pth`` file. It then
+loads them, in turn and each time in a new process, with each backend, with torchvision's
+``vgg19()`` and ``load_state_dict``, and with ONNX Runtime alone from an ONNX file. transferkit
+also computes the SHA-256 of the file. Imports are not counted. It prints medians of the time to
+the first logits, of that time without the computation (the time of a second image is subtracted),
+and of the peak memory in multiples of the size of the weights. Linux only.
 """
 
 from __future__ import annotations
@@ -37,18 +36,18 @@ ENGINE_ALONE = "onnxruntime alone"
 
 
 def start_backend(name: str, path: Path) -> Callable[[], Callable[[], object]]:
-    """What starts one of transferkit's backends, and gives what runs it."""
+    """Return a function that loads the network on a backend and returns a function to run it."""
     backend = get_backend(name)
     pixels: npt.NDArray[np.float32] = np.zeros((1, 224, 224, 3), np.float32)
     entry = find_weights("vgg19")
-    # A framework sets itself up at its first use.
+    # Frameworks initialize themselves on first use.
     tiny = NetworkBuilder("tiny", input_size=8)
     tiny.conv2d("conv", INPUT, 3, 3, size=3)
     network = tiny.build()
     Program(backend, network, random_weights(network, random_state=0)).run(pixels, ["conv"])
 
     def start() -> Callable[[], object]:
-        # As for a published file that lies in the cache, whose digest is looked at each time.
+        # As for a published file in the cache, whose digest is checked each time.
         entry.checksum.of(path)
         network = entry.build()
         program = Program(backend, network, read_weights(path, network))
@@ -58,7 +57,7 @@ def start_backend(name: str, path: Path) -> Callable[[], Callable[[], object]]:
 
 
 def start_torchvision(path: Path) -> Callable[[], Callable[[], object]]:
-    """What starts torchvision's model, and gives what runs it."""
+    """Return a function that loads torchvision's model and returns a function to run it."""
     import torch
     import torchvision
 
@@ -81,7 +80,7 @@ def start_torchvision(path: Path) -> Callable[[], Callable[[], object]]:
 
 
 def start_engine_alone(path: Path) -> Callable[[], Callable[[], object]]:
-    """What starts ONNX Runtime as its documentation has it, and gives what runs it."""
+    """Return a function that creates an ONNX Runtime session and returns a function to run it."""
     import onnxruntime
 
     pixels = {"pixels": np.zeros((1, 224, 224, 3), np.float32)}
@@ -94,15 +93,15 @@ def start_engine_alone(path: Path) -> Callable[[], Callable[[], object]]:
 
 
 def memory(entry: str) -> int:
-    """A number of bytes from Linux's account of this process: held now, or at most so far."""
-    # Not getrusage, whose maximum a process takes over from the one that starts it.
+    """Return an entry of this process's memory statistics in bytes."""
+    # Not getrusage: a process inherits its maximum from its parent.
     status = Path("/proc/self/status").read_text(encoding="ascii")
     (line,) = (line for line in status.splitlines() if line.startswith(entry))
     return int(line.split()[1]) * 1024
 
 
 def measure(contender: str, path: Path) -> dict[str, float]:
-    """Start a contender in this process."""
+    """Load a contender in this process and return its times and memory."""
     others = {TORCHVISION: start_torchvision, ENGINE_ALONE: start_engine_alone}
     prepared = others[contender](path) if contender in others else start_backend(contender, path)
     before = memory("VmRSS")
@@ -121,7 +120,7 @@ def measure(contender: str, path: Path) -> dict[str, float]:
 
 
 def write_weights(path: Path) -> int:
-    """Write random weights to a .pth file, and the network with them; their size in bytes."""
+    """Write random weights to a .pth file and an ONNX file, and return their size in bytes."""
     import torch
 
     network = build_network("vgg19")

@@ -1,9 +1,9 @@
-"""Photos on disk to embeddings: images per second, against the recipe that people use.
+"""Measure images per second from files to embeddings, against the usual recipe.
 
-``python tests/benchmarks/throughput.py FOLDER`` prints, for each backend, how many times as
-fast it is as torchvision's MobileNetV2, run eagerly over a DataLoader with two workers, and
-how well reading and computing overlap. All are run in turn on the same photos, so that a
-machine that is slower for a while is slower for all; the medians of the ratios are printed.
+``python tests/benchmarks/throughput.py FOLDER`` prints the speed of each backend relative to
+torchvision's eager MobileNetV2 over a DataLoader with two workers, and how well reading and
+computing overlap. All are run in turn on the same images, so that changes of the machine's speed
+affect all of them; the medians of the ratios are printed.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from transferkit.weights import find_weights, load_weights
 BATCH_SIZE = 32
 
 
-class Photos(Dataset[torch.Tensor]):
-    """What a data set for the recipe looks like."""
+class Images(Dataset[torch.Tensor]):
+    """The data set of the recipe."""
 
     def __init__(self, paths: list[Path]) -> None:
         self.paths = paths
@@ -48,13 +48,13 @@ class Photos(Dataset[torch.Tensor]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        picture = torchvision.datasets.folder.pil_loader(str(self.paths[index]))
-        tensor: torch.Tensor = self.transform(picture)
+        image = torchvision.datasets.folder.pil_loader(str(self.paths[index]))
+        tensor: torch.Tensor = self.transform(image)
         return tensor
 
 
 def recipe() -> Callable[[list[Path]], object]:
-    """Torchvision's model, eager, over a DataLoader with two workers."""
+    """Return a function that runs torchvision's eager model over a DataLoader with two workers."""
     _, weights = load_weights(find_weights("mobilenet_v2"))
     model = torchvision.models.mobilenet_v2()
     tensors = {name: torch.tensor(array) for name, array in weights.items()}
@@ -62,7 +62,7 @@ def recipe() -> Callable[[list[Path]], object]:
     model.eval()
 
     def run(paths: list[Path]) -> object:
-        loader = DataLoader(Photos(paths), batch_size=BATCH_SIZE, num_workers=2)
+        loader = DataLoader(Images(paths), batch_size=BATCH_SIZE, num_workers=2)
         with torch.no_grad():
             return [model.features(batch).mean((2, 3)).numpy() for batch in loader]
 
@@ -70,14 +70,14 @@ def recipe() -> Callable[[list[Path]], object]:
 
 
 def ours(backend: str) -> Callable[[list[Path]], object]:
-    """The same with a feature extractor, warmed up."""
+    """Return a function that computes the same with a `FeatureExtractor`."""
     extractor = FeatureExtractor(backend=backend, batch_size=BATCH_SIZE, progress=False)
     return extractor.transform
 
 
 @contextmanager
 def stopwatch() -> Iterator[Callable[[], float]]:
-    """Gives a function that tells the seconds that the block took."""
+    """Yield a function that returns the duration of the block in seconds."""
     start = time.perf_counter()
     end = start
     yield lambda: end - start
@@ -85,16 +85,16 @@ def stopwatch() -> Iterator[Callable[[], float]]:
 
 
 def seconds_of(work: Callable[[], object]) -> float:
-    """How long ``work`` takes, by the clock."""
+    """Return the wall-clock time of ``work`` in seconds."""
     with stopwatch() as elapsed:
         work()
     return elapsed()
 
 
 def overlap(backend: str, paths: list[Path], rounds: int) -> float:
-    """The speed from end to end, as a share of what perfect overlap would reach.
+    """Return the speed from end to end as a fraction of that with perfect overlap.
 
-    That is 1 / (seconds of a core to read a photo / cores + seconds to compute one).
+    The latter is 1 / (CPU seconds to read an image / cores + seconds to compute one).
     """
     entry = find_weights("mobilenet_v2")
     program = Program(get_backend(backend), *load_weights(entry))
@@ -124,14 +124,14 @@ def overlap(backend: str, paths: list[Path], rounds: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="a folder of photos")
+    parser.add_argument("folder", type=Path, help="a folder of images")
     parser.add_argument("--backends", default="onnxruntime,tensorflow,torch")
-    parser.add_argument("--photos", type=int, default=256, help="how many of them to use")
+    parser.add_argument("--images", type=int, default=256, help="the number of images to use")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     names = arguments.backends.split(",")
     paths = list_images(arguments.folder)
-    paths = paths[:: max(1, len(paths) // arguments.photos)][: arguments.photos]
+    paths = paths[:: max(1, len(paths) // arguments.images)][: arguments.images]
     contenders = {"recipe": recipe(), **{name: ours(name) for name in names}}
     for run in contenders.values():
         run(paths[:BATCH_SIZE])
@@ -139,7 +139,7 @@ def main() -> None:
     for _ in range(arguments.rounds):
         for name, run in contenders.items():
             speeds[name].append(len(paths) / seconds_of(lambda run=run: run(paths)))  # type: ignore[misc]
-    print(f"{len(paths)} photos, batches of {BATCH_SIZE}, {arguments.rounds} rounds in turn")
+    print(f"{len(paths)} images, batches of {BATCH_SIZE}, {arguments.rounds} rounds in turn")
     for name, found in speeds.items():
         ratios = [ours / theirs for ours, theirs in zip(found, speeds["recipe"], strict=True)]
         print(
