@@ -1,7 +1,7 @@
-"""Transfer learning for images: one network, the same numbers whichever framework runs it.
+"""Transfer learning for images: one network, the same results on every framework.
 
-The public names are loaded when they are first used, so that importing the package takes
-no longer than it must, and no framework comes along.
+The public names are loaded when they are first used, so that importing the package is fast and
+imports no framework.
 """
 
 from __future__ import annotations

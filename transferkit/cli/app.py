@@ -87,7 +87,7 @@ def _program(
         ),
     ] = False,
 ) -> None:
-    """Transfer learning for images: the same numbers on PyTorch, TensorFlow and ONNX Runtime."""
+    """Transfer learning for images: the same results on PyTorch, TensorFlow and ONNX Runtime."""
 
 
 # --help lists the commands in this order: first those that compute something.

@@ -10,7 +10,7 @@ __all__ = ["backends"]
 def backends() -> None:
     """List the backends with their versions and devices.
 
-    A backend that cannot be used is listed with the reason and the remedy.
+    A backend that cannot be used is listed with the reason and how to fix it.
     """
     from transferkit.backends import backend_names, describe_backend
 

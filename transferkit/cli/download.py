@@ -30,8 +30,8 @@ def download(
 ) -> None:
     """Download published weights into the cache folder.
 
-    Downloaded files are verified. Interrupted, it keeps what it has received; called again, it
-    resumes.
+    Downloaded files are verified. If interrupted, it keeps what it has received, and resumes when
+    called again.
     """
     from transferkit.weights import fetch, find_weights
 

@@ -42,7 +42,8 @@ def extract(
     """Write the activations of layers to a NumPy file.
 
     The file contains one array for each layer, and the array 'sources' with the paths of the
-    images. Interrupted, it keeps its results; called again with the same output, it resumes.
+    images. If interrupted, it keeps its results, and resumes when called again with the same
+    output.
     """
     from transferkit.features.extractor import FeatureExtractor
     from transferkit.features.output_file import extract_to_file

@@ -57,8 +57,8 @@ def fit(
         float | None,
         typer.Option(
             metavar="FRACTION",
-            help="The fraction of the images of each class to test on instead of training on "
-            "them, such as 0.2.",
+            help="The fraction of the images of each class to use for testing instead of "
+            "training, such as 0.2.",
         ),
     ] = None,
     network: Network = DEFAULT_NETWORK,

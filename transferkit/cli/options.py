@@ -47,7 +47,7 @@ Backend = Annotated[
     typer.Option(
         metavar="NAME",
         help="The backend that runs the network; 'transferkit backends' lists them.",
-        show_default="the value of TRANSFERKIT_BACKEND, or the first one installed",
+        show_default="the value of TRANSFERKIT_BACKEND, or the first suitable one installed",
     ),
 ]
 BatchSize = Annotated[int, typer.Option(metavar="N", min=1, help="Number of images per batch.")]

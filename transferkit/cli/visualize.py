@@ -107,7 +107,7 @@ def visualize(
     The images show what the classes, channels or layers respond to. For classes, prints the
     probability of each image's class, and its mean over 32 slightly moved, scaled and rotated
     copies of the image (robustness). Requires a backend with gradients: torch or tensorflow.
-    Interrupted, it saves the images of the last completed step.
+    If interrupted, it saves the images of the last completed step.
     """
     from transferkit.support.atomic_write import check_writable
 
