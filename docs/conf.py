@@ -70,7 +70,7 @@ def shorten_types(text: str | None) -> str | None:
 def keep_summary(
     _app: Sphinx, what: str, _name: str, subject: object, _options: object, lines: list[str]
 ) -> None:
-    """Undo that napoleon takes the words before a colon for the type of a property."""
+    """Restore the summaries of properties: napoleon takes words before a colon as a type."""
     text = inspect.getdoc(subject)
     if what == "property" and text is not None and "\n---" not in text:
         lines[:] = [*text.splitlines(), ""]

@@ -1,4 +1,4 @@
-"""Optimize the ideal image of a class, by default a Siamese cat, on either framework.
+"""Optimize the ideal image of a class, by default a Siamese cat, with PyTorch or TensorFlow.
 
 ``python examples/ideal_cat.py [--backend torch] [--class zebra] [--output ideal.png]``
 

@@ -57,8 +57,8 @@ def shorten(value: object) -> str:
 def shorten_path(path: object) -> str:
     """Return a path or other source for an error message.
 
-    It is needed as a whole to find the file, so only one that is longer than 255 characters, which
-    is hardly a path, is cut to 100 characters.
+    A path is shown in full, since it is needed to find the file. Only one that is longer than 255
+    characters, and therefore hardly a path, is cut to 100 characters.
 
     Examples
     --------

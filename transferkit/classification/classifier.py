@@ -230,7 +230,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
     ) -> Self:
         """Fit the classifier.
 
-        The network runs over each image once.
+        The network runs on each image once.
 
         Parameters
         ----------
@@ -256,7 +256,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         ------
         DatasetError
             If there are no images, only one class, not as many labels as images or, unless
-            ``C`` is given, a class of one image.
+            ``C`` is given, a class with only one image.
         ImageError
             If an image cannot be read and ``on_error`` is ``"raise"``.
         ParameterError
@@ -397,8 +397,8 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         X
             Images, as for `transferkit.FeatureExtractor`.
         on_error
-            ``"raise"``, or ``"skip"`` for a row of NaN for each image that cannot be read, with
-            a warning that names them.
+            ``"raise"``, or ``"skip"`` to return a row of NaN for each image that cannot be read,
+            with a warning that names up to three of them.
 
         Returns
         -------
@@ -434,8 +434,8 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         X
             Images, as for `transferkit.FeatureExtractor`.
         on_error
-            ``"raise"``, or ``"skip"`` for None for each image that cannot be read, with a
-            warning that names them.
+            ``"raise"``, or ``"skip"`` to return None for each image that cannot be read, with a
+            warning that names up to three of them.
 
         Returns
         -------

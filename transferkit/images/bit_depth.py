@@ -17,7 +17,7 @@ class BitDepth:
     """The number of bits that are used in the 16-bit images of a call.
 
     Cameras and scanners of 10 to 14 bits write files of 16 bits, most of them without scaling the
-    values. Read as 16 bits, 12 bits come out at 1/16 of their brightness.
+    values. Images of 12 bits that are read as 16 bits have 1/16 of their brightness.
 
     Parameters
     ----------
@@ -80,15 +80,15 @@ class BitDepth:
 
     def warn(self, stacklevel: int) -> None:
         """Warn once if all of the 16-bit images so far look like fewer bits."""
-        # Images that are all black do not tell.
+        # Images that are all black do not show the number of bits.
         if self._warned or not 0 < self._highest < 4096:
             return
         self._warned = True
         bits = max(8, self._highest.bit_length())
         warnings.warn(
-            f"no 16-bit image has a value above {self._highest} so far, so they come out nearly "
-            "black: white is 65535. If the values have fewer bits, pass Preprocessing(..., "
-            f"bit_depth={bits}), or the number of bits of the camera; if the images are that "
-            "dark, bit_depth=16",
+            f"no 16-bit image has a value above {self._highest} so far, but white is 65535, so the "
+            "images are nearly black. If the values have fewer bits, pass Preprocessing(..., "
+            f"bit_depth={bits}), or the number of bits of the camera; if the images really are "
+            "that dark, pass bit_depth=16",
             stacklevel=stacklevel + 1,
         )

@@ -19,7 +19,7 @@ def to_uint8(images: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
     Returns
     -------
     array
-        uint8, in the same shape. A value half-way between two levels goes to the even one.
+        uint8, in the same shape. A value halfway between two levels goes to the even one.
 
     Examples
     --------

@@ -23,7 +23,7 @@ _PILLOW_FILTERS = {0: "nearest", 2: "bilinear", 3: "bicubic"}
 def from_timm(model: object) -> Preprocessing:
     """Return the preprocessing of a timm model.
 
-    The same as ``timm.data.create_transform`` makes for evaluation.
+    It is equal to the transform that ``timm.data.create_transform`` makes for evaluation.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def from_timm(model: object) -> Preprocessing:
     Raises
     ------
     ParameterError
-        If it has no such configuration, or one that `Preprocessing` cannot express.
+        If ``model`` has no such configuration, or one that `Preprocessing` cannot express.
 
     Examples
     --------
@@ -79,7 +79,7 @@ def from_torchvision(weights: object) -> Preprocessing:
     Raises
     ------
     ParameterError
-        If it is none, or one that `Preprocessing` cannot express.
+        If ``weights`` is neither, or `Preprocessing` cannot express its preprocessing.
     """
     transforms = _get(weights, "transforms")
     preset = transforms() if callable(transforms) else weights
@@ -116,7 +116,7 @@ def from_transformers(processor: object) -> Preprocessing:
     Raises
     ------
     ParameterError
-        If it is none, or one that `Preprocessing` cannot express.
+        If ``processor`` is neither, or `Preprocessing` cannot express its preprocessing.
 
     Examples
     --------

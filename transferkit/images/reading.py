@@ -171,9 +171,9 @@ def read_image(
         - a path to a JPEG (or MPO), PNG, WebP, BMP, GIF, TIFF, JPEG 2000, PPM (or PGM, PBM)
           or AVIF file, or to a HEIC file if pillow-heif is installed, of which the first
           frame is read;
-        - the bytes of such a file, or a binary file object such as `io.BytesIO`. A file object
-          that can seek is read from its start, whatever its position is, and its position is
-          restored; another one is read from where it is to its end. It is not closed;
+        - the bytes of such a file, or a binary file object such as `io.BytesIO`. A seekable file
+          object is read from its start, whatever its position is, and its position is restored;
+          a non-seekable one is read from its current position to its end. It is not closed;
         - a PIL image of any mode. It is not changed, except that Pillow decodes it if that has
           not been done yet;
         - an array, height x width or height x width x 1 (gray), 3 (RGB) or 4 (RGBA), uint8 or
@@ -589,7 +589,7 @@ def _load(image: Image.Image, source: str) -> int:
 
 
 def _reason(error: Exception) -> str:
-    """Return the meaning of an error of Pillow for users who do not know Pillow."""
+    """Return the meaning of a Pillow error, for users who do not know Pillow."""
     if isinstance(error, MemoryError):
         return "not enough memory to decode the image"
     text = str(error)

@@ -211,7 +211,7 @@ def _images_in_array(array: Array) -> Iterable[ImageLike]:
     elif array.ndim == 2 or (array.ndim == 3 and array.shape[2] in _CHANNELS):
         return [array]
     elif array.ndim == 3 and array.shape[0] in _CHANNELS:
-        # Channels first, or a few gray images: the shape does not tell.
+        # Channels first, or a few gray images: the shape is ambiguous.
         raise ShapeError(
             f"images is an array of shape {_format_shape(array)}; for an image with channels first "
             "pass array.transpose(1, 2, 0), for several gray images array[..., numpy.newaxis]"

@@ -45,8 +45,8 @@ _DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
         "backend": """\
             ``"onnxruntime"``, ``"torch"``, ``"tensorflow"``, the name of another plugin, or a
             `transferkit.backends.Backend`. None: the environment variable
-            ``TRANSFERKIT_BACKEND``, or else the first of these that is installed and can do
-            what is asked.""",
+            ``TRANSFERKIT_BACKEND``, or else the first of these that is installed and has the
+            required capability.""",
         "device": """\
             One of the backend's devices, such as ``"cuda:0"``; None: the CPU.""",
         "preprocessing": """\

@@ -55,8 +55,8 @@ DEFAULT_TRANSFORMS: tuple[Transform, ...] = (
 )
 """The random transforms that are applied to an image before each step, by default.
 
-With a margin around it and at smaller scales, the image more often contains heads and bodies;
-without, only textures.
+With a border and at smaller scales, the image more often contains heads and bodies instead of only
+textures.
 """
 
 

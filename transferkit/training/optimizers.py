@@ -36,7 +36,7 @@ _MIN_MEAN_SQUARE = 1e-24
 
 @dataclass(frozen=True)
 class Optimizer(ABC):
-    """The rule by which parameters follow the gradient of a loss downhill.
+    """A rule that updates parameters with the gradient of a loss, so that the loss decreases.
 
     Parameters
     ----------

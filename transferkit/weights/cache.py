@@ -58,7 +58,7 @@ def _from_environment(variable: str) -> Path | None:
 
 
 def _locations(entry: WeightsEntry) -> list[Path]:
-    """Return the paths where the file of an entry is searched, in this order."""
+    """Return the paths at which the file of an entry is searched for, in this order."""
     folders = [cache_folder()]
     if entry.source == "torchvision":
         caches = _from_environment("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
@@ -158,7 +158,7 @@ def part_files(path: Path) -> tuple[Path, Path, Path]:
 
 
 def clear_cache() -> list[Path]:
-    """Remove all weights from the cache folder, including the rest of interrupted downloads.
+    """Remove all weights from the cache folder, including partial downloads.
 
     Other files in the folder stay, as do the caches of PyTorch's hub and of Keras, and a file
     that another process is downloading.

@@ -1,7 +1,7 @@
 """Reading of Keras files in a separate process, with limits on its time and memory.
 
-In damaged HDF5 files, libhdf5 can loop without end or crash, which cannot be caught or interrupted
-in its own process. Reading in a new interpreter takes about half a second longer, so files with a
+On damaged HDF5 files, libhdf5 can loop forever or crash, which cannot be caught or interrupted in
+the same process. Reading in a new interpreter takes about half a second longer, so files with a
 known digest are read by `transferkit.weights.keras_file.read_keras` directly.
 """
 

@@ -144,9 +144,9 @@ def array_at(
 def in_memory(
     arrays: Mapping[str, npt.NDArray[np.float32]],
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """Copy arrays that may be mapped from a file, which is not needed any more then.
+    """Copy arrays that may be mapped from a file, so that the file is no longer needed.
 
-    A user's file may be overwritten, for example after the next epoch of a training. Values
+    A user's file may be overwritten, for example after the next epoch of training. Values
     mapped from it would change during computations, and if the file is truncated the operating
     system terminates the process. On Windows it could not be replaced.
 

@@ -62,8 +62,8 @@ def load_weights_file(
     Returns
     -------
     network, weights
-        The network in that variant, and its weights. They do not refer to the file any more,
-        which may be overwritten.
+        The network in that variant, and its weights. They no longer refer to the file, which
+        may be overwritten.
     entry
         The row of the catalog for the file; if the file is not in the catalog, the first row
         of the same variant, for its preprocessing.

@@ -128,7 +128,7 @@ def read_weights(
         None: they are the same.
     is_known
         Whether the file's digest is that of a published file. All other Keras files are read in
-        a child process, since damaged ones can make libhdf5 loop without end.
+        a child process, since damaged ones can make libhdf5 loop forever.
 
     Returns
     -------

@@ -4,7 +4,7 @@ A ``.pth`` file consists of a pickle that describes tensors, and the bytes of th
 pickle is a program that can call any function. It is not executed here: an interpreter processes
 only the few pickle operations that state dictionaries consist of, and calls nothing. It treats
 the functions and classes in a pickle as names; it knows the names that create tensors. The objects
-that any others would create are kept as a name, so that a checkpoint may contain them beside its
+that any others would create are kept as names, so that a checkpoint may contain them besides its
 state dictionary.
 """
 
@@ -102,8 +102,8 @@ def read_torch(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[np.float32
     """Read the weights in a ``.pth`` or ``.pt`` file.
 
     The file may contain a state dictionary, or a checkpoint with a state dictionary under
-    ``state_dict``, ``model_state_dict`` or ``model``. Other objects in
-    a checkpoint are ignored. Prefixes that all names have are removed, see
+    ``state_dict``, ``model_state_dict`` or ``model``. Other objects in a checkpoint are ignored.
+    Prefixes that all names have are removed; see
     `transferkit.weights.files.without_prefixes`.
 
     Parameters

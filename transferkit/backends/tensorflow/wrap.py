@@ -422,7 +422,7 @@ def _declared_input(model: Any) -> tuple[tuple[int, int] | None, int | None]:
     Raises
     ------
     UnsupportedError
-        If it declares another input than color or gray images.
+        If it declares an input other than color or gray images.
     """
     try:
         shape = model.input_shape

@@ -65,8 +65,8 @@ class TorchModel(ObservedModel):
     -----
     Each run uses a new copy of the module objects, in evaluation mode, which shares the parameters
     but not the mode, the hooks and the buffers; see `copy_for_evaluation`. Runs in several threads
-    are therefore independent of each other and of the training of the model, except that a
-    run sees the values of the parameters change if an optimizer step happens in the middle.
+    are therefore independent of each other and of the training of the model, except that
+    the parameters change during a run if an optimizer step happens at the same time.
 
     Tensors with four axes are assumed to be (n, c, h, w), and are returned as (n, h, w, c). A
     module is a layer only if its output is one floating-point tensor with one row per image. The

@@ -197,7 +197,7 @@ def _bracket_threshold(
     not at the lower one, unless it is at 0: then both bounds are 0.
     """
     high = table.max(magnitudes, axes=_AXES, keepdims=True)
-    # Where a threshold of 0 is enough it must be 0: what is within the ball stays unchanged.
+    # Where a threshold of 0 is enough, it must be 0: what is within the ball stays unchanged.
     low = table.multiply(high, table.asarray(0.0))
     fits = _at_most_mask(table, measure(low), limit)
     high = table.multiply(high, table.subtract(table.asarray(1.0), fits))

@@ -87,7 +87,7 @@ class AdversarialResult:
         (n, h, w, 3) RGB, float32 in [0, 1].
     images_uint8
         (n, h, w, 3) uint8: the images that `save` writes. They are `images`, rounded so that they
-        stay within epsilon. Where rounding would undo the attack, the change is magnified before,
+        stay within epsilon. Where rounding would undo the attack, the change is first magnified,
         as far as epsilon allows.
     originals
         (n, h, w, 3) float32 in [0, 1]: the input images after resizing and cropping.

@@ -23,7 +23,7 @@ def round_within_epsilon(
     epsilon: float | None,
     norm: str,
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-    """Round images to 8 bits; towards the originals where they would leave the epsilon ball.
+    """Round images to 8 bits, toward the originals where they would leave the epsilon ball.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def _round_into_ball(
     radius: float,
     power: int,
 ) -> npt.NDArray[np.float64]:
-    """Round as few values as necessary towards the original, those with the largest effect first.
+    """Round as few values as necessary toward the original, those with the largest effect first.
 
     All arguments are in units of 8-bit levels; ``power`` is 1 for l1, 2 for l2.
     """

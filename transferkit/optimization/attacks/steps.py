@@ -23,7 +23,7 @@ def projected_step(
     gradient: Any,
     norm: str,
 ) -> Any:
-    """Return ``x`` after a step of steepest ascent, projected to the epsilon ball and to [0, 1].
+    """Return ``x`` after a step of steepest ascent, projected onto the epsilon ball and [0, 1].
 
     Parameters
     ----------

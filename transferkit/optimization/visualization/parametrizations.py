@@ -2,7 +2,7 @@
 
 Gradient descent on pixels produces high-frequency noise, because that changes the objective most
 for a given change of the pixels. Other coordinates can represent the same images, but favor
-others: large shapes in the colors of natural photos.
+large shapes in the colors of natural photos.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`IdealImages`: the result of a run, its history, and how convincing the images are."""
+"""`IdealImages`: the result of a run, its history, and measures of the images' quality."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ class IdealImages:
         if path.suffix.lower() != ".gif":
             raise OutputError(f"{shorten_path(path)}: unknown suffix; expected .gif")
         if not len(self.frames):
-            raise ParameterError("no frames were recorded; call visualize with frames=24, say")
+            raise ParameterError("no frames were recorded; pass frames=24 to visualize")
         check_positive("seconds", seconds)
         images = [Image.fromarray(image_grid(frame)) for frame in self.frames]
         milliseconds = round(1000 * seconds / len(images))

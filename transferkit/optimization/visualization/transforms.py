@@ -1,9 +1,9 @@
 """Random transforms of an image, with new random parameters at each step.
 
-What a network recognizes in an image that is shifted, rotated and scaled is more than an
-adversarial pattern of pixels. The random parameters are sampled by NumPy on the CPU and passed
-to the step as arrays: one seed gives the same parameters on every backend, and new parameters
-do not cause another compilation.
+If a network still recognizes an image after random shifts, rotations and scalings, the image is
+more than an adversarial pattern of pixels. The random parameters are sampled by NumPy on the CPU
+and passed to the step as arrays: one seed gives the same parameters on every backend, and new
+parameters do not cause another compilation.
 """
 
 from __future__ import annotations

@@ -17,10 +17,10 @@ _TINY = 1e-20
 
 
 class PGD(Attack):
-    """Steps of steepest ascent, each followed by a projection to the epsilon ball.
+    """Steps of steepest ascent, each followed by a projection onto the epsilon ball.
 
     The size of step t, from 0, is ``epsilon / (1 + 0.3 t)``. The first step leads to the surface
-    of the ball, since inside it the loss is smaller; the further ones become finer. The sizes do
+    of the ball, since inside it the loss is smaller; later steps are smaller. The sizes do
     not depend on the number of steps. The first run starts at the original, restarts start at
     random points of the ball.
 
