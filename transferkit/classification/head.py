@@ -21,6 +21,11 @@ _LOG_LIKELIHOOD_WEIGHT = 0.01
 # Of the gradient. The candidates are compared by accuracy, the coefficients are kept.
 _SELECTION_TOLERANCE = 1e-6
 _FINAL_TOLERANCE = 1e-8
+# One regression, and those of the cross-validation before it.
+_NUM_FITS = 1 + len(_CANDIDATES) * _MAX_FOLDS
+# Measured for 1280 dimensions: the decomposition of n images takes as long as the regressions of
+# n / 100 logits save by it.
+_IMAGES_PER_LOGIT = 100
 # Variance along an axis, relative to the largest, that counts as none.
 _MIN_VARIANCE = 1e-12
 
@@ -73,14 +78,16 @@ def fit_head(
         (n,) weight of each image, greater than 0; None: all equal.
     """
     mean = embeddings.mean(axis=0, dtype=np.float64)
-    X, axes = _project(embeddings - mean)
+    num_classes = int(labels.max()) + 1
+    # With two classes, scikit-learn has one logit: that of the second minus the first.
+    num_logits = 1 if num_classes == 2 else num_classes
+    X, axes = _project(embeddings - mean, num_logits if C is not None else num_logits * _NUM_FITS)
     accuracy = None
     if C is None:
-        C, accuracy = _choose_C(X, labels, seed, sample_weight)
-    regression = _regression(C, _FINAL_TOLERANCE).fit(X, labels, sample_weight)
+        C, accuracy = _choose_C(X, labels, num_logits, seed, sample_weight)
+    regression = _regression(C, _FINAL_TOLERANCE, X.shape, num_logits).fit(X, labels, sample_weight)
     weight, intercept = regression.coef_, regression.intercept_
-    if len(weight) == 1:
-        # With two classes, scikit-learn has one logit: that of the second minus the first.
+    if num_logits == 1:
         weight = np.concatenate([-weight / 2, weight / 2])
         intercept = np.concatenate([-intercept / 2, intercept / 2])
     if axes is not None:
@@ -89,16 +96,25 @@ def fit_head(
     return Head(weight.astype(np.float32), bias.astype(np.float32), C, accuracy)
 
 
-def _project(centered: Doubles) -> tuple[Doubles, Doubles | None]:
-    """Return embeddings on their principal axes, and the axes, if that makes the fit faster.
+def _project(centered: Doubles, num_logits: int) -> tuple[Doubles, Doubles | None]:
+    """Return embeddings on their principal axes, and the axes, if that makes the fits faster.
 
+    Parameters
+    ----------
+    centered
+        (n, d) embeddings with a mean of 0.
+    num_logits
+        The number of logits of all regressions together.
+
+    Notes
+    -----
     The penalty, the squared norm of the weights, is invariant to rotation, and the weights have
     no component along axes without variance. So the regression on the principal axes, at most
     n - 1 of them, has exactly the same solution as that on all d. Their decomposition takes
     time in proportion to n cubed, which pays off for n well below d.
     """
     n, d = centered.shape
-    if n > d // 2:
+    if n > min(d // 2, num_logits * _IMAGES_PER_LOGIT):
         return centered, None
     variances, vectors = np.linalg.eigh(centered @ centered.T)
     kept = variances > variances[-1] * _MIN_VARIANCE
@@ -110,7 +126,11 @@ def _project(centered: Doubles) -> tuple[Doubles, Doubles | None]:
 
 
 def _choose_C(  # noqa: N802
-    embeddings: Doubles, labels: npt.NDArray[np.intp], seed: int, sample_weight: Doubles | None
+    embeddings: Doubles,
+    labels: npt.NDArray[np.intp],
+    num_logits: int,
+    seed: int,
+    sample_weight: Doubles | None,
 ) -> tuple[float, float]:
     """Return the candidate with the best cross-validated accuracy, and that accuracy.
 
@@ -125,7 +145,7 @@ def _choose_C(  # noqa: N802
 
     def score(C: float) -> tuple[float, float]:
         probabilities = cross_val_predict(
-            _regression(C, _SELECTION_TOLERANCE),
+            _regression(C, _SELECTION_TOLERANCE, embeddings.shape, num_logits),
             embeddings,
             labels,
             cv=folds,
@@ -143,7 +163,11 @@ def _choose_C(  # noqa: N802
     return best, scores[best][1]
 
 
-def _regression(C: float, tolerance: float) -> LogisticRegression:
-    # Newton's method converges close to the optimum in few steps, so that features that differ
-    # by rounding, as those of two backends do, give the same classifier.
-    return LogisticRegression(C=C, solver="newton-cg", tol=tolerance, max_iter=1000)
+def _regression(
+    C: float, tolerance: float, shape: tuple[int, ...], num_logits: int
+) -> LogisticRegression:
+    # Both solvers converge close to the optimum, so that features that differ by rounding, as those
+    # of two backends do, give the same classifier. L-BFGS is faster for one logit of many images.
+    n, d = shape
+    solver = "lbfgs" if num_logits == 1 and n > 1.5 * d else "newton-cg"
+    return LogisticRegression(C=C, solver=solver, tol=tolerance, max_iter=1000)
