@@ -101,7 +101,7 @@ def test_unreadable_images_have_no_prediction(tmp_path: Path) -> None:
     paths[2].write_bytes(b"nothing")
     with pytest.raises(ImageError):
         classifier.predict(paths)
-    with pytest.warns(UserWarning, match="1 images cannot be read.*002.png"):
+    with pytest.warns(UserWarning, match=r"no prediction for 1 of 6 images, which .*: .*002\.png"):
         probabilities = classifier.predict_proba(paths, on_error="skip")
     assert np.isnan(probabilities[2]).all()
     assert not np.isnan(np.delete(probabilities, 2, axis=0)).any()

@@ -416,12 +416,14 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         probabilities = outputs["probabilities"]
         if not outputs.skipped:
             return probabilities
-        names = "; ".join(f"{skip.source}: {skip.reason}" for skip in outputs.skipped[:3])
+        skipped = outputs.skipped
+        names = "; ".join(f"{skip.source}: {skip.reason}" for skip in skipped[:3])
+        number = len(probabilities) + len(skipped)
         warnings.warn(
-            f"{len(outputs.skipped)} images cannot be read, and have no prediction: {names}",
+            f"no prediction for {len(skipped)} of {number} images, which cannot be read: "
+            f"{names}{'; ...' if len(skipped) > 3 else ''}",
             stacklevel=2,
         )
-        number = len(probabilities) + len(outputs.skipped)
         rows = np.full((number, probabilities.shape[1]), np.nan, np.float32)
         rows[outputs.indices] = probabilities
         return rows
