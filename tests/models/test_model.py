@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from transferkit.backends import Backend, get_backend
 from transferkit.errors import FileFormatError, ParameterError, UnknownNameError
 from transferkit.models import Model, load_model
 from transferkit.models.program_cache import ProgramCache
+from transferkit.networks import build_network
 from transferkit.networks.catalogue import IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -38,6 +41,46 @@ def test_a_user_defined_network_has_default_preprocessing_and_no_labels() -> Non
     assert model.preprocessing == Preprocessing(NETWORK.input_size)
     assert model.labels is None
     assert load_model(NETWORK, WEIGHTS, Preprocessing(64)).preprocessing.size == 64
+
+
+def test_the_normalization_is_the_one_in_the_network() -> None:
+    network = build_network("resnet18")
+    for preprocessing in (
+        Preprocessing(32),
+        Preprocessing(32, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+    ):
+        found = load_model(network, "random", preprocessing).preprocessing
+        assert (found.size, found.mean, found.std) == (32, IMAGENET_MEAN, IMAGENET_STD)
+    bgr = build_network("resnet18", channel_order="bgr")
+    assert load_model(bgr, "random", Preprocessing(32)).preprocessing.channel_order == "bgr"
+    other = Preprocessing(32, mean=(0.9, 0.1, 0.5), channel_order="bgr")
+    for rejecting in (network, NETWORK):
+        with pytest.raises(ParameterError, match=f"network {rejecting.name} expects"):
+            load_model(rejecting, "random", other)
+
+
+def test_an_inconsistent_model_is_rejected() -> None:
+    model = Model(NETWORK, WEIGHTS, Preprocessing(16), ("a", "b", "c"))
+    assert load_model(model).labels == model.labels
+    with pytest.raises(FileFormatError, match=r"missing: norm1"):
+        load_model(dataclasses.replace(model, weights={}))
+    with pytest.raises(ParameterError, match=r"2 labels, but logits of shape \(3,\)"):
+        load_model(dataclasses.replace(model, labels=("a", "b")))
+    with pytest.raises(ParameterError, match="preprocessing is None"):
+        load_model(dataclasses.replace(model, preprocessing=None))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"preprocessing": {"size": 40}}, "expected a Preprocessing or None"),
+        ({"weights": 3}, "weights is 3; expected a name"),
+        ({"weights": ""}, "weights is ''; expected a name"),
+    ],
+)
+def test_parameters_of_other_types_are_rejected(parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        load_model("mobilenet_v2", **parameters)
 
 
 def test_invalid_combinations_are_rejected() -> None:

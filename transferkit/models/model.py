@@ -16,7 +16,7 @@ from transferkit.backends.shapes import infer_shapes
 from transferkit.errors import ParameterError, UnknownNameError, UnsupportedError, shorten
 from transferkit.images import Preprocessing
 from transferkit.images.published_preprocessing import published_preprocessing
-from transferkit.networks import Network, random_weights
+from transferkit.networks import INPUT, Network, random_weights
 from transferkit.networks.initialization import INITIALIZATIONS
 from transferkit.support.random_state import RandomState
 from transferkit.weights import find_weights, imagenet_classes, load_weights
@@ -126,6 +126,15 @@ def load_model(
     """
     if initialization not in INITIALIZATIONS:
         raise UnknownNameError("initialization", initialization, INITIALIZATIONS)
+    if not isinstance(preprocessing, Preprocessing | None):
+        raise ParameterError(
+            f"preprocessing is {shorten(preprocessing)}; expected a Preprocessing or None"
+        )
+    if not isinstance(weights, str | os.PathLike | Mapping | None) or weights == "":
+        raise ParameterError(
+            f"weights is {shorten(weights)}; expected a name, the path of a file, a mapping from "
+            "parameter name to array, or None"
+        )
     if isinstance(network, str):
         return _load_catalogued(
             network, weights, preprocessing, initialization, random_state, progress
@@ -133,6 +142,7 @@ def load_model(
     if isinstance(network, Model):
         if weights is not None:
             raise TypeError("a Model has its own weights; omit weights")
+        _check_model(network)
         expected = network.preprocessing
         return dataclasses.replace(
             network, preprocessing=_normalize_as(expected, preprocessing, "the model")
@@ -154,7 +164,8 @@ def load_model(
         )
     arrays = {name: _float32(name, array) for name, array in weights.items()}
     check_weights("weights", arrays, network)
-    return Model(network, arrays, preprocessing)
+    expected = _normalization_of(network)
+    return Model(network, arrays, _normalize_as(expected, preprocessing, f"network {network.name}"))
 
 
 def find_architecture(
@@ -242,8 +253,14 @@ def _wrap(
         chosen = get_backend(owner, device=device)
     if weights is not None:
         raise TypeError(f"a {type(model).__name__} has its own weights; omit weights")
-    if preprocessing is None:
-        preprocessing = published_preprocessing(model)
+    published = published_preprocessing(model)
+    if published is not None:
+        none = _normalization(Preprocessing())
+        # A model of timm may have been trained with another normalization since; a module that
+        # normalizes its input itself takes no other.
+        if preprocessing is None or none in map(_normalization, (preprocessing, published)):
+            owner = f"the {type(model).__name__}"
+            preprocessing = _normalize_as(published, preprocessing, owner)
     if preprocessing is None:
         wrapped = chosen.wrap(model)
     else:
@@ -294,6 +311,40 @@ def _float32(name: str, array: npt.ArrayLike) -> npt.NDArray[np.float32]:
     if converted.dtype.kind not in "fiu":
         raise TypeError(f"weights[{shorten(name)}] has dtype {converted.dtype}; expected float32")
     return converted.astype(np.float32, copy=False)
+
+
+def _check_model(model: Model) -> None:
+    """Check the weights, the preprocessing and the number of labels of a user's model."""
+    if not isinstance(model.preprocessing, Preprocessing):
+        raise ParameterError(
+            f"the model's preprocessing is {shorten(model.preprocessing)}; expected a Preprocessing"
+        )
+    check_weights("the model's weights", model.weights, model.network)
+    if model.labels is None or model.wrapped is not None:
+        return
+    shape = model.layers()[model.network.resolve("logits")]
+    if shape != (len(model.labels),):
+        raise ParameterError(
+            f"the model has {len(model.labels)} labels, but logits of shape {shape}; give one "
+            "label for each logit, or None"
+        )
+
+
+def _normalization_of(network: Network) -> Preprocessing:
+    """Return a preprocessing with the normalization that the first nodes of a network apply."""
+    first = [node.name for node in network.nodes if node.operation == "normalize"]
+    if not first or network.node(first[0]).inputs != (INPUT,):
+        return Preprocessing()
+    attributes: Any = network.node(first[0]).attributes
+    is_bgr = any(
+        node.operation == "reverse_channels" and node.inputs == (first[0],)
+        for node in network.nodes
+    )
+    return Preprocessing(
+        mean=attributes["mean"],
+        std=attributes["std"],
+        channel_order="bgr" if is_bgr else "rgb",
+    )
 
 
 def _normalize_as(

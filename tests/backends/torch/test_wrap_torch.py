@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import pickle
 import threading
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from transferkit import Classifier, FeatureExtractor, ImageOptimizer, Preprocessing
 from transferkit.backends import Program, backend_of, get_backend
-from transferkit.errors import ShapeError, UnknownNameError, UnsupportedError
+from transferkit.errors import ParameterError, ShapeError, UnknownNameError, UnsupportedError
 from transferkit.networks import add_probabilities
 from transferkit.support.numerics import l2_normalize
 from transferkit.testing.conformance import (
@@ -886,7 +887,7 @@ def test_classifier(tmp_path: Path) -> None:
     for other in (pickle.loads(pickle.dumps(classifier)), copy.deepcopy(classifier)):
         np.testing.assert_array_equal(other.predict_proba(images), expected)
     other = clone(classifier)
-    assert other.network is not model
+    assert other.network is model
     other.fit(colored(labels), labels)
     np.testing.assert_allclose(other.predict_proba(images), expected, rtol=1e-5)
 
@@ -949,9 +950,28 @@ def test_timm_model_needs_no_preprocessing() -> None:
     preprocessing = Preprocessing(SIDE, resize=20, interpolation="bicubic", mean=MEAN, std=STD)
     expected = FeatureExtractor(model, preprocessing=preprocessing).transform(images)
     np.testing.assert_array_equal(FeatureExtractor(model).transform(images), expected)
-    # Given explicitly, it takes precedence.
+    # Given explicitly, it takes precedence; without a normalization, that of the model is kept.
+    given, other = Preprocessing(SIDE), dataclasses.replace(PREPROCESSING, mean=(0.1, 0.1, 0.1))
+    found = FeatureExtractor(model, preprocessing=given).transform(images)
     result = FeatureExtractor(model, preprocessing=PREPROCESSING).transform(images)
+    np.testing.assert_array_equal(found, result)
     assert not np.array_equal(result, expected)
+    assert FeatureExtractor(model, preprocessing=other).model().preprocessing.mean == (0.1,) * 3
+
+
+def test_a_module_that_normalizes_its_input_takes_no_other_normalization() -> None:
+    native = FeatureExtractor("resnet18", weights="random", backend="torch").to_native()
+    with pytest.raises(ParameterError, match="omit the three"):
+        FeatureExtractor(native, preprocessing=PREPROCESSING).transform(noise(1))
+
+
+def test_a_device_is_that_of_the_models_framework(monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier = Classifier(classifying(), C=1.0, preprocessing=PREPROCESSING, device="cpu")
+    images, labels = colored([0, 1, 0, 1]), [0, 1, 0, 1]
+    expected = classifier.fit(images, labels).predict(images)
+    monkeypatch.setenv("TRANSFERKIT_BACKEND", "nope")
+    classifier = Classifier(classifying(), C=1.0, preprocessing=PREPROCESSING)
+    np.testing.assert_array_equal(classifier.fit(images, labels).predict(images), expected)
 
 
 def test_conflicting_parameters_are_rejected() -> None:
