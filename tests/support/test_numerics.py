@@ -30,5 +30,5 @@ def test_rows_have_norm_one_after_normalization() -> None:
 
 
 def test_squares_do_not_overflow_and_zeros_stay_zero() -> None:
-    x = np.array([[3e30, 4e30], [0, 0]], np.float32)
-    np.testing.assert_allclose(l2_normalize(x), [[0.6, 0.8], [0, 0]], rtol=1e-6)
+    x = np.array([[3e30, 4e30], [3e-20, 4e-20], [0, 0]], np.float32)
+    np.testing.assert_allclose(l2_normalize(x), [[0.6, 0.8], [0.6, 0.8], [0, 0]], rtol=1e-6)

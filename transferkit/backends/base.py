@@ -36,6 +36,9 @@ GRADIENTS = "gradients"
 INFERENCE = "inference"
 """The capability of running networks, which every backend has."""
 
+# Prevents a division by 0, and is lost by rounding beside any number that is not tiny.
+_TINY = 1e-30
+
 Tensor = TypeVar("Tensor")
 Function: TypeAlias = Callable[..., Any]
 
@@ -335,9 +338,14 @@ class Table(ABC, Generic[Tensor]):
         return self.multiply(x, self.hard_sigmoid(x))
 
     def l2_normalize(self, x: Tensor) -> Tensor:
-        """Return ``x`` (n, d) with each row divided by ``sqrt(sum(row ** 2) + 1e-12)``."""
-        squares = self.sum(self.multiply(x, x), axes=(1,), keepdims=True)
-        return self.divide(x, self.sqrt(self.add(squares, self.asarray(1e-12))))
+        """Return ``x`` (n, d) with each row divided by its Euclidean norm; zeros stay zeros.
+
+        No row overflows or underflows, whatever its scale.
+        """
+        largest = self.max(self.absolute(x), axes=(1,), keepdims=True)
+        scaled = self.divide(x, self.add(largest, self.asarray(_TINY)))
+        squares = self.sum(self.multiply(scaled, scaled), axes=(1,), keepdims=True)
+        return self.divide(scaled, self.sqrt(self.add(squares, self.asarray(_TINY))))
 
 
 OPERATIONS: frozenset[str] = frozenset(

@@ -7,8 +7,8 @@ import numpy.typing as npt
 
 __all__ = ["l2_normalize", "softmax"]
 
-# Added to the squared norm, as in the primitive ``l2_normalize``: a zero vector stays zero.
-_EPSILON = 1e-12
+# Prevents a division by 0, as in the primitive ``l2_normalize``: a row of zeros stays zero.
+_TINY = 1e-30
 
 
 def softmax(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
@@ -57,6 +57,6 @@ def l2_normalize(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     >>> l2_normalize(np.array([[3.0, 4.0], [0.0, 0.0]], np.float32)).round(6).tolist()
     [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
     """
-    squared_norms = np.sum(x.astype(np.float64) ** 2, axis=1, keepdims=True)
-    normalized: npt.NDArray[np.float32] = (x / np.sqrt(squared_norms + _EPSILON)).astype(np.float32)
+    norms = np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
+    normalized: npt.NDArray[np.float32] = (x / np.maximum(norms, _TINY)).astype(np.float32)
     return normalized

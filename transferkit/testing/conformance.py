@@ -193,9 +193,12 @@ class BackendConformance:
 
         agrees_with_reference()
 
-    def test_l2_normalize_of_zeros_is_zeros(self, backend: Backend) -> None:
+    def test_l2_normalize_gives_rows_of_any_scale_length_one(self, backend: Backend) -> None:
         compiled = backend.compile(backend.table.l2_normalize)
-        np.testing.assert_array_equal(compiled(np.zeros((2, 3), np.float32)), np.zeros((2, 3)))
+        scales = np.array([[1e30], [1.0], [1e-7], [1e-20], [0.0]], np.float32)
+        expected = np.array([[0.6, 0.0, -0.8]] * 4 + [[0.0, 0.0, 0.0]])
+        actual = compiled(scales * np.array([[3.0, 0.0, -4.0]], np.float32))
+        assert_close(actual, expected, ACTIVATION_TOLERANCE, "l2_normalize")
 
     @pytest.mark.parametrize("shape", [(2, 3, 5, 7), (4,), ()])
     def test_arrays_convert_to_tensors_and_back(

@@ -212,8 +212,8 @@ class ReferenceTable(Table[Array]):
         return x * self.hard_sigmoid(x)
 
     def l2_normalize(self, x: Array) -> Array:
-        norms: Array = np.sqrt((x**2).sum(axis=1, keepdims=True) + self.asarray(1e-12))
-        return x / norms
+        norms = np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
+        return self.asarray(x / np.where(norms > 0, norms, 1))
 
     def _interpolation(self, length: int, new_length: int) -> Array:
         """Return the matrix (new length, length) that resizes one axis."""
