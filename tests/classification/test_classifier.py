@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import hashlib
 import warnings
@@ -15,6 +16,7 @@ import numpy.typing as npt
 import pytest
 from samples import (
     DEMO,
+    NETWORK,
     SIDE,
     WEIGHTS,
     colored,
@@ -30,10 +32,18 @@ from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_f
 
 from transferkit import Classifier, Preprocessing, list_labeled_images
 from transferkit.backends import Backend, Program
-from transferkit.errors import DatasetError, ImageError, ParameterError, UnknownNameError
+from transferkit.errors import (
+    DatasetError,
+    ImageError,
+    NotFiniteError,
+    ParameterError,
+    UnknownNameError,
+)
 from transferkit.images.reading import read_image_of_call
 from transferkit.models import Model
-from transferkit.networks import INPUT, NetworkBuilder, random_weights
+from transferkit.networks import INPUT, NetworkBuilder, build_network, random_weights
+from transferkit.networks.passes import add_probabilities
+from transferkit.weights.files import write_safetensors
 
 NUMBERS = [0, 1, 2] * 5
 
@@ -263,6 +273,67 @@ def test_a_loaded_classifier_has_the_parameters_of_the_fit(tmp_path: Path) -> No
     assert (loaded.C, loaded.random_state) == (None, 7)
     assert isinstance(loaded.network, Model)
     assert loaded.network.network == fitted.model_.network
+
+
+def refitted(classifier: Classifier, path: Path) -> Classifier:
+    """Save and load a fitted classifier, and fit a clone of it to the same images."""
+    classifier.save(path)
+    return clone(Classifier.load(path)).fit(colored([0, 1, 1] * 4), ["a", "b", "b"] * 4)
+
+
+@pytest.mark.parametrize("class_weight", ["balanced", {"a": 3.0, "b": 0.5}])
+def test_a_loaded_classifier_can_be_fitted_again(tmp_path: Path, class_weight: Any) -> None:
+    parameters: dict[str, Any] = {"C": 0.3, "class_weight": class_weight, "weights": "random"}
+    size = Preprocessing(32)
+    classifier = Classifier(
+        "resnet18", initialization="uniform", random_state=5, preprocessing=size, **parameters
+    ).fit(colored([0, 1, 1] * 4), ["a", "b", "b"] * 4)
+    again = refitted(classifier, tmp_path / "c.safetensors")
+    assert (again.network, again.class_weight) == ("resnet18", class_weight)
+    images = noise(4)
+    np.testing.assert_array_equal(again.predict_proba(images), classifier.predict_proba(images))
+
+
+def test_a_classifier_whose_weights_have_no_name_is_fitted_again_with_those_in_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = build_network("resnet18")
+    for folder, seed in (("one", 1), ("two", 2)):
+        (tmp_path / folder).mkdir()
+        weights = random_weights(network, random_state=seed)
+        write_safetensors(tmp_path / folder / "w.safetensors", weights, {})
+    monkeypatch.chdir(tmp_path / "two")
+    images, labels, size = colored([0, 1, 1] * 4), ["a", "b", "b"] * 4, Preprocessing(32)
+    for parameters in (
+        {"weights": tmp_path / "one" / "w.safetensors"},
+        {"weights": "random", "random_state": np.random.default_rng(3)},
+    ):
+        classifier = Classifier("resnet18", C=0.3, preprocessing=size, **parameters)
+        classifier.fit(images, labels)
+        again = refitted(classifier, tmp_path / "c.safetensors")
+        np.testing.assert_allclose(
+            again.predict_proba(images), classifier.predict_proba(images), atol=1e-6
+        )
+
+
+def test_logits_that_are_not_finite_are_an_error(backend: Backend) -> None:
+    weights = {**WEIGHTS, "logits.bias": np.array([0, np.nan, 0], np.float32)}
+    model = Model(NETWORK, weights, Preprocessing(SIDE), ("a", "b", "c"))
+    classifier = tiny_classifier(C=1.0, backend=backend.name).fit(noise(4), [0, 1, 0, 1])
+    classifier.model_ = dataclasses.replace(model, network=add_probabilities(NETWORK))
+    classifier.classes_ = np.array(["a", "b", "c"])
+    for call in (
+        lambda: classifier.predict(noise(2)),
+        lambda: classifier.predict(noise(2), on_error="skip"),
+        lambda: classifier.predict_top(noise(2)),
+        lambda: classifier.score(noise(2), ["a", "a"]),
+        lambda: classifier.evaluate(noise(2), ["a", "a"]),
+    ):
+        with pytest.raises(NotFiniteError, match=r"2 of 2 images, such as images\[0\]"):
+            call()
+    infinite = {**WEIGHTS, "norm1.bias": np.full(4, np.inf, np.float32)}
+    with pytest.raises(NotFiniteError, match="layer 'relu1'"):
+        tiny_classifier(weights=infinite, layer="relu1").fit(noise(4), [0, 1, 0, 1])
 
 
 def test_an_unknown_backend_is_rejected_when_loading(fitted: Classifier, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from sklearn.base import clone
 
 from transferkit import Classifier, FeatureExtractor
 from transferkit.backends import Backend
-from transferkit.classification.saved_file import _parameters
+from transferkit.classification.saved_file import FitParameters, _parameters
 from transferkit.errors import ParameterError, UnknownNameError
 from transferkit.networks import replace_head
 from transferkit.support.numerics import l2_normalize
@@ -53,9 +53,10 @@ def test_layer_with_the_name_of_one_in_the_new_head_is_rejected() -> None:
         tiny_classifier(layer="logits", backend="onnxruntime").fit(colored(LABELS), LABELS)
 
 
-def test_older_files_have_the_embedding_as_layer() -> None:
+def test_older_files_have_the_defaults_of_new_parameters() -> None:
     old = {"network": None, "weights": None, "C": None, "random_state": 0}
-    assert _parameters(old).layer == "embedding"
+    expected = FitParameters(None, None, None, 0, "embedding", None, "he")
+    assert _parameters(old) == expected
     assert _parameters({**old, "layer": "conv1"}).layer == "conv1"
     with pytest.raises(ValueError, match="the parameters are"):
         _parameters({**old, "layer": 3})

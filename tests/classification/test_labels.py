@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from samples import colored, labeled_folder, tiny_classifier, write_images
 
+from transferkit import Classifier
 from transferkit.classification.labels import with_labels
 from transferkit.errors import DatasetError, ImageError
 
@@ -62,6 +63,7 @@ def test_class_that_becomes_small_by_unreadable_images_is_skipped(
     assert classifier.classes_.tolist() == ["blood", "grass"]
     *images, small = classifier.skipped_
     assert [skip.source for skip in images] == [*map(str, broken)]
+    assert classifier.n_samples_fit_ == 6
     reason = "no image is left" if number == 3 else "1 image; at least 2 are required"
     assert (small.source, small.reason) == ("class 'sky'", reason)
 
@@ -131,6 +133,13 @@ def test_features_are_not_images(form: Any) -> None:
     classifier.fit(colored(y), y)
     with pytest.raises(DatasetError, match="table of 4 rows"):
         classifier.score(table, y)
+
+
+def test_labels_in_extended_precision_are_saved(tmp_path: Path) -> None:
+    y = np.array([0.5, 1.5, 0.5, 1.5], np.longdouble)
+    classifier = tiny_classifier(C=10.0).fit(colored([0, 1, 0, 1]), y)
+    classifier.save(tmp_path / "c.safetensors")
+    assert Classifier.load(tmp_path / "c.safetensors").classes_.tolist() == [0.5, 1.5]
 
 
 def test_labels_are_sorted_once(monkeypatch: pytest.MonkeyPatch) -> None:

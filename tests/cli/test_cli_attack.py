@@ -45,6 +45,25 @@ def test_classes_of_a_saved_classifier_can_be_attacked(
     output_of(*command, "--method", "carlini-wagner", "--steps", "1")
 
 
+def test_names_of_classes_may_be_numbers(differentiable: Backend, tmp_path: Path) -> None:
+    for name, label in (("brick", "1"), ("grass", "2"), ("gravel", "3")):
+        shutil.copytree(DEMO / "train" / name, tmp_path / "train" / label)
+    file = tmp_path / "numbers.safetensors"
+    output_of("fit", tmp_path / "train", "-o", file, "--C", "10")
+    options = ("--network", file, "--backend", differentiable.name, "-q")
+    text = output_of(
+        "attack", DEMO / "test" / "grass", "-o", tmp_path / "out", *options, "--target", "3",
+        "--epsilon", "16", "--steps", "10", "--json",
+    )  # fmt: skip
+    images = json.loads(text)["images"]
+    assert {image["after"]["label"] for image in images if image["success"]} == {"3"}
+    # An index, since no class has this name.
+    assert "is already the target, '1'" in error_of(
+        "attack", DEMO / "train" / "brick" / "brick-1.jpg", "-o", tmp_path / "out", *options,
+        "--target", "0",
+    )  # fmt: skip
+
+
 def test_interruption_is_reported(
     differentiable: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,7 +42,7 @@ from transferkit.classification.weighting import (
     combine_weights,
 )
 from transferkit.errors import DatasetError, UnsupportedError
-from transferkit.features import Features, compute_features
+from transferkit.features import Features, check_finite, compute_features
 from transferkit.images import Images, Preprocessing, Skipped
 from transferkit.models import AnyWeights, Model, load_model
 from transferkit.models.estimator import NetworkEstimator, document_parameters, takes_images
@@ -51,6 +51,7 @@ from transferkit.networks import NETWORKS, Network, add_probabilities, replace_h
 from transferkit.support.numerics import l2_normalize
 from transferkit.support.random_state import RandomState, as_generator, as_seed
 from transferkit.support.validation import check_integer, check_positive
+from transferkit.weights.own_file import is_weights_file
 
 __all__ = ["Classifier", "Prediction", "top_predictions"]
 
@@ -119,6 +120,8 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         The inverse regularization strength that was used; None for a pretrained classifier.
     cv_accuracy_ : float or None
         The cross-validated accuracy by which ``C_`` was chosen, in [0, 1]; None if it was not.
+    n_samples_fit_ : int or None
+        The number of images that the classifier was fitted to; None for one that was loaded.
     skipped_ : list of Skipped
         The images, class folders and classes that `fit` left out, and why.
 
@@ -215,7 +218,8 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
                 f"the labels of {model.network.name}'s classes are unknown with these weights; fit "
                 "a Classifier on labeled images, or extract layer 'logits' with a FeatureExtractor"
             )
-        model = dataclasses.replace(model, network=add_probabilities(model.network))
+        if "probabilities" not in model.network.layers:
+            model = dataclasses.replace(model, network=add_probabilities(model.network))
         classifier._set_fitted(model, np.asarray(model.labels, dtype=object), None, [])
         classifier._fit_parameters = classifier._current_parameters()
         return classifier
@@ -292,6 +296,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         # The index of each class among those that are used.
         indices = (np.cumsum(is_used) - 1)[indices[used]]
         classes = classes[is_used]
+        check_finite(features, self.layer)
         activations = features[self.layer][used]
         embeddings = l2_normalize(activations.reshape(len(activations), -1))
         head = fit_head(
@@ -316,7 +321,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         )
         # The fitted network is a program of its own, with its own copy of the weights.
         program.release()
-        self._set_fitted(fitted, classes, head.C, skipped, head.cv_accuracy)
+        self._set_fitted(fitted, classes, head.C, skipped, head.cv_accuracy, len(indices))
         self._fit_parameters = self._current_parameters()
         _LOGGER.info("fitted classes %s with C = %g", format_labels(classes.tolist()), head.C)
         return self
@@ -452,6 +457,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
             If there are no images, or none can be read.
         """
         probabilities = self.predict_proba(X, on_error=on_error)
+        # Only images that cannot be read have a row of NaN.
         unread = np.isnan(probabilities[:, 0])
         if not unread.any():
             return np.asarray(self.classes_[probabilities.argmax(axis=1)])
@@ -697,6 +703,10 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
             device=device,
             preprocessing=file.preprocessing if in_catalogue else None,
             batch_size=batch_size,
+            class_weight=dict(parameters.class_weight)
+            if isinstance(parameters.class_weight, list)
+            else parameters.class_weight,
+            initialization=parameters.initialization,
             random_state=parameters.random_state,
             progress=progress,
         )
@@ -706,15 +716,24 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
 
     def _current_parameters(self) -> FitParameters:
         """Return the parameters that are saved with a fitted classifier."""
+        network, weights, class_weight = self.network, self.weights, self.class_weight
+        seed = int(self.random_state) if isinstance(self.random_state, Integral) else None
+        # A file of weights may not exist where the classifier is loaded.
+        is_named = weights is None or (isinstance(weights, str) and not is_weights_file(weights))
+        is_known = seed is not None if self._has_random_weights() else is_named
         return FitParameters(
-            network=self.network if isinstance(self.network, str) else None,
-            # Of a file only its name, not the folder on this machine.
-            weights=Path(self.weights).name
-            if isinstance(self.weights, (str, os.PathLike))
-            else None,
+            network=network if isinstance(network, str) and is_known else None,
+            weights=weights if isinstance(weights, str) and is_known else None,
             C=None if self.C is None else float(self.C),
-            random_state=int(self.random_state) if isinstance(self.random_state, Integral) else 0,
+            random_state=seed or 0,
             layer=self.layer,
+            class_weight=class_weight
+            if isinstance(class_weight, str) or class_weight is None
+            else [
+                [label.item() if isinstance(label, np.generic) else label, float(weight)]
+                for label, weight in class_weight.items()
+            ],
+            initialization=self.initialization,
         )
 
     def __sklearn_tags__(self) -> Tags:
@@ -737,20 +756,24 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         C: float | None,
         skipped: list[Skipped],
         cv_accuracy: float | None = None,
+        n_samples: int | None = None,
     ) -> None:
         self.model_ = model
         self.classes_ = classes
         self.C_ = C
         self.cv_accuracy_ = cv_accuracy
+        self.n_samples_fit_ = n_samples
         self.skipped_ = skipped
 
     def _outputs(self, X: Images, layer: str, *, on_error: str) -> Features:
         """Return the output of a layer of the fitted model."""
         check_is_fitted(self, "classes_")
+        wrapped = self.model_.wrapped
+        backend = self.backend if wrapped is None else wrapped.backend
         program, model = self._fitted_programs.get(
-            (self.model_, self.backend), lambda: self.model_, lambda: self.backend, self.device
+            (self.model_, backend), lambda: self.model_, lambda: backend, self.device
         )
-        return compute_features(
+        outputs = compute_features(
             program,
             model.preprocessing,
             X,
@@ -759,6 +782,8 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
             on_error=on_error,
             progress=self.progress,
         )
+        check_finite(outputs, layer)
+        return outputs
 
 
 def top_predictions(

@@ -79,7 +79,8 @@ def _check_images(X: Images, number: int) -> None:
     if isinstance(X, Sequence) and len(X) and isinstance(X[0], (list, tuple, np.ndarray)):
         shape = (len(X), *np.shape(X[0]))
     else:
-        shape = tuple(getattr(X, "shape", ()))
+        # A sparse matrix is rejected as such later.
+        shape = () if hasattr(X, "toarray") else tuple(getattr(X, "shape", ()))
     # The array of a single image has one label; a data frame with one column may have paths.
     if len(shape) == 2 and shape[0] == number > 1 and shape[1] > 1:
         raise DatasetError(
@@ -226,6 +227,9 @@ def _label_array(labels: Labels) -> npt.NDArray[Any]:
             array = np.asarray(array.tolist())
             if array.dtype == object:
                 raise DatasetError("y has integers of more than 64 bits")
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        # JSON, in which a classifier is saved, has numbers in double precision.
+        array = array.astype(np.float64)
     if array.dtype.kind not in "OUbiuf":
         raise DatasetError(f"y has dtype {array.dtype}; expected strings, numbers or booleans")
     return array

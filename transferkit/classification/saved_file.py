@@ -60,20 +60,28 @@ class FitParameters:
     Attributes
     ----------
     network, weights
-        Their names in the catalogs; None for a user-defined network, or its default weights.
+        Their names in the catalogs, the latter None for the network's default weights. If
+        ``network`` is None, the network and the weights in the file are used: those of a
+        user-defined network, of a file, or random ones whose seed is unknown.
     C
         The parameter: None if it was chosen by cross-validation.
     random_state
         The seed; 0 if it was not an int.
     layer
-        The layer that the classifier was trained on; ``"embedding"`` in older files.
+        The layer that the classifier was trained on.
+    class_weight
+        ``"balanced"``, the label and the weight of each class, or None.
+    initialization
+        Of random weights.
     """
 
     network: str | None
     weights: str | None
     C: float | None
     random_state: int
-    layer: str = "embedding"
+    layer: str
+    class_weight: str | list[list[Any]] | None
+    initialization: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -208,15 +216,31 @@ def _parse_license(value: object) -> str | None:
 
 def _parameters(values: Mapping[str, object]) -> FitParameters:
     network, weights = values["network"], values["weights"]
-    random_state, layer = values["random_state"], values.get("layer", "embedding")
+    random_state = values["random_state"]
+    # Older files do not have these; their defaults were used then.
+    layer = values.get("layer", "embedding")
+    class_weight, initialization = values.get("class_weight"), values.get("initialization", "he")
     if (
-        not (network is None or isinstance(network, str))
-        or not (weights is None or isinstance(weights, str))
+        not isinstance(network, str | None)
+        or not isinstance(weights, str | None)
         or not isinstance(random_state, int)
         or not isinstance(layer, str)
+        or not isinstance(class_weight, str | list | None)
+        or not isinstance(initialization, str)
     ):
         raise ValueError(f"the parameters are {shorten(values)}")
-    return FitParameters(network, weights, _parse_C(values["C"]), random_state, layer)
+    if isinstance(class_weight, list):
+        # A label and a weight each; anything else raises an error here.
+        class_weight = [[label, float(weight)] for label, weight in class_weight]
+    return FitParameters(
+        network,
+        weights,
+        _parse_C(values["C"]),
+        random_state,
+        layer,
+        class_weight,
+        initialization,
+    )
 
 
 def _check_outputs(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from transferkit.cli.options import CLASSIFIER_SUFFIX
-from transferkit.errors import DatasetError
+from transferkit.errors import DatasetError, UnknownNameError
 
 if TYPE_CHECKING:
     from transferkit.optimization import ImageOptimizer
@@ -29,9 +29,14 @@ def list_files(paths: Sequence[Path]) -> list[Path]:
     return files
 
 
-def parse_class(text: str) -> str | int:
-    """Return the index of a class if the text is a number, otherwise its name."""
-    return int(text) if text.isdecimal() else text
+def parse_class(text: str, optimizer: ImageOptimizer) -> str | int:
+    """Return the name of a class, or its index if the text is a number that is no name."""
+    if text.isdecimal():
+        try:
+            optimizer.resolve_class(text)
+        except UnknownNameError:
+            return int(text)
+    return text
 
 
 def parse_path(text: str) -> Path:

@@ -131,7 +131,7 @@ def attack(
     optimizer = load_optimizer(network, weights, backend, seed, quiet)
     result = optimizer.attack(
         files,
-        target=None if target is None else parse_class(target),
+        target=None if target is None else parse_class(target, optimizer),
         epsilon=epsilon,
         method=method,
         norm=norm,

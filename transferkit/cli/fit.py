@@ -130,8 +130,8 @@ def fit(
         print_evaluation(
             classifier.evaluate(held_out, labels_held_out, on_error="skip"), "held out"
         )
-    elif classifier.cv_accuracy_ is not None:
-        number = len(y) - len(classifier.skipped_)
+    elif classifier.cv_accuracy_ is not None and classifier.n_samples_fit_ is not None:
+        number = classifier.n_samples_fit_
         accuracy = format_accuracy(classifier.cv_accuracy_, number)
         print_line(f"cross-validated accuracy on {format_count(number, 'image')}: {accuracy}")
 

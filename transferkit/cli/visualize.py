@@ -21,6 +21,7 @@ from transferkit.cli.options import (
 from transferkit.errors import OutputError, shorten
 
 if TYPE_CHECKING:
+    from transferkit.optimization import ImageOptimizer
     from transferkit.optimization.objectives import Objective
 
 __all__ = ["visualize"]
@@ -120,7 +121,7 @@ def visualize(
             check_writable(path)
     optimizer = load_optimizer(network, weights, backend, seed, quiet)
     result = optimizer.visualize(
-        _parse_objectives(classes or [], layer, channels),
+        _parse_objectives(optimizer, classes or [], layer, channels),
         start=start,
         steps=steps,
         size=size,
@@ -145,7 +146,7 @@ def visualize(
 
 
 def _parse_objectives(
-    classes: Sequence[str], layer: str | None, channels: str | None
+    optimizer: ImageOptimizer, classes: Sequence[str], layer: str | None, channels: str | None
 ) -> list[Objective]:
     from transferkit.optimization.objectives import Channel, Class, Layer
 
@@ -154,7 +155,7 @@ def _parse_objectives(
     if layer is None:
         if channels is not None:
             raise typer.BadParameter("--channels requires --layer")
-        return [Class(parse_class(name), "distinct") for name in classes]
+        return [Class(parse_class(name, optimizer), "distinct") for name in classes]
     if channels is None:
         return [Layer(layer)]
     return [Channel(layer, number) for number in _parse_channels(channels)]

@@ -4,6 +4,8 @@ from transferkit.features.extraction import (
     ExtractionInterrupted,
     Features,
     NoneReadableError,
+    check_finite,
+    check_finite_rows,
     compute_features,
 )
 from transferkit.features.extractor import FeatureExtractor
@@ -13,5 +15,7 @@ __all__ = [
     "FeatureExtractor",
     "Features",
     "NoneReadableError",
+    "check_finite",
+    "check_finite_rows",
     "compute_features",
 ]

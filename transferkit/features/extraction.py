@@ -16,6 +16,7 @@ from transferkit.backends import Program
 from transferkit.errors import (
     DatasetError,
     ImageError,
+    NotFiniteError,
     ParameterError,
     ShapeError,
     UnsupportedError,
@@ -38,6 +39,8 @@ __all__ = [
     "ExtractionInterrupted",
     "Features",
     "NoneReadableError",
+    "check_finite",
+    "check_finite_rows",
     "column_names",
     "compute_features",
 ]
@@ -160,6 +163,34 @@ class NoneReadableError(DatasetError):
         number = len(self.skipped)
         which = "the image cannot" if number == 1 else f"none of {number} images can"
         return f"{which} be read: {'; '.join(reasons)}"
+
+
+def check_finite(features: Features, layer: str) -> None:
+    """Check that no output of a layer is NaN or infinite.
+
+    Raises
+    ------
+    NotFiniteError
+        If one is; the message names an image.
+    """
+    check_finite_rows(features[layer], features.sources, layer)
+
+
+def check_finite_rows(outputs: npt.NDArray[np.float32], sources: Sequence[str], layer: str) -> None:
+    """Check that no output of a layer, one row for each of ``sources``, is NaN or infinite.
+
+    Raises
+    ------
+    NotFiniteError
+        If one is; the message names an image.
+    """
+    finite = np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1)
+    if not finite.all():
+        raise NotFiniteError(
+            f"layer {layer!r} has values that are NaN or infinite for {(~finite).sum()} of "
+            f"{len(outputs)} images, such as {sources[int(finite.argmin())]}; check the weights "
+            "of the network"
+        )
 
 
 def compute_features(

@@ -23,7 +23,7 @@ from transferkit.errors import (
     UnknownNameError,
     shorten,
 )
-from transferkit.features.extraction import NoneReadableError
+from transferkit.features import NoneReadableError, check_finite_rows
 from transferkit.images import Images, Preprocessing, Skipped, stream_batches
 from transferkit.images.conversion import to_float32
 from transferkit.models.class_names import ClassNames
@@ -33,7 +33,7 @@ from transferkit.optimization.attacks.norms import NORMS
 from transferkit.optimization.attacks.result import (
     AdversarialResult,
     TransferResult,
-    top_predictions,
+    predicted_classes,
 )
 from transferkit.optimization.attacks.runner import AttackRunner, Task, run_logits
 from transferkit.support.validation import check_integer, is_number
@@ -98,6 +98,7 @@ def attack_images(
     positions = [index for batch in batches for index in batch.indices]
     count = len(positions) + len(skipped)
     logits = runner.logits(pixels)
+    check_finite_rows(logits, sources, "logits")
     true = _per_image("y", label_indices, positions, count)
     true = logits.argmax(axis=1) if true is None else true
     targets = _per_image("target", target_indices, positions, count)
@@ -140,9 +141,9 @@ def attack_images(
         originals=pixels,
         success=outcome.success,
         success_uint8=outcome.success_uint8,
-        before=top_predictions(logits, names),
-        after=top_predictions(outcome.floats.logits, names),
-        after_uint8=top_predictions(outcome.uint8.logits, names),
+        before=predicted_classes(logits, names),
+        after=predicted_classes(outcome.floats.logits, names),
+        after_uint8=predicted_classes(outcome.uint8.logits, names),
         labels=[names[index] for index in true],
         targets=None if targets is None else [names[index] for index in targets],
         method=attack.name,
@@ -207,15 +208,14 @@ def transfer_images(
     return TransferResult(
         success=succeeds & ~succeeded_before,
         attempted=adversarial.success_uint8 & is_changed & ~succeeded_before,
-        before=top_predictions(before, names),
-        after=top_predictions(after, names),
+        before=predicted_classes(before, names),
+        after=predicted_classes(after, names),
     )
 
 
 def _class_labels(classes: ClassNames) -> list[Hashable]:
-    if classes.labels is not None:
-        return list(classes.labels)
-    return [classes.name(index) for index in range(classes.number)]
+    """Return the label of each class; its index if labels are unknown."""
+    return list(range(classes.number) if classes.labels is None else classes.labels)
 
 
 def _find_attack(method: str | Attack, norm: str | None, loss: str | None) -> Attack:

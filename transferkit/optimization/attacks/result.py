@@ -23,7 +23,7 @@ from transferkit.optimization.attacks.rounding import uint8_levels
 from transferkit.support.atomic_write import check_writable, write_atomically
 from transferkit.support.numerics import softmax
 
-__all__ = ["AdversarialResult", "Curve", "Panel", "TransferResult", "top_predictions"]
+__all__ = ["AdversarialResult", "Curve", "Panel", "TransferResult", "predicted_classes"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -98,7 +98,8 @@ class AdversarialResult:
         The predictions for `originals`, `images` and `images_uint8`: for each image a
         `transferkit.Prediction`, which is the predicted class and its probability.
     labels
-        The labels of the images: the given ones, or the classes that the network predicts.
+        The labels of the images: the given ones, or the classes that the network predicts. They
+        are indices if the labels of the network's classes are unknown.
     targets
         The target classes; None in an untargeted attack.
     method, norm
@@ -387,7 +388,7 @@ class TransferResult:
         return f"TransferResult({self.rate:.0%} of {int(self.attempted.sum())} images transfer)"
 
 
-def top_predictions(logits: Floats, labels: Sequence[Hashable]) -> list[Prediction]:
+def predicted_classes(logits: Floats, labels: Sequence[Hashable]) -> list[Prediction]:
     """Return the predicted class of each row of logits (n, classes), with its probability."""
     return [
         Prediction(labels[index], float(row[index]))
