@@ -478,3 +478,9 @@ def test_tags_describe_the_classifier() -> None:
     assert tags.input_tags.string
     assert not tags.input_tags.sparse
     assert not tags.input_tags.allow_nan
+
+
+def test_weights_whose_product_overflows_are_rejected() -> None:
+    classifier = tiny_classifier(C=1.0, class_weight={0: 1e308, 1: 1.0})
+    with pytest.raises(ParameterError, match="too large"):
+        classifier.fit(colored([0, 1]), [0, 1], sample_weight=[1e10, 1.0])

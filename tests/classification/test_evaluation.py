@@ -115,3 +115,10 @@ def test_interval_is_wilsons(correct: int, number: int) -> None:
     np.testing.assert_allclose(
         wilson_interval(correct / number, number), (interval.low, interval.high), atol=1e-12
     )
+
+
+@pytest.mark.parametrize("number", [0, -1, 1.5])
+def test_invalid_numbers_of_pairs_are_rejected(number: float) -> None:
+    found = Evaluation(np.array(["a", "b"]), np.array([0]), np.array([[0.9, 0.1]]), ["x"], [])
+    with pytest.raises(ParameterError, match="number is"):
+        found.worst_pairs(number)  # type: ignore[arg-type]

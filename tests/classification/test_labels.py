@@ -111,6 +111,9 @@ def test_unreadable_images_have_no_prediction(tmp_path: Path) -> None:
         predicted = classifier.predict(paths, on_error="skip")
     assert predicted.tolist() == ["red", "green", None, "green", "red", "green"]
     assert classifier.predict(paths[:2], on_error="skip").dtype == classifier.classes_.dtype
+    with pytest.warns(UserWarning, match="cannot be read"):
+        top = classifier.predict_top(paths, k=1, on_error="skip")
+    assert [len(row) for row in top] == [1, 1, 0, 1, 1, 1]
 
 
 @pytest.mark.parametrize("shape", [(3, 20, 24), (1, 20, 24), (4, 20, 24), (2, 3, 20, 24)])

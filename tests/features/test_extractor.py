@@ -471,8 +471,9 @@ def test_invalid_parameters_are_rejected(
 
 def test_invalid_arguments_are_rejected() -> None:
     extractor = tiny_extractor()
-    with pytest.raises(TypeError, match=r"\['embedding'\]"):
-        extractor.extract(noise(1), "embedding")
+    for layers in ("embedding", 3):
+        with pytest.raises(TypeError, match="expected a list of names of layers"):
+            extractor.extract(noise(1), layers)
     with pytest.raises(ValueError, match="empty"):
         extractor.extract(noise(1), [])
     with pytest.raises(ValueError, match="on_error is 'ignore'"):

@@ -466,7 +466,9 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         predicted[~unread] = self.classes_[best].tolist()
         return predicted
 
-    def predict_top(self, X: Images, k: int = 5) -> list[list[Prediction]]:
+    def predict_top(
+        self, X: Images, k: int = 5, *, on_error: str = "raise"
+    ) -> list[list[Prediction]]:
         """Return the ``k`` most probable classes of each image, most probable first.
 
         Parameters
@@ -475,6 +477,9 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
             Images, as for `transferkit.FeatureExtractor`.
         k
             At least 1; all classes are returned if there are fewer.
+        on_error
+            ``"raise"``, or ``"skip"`` to return an empty list for each image that cannot be read,
+            with a warning that names up to three of them.
 
         Returns
         -------
@@ -484,13 +489,16 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         Raises
         ------
         ImageError
-            If an image cannot be read.
+            If an image cannot be read and ``on_error`` is ``"raise"``.
         ParameterError
             If ``k`` is less than 1.
         """
         check_is_fitted(self, "classes_")
         k = check_integer("k", k, 1)
-        return [top_predictions(self.classes_, row, k) for row in self.predict_proba(X)]
+        return [
+            [] if np.isnan(row[0]) else top_predictions(self.classes_, row, k)
+            for row in self.predict_proba(X, on_error=on_error)
+        ]
 
     def score(
         self,

@@ -191,7 +191,14 @@ class Evaluation:
         return float(np.mean((best == self.label_indices[:, None]).any(axis=1)))
 
     def worst_pairs(self, number: int = 5) -> list[Confusion]:
-        """Return the pairs of classes that are confused most often, at most ``number``."""
+        """Return the pairs of classes that are confused most often, at most ``number``.
+
+        Raises
+        ------
+        ParameterError
+            If ``number`` is not an integer of at least 1.
+        """
+        number = check_integer("number", number, 1)
         errors = self.confusion_matrix
         np.fill_diagonal(errors, 0)
         labels = self.classes.tolist()

@@ -133,4 +133,10 @@ def combine_weights(
         used = totals > 0
         of_class = np.zeros(len(classes))
         of_class[used] = totals.sum() / (used.sum() * totals[used])
-    return np.asarray(weights * of_class[indices])
+    with np.errstate(over="ignore"):
+        combined = np.asarray(weights * of_class[indices])
+    if not np.isfinite(combined).all():
+        raise ParameterError(
+            "the product of sample_weight and class_weight is too large; expected finite weights"
+        )
+    return combined

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -365,8 +365,8 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
         return self.model() if known is None else known
 
     def _listed(self, layers: Sequence[str] | None) -> list[str]:
-        if isinstance(layers, str):
-            raise TypeError(
-                f"layers is {shorten(layers)}; expected a list of names: [{shorten(layers)}]"
-            )
-        return [self.layer] if layers is None else list(layers)
+        if layers is None:
+            return [self.layer]
+        if isinstance(layers, str) or not isinstance(layers, Iterable):
+            raise TypeError(f"layers is {shorten(layers)}; expected a list of names of layers")
+        return list(layers)

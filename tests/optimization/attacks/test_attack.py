@@ -209,6 +209,8 @@ def test_invalid_rows_and_epsilons_are_rejected(differentiable: Backend) -> None
     assert result.panel(2).image.size == result.panel([2]).image.size  # type: ignore[arg-type]
     with pytest.raises(ParameterError, match="finite"):
         result.curve([float("nan")])
+    with pytest.raises(ParameterError, match="expected finite numbers"):
+        result.curve("x")  # type: ignore[arg-type]
 
 
 def test_input_images_are_never_overwritten(

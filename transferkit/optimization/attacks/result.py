@@ -192,14 +192,17 @@ class AdversarialResult:
         Raises
         ------
         ParameterError
-            If an epsilon is infinite or NaN.
+            If an epsilon is not a finite number.
         """
         if epsilons is None:
             chosen = np.unique(
                 [0.0, self.epsilon or 0.0, *self.epsilons, *self.distance[self.success]]
             )
         else:
-            chosen = np.sort(np.ravel(np.asarray(epsilons, np.float64)))
+            try:
+                chosen = np.sort(np.ravel(np.asarray(epsilons, np.float64)))
+            except (TypeError, ValueError):
+                chosen = np.array([np.nan])
             if not np.isfinite(chosen).all():
                 raise ParameterError(f"epsilons is {shorten(epsilons)}; expected finite numbers")
         is_within = self.distance[:, None] <= chosen * (1 + 1e-6) + 1e-6
@@ -385,7 +388,9 @@ class TransferResult:
         return float((self.success & self.attempted).sum() / count) if count else math.nan
 
     def __repr__(self) -> str:
-        return f"TransferResult({self.rate:.0%} of {int(self.attempted.sum())} images transfer)"
+        number = int(self.attempted.sum())
+        rate = f"{self.rate:.0%} of {number} images transfer" if number else "no images attempted"
+        return f"TransferResult({rate})"
 
 
 def predicted_classes(logits: Floats, labels: Sequence[Hashable]) -> list[Prediction]:
