@@ -6,8 +6,8 @@ import os
 import unicodedata
 from pathlib import Path
 
-from transferkit.errors import DatasetError, ParameterError, shorten, shorten_path
-from transferkit.images.skipped import Skipped
+from transferkit.errors import DatasetError, shorten, shorten_path
+from transferkit.images.skipped import Skipped, check_on_error
 
 __all__ = ["SUFFIXES", "list_images", "list_labeled_images"]
 
@@ -133,8 +133,7 @@ def list_labeled_images(
     >>> labels
     ['cat', 'dog']
     """
-    if on_error not in ("raise", "skip"):
-        raise ParameterError(f"on_error is {shorten(on_error)}; expected 'raise' or 'skip'")
+    check_on_error(on_error)
     root = _existing(folder)
     if not root.is_dir():
         raise DatasetError(f"{root}: a file, not a folder; {_LAYOUT}")

@@ -9,14 +9,13 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Si
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Self, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from transferkit.errors import DatasetError, ImageError, ParameterError, ShapeError, shorten
+from transferkit.errors import DatasetError, ImageError, ShapeError
 from transferkit.images.bit_depth import BitDepth
 from transferkit.images.conversion import to_float32
 from transferkit.images.folders import list_images
@@ -29,7 +28,8 @@ from transferkit.images.reading import (
     read_content,
     read_image_of_call,
 )
-from transferkit.images.skipped import Skipped
+from transferkit.images.skipped import Skipped, check_on_error
+from transferkit.support.validation import check_integer
 
 __all__ = ["Batch", "Images", "count_images", "stream_batches"]
 
@@ -176,12 +176,8 @@ def stream_batches(
     (3, 224, 224, 3) images[0]
     (2, 224, 224, 3) images[3]
     """
-    if on_error not in ("raise", "skip"):
-        raise ParameterError(f"on_error is {shorten(on_error)}; expected 'raise' or 'skip'")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, Integral) or batch_size < 1:
-        raise ParameterError(
-            f"batch_size is {shorten(batch_size)}; expected an integer of at least 1"
-        )
+    check_on_error(on_error)
+    batch_size = check_integer("batch_size", batch_size, 1)
     sources = _image_sources(images)
     if isinstance(sources, Sized) and len(sources) == 0:
         raise DatasetError("no images were given")
