@@ -164,6 +164,12 @@ def test_a_line_is_rejected_before_it_fills_the_memory(shape):
         ({"mean": (1, 2)}, "mean"),
         ({"mean": (0, 0, math.nan)}, "mean"),
         ({"mean": "abc"}, "mean"),
+        ({"mean": np.zeros(2)}, "mean"),
+        ({"mean": np.zeros((3, 1))}, "mean"),
+        ({"mean": np.array(0.5)}, "mean"),
+        ({"mean": (True, False, True)}, "mean"),
+        ({"std": np.ones(3, bool)}, "std"),
+        ({"crop": None}, "crop is None"),
     ],
 )
 def test_invalid_settings_are_rejected(settings_, message):
@@ -181,6 +187,26 @@ def test_invalid_settings_are_rejected(settings_, message):
 )
 def test_settings_survive_json(preprocessing):
     assert Preprocessing.from_dict(json.loads(json.dumps(preprocessing.to_dict()))) == preprocessing
+
+
+def test_numpy_values_are_stored_as_python_values():
+    given = {
+        "size": np.int64(224),
+        "interpolation": np.str_("bicubic"),
+        "mean": np.array([0.25, 0.5, 0.75], np.float32),
+        "std": (np.float32(0.5), np.float64(0.25), np.int64(1)),
+        "channel_order": np.str_("bgr"),
+        "crop": np.bool_(False),
+        "bit_depth": np.uint8(12),
+    }
+    plain = Preprocessing(
+        224, None, "bicubic", (0.25, 0.5, 0.75), (0.5, 0.25, 1.0), "bgr", False, 12
+    )
+    preprocessing = Preprocessing(**given)
+    assert preprocessing == plain
+    assert hash(preprocessing) == hash(plain)
+    assert repr(preprocessing) == repr(plain)
+    assert json.dumps(preprocessing.to_dict()) == json.dumps(plain.to_dict())
 
 
 def test_files_without_the_newer_entries_have_the_defaults():

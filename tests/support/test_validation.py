@@ -8,6 +8,7 @@ import pytest
 
 from transferkit.errors import ParameterError
 from transferkit.support.validation import (
+    check_bool,
     check_integer,
     check_non_negative,
     check_positive,
@@ -31,6 +32,20 @@ def test_integer_is_returned_as_an_int() -> None:
 def test_integer_below_the_minimum_or_of_another_type_is_rejected(value: Any) -> None:
     with pytest.raises(ParameterError, match=r"steps is .*; expected an integer of at least 1$"):
         check_integer("steps", value, 1)
+
+
+def test_integer_above_the_maximum_is_rejected() -> None:
+    assert check_integer("size", 10_000, 1, 10_000) == 10_000
+    with pytest.raises(ParameterError, match=r"size is 10001; .* from 1 to 10,000$"):
+        check_integer("size", 10_001, 1, 10_000)
+
+
+def test_bool_of_python_and_numpy_is_returned_as_a_bool() -> None:
+    assert check_bool("crop", np.bool_(True)) is True
+    assert check_bool("crop", False) is False
+    for value in (1, "True", None, np.ones(1, bool)):
+        with pytest.raises(ParameterError, match=r"crop is .*; expected True or False$"):
+            check_bool("crop", value)
 
 
 def test_positive_and_non_negative_differ_in_zero() -> None:

@@ -9,8 +9,28 @@ import numpy as np
 import numpy.typing as npt
 
 from transferkit.errors import ImageError
+from transferkit.support.validation import check_integer
 
-__all__ = ["BitDepth"]
+__all__ = ["BitDepth", "check_bit_depth"]
+
+
+def check_bit_depth(bit_depth: object) -> int | None:
+    """Return the parameter ``bit_depth``, from 1 to 16 or None, as an int or None.
+
+    Raises
+    ------
+    ParameterError
+        If it is neither.
+
+    Examples
+    --------
+    >>> from transferkit.images.bit_depth import check_bit_depth
+    >>> check_bit_depth(20)
+    Traceback (most recent call last):
+        ...
+    transferkit.errors.ParameterError: bit_depth is 20; expected an integer from 1 to 16
+    """
+    return None if bit_depth is None else check_integer("bit_depth", bit_depth, 1, 16)
 
 
 class BitDepth:

@@ -10,15 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from numbers import Integral
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from transferkit.errors import ImageError, ParameterError, shorten
+from transferkit.images.bit_depth import check_bit_depth
 from transferkit.images.reading import MAX_PIXELS
 from transferkit.images.resizing import INTERPOLATIONS, resize
+from transferkit.support.validation import check_bool, check_integer, is_number
 
 __all__ = ["Preprocessing"]
 
@@ -107,17 +108,18 @@ class Preprocessing:
                     f"resize is {self.resize}, less than size, which is {self.size}; the crop "
                     "cannot be larger than the resized image"
                 )
-        if not isinstance(self.crop, bool):
-            raise ParameterError(f"crop is {shorten(self.crop)}; expected True or False")
+        object.__setattr__(self, "crop", check_bool("crop", self.crop))
         if not self.crop and (self.size is None or self.resize is not None):
             raise ParameterError(
                 f"crop is False, which stretches images to size x size, but size is {self.size} "
                 f"and resize is {self.resize}; set size, and leave out resize"
             )
-        if self.bit_depth is not None:
-            object.__setattr__(self, "bit_depth", _check_bits(self.bit_depth))
-        _check_choice("interpolation", self.interpolation, INTERPOLATIONS)
-        _check_choice("channel_order", self.channel_order, _CHANNEL_ORDERS)
+        object.__setattr__(self, "bit_depth", check_bit_depth(self.bit_depth))
+        for name, choices in (
+            ("interpolation", INTERPOLATIONS),
+            ("channel_order", _CHANNEL_ORDERS),
+        ):
+            object.__setattr__(self, name, _check_choice(name, getattr(self, name), choices))
         object.__setattr__(self, "mean", _three_numbers("mean", self.mean))
         object.__setattr__(self, "std", _three_numbers("std", self.std))
         if min(self.std) <= 0:
@@ -247,23 +249,14 @@ class Preprocessing:
         )
 
 
-def _check_choice(name: str, value: object, choices: Collection[str]) -> None:
+def _check_choice(name: str, value: object, choices: Collection[str]) -> str:
     if not isinstance(value, str) or value not in choices:
         raise ParameterError(f"{name} is {shorten(value)}; available: {', '.join(choices)}")
+    return str(value)
 
 
 def _check_side(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral) or not 1 <= int(value) <= 10_000:
-        raise ParameterError(f"{name} is {shorten(value)}; expected an integer from 1 to 10,000")
-    return int(value)
-
-
-def _check_bits(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral) or not 1 <= int(value) <= 16:
-        raise ParameterError(
-            f"bit_depth is {shorten(value)}; expected an integer from 1 to 16, or None"
-        )
-    return int(value)
+    return check_integer(name, value, 1, 10_000)
 
 
 def _side_or_none(name: str, value: object) -> int | None:
@@ -271,12 +264,9 @@ def _side_or_none(name: str, value: object) -> int | None:
 
 
 def _three_numbers(name: str, values: object) -> tuple[float, float, float]:
-    if isinstance(values, (tuple, list)) and len(values) == 3:
-        numbers = [
-            float(value)
-            for value in values
-            if isinstance(value, (int, float)) and not isinstance(value, bool)
-        ]
+    given = values.tolist() if isinstance(values, np.ndarray) else values
+    if isinstance(given, (tuple, list)) and len(given) == 3:
+        numbers = [float(value) for value in given if is_number(value)]
         if len(numbers) == 3 and all(map(math.isfinite, numbers)):
             return (numbers[0], numbers[1], numbers[2])
     raise ParameterError(

@@ -1,4 +1,4 @@
-"""Checks of parameters that are numbers."""
+"""Checks of parameters that are numbers or booleans."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import math
 from numbers import Integral, Real
 from typing import TypeGuard
 
+import numpy as np
+
 from transferkit.errors import ParameterError, shorten
 
-__all__ = ["check_integer", "check_non_negative", "check_positive", "is_number"]
+__all__ = ["check_bool", "check_integer", "check_non_negative", "check_positive", "is_number"]
 
 
 def is_number(value: object) -> TypeGuard[float]:
@@ -23,8 +25,29 @@ def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def check_integer(name: str, value: object, minimum: int) -> int:
-    """Return a parameter that is an integer of at least a minimum, as an int.
+def check_bool(name: str, value: object) -> bool:
+    """Return a parameter that is True or False, of Python or NumPy, as a bool.
+
+    Raises
+    ------
+    ParameterError
+        If it is neither.
+
+    Examples
+    --------
+    >>> from transferkit.support.validation import check_bool
+    >>> check_bool("crop", 1)
+    Traceback (most recent call last):
+        ...
+    transferkit.errors.ParameterError: crop is 1; expected True or False
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        raise ParameterError(f"{name} is {shorten(value)}; expected True or False")
+    return bool(value)
+
+
+def check_integer(name: str, value: object, minimum: int, maximum: int | None = None) -> int:
+    """Return a parameter that is an integer in a range, as an int.
 
     Parameters
     ----------
@@ -34,11 +57,13 @@ def check_integer(name: str, value: object, minimum: int) -> int:
         Its value.
     minimum
         The smallest allowed value.
+    maximum
+        The largest allowed value; None: there is none.
 
     Raises
     ------
     ParameterError
-        If the value is not an integer, or too small.
+        If the value is not an integer, or not in the range.
 
     Examples
     --------
@@ -48,10 +73,14 @@ def check_integer(name: str, value: object, minimum: int) -> int:
         ...
     transferkit.errors.ParameterError: steps is 0; expected an integer of at least 1
     """
-    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < minimum:
-        raise ParameterError(
-            f"{name} is {shorten(value)}; expected an integer of at least {minimum}"
-        )
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, Integral)
+        or int(value) < minimum
+        or (maximum is not None and int(value) > maximum)
+    ):
+        expected = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum:,}"
+        raise ParameterError(f"{name} is {shorten(value)}; expected an integer {expected}")
     return int(value)
 
 
