@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from transferkit.errors import ImageError
+from transferkit.errors import ImageError, ParameterError
 from transferkit.images import MAX_PIXELS, ImageTypeError, read_image
 
 COLORS = np.random.default_rng(1).integers(0, 256, (12, 17, 3)).astype(np.uint8)
@@ -127,6 +127,13 @@ def test_an_image_that_uses_few_of_16_bits_is_warned_of(highest, bits):
 def test_the_bits_that_a_tiff_file_states_are_used():
     packed = tiff(4, 1, t258=12, t279=6)[:300] + bytes.fromhex("000 800 fff 001".replace(" ", ""))
     assert pixels(packed)[0, :, 0].tolist() == [0, 128, 255, 0]
+
+
+@pytest.mark.parametrize("bit_depth", [20, 0, True, 12.0, "x"])
+def test_an_invalid_bit_depth_is_rejected(bit_depth):
+    # Of any image, not only of those of 16 bits.
+    with pytest.raises(ParameterError, match=r"bit_depth is .*; expected an integer from 1 to 16"):
+        read_image(RGB, bit_depth=bit_depth)
 
 
 def test_integers_beyond_16_bits_are_rejected():

@@ -31,7 +31,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from transferkit.errors import ImageError
-from transferkit.images.bit_depth import BitDepth
+from transferkit.images.bit_depth import BitDepth, check_bit_depth
 from transferkit.images.color_profiles import to_srgb
 from transferkit.images.containers import JPEG_2000, brands, read_codestream
 from transferkit.support.locks import ForkSafeLock
@@ -203,6 +203,8 @@ def read_image(
         [0, 1]; the error has the reason.
     ImageTypeError
         If ``image`` has another type.
+    ParameterError
+        If ``bit_depth`` is invalid.
 
     Examples
     --------
@@ -213,7 +215,7 @@ def read_image(
     """
     if source is None:
         source = os.fsdecode(image) if isinstance(image, (str, os.PathLike)) else "image"
-    depth = BitDepth(bit_depth)
+    depth = BitDepth(check_bit_depth(bit_depth))
     upright = read_image_of_call(image, source, depth)
     depth.warn(stacklevel=2)
     return upright
