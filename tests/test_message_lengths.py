@@ -97,7 +97,7 @@ def calls(folder: Path) -> dict[str, Call]:
             lambda value: [Preprocessing.from_dict({key: value}) for key in ("size", LONG)],
             {"value": None},
         ),
-        "apply": (Preprocessing(SIDE).apply, {"image": noise(1)[0]}),
+        "apply": (Preprocessing(SIDE).apply, {"image": read_image(noise(1)[0])}),
         "list_images": (list_images, {"folder": folder}),
         "list_labeled_images": (list_labeled_images, {"folder": folder}),
         "count_images": (count_images, {"images": noise(1)}),

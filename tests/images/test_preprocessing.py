@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from transferkit.errors import ImageError
-from transferkit.images import MAX_PIXELS, Preprocessing, read_image
+from transferkit.images import MAX_PIXELS, ImageTypeError, Preprocessing, read_image
 
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -132,6 +132,37 @@ def test_resize_defaults_to_size_and_size_none_leaves_the_image():
         Preprocessing(24).apply(image), Preprocessing(24, 24).apply(image)
     )
     np.testing.assert_array_equal(Preprocessing(None).apply(image), np.asarray(image))
+
+
+@pytest.mark.parametrize("size", [8, None])
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.full((30, 30, 3), 128, np.uint8), "an array of uint8 of shape 30 x 30 x 3"),
+        (np.zeros((30, 30, 3)), "an array of float64"),
+        (np.zeros((30, 30), np.float32), "of shape 30 x 30;"),
+        (np.zeros((30, 30, 4), np.float32), "of shape 30 x 30 x 4;"),
+        (np.zeros((0, 30, 3), np.float32), "of shape 0 x 30 x 3;"),
+        (Image.new("RGBA", (30, 20)), "a PIL image of mode 'RGBA', 30 x 20 pixels"),
+        (Image.new("L", (30, 20)), "a PIL image of mode 'L'"),
+        (Image.new("RGB", (0, 20)), "0 x 20 pixels"),
+    ],
+)
+def test_images_that_were_not_read_are_rejected(image, message, size):
+    with pytest.raises(ImageError, match=rf"photo: .*{message}.* pass read_image\(image\)"):
+        Preprocessing(size).apply(image, "photo")
+
+
+@pytest.mark.parametrize("size", [8, None])
+def test_values_outside_0_to_1_are_not_clipped_silently(size):
+    with pytest.raises(ImageError, match=r"photo: has the value 128\.0; .*divide by 255"):
+        Preprocessing(size).apply(np.full((30, 30, 3), 128, np.float32), "photo")
+
+
+@pytest.mark.parametrize("image", ["cat.jpg", Path("cat.jpg"), b"GIF89a", [1], None])
+def test_paths_and_other_types_are_not_read(image):
+    with pytest.raises(ImageTypeError, match=r"unsupported type .*; pass read_image\(image\)"):
+        Preprocessing(8).apply(image)
 
 
 @pytest.mark.parametrize("shape", [(1, 20_000), (20_000, 1)])

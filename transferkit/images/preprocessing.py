@@ -17,13 +17,18 @@ from PIL import Image
 
 from transferkit.errors import ImageError, ParameterError, shorten
 from transferkit.images.bit_depth import check_bit_depth
-from transferkit.images.reading import MAX_PIXELS
+from transferkit.images.reading import MAX_PIXELS, ImageTypeError, check_range
 from transferkit.images.resizing import INTERPOLATIONS, resize
 from transferkit.support.validation import check_bool, check_integer, is_number
 
 __all__ = ["Preprocessing"]
 
 _CHANNEL_ORDERS = ("rgb", "bgr")
+
+_READ = (
+    "expected what read_image returns, a PIL image of mode 'RGB' or an array of float32, height x "
+    "width x 3; pass read_image(image)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +151,12 @@ class Preprocessing:
         Raises
         ------
         ImageError
-            If the image is so long and narrow that it would have more than `MAX_PIXELS` pixels
-            after resizing.
+            If the image has another mode, dtype or shape, or values outside [0, 1]; or if it is
+            so long and narrow that it would have more than `MAX_PIXELS` pixels after resizing.
+        ImageTypeError
+            If ``image`` has another type, such as a path.
         """
+        _check_read(image, source)
         if self.size is None:
             return np.asarray(image, np.uint8) if isinstance(image, Image.Image) else image
         if isinstance(image, Image.Image):
@@ -247,6 +255,23 @@ class Preprocessing:
             crop=data.get("crop", True),  # type: ignore[arg-type]  # checked by the constructor
             bit_depth=data.get("bit_depth"),  # type: ignore[arg-type]  # the same
         )
+
+
+def _check_read(image: object, source: str) -> None:
+    """Raise an error if an image is not one that `read_image` returns."""
+    if isinstance(image, Image.Image):
+        if image.mode != "RGB" or 0 in image.size:
+            width, height = image.size
+            raise ImageError(
+                source, f"a PIL image of mode {image.mode!r}, {width} x {height} pixels; {_READ}"
+            )
+    elif isinstance(image, np.ndarray):
+        if image.dtype != np.float32 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+            shape = " x ".join(map(str, image.shape)) or "()"
+            raise ImageError(source, f"an array of {image.dtype} of shape {shape}; {_READ}")
+        check_range(image, source)
+    else:
+        raise ImageTypeError(source, f"unsupported type {type(image).__name__}; {_READ}")
 
 
 def _check_choice(name: str, value: object, choices: Collection[str]) -> str:

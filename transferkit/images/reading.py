@@ -41,6 +41,7 @@ __all__ = [
     "EncodedImage",
     "ImageLike",
     "ImageTypeError",
+    "check_range",
     "is_encoded",
     "read_content",
     "read_image",
@@ -688,7 +689,27 @@ def _from_array(
 _ROUNDING = 1e-6
 
 
-def _from_floats(array: Array, source: str) -> npt.NDArray[np.float32]:
+def check_range(array: Array, source: str) -> None:
+    """Check that the values of an image are in [0, 1].
+
+    Parameters
+    ----------
+    array
+        Floats.
+    source
+        The name of the image in error messages.
+
+    Raises
+    ------
+    ImageError
+        If not.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from transferkit.images.reading import check_range
+    >>> check_range(np.array([[0.0, 1.0]]), "image")
+    """
     lowest, highest = float(array.min()), float(array.max())
     # Not `lowest < 0 or highest > 1`, which is false for NaN.
     if not (lowest >= -_ROUNDING and highest <= 1.0 + _ROUNDING):
@@ -701,6 +722,10 @@ def _from_floats(array: Array, source: str) -> npt.NDArray[np.float32]:
         elif lowest < 0.0 and np.isfinite(lowest):
             hint = "; do not normalize images, the network does it"
         raise ImageError(source, f"has the value {value!r}; expected floats in [0, 1]{hint}")
+
+
+def _from_floats(array: Array, source: str) -> npt.NDArray[np.float32]:
+    check_range(array, source)
     floats = np.clip(array.astype(np.float32), 0.0, 1.0)
     if floats.ndim == 2:
         return np.repeat(floats[:, :, None], 3, axis=2)
