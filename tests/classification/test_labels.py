@@ -13,6 +13,7 @@ from samples import colored, labeled_folder, tiny_classifier, write_images
 from transferkit import Classifier
 from transferkit.classification.labels import with_labels
 from transferkit.errors import DatasetError, ImageError
+from transferkit.images import ImageTypeError
 
 
 def test_unicode_forms_of_a_label_are_the_same(tmp_path: Path) -> None:
@@ -143,6 +144,21 @@ def test_labels_in_extended_precision_are_saved(tmp_path: Path) -> None:
     classifier = tiny_classifier(C=10.0).fit(colored([0, 1, 0, 1]), y)
     classifier.save(tmp_path / "c.safetensors")
     assert Classifier.load(tmp_path / "c.safetensors").classes_.tolist() == [0.5, 1.5]
+
+
+def test_images_in_a_column_of_a_data_frame(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    y = ["red", "green"] * 3
+    paths = list(map(str, write_images(tmp_path / "images", colored([0, 1] * 3))))
+    frame = pandas.DataFrame({"path": paths, "label": y})
+    classifier = tiny_classifier(C=10.0).fit(frame[["path"]], frame[["label"]])
+    assert classifier.predict(frame[["path"]]).tolist() == y
+    assert classifier.predict(frame["path"]).tolist() == y
+    assert classifier.evaluate(frame[["path"]], y).sources == paths
+    with pytest.raises(DatasetError, match=r'6 rows and 2 columns.*df\["path"\]'):
+        classifier.fit(frame, y)
+    with pytest.raises(ImageTypeError, match=r'6 x 2.*df\["path"\]'):
+        classifier.predict(frame)
 
 
 def test_labels_are_sorted_once(monkeypatch: pytest.MonkeyPatch) -> None:

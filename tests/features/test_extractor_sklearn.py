@@ -207,6 +207,9 @@ def test_a_column_of_paths_in_a_table(tmp_path: Path) -> None:
     found = columns.fit_transform(table)
     np.testing.assert_allclose(found[:, :6], tiny_extractor().transform(paths), rtol=1e-6)
     assert columns.get_feature_names_out().tolist()[-2:] == ["image__embedding_5", "number__price"]
+    # Selected as a list, the column is passed as a data frame.
+    columns = ColumnTransformer([("image", tiny_extractor(), ["path"])])
+    np.testing.assert_array_equal(columns.fit_transform(table), found[:, :6])
 
 
 def test_metadata_is_routed_past_an_extractor() -> None:

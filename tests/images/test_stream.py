@@ -141,6 +141,36 @@ def test_other_types_are_rejected(images):
         stream_batches(images, SMALL, batch_size=1)
 
 
+def test_a_data_frame_with_one_column_is_its_column(folder):
+    pandas = pytest.importorskip("pandas")
+    paths = [str(folder / f"{index}.png") for index in range(5)]
+    opened = [Image.open(path) for path in paths]
+    for images in (paths, list(map(Path, paths)), opened, [number(index) for index in range(5)]):
+        # An index of its own, and a column without a name.
+        for frame in (pandas.DataFrame({"path": images}, index=list("edcba")),
+                      pandas.DataFrame(pandas.Series(images))):  # fmt: skip
+            assert count_images(frame) == 5
+            assert numbers_of(stream_batches(frame, SMALL, batch_size=2)) == [0, 1, 2, 3, 4]
+    (batch,) = stream_batches(pandas.DataFrame({"path": paths}), SMALL, batch_size=5)
+    assert batch.sources == paths
+    for image in opened:
+        image.close()
+    missing = pandas.DataFrame({"path": [paths[0], None]})
+    with pytest.raises(ImageTypeError, match=r"images\[1\]: unsupported type (NoneType|float)"):
+        list(stream_batches(missing, SMALL, batch_size=2))
+
+
+@pytest.mark.parametrize("columns", [["path", "label"], []])
+def test_other_data_frames_are_rejected(columns):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({column: ["a.png"] * 3 for column in columns}, index=range(3))
+    message = rf"images: a DataFrame of shape 3 x {len(columns)}; .*one column.*df\[\"path\"\]"
+    with pytest.raises(ImageTypeError, match=message):
+        count_images(frame)
+    with pytest.raises(ImageTypeError, match=message):
+        stream_batches(frame, SMALL, batch_size=1)
+
+
 def png(index):
     file = io.BytesIO()
     Image.fromarray(number(index)).save(file, "PNG")

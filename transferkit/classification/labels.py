@@ -83,9 +83,11 @@ def _check_images(X: Images, number: int) -> None:
         shape = () if hasattr(X, "toarray") else tuple(getattr(X, "shape", ()))
     # The array of a single image has one label; a data frame with one column may have paths.
     if len(shape) == 2 and shape[0] == number > 1 and shape[1] > 1:
+        select = 'for images, select their column, such as df["path"]; '
         raise DatasetError(
-            f"X is a table of {shape[0]} rows and {shape[1]} columns, not images; for features, "
-            "use a classifier of scikit-learn, such as sklearn.linear_model.LogisticRegression"
+            f"X is a table of {shape[0]} rows and {shape[1]} columns, not images; "
+            f"{select if hasattr(X, 'columns') else ''}for features, use a classifier of "
+            "scikit-learn, such as sklearn.linear_model.LogisticRegression"
         )
 
 

@@ -133,7 +133,8 @@ def stream_batches(
         - a sequence, a generator, an array of strings or another iterable of paths to files,
           bytes, file objects, PIL images and arrays of one image, also mixed. Arrays from a
           generator are copied immediately, so that it can reuse their memory; file objects are
-          read immediately, so that it can close them.
+          read immediately, so that it can close them;
+        - a column of a data frame, or a data frame with one column, of these.
     preprocessing
         How to resize and crop each image. If its ``size`` is None, images keep their size.
     batch_size
@@ -193,6 +194,8 @@ def _image_sources(images: Images) -> Iterable[ImageLike]:
         return [images]
     if isinstance(images, np.ndarray):
         return _images_in_array(images)
+    if hasattr(images, "columns"):
+        return _images_in_frame(images)
     # Mappings and sets have no order for the results.
     if isinstance(images, (Mapping, AbstractSet)) or not isinstance(images, Iterable):
         raise ImageTypeError("images", f"unsupported type {type(images).__name__}; {_ACCEPTED}")
@@ -224,6 +227,19 @@ def _images_in_array(array: Array) -> Iterable[ImageLike]:
         "height x width, height x width x channels, number x height x width, number x height x "
         "width x channels, or an array of paths with one axis"
     )
+
+
+def _images_in_frame(frame: object) -> list[ImageLike]:
+    """Return the column of a data frame, which would be iterated by the names of its columns."""
+    array = np.asarray(frame)
+    if array.ndim != 2 or array.shape[1] != 1:
+        raise ImageTypeError(
+            "images",
+            f"a {type(frame).__name__} of shape {_format_shape(array)}; expected one column: "
+            'select the column of the images, such as df["path"]',
+        )
+    column: list[ImageLike] = array[:, 0].tolist()
+    return column
 
 
 def _format_shape(array: Array) -> str:
