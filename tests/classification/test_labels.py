@@ -104,12 +104,15 @@ def test_unreadable_images_have_no_prediction(tmp_path: Path) -> None:
     paths[2].write_bytes(b"nothing")
     with pytest.raises(ImageError):
         classifier.predict(paths)
-    with pytest.warns(UserWarning, match=r"no prediction for 1 of 6 images, which .*: .*002\.png"):
+    message = r"no prediction for 1 of 6 images, which .*: .*002\.png"
+    with pytest.warns(UserWarning, match=message) as seen:
         probabilities = classifier.predict_proba(paths, on_error="skip")
     assert np.isnan(probabilities[2]).all()
     assert not np.isnan(np.delete(probabilities, 2, axis=0)).any()
-    with pytest.warns(UserWarning, match="cannot be read"):
+    assert [warning.filename for warning in seen] == [__file__]
+    with pytest.warns(UserWarning, match="cannot be read") as seen:
         predicted = classifier.predict(paths, on_error="skip")
+    assert [warning.filename for warning in seen] == [__file__]
     assert predicted.tolist() == ["red", "green", None, "green", "red", "green"]
     assert classifier.predict(paths[:2], on_error="skip").dtype == classifier.classes_.dtype
     with pytest.warns(UserWarning, match="cannot be read"):

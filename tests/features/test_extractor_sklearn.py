@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sklearn
-from samples import NETWORK, colored, noise, tiny_classifier, tiny_extractor, write_images
+from PIL import Image
+from samples import NETWORK, SIDE, colored, noise, tiny_classifier, tiny_extractor, write_images
 from sklearn.base import clone
 from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import PCA
@@ -210,6 +211,21 @@ def test_a_column_of_paths_in_a_table(tmp_path: Path) -> None:
     # Selected as a list, the column is passed as a data frame.
     columns = ColumnTransformer([("image", tiny_extractor(), ["path"])])
     np.testing.assert_array_equal(columns.fit_transform(table), found[:, :6])
+
+
+def test_warnings_point_to_the_caller() -> None:
+    dark = [Image.fromarray(np.full((SIDE, SIDE), level, np.uint16)) for level in (100, 200)]
+    extractor = tiny_extractor()
+    for compute in (
+        extractor.transform,
+        extractor.fit_transform,
+        extractor.extract,
+        make_pipeline(tiny_extractor(), StandardScaler()).fit_transform,
+        make_union(tiny_extractor(), n_jobs=1).fit_transform,
+    ):
+        with pytest.warns(UserWarning, match="no 16-bit image has a value above") as seen:
+            compute(dark)
+        assert [warning.filename for warning in seen] == [__file__]
 
 
 def test_metadata_is_routed_past_an_extractor() -> None:

@@ -119,8 +119,10 @@ def test_fewer_bits_are_scaled_to_their_largest_value(bits):
 @pytest.mark.parametrize(("highest", "bits"), [(3, 8), (255, 8), (900, 10), (4095, 12)])
 def test_an_image_that_uses_few_of_16_bits_is_warned_of(highest, bits):
     image = Image.fromarray(np.array([[0, highest]], np.uint16))
-    with pytest.warns(UserWarning, match=rf"has a value above {highest} .*bit_depth={bits}\)"):
+    message = rf"has a value above {highest} .*bit_depth={bits}\)"
+    with pytest.warns(UserWarning, match=message) as seen:
         read_image(image)
+    assert [warning.filename for warning in seen] == [__file__]
 
 
 @pytest.mark.filterwarnings("error")

@@ -71,8 +71,12 @@ def test_a_manipulated_file_is_not_read(cache: Path) -> None:
     data = bytearray((cache / entry.file).read_bytes())
     data[-1] ^= 1
     (cache / entry.file).write_bytes(data)
-    with pytest.warns(UserWarning, match="its digest is"), pytest.raises(DownloadError):
+    with (
+        pytest.warns(UserWarning, match="its digest is") as seen,
+        pytest.raises(DownloadError),
+    ):
         load_weights(entry)
+    assert [warning.filename for warning in seen] == [__file__]
 
 
 def test_a_source_with_other_names_needs_only_a_function_to_rename_them(cache: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import warnings
 from collections.abc import Hashable
 from numbers import Integral
 from pathlib import Path
@@ -51,6 +50,7 @@ from transferkit.networks import NETWORKS, Network, add_probabilities, replace_h
 from transferkit.support.numerics import l2_normalize
 from transferkit.support.random_state import RandomState, as_generator, as_seed
 from transferkit.support.validation import check_integer, check_positive
+from transferkit.support.warning import warn
 from transferkit.weights.own_file import is_weights_file
 
 __all__ = ["Classifier", "Prediction", "top_predictions"]
@@ -424,10 +424,9 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         skipped = outputs.skipped
         names = "; ".join(f"{skip.source}: {skip.reason}" for skip in skipped[:3])
         number = len(probabilities) + len(skipped)
-        warnings.warn(
+        warn(
             f"no prediction for {len(skipped)} of {number} images, which cannot be read: "
-            f"{names}{'; ...' if len(skipped) > 3 else ''}",
-            stacklevel=2,
+            f"{names}{'; ...' if len(skipped) > 3 else ''}"
         )
         rows = np.full((number, probabilities.shape[1]), np.nan, np.float32)
         rows[outputs.indices] = probabilities

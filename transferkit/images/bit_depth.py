@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-import warnings
 
 import numpy as np
 import numpy.typing as npt
 
 from transferkit.errors import ImageError
 from transferkit.support.validation import check_integer
+from transferkit.support.warning import warn
 
 __all__ = ["BitDepth", "check_bit_depth"]
 
@@ -98,17 +98,16 @@ class BitDepth:
             gray[top : top + 256] = (block * 510 + largest) // (2 * largest)
         return gray
 
-    def warn(self, stacklevel: int) -> None:
+    def warn(self) -> None:
         """Warn once if all of the 16-bit images so far look like fewer bits."""
         # Images that are all black do not show the number of bits.
         if self._warned or not 0 < self._highest < 4096:
             return
         self._warned = True
         bits = max(8, self._highest.bit_length())
-        warnings.warn(
+        warn(
             f"no 16-bit image has a value above {self._highest} so far, but white is 65535, so the "
             "images are nearly black. If the values have fewer bits, pass Preprocessing(..., "
             f"bit_depth={bits}), or the number of bits of the camera; if the images really are "
-            "that dark, pass bit_depth=16",
-            stacklevel=stacklevel + 1,
+            "that dark, pass bit_depth=16"
         )

@@ -218,7 +218,7 @@ def read_image(
         source = os.fsdecode(image) if isinstance(image, (str, os.PathLike)) else "image"
     depth = BitDepth(check_bit_depth(bit_depth))
     upright = read_image_of_call(image, source, depth)
-    depth.warn(stacklevel=2)
+    depth.warn()
     return upright
 
 

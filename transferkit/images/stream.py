@@ -285,13 +285,13 @@ def _stream(
             # Keep no references to the images while the caller processes the batch.
             del row, future
             reader.fill()
-            reader.depth.warn(stacklevel=2)
+            reader.depth.warn()
             yield _take_batch(rows)
         if reader.is_empty:
             raise DatasetError("no images were given")
         while groups:
             rows = groups.pop(next(iter(groups)))
-            reader.depth.warn(stacklevel=2)
+            reader.depth.warn()
             yield _take_batch(rows)
 
 

@@ -7,7 +7,6 @@ where they are, and never changed.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import platformdirs
 
 from transferkit.errors import OutputError
+from transferkit.support.warning import warn
 from transferkit.weights.catalogue import WEIGHTS, WeightsEntry
 
 __all__ = [
@@ -113,7 +113,7 @@ def find_cached(entry: WeightsEntry) -> Path | None:
             problem = problem_of(path, entry)
             if problem is None:
                 return path
-            warnings.warn(f"{path} is not used: {problem}", stacklevel=2)
+            warn(f"{path} is not used: {problem}")
     return None
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -27,6 +26,7 @@ from transferkit.optimization.visualization.octave import Octave, enlarge, octav
 from transferkit.optimization.visualization.result import IdealImages
 from transferkit.optimization.visualization.settings import VisualizationSettings
 from transferkit.support.progress import show_progress
+from transferkit.support.warning import warn
 
 __all__ = ["optimize_images"]
 
@@ -242,11 +242,10 @@ class _Run:
         """Warn of images that were not optimized, since their units are dead."""
         labels = dict.fromkeys(self._labels[index] for index in np.flatnonzero(self._is_dead))
         if labels:
-            warnings.warn(
+            warn(
                 f"the objective of {', '.join(map(repr, labels))} is 0 and has no gradient, so its "
                 "image was not optimized: the unit is probably dead on this image; try another "
-                "random_state or another start, or choose another unit",
-                stacklevel=4,
+                "random_state or another start, or choose another unit"
             )
 
     def interrupt(self) -> None:
