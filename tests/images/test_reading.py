@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from transferkit.errors import ImageError, ParameterError
@@ -224,6 +224,21 @@ def test_the_exif_orientation_is_applied(tmp_path, orientation, suffix):
     with Image.open(path) as opened, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert opened.getexif().get(0x112, orientation) in (orientation, 1)
+
+
+def test_the_orientation_is_removed_before_an_image_is_rotated():
+    exif = Image.Exif()
+    exif[0x112] = 6
+    file = io.BytesIO()
+    Image.fromarray(COLORS).save(file, "PNG", exif=exif)
+    with Image.open(file) as opened:
+        upright = UPRIGHT[6](COLORS)
+        np.testing.assert_array_equal(pixels(opened), upright)
+        # As documented: Pillow keeps the entry, so a rotated image is turned once more.
+        rotated = opened.rotate(-90, expand=True)
+        np.testing.assert_array_equal(pixels(rotated), UPRIGHT[6](upright))
+        rotated = ImageOps.exif_transpose(opened).rotate(-90, expand=True)
+        np.testing.assert_array_equal(pixels(rotated), np.rot90(upright, -1))
 
 
 @pytest.mark.parametrize(
