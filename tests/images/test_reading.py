@@ -138,9 +138,18 @@ def test_an_invalid_bit_depth_is_rejected(bit_depth):
         read_image(RGB, bit_depth=bit_depth)
 
 
-def test_integers_beyond_16_bits_are_rejected():
-    with pytest.raises(ImageError, match="from 0 to 70000"):
-        read_image(Image.fromarray(np.array([[0, 70000]], np.int32)), "x")
+@pytest.mark.parametrize(
+    ("values", "bit_depth", "message"),
+    [
+        ([0, 70000], None, r"from 0 to 70000; .*to 65535 \(white\); scale the values to floats"),
+        ([-5, 100], None, r"from -5 to 100; .*; scale the values to floats in \[0, 1\]"),
+        ([-5, 100], 12, r"from -5 to 100; .*; scale the values to floats in \[0, 1\]"),
+        ([0, 5000], 12, r"to 4095 \(.*bit_depth=12\); pass a larger bit_depth, at most 16"),
+    ],
+)
+def test_integers_out_of_range_are_rejected(values, bit_depth, message):
+    with pytest.raises(ImageError, match=message):
+        read_image(Image.fromarray(np.array([values], np.int32)), "x", bit_depth=bit_depth)
 
 
 def test_mode_f_is_floats():
@@ -308,12 +317,14 @@ def test_arrays_are_read():
         (np.zeros((3, 8, 9), np.uint8), r"shape 3 x 8 x 9; .*pass array\.transpose\(1, 2, 0\)"),
         (np.zeros((1, 8, 9)), r"shape 1 x 8 x 9; .*pass array\.transpose\(1, 2, 0\)"),
         (np.zeros((4, 8, 9)), r"shape 4 x 8 x 9; .*pass array\.transpose\(1, 2, 0\)"),
+        (np.zeros((4, 4, 7)), "shape 4 x 4 x 7; expected a path.*if the first axis holds"),
         (np.zeros(4, np.uint8), "shape 4;"),
         (np.zeros((0, 4, 3), np.uint8), "empty: an array of shape 0 x 4 x 3"),
         (np.array(3.0), r"shape \(\)"),
         (np.zeros((4, 4), bool), "dtype bool"),
         (np.zeros((4, 4), np.uint16), "dtype uint16.*65535"),
         (np.zeros((4, 4), np.int64), "dtype int64.*uint8"),
+        (np.full((4, 4), -1), "dtype int64.*negative values: scale them to floats"),
         (np.zeros((4, 4), complex), "dtype complex128"),
         (np.full((4, 4), np.nan), "value nan"),
         (np.array([[0.5, np.inf]]), "value inf"),

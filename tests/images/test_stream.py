@@ -171,6 +171,13 @@ def test_other_data_frames_are_rejected(columns):
         stream_batches(frame, SMALL, batch_size=1)
 
 
+def test_an_array_with_channels_in_another_axis_is_rejected():
+    array = np.zeros((5, 4, 4, 7), np.uint8)
+    message = r"expected number x height x width x channels; if .*array\.transpose\(0, 2, 3, 1\)"
+    with pytest.raises(ShapeError, match=message):
+        stream_batches(array, SMALL, batch_size=1)
+
+
 def png(index):
     file = io.BytesIO()
     Image.fromarray(number(index)).save(file, "PNG")

@@ -83,10 +83,14 @@ class BitDepth:
         bits = self._bits or stated or 16
         largest = 2**bits - 1
         if lowest < 0 or highest > largest:
-            hint = f", the largest value of bit_depth={bits}" if self._bits else " (white)"
+            white = f"the largest value of bit_depth={bits}" if self._bits else "white"
+            remedy = "scale the values to floats in [0, 1]"
+            if lowest >= 0 and highest < 2**16:
+                remedy = "pass a larger bit_depth, at most 16"
             raise ImageError(
                 source,
-                f"integers from {lowest} to {highest}; expected 0 (black) to {largest}{hint}",
+                f"integers from {lowest} to {highest}; expected 0 (black) to {largest} ({white}); "
+                f"{remedy}",
             )
         if self._bits is None and stated is None:
             with self._lock:

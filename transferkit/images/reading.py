@@ -662,7 +662,8 @@ def _from_array(
     if not is_gray and (array.ndim != 3 or array.shape[2] not in (3, 4)):
         expected = _ACCEPTED
         if array.ndim == 3 and array.shape[0] in (1, 3, 4):
-            expected = "the channels must be the last axis; pass array.transpose(1, 2, 0)"
+            # For 4 x 4 x 7 it is not known which axis, if any, holds the channels.
+            expected += "; if the first axis holds the channels, pass array.transpose(1, 2, 0)"
         elif array.ndim == 4 and array.shape[0] == 1:
             expected = "expected one image; pass array[0]"
         elif array.ndim == 4:
@@ -681,6 +682,8 @@ def _from_array(
             hint = "; convert 16 bits with array / 65535, 12 bits with array / 4095"
         elif array.dtype.kind in "iu":
             hint = "; convert values from 0 to 255 with array.astype(numpy.uint8)"
+            if array.min() < 0:
+                hint = "; it has negative values: scale them to floats in [0, 1]"
         raise ImageError(source, f"an array of dtype {array.dtype}; {_ACCEPTED}{hint}")
     return _from_floats(array, source)
 

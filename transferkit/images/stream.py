@@ -217,8 +217,8 @@ def _images_in_array(array: Array) -> Iterable[ImageLike]:
         )
     elif array.ndim == 4 and array.shape[3] not in _CHANNELS and array.shape[1] in _CHANNELS:
         raise ShapeError(
-            f"images is an array of shape {_format_shape(array)} with channels first; pass "
-            "array.transpose(0, 2, 3, 1)"
+            f"images is an array of shape {_format_shape(array)}; expected number x height x width "
+            "x channels; if the second axis holds the channels, pass array.transpose(0, 2, 3, 1)"
         )
     elif array.ndim in (3, 4):
         return array
