@@ -16,19 +16,13 @@ SLOW_MODULES = {
 }  # fmt: skip
 
 
-def output_of(code: str) -> str:
-    """Return the output of code that runs in a new interpreter."""
-    return subprocess.run(
+def slow_modules_loaded_by(code: str) -> set[str]:
+    """Return the slow modules that are loaded after code has run in a new interpreter."""
+    code += "\nimport json, sys\nprint(json.dumps(list(sys.modules)))"
+    output = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120
     ).stdout
-
-
-def slow_modules_loaded_by(code: str) -> set[str]:
-    """Return the slow modules that are loaded after code has run."""
-    modules = json.loads(
-        output_of(f"{code}\nimport json, sys\nprint(json.dumps(list(sys.modules)))")
-    )
-    return SLOW_MODULES & set(modules)
+    return SLOW_MODULES & set(json.loads(output))
 
 
 def test_import_loads_no_slow_modules() -> None:
@@ -44,16 +38,6 @@ def test_creating_estimators_and_listing_backends_load_no_framework() -> None:
     )
     frameworks = {"torch", "tensorflow", "keras", "onnxruntime", "onnx"}
     assert not slow_modules_loaded_by(code) & frameworks
-
-
-def test_import_time_is_printed() -> None:
-    """There is no limit, because the time depends on the machine and its load."""
-    code = (
-        "import time\nimport numpy\nstart = time.perf_counter()\nimport transferkit\n"
-        "print(time.perf_counter() - start)"
-    )
-    seconds = min(float(output_of(code)) for _ in range(3))
-    print(f"\nimport transferkit: {seconds:.3f} s beyond import numpy")  # noqa: T201
 
 
 def test_public_names_can_be_imported() -> None:
