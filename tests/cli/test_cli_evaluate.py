@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import csv
+import os
+import shutil
+import sys
 from pathlib import Path
 
+import pytest
 from command_line import error_of, output_of
 from samples import DEMO
 
@@ -30,6 +34,16 @@ def test_metrics_are_printed_and_written(tmp_path: Path, classifier_file: Path) 
     correct = sum(row["label"] == row["predicted"] for row in rows)
     assert correct / len(rows) == evaluation.accuracy
     assert all(0 <= float(row["probability"]) <= 1 for row in rows)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not allow these names")
+def test_file_names_that_are_not_text_are_written(tmp_path: Path, classifier_file: Path) -> None:
+    folder, file = tmp_path / "test", tmp_path / "predictions.csv"
+    shutil.copytree(TEST, folder)
+    (image, *_) = sorted((folder / "brick").iterdir())
+    image.rename(os.fsdecode(os.fsencode(image.parent) + b"/\xff\xfe.jpg"))
+    output_of("evaluate", classifier_file, folder, "--csv", file)
+    assert b"/\xff\xfe.jpg,brick," in file.read_bytes()
 
 
 def test_invalid_arguments_are_rejected(tmp_path: Path, classifier_file: Path) -> None:

@@ -1,11 +1,13 @@
-"""Output of the commands: lines, tables, JSON, warnings."""
+"""Output of the commands: lines, tables, JSON, CSV, warnings."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 from rich.table import Column, Table
@@ -24,6 +26,7 @@ __all__ = [
     "print_table",
     "print_warning",
     "skipped_to_dicts",
+    "write_csv",
 ]
 
 EXIT_CODE_INTERRUPTED = 130
@@ -82,6 +85,16 @@ def print_json(content: Mapping[str, object]) -> None:
     """Print an object as indented JSON on standard output."""
     json.dump(content, sys.stdout, indent=2)
     sys.stdout.write("\n")
+
+
+def write_csv(file: TextIO, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a table as CSV to a file or to standard output."""
+    if isinstance(file, io.TextIOWrapper):
+        # The name of a file need not be valid text; its bytes are written unchanged.
+        file.reconfigure(errors="surrogateescape")
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
 
 
 def skipped_to_dicts(skipped: Sequence[Skipped]) -> list[dict[str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,7 @@ from typing import Annotated
 import typer
 
 from transferkit.cli.arguments import parse_path
-from transferkit.cli.console import print_line, print_table
+from transferkit.cli.console import print_line, print_table, write_csv
 from transferkit.cli.evaluation import print_evaluation
 from transferkit.cli.options import Backend, BatchSize, Quiet
 
@@ -72,21 +71,18 @@ def evaluate(
     print_evaluation(evaluation, f"of {folder}")
     if csv_file is not None:
         labels = evaluation.classes.tolist()
-        with write_atomically(csv_file) as file:
-            # A file name may have bytes that are not text; the file gets these bytes.
-            text = io.TextIOWrapper(
-                file, encoding="utf-8", errors="surrogateescape", newline="", write_through=True
-            )
-            writer = csv.writer(text, lineterminator="\n")
-            writer.writerow(("source", "label", "predicted", "probability"))
+        predictions = (
+            (source, labels[true], labels[predicted], f"{probabilities[predicted]:.6f}")
             for source, true, predicted, probabilities in zip(
                 evaluation.sources,
                 evaluation.label_indices,
                 evaluation.predicted_indices,
                 evaluation.probabilities,
                 strict=True,
-            ):
-                probability = f"{probabilities[predicted]:.6f}"
-                writer.writerow((source, labels[true], labels[predicted], probability))
+            )
+        )
+        with write_atomically(csv_file) as file:
+            text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+            write_csv(text, ("source", "label", "predicted", "probability"), predictions)
             text.detach()
         print_line(f"saved {csv_file}")

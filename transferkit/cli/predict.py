@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from transferkit.cli.arguments import list_files, parse_path
-from transferkit.cli.console import print_json, print_skipped, print_table, skipped_to_dicts
+from transferkit.cli.console import (
+    print_json,
+    print_skipped,
+    print_table,
+    skipped_to_dicts,
+    write_csv,
+)
 from transferkit.cli.options import (
     CLASSIFIER_SUFFIX,
     DEFAULT_NETWORK,
@@ -22,9 +25,6 @@ from transferkit.cli.options import (
     Quiet,
     Weights,
 )
-
-if TYPE_CHECKING:
-    from transferkit.classification import Prediction
 
 __all__ = ["predict"]
 
@@ -100,7 +100,12 @@ def predict(
         ]
         print_json({"images": images, "skipped": skipped_to_dicts(outputs.skipped)})
     elif as_csv:
-        _print_csv(outputs.sources, predictions)
+        ranked = (
+            (source, rank, label, f"{probability:.6f}")
+            for source, best in zip(outputs.sources, predictions, strict=True)
+            for rank, (label, probability) in enumerate(best, start=1)
+        )
+        write_csv(sys.stdout, ("source", "rank", "label", "probability"), ranked)
     else:
         rows = [
             (source if rank == 0 else "", label, f"{probability:.3f}")
@@ -109,14 +114,3 @@ def predict(
         ]
         print_table(("image", "class", "probability"), rows)
     print_skipped(outputs.skipped)
-
-
-def _print_csv(sources: Sequence[str], predictions: Sequence[Sequence[Prediction]]) -> None:
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # The name of a file need not be valid text; its bytes are written unchanged.
-        sys.stdout.reconfigure(errors="surrogateescape")
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(("source", "rank", "label", "probability"))
-    for source, best in zip(sources, predictions, strict=True):
-        for rank, (label, probability) in enumerate(best, start=1):
-            writer.writerow((source, rank, label, f"{probability:.6f}"))
