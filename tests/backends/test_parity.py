@@ -263,11 +263,11 @@ _OBJECTIVES = [
 ]
 
 
-def _first_steps(backend: Backend, **settings: Any) -> Floats:
+def _first_steps(backend: Backend, size: int, **settings: Any) -> Floats:
     optimizer = ImageOptimizer("mobilenet_v2", backend=backend, random_state=0, progress=False)
     regularizers = [o.TotalVariation(1e-4), o.L2(1e-3), o.DistanceToStart(1e-3)]
     return optimizer.visualize(
-        _OBJECTIVES, steps=10, size=64, regularizers=regularizers, frames=0, **settings
+        _OBJECTIVES, steps=10, size=size, regularizers=regularizers, frames=0, **settings
     ).history
 
 
@@ -278,9 +278,10 @@ def test_first_steps_of_visualization_agree(
     backend_pair: Pair, parametrization: str, optimizer: str
 ) -> None:
     # In float32, rounding changes the derivatives of units close to a kink, and with the usual
-    # learning rate the images differ after a few steps. In float64 they agree.
+    # learning rate the images differ after a few steps. In float64 they agree. The images are small
+    # because convolutions of PyTorch in float64 are slow.
     first, second = (
-        _first_steps(_in_float64(backend), parametrization=parametrization, optimizer=optimizer)
+        _first_steps(_in_float64(backend), 32, parametrization=parametrization, optimizer=optimizer)
         for backend in _both_have_gradients(backend_pair)
     )
     np.testing.assert_allclose(first, second, rtol=1e-3)
@@ -295,7 +296,7 @@ def test_first_steps_from_a_photo_agree(
     backend_pair: Pair, parametrization: str, optimizer: Optimizer
 ) -> None:
     first, second = (
-        _first_steps(backend, start=CAT, parametrization=parametrization, optimizer=optimizer)
+        _first_steps(backend, 64, start=CAT, parametrization=parametrization, optimizer=optimizer)
         for backend in _both_have_gradients(backend_pair)
     )
     assert not np.isclose(first[-1], first[0]).any()
