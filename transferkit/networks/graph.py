@@ -191,10 +191,19 @@ class Network:
     @property
     def number_of_parameters(self) -> int:
         """The number of trainable parameters: all weights except the statistics of batch norm."""
+        statistics = self.statistics
         return sum(
-            math.prod(shape)
-            for name, shape in self.parameters.items()
-            if not name.endswith((".running_mean", ".running_var"))
+            math.prod(shape) for name, shape in self.parameters.items() if name not in statistics
+        )
+
+    @property
+    def statistics(self) -> frozenset[str]:
+        """The names of the means and variances of batch norms, which are not trained."""
+        return frozenset(
+            name
+            for node in self.nodes
+            if node.operation == "batch_norm"
+            for name in node.parameters[2:]
         )
 
     def resolve(self, layer: str) -> str:
