@@ -15,13 +15,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from samples import colored, noise
+from samples import colored, noise, write_images
 from sklearn.base import clone
 from torch import Tensor, nn
 
 from transferkit import Classifier, FeatureExtractor, ImageOptimizer, Preprocessing
 from transferkit.backends import Program, backend_of, get_backend
 from transferkit.errors import ShapeError, UnknownNameError, UnsupportedError
+from transferkit.features.output_file import extract_to_file
 from transferkit.networks import add_probabilities
 from transferkit.support.numerics import l2_normalize
 from transferkit.testing.conformance import (
@@ -889,6 +890,15 @@ def test_classifier(tmp_path: Path) -> None:
     assert other.network is not model
     other.fit(colored(labels), labels)
     np.testing.assert_allclose(other.predict_proba(images), expected, rtol=1e-5)
+
+
+def test_extraction_to_a_file_is_rejected(tmp_path: Path) -> None:
+    # After an interruption, the model could have other weights.
+    fx = FeatureExtractor(_head(), preprocessing=PREPROCESSING, progress=False)
+    files = write_images(tmp_path / "photos", noise(2))
+    with pytest.raises(UnsupportedError, match="'Sequential' is a model of a framework"):
+        extract_to_file(fx, files, ["embedding"], tmp_path / "features.npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
 def test_classifier_without_embedding_is_rejected() -> None:
