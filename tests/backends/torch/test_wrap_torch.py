@@ -887,7 +887,7 @@ def test_classifier(tmp_path: Path) -> None:
     for other in (pickle.loads(pickle.dumps(classifier)), copy.deepcopy(classifier)):
         np.testing.assert_array_equal(other.predict_proba(images), expected)
     other = clone(classifier)
-    assert other.network is not model
+    assert other.network is model
     other.fit(colored(labels), labels)
     np.testing.assert_allclose(other.predict_proba(images), expected, rtol=1e-5)
 
