@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import functools
 import pickle
@@ -835,6 +836,55 @@ def test_references_to_modules_refer_to_the_copy() -> None:
         expected = model.eval()(normalized_input(pixels)).permute(0, 2, 3, 1).numpy()
     assert_close(result["output"], expected, ACTIVATION_TOLERANCE, "output")
     assert model.norm.num_batches_tracked == 0
+
+
+class Recording(nn.Module):
+    """Attributes that are changed by ``forward``, by a module inside and by a hook."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.log: list[int] = []
+        self.recent: collections.deque[int] = collections.deque(maxlen=2)
+        self.seen: set[int] = set()
+        self.counts: collections.Counter[str] = collections.Counter()
+        self.nested: dict[str, Any] = {"log": [[]], "pair": ([],)}
+        self.inner = Lambda(self.conv)
+        self.inner.log = self.log
+        self.inner.register_forward_pre_hook(functools.partial(self.record, into=self.log))
+        kept: list[Tensor] = []
+        self.kept = kept
+        self.conv.register_forward_hook(lambda _, __, output: kept.append(output))
+
+    @staticmethod
+    def record(_: nn.Module, __: object, into: list[int]) -> None:
+        into.append(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.inner(x)
+        self.inner.log.append(1)
+        self.log.append(2)
+        assert self.log == self.inner.log
+        for log in (self.recent, self.nested["log"][0], self.nested["pair"][0]):
+            log.append(len(x))
+        self.seen.add(len(x))
+        self.counts["calls"] += 1
+        return self.kept.pop().mean((2, 3)) * len(self.log)
+
+
+def test_containers_in_attributes_are_unchanged_after_a_run() -> None:
+    model = Recording()
+    pixels = pixels_of(2, SIDE, SIDE)
+    run = program(model)
+    for _ in range(2):
+        result = run.run(pixels, ["output"])["output"]
+    attributes = (model.log, model.recent, model.seen, model.counts, model.kept)
+    assert not any(map(len, attributes))
+    assert model.nested == {"log": [[]], "pair": ([],)}
+    with torch.no_grad():
+        expected = model(normalized_input(pixels)).numpy()
+    assert_close(result, expected, ACTIVATION_TOLERANCE, "output")
+    assert model.log == [0, 1, 2]
 
 
 def test_bgr_channel_order() -> None:
