@@ -27,12 +27,12 @@ from transferkit.backends.tensorflow.graph_trace import LayerTrace, find_last_ac
 from transferkit.backends.tensorflow.pixel_range import find_largest_pixel
 from transferkit.backends.tensorflow.table import TensorFlowTable
 from transferkit.backends.wrapping import (
-    GRAY_WEIGHTS,
     LAYER,
     LAYER_INPUT,
     PRE_ACTIVATION,
     TensorLocation,
     build_wrapped_network,
+    gray_weights,
     named_outputs,
 )
 from transferkit.errors import ShapeError, UnsupportedError
@@ -159,23 +159,17 @@ class KerasModel(ObservedModel):
         self._layers = dict(_find_layers(model))
         # The weights of the input's channels in a gray pixel; None for a model of color images.
         self._gray_weights: tuple[float, ...] | None = None
-        gray_weights = GRAY_WEIGHTS if channel_order == "rgb" else GRAY_WEIGHTS[::-1]
         if channels == 1:
-            self._gray_weights = gray_weights
+            self._gray_weights = gray_weights(model.name, mean, std, channel_order)
         size = self._size
         try:
             trace = self._trace_layers(height, width)
         except ShapeError:
             if channels is not None or not self._takes_gray():
                 raise
-            self._gray_weights, self._size = gray_weights, size
+            self._gray_weights = gray_weights(model.name, mean, std, channel_order)
+            self._size = size
             trace = self._trace_layers(height, width)
-        if self._gray_weights is not None and (len({*(mean or ())}) > 1 or len({*(std or ())}) > 1):
-            raise UnsupportedError(
-                f"model {model.name!r} takes gray images, but mean is {mean} and std is {std}; "
-                "expected the mean and std of gray three times, such as "
-                "Preprocessing(size=28, mean=(0.13,) * 3, std=(0.31,) * 3)"
-            )
         self._locations = trace.locations
         largest_pixel = trace.largest_pixel
         if largest_pixel is None and (mean is None or std is None):
