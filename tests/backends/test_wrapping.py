@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import pickle
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -92,6 +93,8 @@ def test_tensors_in_an_output_are_named() -> None:
     assert named_outputs(1.0, is_number) == {"output": 1.0}
     assert named_outputs({"a": 1.0, "b": "no"}, is_number) == {"a": 1.0}
     assert named_outputs([None, 2.0], is_number) == {"output.1": 2.0}
+    pair = collections.namedtuple("pair", ("logits", "other"))
+    assert named_outputs(pair(1.0, "no"), is_number) == {"logits": 1.0}
     with pytest.raises(
         UnsupportedError, match=r"returned a dict \('a': str\); expected a floating-"
     ):

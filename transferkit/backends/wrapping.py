@@ -138,7 +138,8 @@ def named_outputs(output: object, is_activation: Callable[[Any], bool]) -> dict[
     ----------
     output
         What the model returned. A tensor is named ``output``. The entries of a mapping are named
-        by their keys, those of a tuple or list ``output.0``, ``output.1`` and so on.
+        by their keys, those of a named tuple by its fields, and those of another tuple or a list
+        ``output.0``, ``output.1`` and so on.
     is_activation
         Returns whether an object is a floating-point tensor with one row per image; others are
         left out.
@@ -148,6 +149,8 @@ def named_outputs(output: object, is_activation: Callable[[Any], bool]) -> dict[
     UnsupportedError
         If no such tensor was returned; the message describes what was.
     """
+    if isinstance(output, tuple) and hasattr(output, "_asdict"):
+        output = output._asdict()
     if isinstance(output, Mapping):
         named = {str(key): value for key, value in output.items()}
     elif isinstance(output, (tuple, list)):

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +64,11 @@ class Branched(nn.Module):
 class _Pair(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return x, 2 * x
+
+
+class NamedOutputs(NamedTuple):
+    map: Tensor
+    logits: Tensor
 
 
 class Plain(nn.Module):
@@ -525,6 +530,7 @@ def test_softmax_of_attention_is_not_the_last_activation() -> None:
     [
         (lambda x: (x, [x], x.mean((2, 3))), ["output.0", "output.2", "embedding"]),
         (lambda x: {"map": x, "conv": x, "none": None}, ["map", "output.conv"]),
+        (lambda x: NamedOutputs(x, x.mean((2, 3))), ["map", "logits", "embedding"]),
         (lambda x: x, ["output"]),
     ],
 )
