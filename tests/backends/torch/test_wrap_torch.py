@@ -25,6 +25,7 @@ from transferkit.backends import Program, backend_of, get_backend
 from transferkit.errors import ShapeError, UnknownNameError, UnsupportedError
 from transferkit.features.output_file import extract_to_file
 from transferkit.networks import add_probabilities
+from transferkit.optimization.objectives import Direction
 from transferkit.support.numerics import l2_normalize
 from transferkit.testing.conformance import (
     ACTIVATION_TOLERANCE,
@@ -805,10 +806,47 @@ def test_model_of_inference_tensors() -> None:
     result = program(model).run(pixels_of(2, SIDE, SIDE), ["logits"])["logits"]
     assert_close(result, expected, ACTIVATION_TOLERANCE, "logits")
     with torch.inference_mode():
-        assert "embedding" in program(_head().requires_grad_()).network.hints
+        assert "embedding" in program(_head().requires_grad_()).network.layers
     model = _head()
     with torch.inference_mode():
         assert "embedding" in program(model).network.layers
+
+
+class Scaled(nn.Module):
+    """Multiplies by a tensor that is neither a parameter nor a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.full((1, 3, 1, 1), 2.0)
+        self.listed = [self.scale]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * self.scale * self.listed[0]).exp()
+
+
+def test_gradients_of_a_model_of_inference_tensors() -> None:
+    results = []
+    for is_inference in (False, True):
+        with torch.inference_mode(is_inference):
+            model = nn.Sequential(Scaled(), randomized(_head()))
+        assert model[0].scale.is_inference() == is_inference
+        optimizer = ImageOptimizer(
+            model, preprocessing=PREPROCESSING, random_state=0, progress=False
+        )
+        results.append(optimizer.attack(noise(2), target=3, epsilon=0.1, steps=2))
+        # The tensors of the model are unchanged, and may have been made in inference mode.
+        assert all(tensor.is_inference() == is_inference for tensor in model.parameters())
+    np.testing.assert_array_equal(results[0].images, results[1].images)
+
+
+def test_gradients_of_a_torchscript_model_of_inference_tensors_are_rejected() -> None:
+    with torch.inference_mode():
+        model = torch.jit.trace(_head().eval(), torch.zeros(1, 3, SIDE, SIDE))
+    fx = FeatureExtractor(model, preprocessing=PREPROCESSING, layer="output", progress=False)
+    assert fx.transform(noise(2)).shape == (2, 7)
+    optimizer = ImageOptimizer(model, preprocessing=PREPROCESSING, progress=False)
+    with pytest.raises(UnsupportedError, match=r"outside torch\.inference_mode\(\)"):
+        optimizer.visualize(Direction("output", np.ones(7)), steps=1)
 
 
 def test_references_to_modules_refer_to_the_copy() -> None:

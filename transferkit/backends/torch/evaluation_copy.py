@@ -20,7 +20,7 @@ _OFTEN_EMPTY = (dict, OrderedDict, set)
 # Attributes of every module that are copied in a way of their own.
 _SEPARATE = frozenset({"_buffers", "_compiled_call_impl", "_modules", "_parameters"})
 _FUNCTIONS = (MethodType, FunctionType, functools.partial)
-_CONSTANTS = (bool, int, float, str, NoneType, torch.Tensor, nn.Parameter)
+_CONSTANTS = (bool, int, float, str, NoneType)
 
 
 def copy_for_evaluation(model: nn.Module) -> nn.Module:
@@ -37,14 +37,15 @@ def copy_for_evaluation(model: nn.Module) -> nn.Module:
     Returns
     -------
     torch.nn.Module
-        New module objects of the same classes, with the same parameters and with copies of the
+        New module objects of the same classes, with the same parameters, except that those made
+        in inference mode are copied if gradients are enabled, and with copies of the
         buffers and of the dicts, lists, sets and deques in attributes. Compiled modules are
         replaced by the modules that they were compiled from; TorchScript modules are not copied.
         References to modules of the tree in attributes, hooks, bound methods, closures and partial
         functions refer to the copies, and so do references in these to a dict, list, set or deque
         that is also in an attribute.
     """
-    # The copy of each module and of each container, by the id of the original.
+    # The copies of modules, containers and inference tensors, by the id of the original.
     copies: dict[int, Any] = {}
     pairs: list[tuple[nn.Module, nn.Module]] = []
     for module in model.modules():
@@ -77,8 +78,10 @@ def copy_for_evaluation(model: nn.Module) -> nn.Module:
         attributes["_modules"] = {
             name: copies.get(id(module), module) for name, module in original._modules.items()
         }
-        # The parameters, which are tensors, are shared.
-        attributes["_parameters"] = dict(original._parameters)
+        attributes["_parameters"] = {
+            name: None if parameter is None else _usable(parameter, copies)
+            for name, parameter in original._parameters.items()
+        }
         attributes["_buffers"] = {
             name: None
             if buffer is None
@@ -109,6 +112,8 @@ def _replaced(  # noqa: PLR0911
     """
     if isinstance(value, nn.Module):
         return copies.get(id(value), value)
+    if isinstance(value, torch.Tensor):
+        return _usable(value, copies)
     if depth == 0:
         return value
 
@@ -131,6 +136,18 @@ def _replaced(  # noqa: PLR0911
     elif kind is FunctionType and value.__closure__:
         return _with_closure(value, copies)
     return value
+
+
+def _usable(tensor: torch.Tensor, copies: dict[int, Any]) -> torch.Tensor:
+    """Return a tensor, or a copy if it is part of no graph because of inference mode."""
+    if not (torch.is_grad_enabled() and tensor.is_inference()):
+        return tensor
+    if id(tensor) not in copies:
+        duplicate = tensor.detach().clone()
+        is_parameter = isinstance(tensor, nn.Parameter)
+        copies[id(tensor)] = nn.Parameter(duplicate, False) if is_parameter else duplicate
+    copied: torch.Tensor = copies[id(tensor)]
+    return copied
 
 
 def _copied_container(value: Any, copies: dict[int, Any], depth: int) -> Any:

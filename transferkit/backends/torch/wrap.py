@@ -161,9 +161,11 @@ class TorchModel(ObservedModel):
             if isinstance(value, Tensor) and is_vector_per_image(value.shape, 1):
                 takes_vector[location._replace(kind=LAYER)] = value.grad_fn
 
-        module = copy_for_evaluation(self.model)
+        # The caller may be in inference mode, in which a copy could not be part of a graph.
+        with torch.inference_mode(False), torch.enable_grad():
+            module = copy_for_evaluation(self.model)
         # Without a graph, only the layers and the outputs are known.
-        has_graph = not any(tensor.is_inference() for tensor in self.model.parameters())
+        has_graph = not _has_inference_tensors(module)
         try:
             with (
                 torch.inference_mode(not has_graph),
@@ -209,6 +211,11 @@ class TorchModel(ObservedModel):
         names = {location.name for location in locations if location.kind in (LAYER, LAYER_INPUT)}
         has_activation = any(location.kind == PRE_ACTIVATION for location in locations)
         module = copy_for_evaluation(self.model)
+        if torch.is_grad_enabled() and _has_inference_tensors(module):
+            raise UnsupportedError(
+                f"TorchScript model {self._name!r} was made in inference mode, so it has no "
+                "gradients; make or load it outside torch.inference_mode()"
+            )
         with (
             _observed_layers(module, names, on_output, on_input),
             FinalActivations(before=on_activation) if has_activation else nullcontext(),
@@ -231,6 +238,11 @@ class TorchModel(ObservedModel):
     def _from_model(self, x: Tensor) -> Tensor:
         x = x.to(self._table.device, self._table.dtype)
         return x.permute(0, 2, 3, 1) if x.ndim == 4 else x
+
+
+def _has_inference_tensors(module: nn.Module) -> bool:
+    """Return whether a copy has tensors of inference mode, since TorchScript is not copied."""
+    return any(tensor.is_inference() for tensor in module.parameters())
 
 
 def _check_runnable(model: nn.Module, name: str) -> None:
