@@ -18,6 +18,7 @@ from transferkit.images import Preprocessing
 from transferkit.images.published_preprocessing import published_preprocessing
 from transferkit.networks import Network, random_weights
 from transferkit.networks.initialization import INITIALIZATIONS
+from transferkit.support.numerics import as_array
 from transferkit.support.random_state import RandomState
 from transferkit.weights import find_weights, imagenet_classes, load_weights
 from transferkit.weights.files import check_weights
@@ -290,7 +291,7 @@ def _carried_labels(model: object, wrapped: WrappedModel, side: int) -> tuple[Ha
 
 def _float32(name: str, array: npt.ArrayLike) -> npt.NDArray[np.float32]:
     """Convert an array of user-defined weights to float32."""
-    converted = np.asarray(array)
+    converted = as_array(array)
     if converted.dtype.kind not in "fiu":
         raise TypeError(f"weights[{shorten(name)}] has dtype {converted.dtype}; expected float32")
     return converted.astype(np.float32, copy=False)

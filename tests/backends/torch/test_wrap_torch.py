@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from samples import colored, noise, write_images
+from samples import NETWORK, WEIGHTS, colored, noise, write_images
 from sklearn.base import clone
 from torch import Tensor, nn
 
@@ -929,6 +929,23 @@ def test_containers_in_attributes_are_unchanged_after_a_run() -> None:
         expected = model(normalized_input(pixels)).numpy()
     assert_close(result, expected, ACTIVATION_TOLERANCE, "output")
     assert model.log == [0, 1, 2]
+
+
+def test_tensors_of_a_graph_are_accepted_for_arrays() -> None:
+    weights = {name: torch.tensor(array, requires_grad=True) for name, array in WEIGHTS.items()}
+    preprocessing = Preprocessing(NETWORK.input_size)
+    images = colored([0, 1, 2] * 2)
+    settings: dict[str, Any] = {"preprocessing": preprocessing, "progress": False}
+    expected = FeatureExtractor(NETWORK, weights=WEIGHTS, **settings).transform(images)
+    result = FeatureExtractor(NETWORK, weights=weights, **settings).transform(images)
+    np.testing.assert_array_equal(result, expected)
+    classifier = Classifier(NETWORK, weights=weights, C=1.0, **settings)
+    classifier.fit(images, [0, 1, 2] * 2, sample_weight=torch.ones(6, requires_grad=True))
+    optimizer = ImageOptimizer(NETWORK, weights=weights, **settings)
+    epsilon = torch.tensor([0.1], requires_grad=True)
+    adversarial = optimizer.attack(images, epsilon=epsilon, method="fgsm")
+    assert adversarial.curve(epsilon).epsilons.tolist() == pytest.approx([0.1])
+    Direction("embedding", torch.ones(3, requires_grad=True))
 
 
 def test_bgr_channel_order() -> None:

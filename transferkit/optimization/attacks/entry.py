@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from transferkit.backends import Program
-from transferkit.classification.labels import Labels, labels_as_array
+from transferkit.classification.labels import Labels
 from transferkit.errors import (
     DatasetError,
     ImageError,
@@ -36,6 +36,7 @@ from transferkit.optimization.attacks.result import (
     top_predictions,
 )
 from transferkit.optimization.attacks.runner import AttackRunner, Task, run_logits
+from transferkit.support.numerics import as_array
 from transferkit.support.validation import check_integer, is_number
 
 __all__ = ["attack_images", "transfer_images"]
@@ -279,7 +280,7 @@ def _check_epsilons(epsilon: float | Sequence[float] | None, attack: Attack) -> 
                 "it"
             )
         return None
-    values: list[Any] = np.ravel(np.asarray(epsilon, dtype=object)).tolist()
+    values: list[Any] = np.ravel(as_array(epsilon, object)).tolist()
     if not values:
         raise ParameterError("epsilon is an empty list; expected at least one number")
     for value in values:
@@ -322,7 +323,7 @@ def _resolve_classes(
         return None
     values: Any = given
     if hasattr(given, "__array__"):
-        values = labels_as_array(given)
+        values = as_array(given)
         if values.ndim > 1:
             raise ShapeError(
                 f"the classes have shape {values.shape}; expected one class, or one per image"

@@ -21,7 +21,7 @@ from transferkit.images.conversion import to_float32, to_uint8
 from transferkit.optimization.attacks.norms import vector_norms
 from transferkit.optimization.attacks.rounding import uint8_levels
 from transferkit.support.atomic_write import check_writable, write_atomically
-from transferkit.support.numerics import softmax
+from transferkit.support.numerics import as_array, softmax
 
 __all__ = ["AdversarialResult", "Curve", "Panel", "TransferResult", "top_predictions"]
 
@@ -198,7 +198,7 @@ class AdversarialResult:
                 [0.0, self.epsilon or 0.0, *self.epsilons, *self.distance[self.success]]
             )
         else:
-            chosen = np.sort(np.ravel(np.asarray(epsilons, np.float64)))
+            chosen = np.sort(np.ravel(as_array(epsilons, np.float64)))
             if not np.isfinite(chosen).all():
                 raise ParameterError(f"epsilons is {shorten(epsilons)}; expected finite numbers")
         is_within = self.distance[:, None] <= chosen * (1 + 1e-6) + 1e-6

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from transferkit.backends.base import Table
 from transferkit.errors import ParameterError, ShapeError, UnknownNameError, shorten
 from transferkit.optimization.objectives.base import Activations, Evaluate, Objective, Subject
+from transferkit.support.numerics import as_array
 
 __all__ = ["Channel", "Class", "Custom", "Direction", "Layer", "Neuron"]
 
@@ -264,7 +265,7 @@ class Direction(Objective):
 
     def __post_init__(self) -> None:
         try:
-            vector = np.array(self.vector, np.float64)
+            vector = as_array(self.vector).astype(np.float64)
         except (TypeError, ValueError):
             raise TypeError(
                 f"the vector is {shorten(self.vector)}; expected an array of numbers"
