@@ -425,9 +425,10 @@ def test_application_with_preprocessing_gets_bytes(name: str) -> None:
         lambda: followed_by_convolution(adapted(1.0)),
         lambda: followed_by_convolution(RESCALING(2.0, offset=-1)),
         lambda: functional(lambda x: (x - np.float32(MEAN)) / np.float32(STD)),
+        lambda: functional(lambda x: x - np.float32(MEAN)),
         lambda: functional(lambda x: APPLICATIONS.resnet50.preprocess_input(x * 255)),
     ],
-    ids=["adapted", "rescaling", "mean and std", "multiplied by 255"],
+    ids=["adapted", "rescaling", "mean and std", "mean", "multiplied by 255"],
 )
 def test_model_that_normalizes_unit_pixels_gets_them(make: Callable[[], Any]) -> None:
     model = make()
@@ -446,9 +447,24 @@ def test_model_that_normalizes_unit_pixels_gets_them(make: Callable[[], Any]) ->
         [layers.Normalization()],
         [RESCALING(1 / 65535)],
         [RESCALING(127.5, offset=127.5)],
+        [layers.Normalization(mean=1.5, variance=0.8**2)],
+        [layers.Normalization(mean=0.8, variance=0.9**2)],
+        [layers.Normalization(mean=120.0, variance=300.0**2)],
+        [layers.Normalization(mean=255.5, variance=60.0**2)],
         [layers.Lambda(lambda x: x - tf.reduce_mean(x, (1, 2), keepdims=True))],
     ],
-    ids=["none", "batch norm", "not adapted", "16 bits", "from -1 to 1", "own mean"],
+    ids=[
+        "none",
+        "batch norm",
+        "not adapted",
+        "16 bits",
+        "from -1 to 1",
+        "mean above 1",
+        "std above 0.5",
+        "std above 256",
+        "mean above 255",
+        "own mean",
+    ],
 )
 def test_unknown_pixel_range_requires_preprocessing(first: list[Any]) -> None:
     model = followed_by_convolution(*first)
