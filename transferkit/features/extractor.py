@@ -13,7 +13,7 @@ from sklearn.base import TransformerMixin
 from sklearn.utils import Tags
 
 from transferkit.backends import Backend
-from transferkit.errors import ShapeError, shorten
+from transferkit.errors import ArgumentTypeError, ShapeError, shorten
 from transferkit.features.extraction import Features, column_names, compute_features
 from transferkit.images import ImageLike, Images, Preprocessing, read_image
 from transferkit.images.conversion import to_float32
@@ -366,7 +366,7 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
 
     def _listed(self, layers: Sequence[str] | None) -> list[str]:
         if isinstance(layers, str):
-            raise TypeError(
+            raise ArgumentTypeError(
                 f"layers is {shorten(layers)}; expected a list of names: [{shorten(layers)}]"
             )
         return [self.layer] if layers is None else list(layers)

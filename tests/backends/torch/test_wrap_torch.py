@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from transferkit import Classifier, FeatureExtractor, ImageOptimizer, Preprocessing
 from transferkit.backends import Program, backend_of, get_backend
-from transferkit.errors import ShapeError, UnknownNameError, UnsupportedError
+from transferkit.errors import ArgumentTypeError, ShapeError, UnknownNameError, UnsupportedError
 from transferkit.features.output_file import extract_to_file
 from transferkit.networks import add_probabilities
 from transferkit.optimization.objectives import Direction
@@ -1084,7 +1084,7 @@ def test_conflicting_parameters_are_rejected() -> None:
         )
     with pytest.raises(UnsupportedError, match="pass preprocessing="):
         FeatureExtractor(model).transform(images)
-    with pytest.raises(TypeError, match=r"[Oo]mit weights"):
+    with pytest.raises(ArgumentTypeError, match=r"[Oo]mit weights"):
         FeatureExtractor(model, weights="x", preprocessing=PREPROCESSING).transform(images)
     with pytest.raises(UnsupportedError, match="not a dict"):
         BACKEND.wrap({}, mean=MEAN, std=STD)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from transferkit.backends import Program
 from transferkit.classification.labels import Labels
 from transferkit.errors import (
+    ArgumentTypeError,
     DatasetError,
     ImageError,
     ParameterError,
@@ -176,7 +177,7 @@ def transfer_images(
         The largest number of images at a time.
     """
     if not isinstance(adversarial, AdversarialResult):
-        raise TypeError(
+        raise ArgumentTypeError(
             f"adversarial is of type {type(adversarial).__name__}; expected the result of 'attack'"
         )
     names = _class_labels(classes)
@@ -231,7 +232,7 @@ def _find_attack(method: str | Attack, norm: str | None, loss: str | None) -> At
                 )
         return method
     if isinstance(method, type) and issubclass(method, Attack):
-        raise TypeError(
+        raise ArgumentTypeError(
             f"method is the class {method.__name__}; expected an instance: {method.__name__}()"
         )
     attack_class = find_attack_class(method)
