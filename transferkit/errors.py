@@ -13,11 +13,13 @@ from collections.abc import Iterable
 
 __all__ = [
     "AmbiguousNameError",
+    "ArgumentTypeError",
     "BackendNotInstalledError",
     "DatasetError",
     "DownloadError",
     "FileFormatError",
     "ImageError",
+    "NetworkError",
     "NoGradientError",
     "NotFiniteError",
     "OutputError",
@@ -209,6 +211,14 @@ class UnsupportedError(TransferkitError, RuntimeError):
 
 class ParameterError(TransferkitError, ValueError):
     """A parameter with an invalid value; the message says which values are valid."""
+
+
+class ArgumentTypeError(TransferkitError, TypeError):
+    """An argument of a wrong type, or one that cannot be combined with another argument."""
+
+
+class NetworkError(TransferkitError, ValueError):
+    """A network that is not valid: a name is used twice, or refers to nothing before it."""
 
 
 class ShapeError(TransferkitError, ValueError):

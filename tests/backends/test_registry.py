@@ -20,6 +20,7 @@ from transferkit.backends import (
 )
 from transferkit.backends.base import API_VERSION
 from transferkit.errors import (
+    ArgumentTypeError,
     BackendNotInstalledError,
     PluginError,
     UnknownNameError,
@@ -214,7 +215,7 @@ def test_a_plugin_owns_its_models(install: Install) -> None:
     install(_WORKING, name="zebra")
     model = get_backend("mine").__class__.owns.__globals__["Model"]()
     assert backend_of(model) == "mine"
-    with pytest.raises(TypeError, match="model is a int; expected"):
+    with pytest.raises(ArgumentTypeError, match="model is a int; expected"):
         backend_of(3)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import pickle
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ from transferkit.backends.wrapping import (
     assign_layer_names,
     named_outputs,
 )
-from transferkit.errors import BackendNotInstalledError, UnsupportedError
+from transferkit.errors import ArgumentTypeError, BackendNotInstalledError, UnsupportedError
 from transferkit.images import Preprocessing
 from transferkit.models import load_model
 from transferkit.networks.graph import INPUT, WRAPPED, NetworkBuilder
@@ -92,6 +93,8 @@ def test_tensors_in_an_output_are_named() -> None:
     assert named_outputs(1.0, is_number) == {"output": 1.0}
     assert named_outputs({"a": 1.0, "b": "no"}, is_number) == {"a": 1.0}
     assert named_outputs([None, 2.0], is_number) == {"output.1": 2.0}
+    pair = collections.namedtuple("pair", ("logits", "other"))
+    assert named_outputs(pair(1.0, "no"), is_number) == {"logits": 1.0}
     with pytest.raises(
         UnsupportedError, match=r"returned a dict \('a': str\); expected a floating-"
     ):
@@ -127,7 +130,7 @@ def test_shapes_are_cached_in_several_threads() -> None:
 
 def test_object_of_no_framework_is_rejected() -> None:
     for model in (3, "mobilenet_v2", None, NETWORK, torch_like()):
-        with pytest.raises(TypeError, match=f"model is a {type(model).__name__}; expected"):
+        with pytest.raises(ArgumentTypeError, match=f"model is a {type(model).__name__}; expected"):
             backend_of(model)
 
 
@@ -158,7 +161,7 @@ def test_an_object_of_a_framework_that_is_no_model_is_rejected(backend: Backend)
     module = {"torch": "torch.nn.modules.module", "tensorflow": "keras.src.models.model"}
     if backend.name not in module:
         pytest.skip("it has no model objects")
-    with pytest.raises(TypeError, match="model is a Mine"):
+    with pytest.raises(ArgumentTypeError, match="model is a Mine"):
         backend_of(type("Mine", (), {"__module__": module[backend.name]})())
 
 

@@ -36,6 +36,7 @@ from sklearn.base import clone
 from transferkit import FeatureExtractor, Preprocessing
 from transferkit.backends import Backend, Program, get_backend
 from transferkit.errors import (
+    ArgumentTypeError,
     DatasetError,
     FileFormatError,
     ImageError,
@@ -443,15 +444,15 @@ def test_errors_about_unknown_names_list_close_matches(
 @pytest.mark.parametrize(
     ("parameters", "error", "message"),
     [
-        ({"network": 7}, TypeError, "int"),
-        ({"weights": None}, TypeError, "mapping"),
+        ({"network": 7}, ArgumentTypeError, "int"),
+        ({"weights": None}, ArgumentTypeError, "mapping"),
         ({"weights": {}}, FileFormatError, "missing: conv1.weight"),
         (
             {"weights": {**WEIGHTS, "logits.bias": np.zeros(4, np.float32)}},
             FileFormatError,
             r"logits.bias has shape \(4,\)",
         ),
-        ({"network": "mobilenet_v2"}, TypeError, "name of published weights"),
+        ({"network": "mobilenet_v2"}, ArgumentTypeError, "name of published weights"),
         ({"batch_size": 0}, ValueError, "batch_size"),
         ({"batch_size": 2.5}, ValueError, "batch_size"),
         (
@@ -472,7 +473,7 @@ def test_invalid_parameters_are_rejected(
 def test_invalid_arguments_are_rejected() -> None:
     extractor = tiny_extractor()
     for layers in ("embedding", 3):
-        with pytest.raises(TypeError, match="expected a list of names of layers"):
+        with pytest.raises(ArgumentTypeError, match="expected a list of names of layers"):
             extractor.extract(noise(1), layers)
     with pytest.raises(ValueError, match="empty"):
         extractor.extract(noise(1), [])

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from samples import DEMO, tiny_extractor
 
-from transferkit.errors import ImageError, ShapeError, UnknownNameError
+from transferkit.errors import ArgumentTypeError, ImageError, ShapeError, UnknownNameError
 from transferkit.features.layer_grid import show_layer
 from transferkit.support.drawing import colormap
 
@@ -63,7 +63,7 @@ def test_invalid_input_is_rejected() -> None:
         with pytest.raises(ValueError, match=message):
             extractor.show_layer(CAT, "conv2", **options)
     for channels in (3, "3", [1.5]):
-        with pytest.raises(TypeError, match="expected a list of integers"):
+        with pytest.raises(ArgumentTypeError, match="expected a list of integers"):
             extractor.show_layer(CAT, "conv2", channels=channels)
     with pytest.raises(ValueError, match="values that are not finite"):
         show_layer(np.full((2, 2, 1), np.nan, np.float32))

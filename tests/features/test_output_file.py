@@ -16,9 +16,15 @@ from sklearn.base import clone
 
 from transferkit import FeatureExtractor, Preprocessing
 from transferkit.backends import Program
-from transferkit.errors import DatasetError, OutputError, UnknownNameError
+from transferkit.errors import (
+    DatasetError,
+    OutputError,
+    ParameterError,
+    UnknownNameError,
+)
 from transferkit.features.extraction import ExtractionInterrupted
 from transferkit.features.output_file import extract_to_file
+from transferkit.networks import INPUT, NetworkBuilder
 
 LAYERS = ["conv2", "embedding"]
 
@@ -212,6 +218,20 @@ def test_a_file_that_is_listed_twice_has_two_rows(tiny: FeatureExtractor, tmp_pa
     found = extract_to_file(tiny, [*files, files[0]], ["embedding"], output)
     assert found.sources == [str(files[0]), str(files[1]), str(files[0])]
     np.testing.assert_array_equal(found["embedding"][0], found["embedding"][2])
+
+
+@pytest.mark.parametrize("name", ["sources", "made_by", "modified"])
+def test_a_layer_with_the_name_of_another_array_is_rejected(name: str, tmp_path: Path) -> None:
+    builder = NetworkBuilder("named", input_size=SIDE)
+    x = builder.add_node(name, "relu", INPUT)
+    builder.add_node("embedding", "mean", x, axes=(1, 2))
+    named = FeatureExtractor(
+        builder.build(), weights={}, preprocessing=Preprocessing(SIDE), progress=False
+    )
+    files = write_images(tmp_path / "photos", noise(2))
+    with pytest.raises(ParameterError, match=f"layer '{name}' has the name of another array"):
+        extract_to_file(named, files, ["embedding", name], tmp_path / "features.npz")
+    assert os.listdir(tmp_path) == ["photos"]
 
 
 def test_errors_are_raised_before_the_extraction(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from transferkit.errors import AmbiguousNameError, UnknownNameError
+from transferkit.errors import AmbiguousNameError, ArgumentTypeError, UnknownNameError
 from transferkit.models.class_names import ClassNames
 from transferkit.weights import find_imagenet_classes, imagenet_classes
 
@@ -69,7 +69,7 @@ def test_labels_may_be_numbers_or_unknown() -> None:
     assert numbers.resolve(2.5) == 1
     with pytest.raises(UnknownNameError, match=r"unknown class 1\.5; did you mean '2\.5' or"):
         numbers.resolve(1.5)
-    with pytest.raises(TypeError, match="a class is given by its name"):
+    with pytest.raises(ArgumentTypeError, match="a class is given by its name"):
         numbers.resolve(1)
     unknown = ClassNames(None, 3)
     assert unknown.name(2) == "class 2"

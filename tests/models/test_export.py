@@ -19,7 +19,7 @@ import transferkit
 from transferkit import FeatureExtractor, Preprocessing
 from transferkit.backends import WrappedModel
 from transferkit.backends.shapes import infer_shapes
-from transferkit.errors import OutputError, UnknownNameError, UnsupportedError
+from transferkit.errors import ArgumentTypeError, OutputError, UnknownNameError, UnsupportedError
 from transferkit.models import export
 from transferkit.models.export import export_onnx
 from transferkit.models.model import Model
@@ -164,7 +164,7 @@ def test_invalid_input_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     path.write_bytes(b"before")
     with pytest.raises(UnknownNameError, match="did you mean 'logits'"):
         extractor.export(path, ["logit"])
-    with pytest.raises(TypeError, match=r"\['logits'\]"):
+    with pytest.raises(ArgumentTypeError, match=r"\['logits'\]"):
         extractor.export(path, "logits")
     for layers in ([], ["logits", "logits"]):
         with pytest.raises(ValueError, match="expected at least one, without duplicates"):

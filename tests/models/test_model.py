@@ -12,7 +12,7 @@ from samples import NETWORK, WEIGHTS
 
 from transferkit import Preprocessing
 from transferkit.backends import Backend, get_backend
-from transferkit.errors import FileFormatError, ParameterError, UnknownNameError
+from transferkit.errors import ArgumentTypeError, FileFormatError, ParameterError, UnknownNameError
 from transferkit.models import Model, load_model
 from transferkit.models.program_cache import ProgramCache
 from transferkit.networks import build_network
@@ -86,11 +86,11 @@ def test_parameters_of_other_types_are_rejected(parameters: dict[str, Any], mess
 def test_invalid_combinations_are_rejected() -> None:
     with pytest.raises(UnknownNameError, match="imagenet1k_v1"):
         load_model("mobilenet_v2", "imagenet1k_v9")
-    with pytest.raises(TypeError, match="name of published weights"):
+    with pytest.raises(ArgumentTypeError, match="name of published weights"):
         load_model("mobilenet_v2", WEIGHTS)
-    with pytest.raises(TypeError, match="mapping"):
+    with pytest.raises(ArgumentTypeError, match="mapping"):
         load_model(NETWORK, "imagenet1k_v1", Preprocessing(16))
-    with pytest.raises(TypeError, match="NoneType"):
+    with pytest.raises(ArgumentTypeError, match="NoneType"):
         load_model(None)  # type: ignore[arg-type]
     with pytest.raises(FileFormatError, match=r"unexpected: ghost"):
         load_model(NETWORK, {**WEIGHTS, "ghost": np.zeros(1, np.float32)}, Preprocessing(16))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 
 from transferkit.backends.base import OPERATIONS
-from transferkit.errors import UnknownNameError
+from transferkit.errors import NetworkError, UnknownNameError
 from transferkit.networks import (
     INPUT,
     Network,
@@ -162,10 +162,34 @@ def test_builder_rejects_unknown_inputs_and_duplicate_names() -> None:
     builder.conv2d("conv", INPUT, 3, 4, size=3)
     with pytest.raises(UnknownNameError, match="did you mean 'conv'"):
         builder.add_node("relu", "relu", "conf")
-    with pytest.raises(ValueError, match="'conv' already"):
+    with pytest.raises(NetworkError, match="'conv' already"):
         builder.conv2d("conv", INPUT, 3, 4, size=3)
-    with pytest.raises(ValueError, match="'pixels' already"):
+    with pytest.raises(NetworkError, match="'pixels' already"):
         builder.add_node(INPUT, "relu", "conv")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "aliases", "message"),
+    [
+        ((Node("b", "relu", ("a",)),), {}, "input 'a' of layer 'b' does not precede it"),
+        ((Node("a", "linear", ("pixels",), {}, ("w",)),), {}, "weight 'w' of layer 'a' has no"),
+        ((Node("a", "relu", ("pixels",)),) * 2, {}, "two layers are named 'a'"),
+        ((), {"logits": "a"}, "target 'a' of alias 'logits' does not exist"),
+        ((Node("a", "relu", ("pixels",)),), {"a": "pixels"}, "alias 'a' is the name of a layer"),
+    ],
+)
+def test_invalid_networks_are_rejected(
+    nodes: tuple[Node, ...], aliases: dict[str, str], message: str
+) -> None:
+    with pytest.raises(NetworkError, match=message) as caught:
+        Network("invalid", nodes, {}, aliases, 8)
+    assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"name": "x"}', "null"])
+def test_text_that_describes_no_network_is_rejected(text: str) -> None:
+    with pytest.raises(NetworkError, match="not a valid description of a network"):
+        network_from_json(text)
 
 
 def test_random_weights_depend_on_the_seed_only() -> None:

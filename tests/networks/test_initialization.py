@@ -59,6 +59,30 @@ def test_biases_and_batch_norm_are_not_random(initialization: str) -> None:
         assert not weights[name].any()
 
 
+def test_operations_and_positions_determine_weights_not_names() -> None:
+    builder = NetworkBuilder("renamed", input_size=8)
+    names = ("gamma", "beta", "mean", "var")
+    x = builder.add_node(
+        "norm", "batch_norm", INPUT, parameters=dict.fromkeys(names, (3,)), epsilon=0.001
+    )
+    x = builder.add_node("scale", "multiply", x, parameters={"layer_scale": (3,)})
+    x = builder.add_node("shift", "add", x, parameters={"shift.weight": (3,)})
+    weights = random_weights(builder.build(), 0)
+    values = {name: array.tolist() for name, array in weights.items()}
+    ones, zeros = [1.0] * 3, [0.0] * 3
+    assert values == {
+        "gamma": ones,
+        "beta": zeros,
+        "mean": zeros,
+        "var": ones,
+        "layer_scale": ones,
+        "shift.weight": zeros,
+    }
+    # The mean and the variance are not trained.
+    assert builder.build().statistics == {"mean", "var"}
+    assert builder.build().number_of_parameters == 12
+
+
 def test_weights_depend_on_the_seed_and_the_initialization() -> None:
     network = build_network("mobilenet_v3_small")
     drawn = {

@@ -21,6 +21,7 @@ from transferkit.backends import Backend
 from transferkit.backends.base import GRADIENTS
 from transferkit.errors import (
     AmbiguousNameError,
+    ArgumentTypeError,
     DatasetError,
     NotFiniteError,
     OutputError,
@@ -266,7 +267,7 @@ def test_a_fitted_classifier_has_its_classes(differentiable: Backend) -> None:
     assert optimizer.resolve_class(7) == 1
     with pytest.raises(UnknownNameError, match="unknown class 1"):
         optimizer.visualize(1)
-    with pytest.raises(TypeError, match="its own weights"):
+    with pytest.raises(ArgumentTypeError, match="its own weights"):
         ImageOptimizer(classifier, weights="any", backend=differentiable).resolve_class(7)
 
 
@@ -340,11 +341,11 @@ def test_errors_are_raised_before_the_first_step(differentiable: Backend) -> Non
     for setting, value in {"steps": 0, "octaves": 0, "frames": -1}.items():
         with pytest.raises(ParameterError, match=setting):
             run(differentiable, **{setting: value})
-    with pytest.raises(TypeError, match="regularizers"):
+    with pytest.raises(ArgumentTypeError, match="regularizers"):
         run(differentiable, regularizers=["total variation"])
     with pytest.raises(ValueError, match="empty"):
         run(differentiable, [])
-    with pytest.raises(TypeError, match="a class is given by its name"):
+    with pytest.raises(ArgumentTypeError, match="a class is given by its name"):
         run(differentiable, None)
     with pytest.raises(ShapeError, match="7 x 7 are too small"):
         run(differentiable, size=7)
@@ -566,7 +567,7 @@ def test_a_saved_classifier_is_given_by_its_path(differentiable: Backend, tmp_pa
     for network in (path, str(path)):
         optimizer = ImageOptimizer(network, **settings)
         np.testing.assert_array_equal(optimizer.visualize("b", steps=2).images, expected.images)
-    with pytest.raises(TypeError, match="omit weights"):
+    with pytest.raises(ArgumentTypeError, match="omit weights"):
         ImageOptimizer(path, weights="random").class_names()
 
 

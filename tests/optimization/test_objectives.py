@@ -10,7 +10,7 @@ from samples import NETWORK, SIDE, WEIGHTS
 
 from transferkit.backends import Backend, Program
 from transferkit.backends.base import Table
-from transferkit.errors import ShapeError, UnknownNameError
+from transferkit.errors import ArgumentTypeError, ShapeError, UnknownNameError
 from transferkit.models.class_names import ClassNames
 from transferkit.optimization import objectives as o
 from transferkit.optimization.objectives.base import bind_checked
@@ -199,7 +199,7 @@ def test_wrong_shapes_and_arguments_are_rejected() -> None:
         o.Direction("conv2", np.zeros(6))
     with pytest.raises(UnknownNameError, match="probability"):
         o.Class("cat", "probabilty")
-    with pytest.raises(TypeError, match=r"\['conv2'\]"):
+    with pytest.raises(ArgumentTypeError, match=r"\['conv2'\]"):
         o.Custom(spread, "conv2")
     with pytest.raises(ShapeError, match="one value per image"):
         values(o.Custom(lambda _, activations: activations["conv2"], ["conv2"]))

@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from transferkit.support.numerics import l2_normalize, softmax
+from transferkit.support.numerics import as_array, l2_normalize, softmax
+
+
+def test_tensors_and_data_frames_are_converted_to_arrays() -> None:
+    torch, pandas = pytest.importorskip("torch"), pytest.importorskip("pandas")
+    values = [0.5, 2.0]
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        tensor = torch.tensor(values, dtype=dtype, requires_grad=True)
+        assert as_array(tensor).tolist() == values
+        assert as_array(tensor, object).tolist() == values
+    assert as_array(pandas.DataFrame({"x": values})).tolist() == values
+    assert as_array(pandas.DataFrame({"x": values, "y": values})).shape == (2, 2)
 
 
 def test_softmax_is_computed_in_float64_by_its_definition() -> None:

@@ -10,6 +10,7 @@ from importlib import metadata
 
 from transferkit.backends.base import API_VERSION, GRADIENTS, INFERENCE, Backend
 from transferkit.errors import (
+    ArgumentTypeError,
     BackendNotInstalledError,
     ParameterError,
     PluginError,
@@ -206,16 +207,18 @@ def backend_of(model: object) -> str:
 
     Raises
     ------
-    TypeError
+    ArgumentTypeError
         If no backend owns it.
 
     Examples
     --------
+    >>> from transferkit import TransferkitError
     >>> from transferkit.backends import backend_of
-    >>> backend_of("mobilenet_v2")
-    Traceback (most recent call last):
-        ...
-    TypeError: model is a str; expected a torch.nn.Module or a keras.Model
+    >>> try:
+    ...     backend_of("mobilenet_v2")
+    ... except TransferkitError as error:
+    ...     print(error)
+    model is a str; expected a torch.nn.Module or a keras.Model
     """
     packages = {base.__module__.partition(".")[0] for base in type(model).__mro__}
     for package, name in _FRAMEWORKS:
@@ -224,7 +227,7 @@ def backend_of(model: object) -> str:
     for name in _entry_points():
         if name not in _PREFERENCE and _owns(name, model):
             return name
-    raise TypeError(
+    raise ArgumentTypeError(
         f"model is a {type(model).__name__}; expected a torch.nn.Module or a keras.Model"
     )
 

@@ -13,7 +13,6 @@ from transferkit.networks.graph import INPUT, WRAPPED, Network, NetworkBuilder
 from transferkit.support.locks import ForkSafeLock
 
 __all__ = [
-    "GRAY_WEIGHTS",
     "LAYER",
     "LAYER_INPUT",
     "OUTPUT",
@@ -24,6 +23,7 @@ __all__ = [
     "TensorLocation",
     "assign_layer_names",
     "build_wrapped_network",
+    "gray_weights",
     "is_vector_per_image",
     "named_outputs",
 ]
@@ -48,9 +48,8 @@ VECTOR = "vector"
 TWO_LOGITS = "two logits"
 """The form of the logit of a model with two classes: (0, logit), the logits of both, (n, 2)."""
 
-GRAY_WEIGHTS = (0.299, 0.587, 0.114)
-"""The weights of red, green and blue in a gray pixel (ITU-R BT.601), as in Pillow."""
-
+# The weights of red, green and blue in a gray pixel (ITU-R BT.601), as in Pillow.
+_GRAY_WEIGHTS = (0.299, 0.587, 0.114)
 # The names of the nodes before the wrapped model.
 _RESERVED_NAMES = frozenset({INPUT, "normalize", "reverse_channels"})
 _MAX_CACHED_SIZES = 64
@@ -103,6 +102,35 @@ class ShapeCache:
         return shapes
 
 
+def gray_weights(
+    model: str,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+    channel_order: str,
+) -> tuple[float, ...]:
+    """Return the weights of the input's channels in the pixels of a model of gray images.
+
+    Parameters
+    ----------
+    model
+        The name of the model.
+    mean, std, channel_order
+        The normalization that the model expects, as for `NetworkBuilder.normalize`.
+
+    Raises
+    ------
+    UnsupportedError
+        If the normalization differs between channels.
+    """
+    if len({*(mean or ())}) > 1 or len({*(std or ())}) > 1:
+        raise UnsupportedError(
+            f"model {model!r} takes gray images, but mean is {mean} and std is {std}; expected the "
+            "mean and std of gray three times, such as "
+            "Preprocessing(size=28, mean=(0.13,) * 3, std=(0.31,) * 3)"
+        )
+    return _GRAY_WEIGHTS if channel_order == "rgb" else _GRAY_WEIGHTS[::-1]
+
+
 def named_outputs(output: object, is_activation: Callable[[Any], bool]) -> dict[str, Any]:
     """Return the tensors that a model returned, by name.
 
@@ -110,7 +138,8 @@ def named_outputs(output: object, is_activation: Callable[[Any], bool]) -> dict[
     ----------
     output
         What the model returned. A tensor is named ``output``. The entries of a mapping are named
-        by their keys, those of a tuple or list ``output.0``, ``output.1`` and so on.
+        by their keys, those of a named tuple by its fields, and those of another tuple or a list
+        ``output.0``, ``output.1`` and so on.
     is_activation
         Returns whether an object is a floating-point tensor with one row per image; others are
         left out.
@@ -120,6 +149,8 @@ def named_outputs(output: object, is_activation: Callable[[Any], bool]) -> dict[
     UnsupportedError
         If no such tensor was returned; the message describes what was.
     """
+    if isinstance(output, tuple) and hasattr(output, "_asdict"):
+        output = output._asdict()
     if isinstance(output, Mapping):
         named = {str(key): value for key, value in output.items()}
     elif isinstance(output, (tuple, list)):

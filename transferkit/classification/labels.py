@@ -13,12 +13,12 @@ import numpy.typing as npt
 from transferkit.errors import DatasetError, shorten
 from transferkit.features import Features
 from transferkit.images import Images, Skipped, count_images, list_labeled_images
+from transferkit.support.numerics import as_array
 
 __all__ = [
     "Labels",
     "check_classes",
     "format_labels",
-    "labels_as_array",
     "list_small_classes",
     "of_rows",
     "with_labels",
@@ -193,24 +193,10 @@ def format_labels(labels: Sequence[Hashable]) -> str:
     return ", ".join(map(shorten, labels[:_MAX_SHOWN])) + more
 
 
-def labels_as_array(labels: object) -> npt.NDArray[Any]:
-    """Return a sequence, an array, a tensor or a pandas object as an array.
-
-    The column of a data frame with one column becomes an array with one axis.
-    """
-    # A tensor of PyTorch may be on another device, or be part of a graph.
-    tensor: Any = labels
-    if hasattr(labels, "detach") and hasattr(labels, "cpu"):
-        tensor = tensor.detach().cpu()
-    array = np.asarray(tensor)
-    is_frame = hasattr(labels, "columns") and array.ndim == 2
-    return array[:, 0] if is_frame and array.shape[1] == 1 else array
-
-
 def _label_array(labels: Labels) -> npt.NDArray[Any]:
     """Return labels as an array with one axis, without changing their type."""
     try:
-        array = labels_as_array(labels)
+        array = as_array(labels)
     except ValueError as error:
         raise DatasetError(f"y is not a sequence of one label for each image: {error}") from error
     if array.ndim != 1:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from transferkit.classification.labels import format_labels
 from transferkit.errors import ParameterError, shorten
+from transferkit.support.numerics import as_array
 from transferkit.support.validation import check_non_negative
 
 __all__ = [
@@ -42,7 +43,7 @@ def check_sample_weight(
     if sample_weight is None:
         return None
     try:
-        weights = np.asarray(sample_weight, np.float64)
+        weights = as_array(sample_weight, np.float64)
     except (TypeError, ValueError):
         raise ParameterError(
             f"sample_weight is {shorten(sample_weight)}; expected an array of numbers"

@@ -13,7 +13,7 @@ from sklearn.base import TransformerMixin
 from sklearn.utils import Tags
 
 from transferkit.backends import Backend
-from transferkit.errors import ShapeError, shorten
+from transferkit.errors import ArgumentTypeError, ShapeError, shorten
 from transferkit.features.extraction import Features, column_names, compute_features
 from transferkit.images import ImageLike, Images, Preprocessing, read_image
 from transferkit.images.conversion import to_float32
@@ -368,5 +368,7 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
         if layers is None:
             return [self.layer]
         if isinstance(layers, str) or not isinstance(layers, Iterable):
-            raise TypeError(f"layers is {shorten(layers)}; expected a list of names of layers")
+            raise ArgumentTypeError(
+                f"layers is {shorten(layers)}; expected a list of names of layers"
+            )
         return list(layers)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from transferkit.errors import ParameterError, ShapeError, shorten
+from transferkit.errors import ArgumentTypeError, ParameterError, ShapeError, shorten
 from transferkit.images import ImageLike, read_image
 from transferkit.images.conversion import to_uint8
 from transferkit.support.drawing import ScaleBar, Tile, colormap, labeled_grid
@@ -100,7 +100,7 @@ def check_channels(number: int, channels: Sequence[int] | None, scale: str) -> N
     ------
     ParameterError
         If a channel or ``scale`` is invalid.
-    TypeError
+    ArgumentTypeError
         If ``channels`` is not a sequence of integers.
     """
     if scale not in _SCALES:
@@ -113,7 +113,7 @@ def check_channels(number: int, channels: Sequence[int] | None, scale: str) -> N
         isinstance(channel, Integral) for channel in channels
     )
     if not are_integers:
-        raise TypeError(f"channels is {shorten(channels)}; expected a list of integers")
+        raise ArgumentTypeError(f"channels is {shorten(channels)}; expected a list of integers")
     if len(channels) == 0:
         raise ParameterError("channels is empty; expected at least one, or None for all")
     for channel in channels:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from transferkit.errors import OutputError
+from transferkit.errors import OutputError, ParameterError, UnsupportedError
 from transferkit.features.extraction import ExtractionInterrupted, Features, NoneReadableError
 from transferkit.features.extractor import FeatureExtractor
 from transferkit.networks import network_to_json
@@ -21,6 +21,9 @@ from transferkit.support.atomic_write import check_writable, write_atomically
 from transferkit.weights.files import digest
 
 __all__ = ["extract_to_file"]
+
+# The arrays of a file, or of its partial results, that are not layers.
+_RESERVED = ("sources", "made_by", "modified")
 
 
 def extract_to_file(
@@ -39,7 +42,8 @@ def extract_to_file(
     Parameters
     ----------
     extractor
-        The extractor to run.
+        The extractor to run. Its network must have its weights as arrays: results of a
+        framework's own model, whose weights may change, could not be resumed safely.
     files
         Paths of images.
     layers
@@ -58,12 +62,17 @@ def extract_to_file(
         If the file cannot be written; checked before the extraction where possible.
     UnknownNameError
         If a layer is unknown.
+    ParameterError
+        If a layer has the name of another array of the file.
+    UnsupportedError
+        If the extractor runs a framework's own model.
     KeyboardInterrupt
         On Ctrl-C, after the results so far have been written.
     """
     if output.suffix != ".npz":
         raise OutputError(f"{output}: expected a file name that ends in .npz")
     check_writable(output)
+    _check_extractor(extractor, layers)
     partial = output.with_name(output.name + ".partial")
     done = _read(partial, extractor, layers, files)
     known = set(done.sources)
@@ -84,6 +93,24 @@ def extract_to_file(
     _write(output, _arrays(features))
     partial.unlink(missing_ok=True)
     return features
+
+
+def _check_extractor(extractor: FeatureExtractor, layers: Sequence[str]) -> None:
+    """Check that the file can hold the layers, and that its origin can be recognized."""
+    remedy = "use FeatureExtractor.extract, and write the arrays yourself"
+    reserved = [layer for layer in layers if layer in _RESERVED]
+    if reserved:
+        raise ParameterError(
+            f"layer {reserved[0]!r} has the name of another array of the file; expected layers "
+            f"other than {', '.join(map(repr, _RESERVED))}; {remedy}"
+        )
+    model = extractor.model()
+    if model.wrapped is not None:
+        raise UnsupportedError(
+            f"network {model.network.name!r} is a model of a framework, whose weights may change "
+            f"between an interruption and the next call; expected a network of this library; "
+            f"{remedy}"
+        )
 
 
 def _joined(
@@ -146,7 +173,7 @@ def _read(
     except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile):
         # Not written by `_write`.
         return nothing
-    if set(arrays) != {*layers, "sources", "made_by", "modified"}:
+    if set(arrays) != {*layers, *_RESERVED}:
         return nothing
     sources = arrays["sources"].tolist()
     if any(len(arrays[name]) != len(sources) for name in (*layers, "modified")):

@@ -211,8 +211,15 @@ def _transformers_normalization(
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Return mean and std for pixels in [0, 1]."""
     mean, std = (0.0,) * 3, (1.0,) * 3
-    if _get(processor, "do_normalize") is not False and _get(processor, "image_mean") is not None:
-        mean, std = _three(_get(processor, "image_mean")), _three(_get(processor, "image_std"))
+    given = {name: _get(processor, name) for name in ("image_mean", "image_std")}
+    missing = [name for name, values in given.items() if values is None]
+    if _get(processor, "do_normalize") is not False and len(missing) < 2:
+        if missing:
+            raise ParameterError(
+                f"a {type(processor).__name__} has no {missing[0]}; expected image_mean and "
+                "image_std, or neither: add it, as documented for the class of the image processor"
+            )
+        mean, std = _three(given["image_mean"]), _three(given["image_std"])
     factor = _get(processor, "rescale_factor")
     scale = 255 * (1 / 255 if factor is None else float(factor))
     if _get(processor, "do_rescale") is False:
@@ -240,8 +247,13 @@ def _square(library: str, name: str, sides: Any) -> int:
 
 def _three(values: Any) -> tuple[float, float, float]:
     """Return three numbers; one number, of gray images or of all channels, is repeated."""
-    values = [values] if isinstance(values, (int, float)) else list(values)
-    numbers = [float(value) for value in values] * (3 if len(values) == 1 else 1)
+    try:
+        listed = [values] if isinstance(values, (int, float)) else list(values)
+        numbers = [float(value) for value in listed] * (3 if len(listed) == 1 else 1)
+    except (TypeError, ValueError):
+        raise ParameterError(
+            f"a mean or std is {shorten(values)}; expected three numbers or one"
+        ) from None
     if len(numbers) != 3:
         raise ParameterError(f"the normalization has {len(numbers)} channels; expected 3 or 1")
     return (numbers[0], numbers[1], numbers[2])

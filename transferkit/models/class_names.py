@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from numbers import Integral
 
-from transferkit.errors import AmbiguousNameError, UnknownNameError, shorten
+from transferkit.errors import AmbiguousNameError, ArgumentTypeError, UnknownNameError, shorten
 from transferkit.weights.classes import find_imagenet_classes, imagenet_classes
 
 __all__ = ["ClassNames"]
@@ -64,7 +64,7 @@ class ClassNames:
             If there is no such class; the message has close matches.
         AmbiguousNameError
             If several classes have the name; the message lists all of them.
-        TypeError
+        ArgumentTypeError
             If ``given`` is neither a label nor an index.
         """
         if isinstance(given, bool) or not isinstance(given, (str, Integral)):
@@ -104,7 +104,7 @@ class ClassNames:
         if self.labels is None or given not in self.labels:
             if self.labels is not None and any(type(label) is type(given) for label in self.labels):
                 raise UnknownNameError("class", given, map(str, self.labels))
-            raise TypeError(
+            raise ArgumentTypeError(
                 "a class is given by its name, its index or its WordNet id, not by "
                 f"{shorten(given)}"
             )

@@ -15,6 +15,7 @@ from sklearn.utils import Tags
 
 from transferkit.backends import Backend, Program, backend_of
 from transferkit.backends.base import INFERENCE
+from transferkit.errors import ArgumentTypeError
 from transferkit.images import Preprocessing
 from transferkit.models.model import AnyWeights, Model, load_model
 from transferkit.models.program_cache import ProgramCache
@@ -133,7 +134,7 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
             return None if network.wrapped is None else network.wrapped.backend
         try:
             return backend_of(network)
-        except TypeError:
+        except ArgumentTypeError:
             # Loading the model raises an error that names what is accepted.
             return None
 

@@ -13,11 +13,18 @@ import numpy.typing as npt
 
 from transferkit.backends import Backend, Program, WrappedModel, backend_of, get_backend
 from transferkit.backends.shapes import infer_shapes
-from transferkit.errors import ParameterError, UnknownNameError, UnsupportedError, shorten
+from transferkit.errors import (
+    ArgumentTypeError,
+    ParameterError,
+    UnknownNameError,
+    UnsupportedError,
+    shorten,
+)
 from transferkit.images import Preprocessing
 from transferkit.images.published_preprocessing import published_preprocessing
 from transferkit.networks import INPUT, Network, random_weights
 from transferkit.networks.initialization import INITIALIZATIONS
+from transferkit.support.numerics import as_array
 from transferkit.support.random_state import RandomState
 from transferkit.weights import find_weights, imagenet_classes, load_weights
 from transferkit.weights.files import check_weights
@@ -116,7 +123,7 @@ def load_model(
         If the weights do not fit the network.
     DownloadError
         If the weights have to be downloaded, and cannot be.
-    TypeError
+    ArgumentTypeError
         If the network and the weights cannot be combined.
     UnsupportedError
         If an object of a framework cannot be run, or not by this backend.
@@ -141,7 +148,7 @@ def load_model(
         )
     if isinstance(network, Model):
         if weights is not None:
-            raise TypeError("a Model has its own weights; omit weights")
+            raise ArgumentTypeError("a Model has its own weights; omit weights")
         _check_model(network)
         expected = network.preprocessing
         return dataclasses.replace(
@@ -158,7 +165,7 @@ def load_model(
     if isinstance(weights, str) and weights == RANDOM:
         weights = random_weights(network, random_state, initialization)
     if not isinstance(weights, Mapping):
-        raise TypeError(
+        raise ArgumentTypeError(
             f"weights is {shorten(weights)}; a Network needs a mapping from parameter name to "
             f"array, or {RANDOM!r}"
         )
@@ -207,7 +214,7 @@ def _load_catalogued(
 ) -> Model:
     labels = tuple(image_class.name for image_class in imagenet_classes())
     if isinstance(weights, Mapping):
-        raise TypeError(
+        raise ArgumentTypeError(
             f"weights are arrays; network {shorten(network)} takes the name of published weights "
             "or a file. To use arrays, pass the network itself: transferkit.networks.build_network"
         )
@@ -240,8 +247,8 @@ def _wrap(
     if chosen is None or not chosen.owns(model):
         try:
             owner = backend_of(model)
-        except TypeError:
-            raise TypeError(
+        except ArgumentTypeError:
+            raise ArgumentTypeError(
                 f"network is a {type(model).__name__}; expected a name, a Network, a Model, a "
                 "torch.nn.Module or a keras.Model"
             ) from None
@@ -252,7 +259,7 @@ def _wrap(
             )
         chosen = get_backend(owner, device=device)
     if weights is not None:
-        raise TypeError(f"a {type(model).__name__} has its own weights; omit weights")
+        raise ArgumentTypeError(f"a {type(model).__name__} has its own weights; omit weights")
     published = published_preprocessing(model)
     if published is not None:
         none = _normalization(Preprocessing())
@@ -307,9 +314,11 @@ def _carried_labels(model: object, wrapped: WrappedModel, side: int) -> tuple[Ha
 
 def _float32(name: str, array: npt.ArrayLike) -> npt.NDArray[np.float32]:
     """Convert an array of user-defined weights to float32."""
-    converted = np.asarray(array)
+    converted = as_array(array)
     if converted.dtype.kind not in "fiu":
-        raise TypeError(f"weights[{shorten(name)}] has dtype {converted.dtype}; expected float32")
+        raise ArgumentTypeError(
+            f"weights[{shorten(name)}] has dtype {converted.dtype}; expected float32"
+        )
     return converted.astype(np.float32, copy=False)
 
 

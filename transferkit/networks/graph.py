@@ -17,7 +17,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from transferkit.errors import UnknownNameError, shorten
+from transferkit.errors import NetworkError, UnknownNameError, shorten
 
 __all__ = [
     "CHANNEL_ORDERS",
@@ -116,7 +116,7 @@ class Network:
 
     Raises
     ------
-    ValueError
+    NetworkError
         If an input of a node does not precede it, a weight has no shape, a name is used
         twice, or the target of an alias does not exist.
 
@@ -145,25 +145,25 @@ class Network:
         for node in self.nodes:
             for name in node.inputs:
                 if name not in known:
-                    raise ValueError(
+                    raise NetworkError(
                         f"the input {shorten(name)} of layer {shorten(node.name)} does not precede "
                         "it"
                     )
             for name in node.parameters:
                 if name not in self.parameters:
-                    raise ValueError(
+                    raise NetworkError(
                         f"the weight {shorten(name)} of layer {shorten(node.name)} has no shape"
                     )
             if node.name in known:
-                raise ValueError(f"two layers are named {shorten(node.name)}")
+                raise NetworkError(f"two layers are named {shorten(node.name)}")
             known.add(node.name)
         for alias, target in self.aliases.items():
             if target not in known:
-                raise ValueError(
+                raise NetworkError(
                     f"the target {shorten(target)} of alias {shorten(alias)} does not exist"
                 )
             if alias in known:
-                raise ValueError(f"alias {shorten(alias)} is the name of a layer")
+                raise NetworkError(f"alias {shorten(alias)} is the name of a layer")
 
     def __reduce__(self) -> tuple[object, ...]:
         return (
@@ -191,10 +191,19 @@ class Network:
     @property
     def number_of_parameters(self) -> int:
         """The number of trainable parameters: all weights except the statistics of batch norm."""
+        statistics = self.statistics
         return sum(
-            math.prod(shape)
-            for name, shape in self.parameters.items()
-            if not name.endswith((".running_mean", ".running_var"))
+            math.prod(shape) for name, shape in self.parameters.items() if name not in statistics
+        )
+
+    @property
+    def statistics(self) -> frozenset[str]:
+        """The names of the means and variances of batch norms, which are not trained."""
+        return frozenset(
+            name
+            for node in self.nodes
+            if node.operation == "batch_norm"
+            for name in node.parameters[2:]
         )
 
     def resolve(self, layer: str) -> str:
@@ -259,7 +268,7 @@ class NetworkBuilder:
             if required not in known:
                 raise UnknownNameError("layer", required, known, of=self._name)
         if name in known or name in self._aliases:
-            raise ValueError(f"{self._name} has a layer named {shorten(name)} already")
+            raise NetworkError(f"{self._name} has a layer named {shorten(name)} already")
         parameters = parameters or {}
         self._parameters.update(parameters)
         self._nodes.append(Node(name, operation, inputs, attributes, tuple(parameters)))

@@ -19,13 +19,20 @@ __all__ = ["INITIALIZATIONS", "random_weights"]
 Floats: TypeAlias = npt.NDArray[np.float32]
 Generator: TypeAlias = np.random.Generator
 
+# The positions of the parameters that an operation multiplies or divides by. They start at 1, so
+# that the operation is the identity.
+_FACTORS: Mapping[str, tuple[int, ...]] = MappingProxyType(
+    {"batch_norm": (0, 3), "multiply": (0, 1), "divide": (0, 1)}
+)
+
 
 def random_weights(
     network: Network, random_state: RandomState = None, initialization: str = "he"
 ) -> dict[str, Floats]:
     """Return random weights for a network to train or to test.
 
-    Only kernels and matrices are random. Biases are 0, and batch norms are the identity.
+    Only kernels and matrices are random. Biases are 0, and batch norms are the identity, however
+    their parameters are named.
 
     Parameters
     ----------
@@ -72,14 +79,18 @@ def random_weights(
         raise UnknownNameError("initialization", initialization, INITIALIZATIONS)
     sample = INITIALIZATIONS[initialization]
     generator = as_generator(random_state)
+    factors = {
+        node.parameters[position]
+        for node in network.nodes
+        for position in _FACTORS.get(node.operation, ())
+        if position < len(node.parameters)
+    }
     weights: dict[str, Floats] = {}
     for name, shape in network.parameters.items():
         if len(shape) > 1:
             weights[name] = sample(generator, shape)
-        elif name.endswith((".running_var", ".weight")):
-            weights[name] = np.ones(shape, np.float32)
         else:
-            weights[name] = np.zeros(shape, np.float32)
+            weights[name] = np.full(shape, float(name in factors), np.float32)
     return weights
 
 

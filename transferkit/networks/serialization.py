@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, cast
 
-from transferkit.errors import shorten
+from transferkit.errors import NetworkError, shorten
 from transferkit.networks.graph import Attribute, Network, Node
 
 __all__ = ["network_from_json", "network_to_json"]
@@ -41,7 +41,7 @@ def network_from_json(text: str) -> Network:
 
     Raises
     ------
-    ValueError
+    NetworkError
         If the text is not JSON or not a valid network: an entry is missing, an input of a node
         does not precede it, a name is used twice or does not exist.
 
@@ -73,7 +73,7 @@ def network_from_json(text: str) -> Network:
             input_size=int(data["input_size"]),
         )
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"not a valid description of a network: {shorten(error)}") from error
+        raise NetworkError(f"not a valid description of a network: {shorten(error)}") from error
 
 
 def _attribute(value: object) -> Attribute:

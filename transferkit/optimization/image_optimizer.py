@@ -15,7 +15,13 @@ from transferkit.backends import Backend, Program, backend_names, get_backend
 from transferkit.backends.base import GRADIENTS, INFERENCE
 from transferkit.classification import Classifier
 from transferkit.classification.labels import Labels
-from transferkit.errors import ParameterError, ShapeError, UnsupportedError, shorten
+from transferkit.errors import (
+    ArgumentTypeError,
+    ParameterError,
+    ShapeError,
+    UnsupportedError,
+    shorten,
+)
 from transferkit.images import Images, Preprocessing, stream_batches
 from transferkit.models import AnyWeights, ClassNames, Model, load_model
 from transferkit.models.estimator import NetworkEstimator, document_parameters
@@ -457,7 +463,7 @@ class ImageOptimizer(NetworkEstimator):
         if not isinstance(classifier, Classifier) and not _is_classifier_file(classifier):
             return super()._load_model()
         if self.weights is not None:
-            raise TypeError("a Classifier has its own weights; omit weights")
+            raise ArgumentTypeError("a Classifier has its own weights; omit weights")
         if not isinstance(classifier, Classifier):
             classifier = Classifier.load(classifier)
         check_is_fitted(classifier, "classes_")
@@ -513,5 +519,7 @@ def _all_of(name: str, values: object, kind: type[_Kind]) -> tuple[_Kind, ...]:
     listed = tuple(values) if isinstance(values, Iterable) else (values,)
     for value in listed:
         if not isinstance(value, kind):
-            raise TypeError(f"{name} has {shorten(value)}; expected instances of {kind.__name__}")
+            raise ArgumentTypeError(
+                f"{name} has {shorten(value)}; expected instances of {kind.__name__}"
+            )
     return listed

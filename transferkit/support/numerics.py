@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["l2_normalize", "softmax"]
+__all__ = ["as_array", "l2_normalize", "softmax"]
 
 # Prevents a division by 0, as in the primitive ``l2_normalize``: a row of zeros stays zero.
 _TINY = 1e-30
+
+
+def as_array(values: object, dtype: npt.DTypeLike | None = None) -> npt.NDArray[Any]:
+    """Return a sequence, an array, a tensor or a pandas object as an array.
+
+    A tensor of PyTorch may be on another device, be part of a graph, or have the dtype bfloat16,
+    which NumPy does not have. The column of a data frame with one column becomes an array with one
+    axis.
+
+    Examples
+    --------
+    >>> from transferkit.support.numerics import as_array
+    >>> as_array([1, 2], float).tolist()
+    [1.0, 2.0]
+    """
+    tensor: Any = values
+    if hasattr(values, "detach") and hasattr(values, "cpu"):
+        tensor = tensor.detach().cpu()
+        if str(tensor.dtype) == "torch.bfloat16":
+            tensor = tensor.float()
+    array = np.asarray(tensor, dtype)
+    is_frame = hasattr(values, "columns") and array.ndim == 2
+    return array[:, 0] if is_frame and array.shape[1] == 1 else array
 
 
 def softmax(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:

@@ -149,12 +149,14 @@ def random_weights_and_statistics(network: Network, seed: int) -> dict[str, Floa
     generator = np.random.default_rng(seed)
     weights = random_weights(network, generator)
     for name, array in weights.items():
-        if name.endswith(".running_var"):
-            weights[name] = generator.uniform(0.5, 2.0, array.shape).astype(np.float32)
-        elif name.endswith((".running_mean", ".bias")):
-            weights[name] = generator.normal(0.0, 0.3, array.shape).astype(np.float32)
-        elif array.ndim == 1:
-            weights[name] = generator.uniform(0.5, 1.5, array.shape).astype(np.float32)
+        if array.ndim > 1:
+            continue
+        if not array.any():  # a bias or a mean
+            sampled = generator.normal(0.0, 0.3, array.shape)
+        else:
+            largest = 2.0 if name in network.statistics else 1.5
+            sampled = generator.uniform(0.5, largest, array.shape)
+        weights[name] = sampled.astype(np.float32)
     return weights
 
 

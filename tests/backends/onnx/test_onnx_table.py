@@ -20,6 +20,7 @@ from transferkit.backends.onnx.table import (
     write_model,
     write_model_and_arrays,
 )
+from transferkit.errors import ArgumentTypeError
 from transferkit.networks import Network, Weights, build_network
 from transferkit.testing.strategies import (
     PRIMITIVE_CALLS,
@@ -116,7 +117,7 @@ def test_batch_size_and_image_size_are_dynamic(mobilenet: tuple[Network, Weights
 
 def test_a_symbolic_tensor_has_no_values() -> None:
     table = OnnxTable()
-    with pytest.raises(TypeError, match="until its graph is run"):
+    with pytest.raises(ArgumentTypeError, match="until its graph is run"):
         table.to_numpy(table.relu(placeholder(2)))
 
 

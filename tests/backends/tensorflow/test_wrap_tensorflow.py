@@ -21,7 +21,12 @@ from sklearn.base import clone
 
 from transferkit import Classifier, FeatureExtractor, Preprocessing
 from transferkit.backends import Program, backend_of, get_backend
-from transferkit.errors import ShapeError, UnknownNameError, UnsupportedError
+from transferkit.errors import (
+    ParameterError,
+    ShapeError,
+    UnknownNameError,
+    UnsupportedError,
+)
 from transferkit.testing.conformance import (
     ACTIVATION_TOLERANCE,
     GRADIENT_TOLERANCE,
@@ -411,6 +416,47 @@ def test_model_that_normalizes_bytes_gets_bytes(make: Callable[[], Any]) -> None
     assert FeatureExtractor(model).model().preprocessing.std == (1 / 255,) * 3
 
 
+@pytest.mark.parametrize(
+    ("first", "largest", "mean", "std"),
+    [
+        (RESCALING(1 / 255), 255, (0.5,) * 3, (0.5,) * 3),
+        (RESCALING(1 / 255), 255, (0.0,) * 3, (0.5,) * 3),
+        (RESCALING(1 / 255), 255, MEAN, (1 / 255,) * 3),
+        (RESCALING(2.0, offset=-1), 1, (0.5,) * 3, (0.5,) * 3),
+        (RESCALING(2.0, offset=-1), 1, (0.0,) * 3, (1 / 255,) * 3),
+    ],
+)
+def test_pixels_are_not_normalized_twice(
+    first: Any, largest: int, mean: tuple[float, ...], std: tuple[float, ...]
+) -> None:
+    model = followed_by_convolution(first)
+    message = (
+        rf"normalizes pixels in \[0, {largest}\] in its first operations.* omit mean and std, as "
+        r"in preprocessing=Preprocessing\(size=16\)"
+    )
+    with pytest.raises(ParameterError, match=message):
+        program(model, mean=mean, std=std)
+    # Values that agree with the model change nothing.
+    matching = Preprocessing(SIDE, std=(1 / largest,) * 3)
+    images = list(pixels_of(2, SIDE, SIDE))
+    np.testing.assert_array_equal(
+        FeatureExtractor(model, preprocessing=matching).extract(images, ["output"])["output"],
+        FeatureExtractor(model).extract(images, ["output"])["output"],
+    )
+
+
+def test_model_trained_on_normalized_pixels_is_put_behind_a_normalization() -> None:
+    inner = followed_by_convolution(layers.Normalization(mean=0.02, variance=0.4**2))
+    images = keras.Input((SIDE, SIDE, 3))
+    model = keras.Model(images, inner((images - np.float32(MEAN)) / np.float32(STD)))
+    pixels = pixels_of(2, SIDE, SIDE)
+    with pytest.raises(ParameterError, match="trained on pixels that were normalized before"):
+        program(inner)
+    result = FeatureExtractor(model).extract(list(pixels), ["output"])["output"]
+    expected = np.asarray(inner(normalized_input(pixels)))
+    assert_close(result, expected, ACTIVATION_TOLERANCE, "output")
+
+
 @pytest.mark.parametrize("name", ["ConvNeXtTiny", "EfficientNetB0", "MobileNetV3Small"])
 def test_application_with_preprocessing_gets_bytes(name: str) -> None:
     model = getattr(APPLICATIONS, name)(
@@ -425,9 +471,10 @@ def test_application_with_preprocessing_gets_bytes(name: str) -> None:
         lambda: followed_by_convolution(adapted(1.0)),
         lambda: followed_by_convolution(RESCALING(2.0, offset=-1)),
         lambda: functional(lambda x: (x - np.float32(MEAN)) / np.float32(STD)),
+        lambda: functional(lambda x: x - np.float32(MEAN)),
         lambda: functional(lambda x: APPLICATIONS.resnet50.preprocess_input(x * 255)),
     ],
-    ids=["adapted", "rescaling", "mean and std", "multiplied by 255"],
+    ids=["adapted", "rescaling", "mean and std", "mean", "multiplied by 255"],
 )
 def test_model_that_normalizes_unit_pixels_gets_them(make: Callable[[], Any]) -> None:
     model = make()
@@ -446,9 +493,24 @@ def test_model_that_normalizes_unit_pixels_gets_them(make: Callable[[], Any]) ->
         [layers.Normalization()],
         [RESCALING(1 / 65535)],
         [RESCALING(127.5, offset=127.5)],
+        [layers.Normalization(mean=1.5, variance=0.8**2)],
+        [layers.Normalization(mean=0.8, variance=0.9**2)],
+        [layers.Normalization(mean=120.0, variance=300.0**2)],
+        [layers.Normalization(mean=255.5, variance=60.0**2)],
         [layers.Lambda(lambda x: x - tf.reduce_mean(x, (1, 2), keepdims=True))],
     ],
-    ids=["none", "batch norm", "not adapted", "16 bits", "from -1 to 1", "own mean"],
+    ids=[
+        "none",
+        "batch norm",
+        "not adapted",
+        "16 bits",
+        "from -1 to 1",
+        "mean above 1",
+        "std above 0.5",
+        "std above 256",
+        "mean above 255",
+        "own mean",
+    ],
 )
 def test_unknown_pixel_range_requires_preprocessing(first: list[Any]) -> None:
     model = followed_by_convolution(*first)

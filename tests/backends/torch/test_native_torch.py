@@ -69,6 +69,19 @@ def test_state_dict_has_the_names_of_the_weights(name: str) -> None:
     assert_close(_logits(native, pixels), expected, ACTIVATION_TOLERANCE, "logits")
 
 
+def test_statistics_are_buffers_whatever_their_names() -> None:
+    builder = NetworkBuilder("renamed", input_size=SIDE)
+    names = ("gamma", "beta", "mean", "var")
+    x = builder.add_node(
+        "norm", "batch_norm", INPUT, parameters=dict.fromkeys(names, (3,)), epsilon=0.001
+    )
+    builder.add_node("logits", "mean", x, axes=(1, 2))
+    network = builder.build()
+    native = _native(network, random_weights_and_statistics(network, seed=0))
+    assert [name for name, _ in native.named_parameters()] == ["gamma", "beta"]
+    assert [name for name, _ in native.named_buffers()] == ["mean", "var"]
+
+
 def test_tensors_are_contiguous_whatever_the_arrays_are() -> None:
     # Weights from Keras are transposed views; safetensors cannot save tensors like these.
     weights = {name: np.asfortranarray(array) for name, array in WEIGHTS.items()}

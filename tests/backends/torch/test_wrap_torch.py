@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import dataclasses
 import functools
@@ -10,20 +11,28 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from samples import colored, noise
+from samples import NETWORK, WEIGHTS, colored, noise, write_images
 from sklearn.base import clone
 from torch import Tensor, nn
 
 from transferkit import Classifier, FeatureExtractor, ImageOptimizer, Preprocessing
 from transferkit.backends import Program, backend_of, get_backend
-from transferkit.errors import ParameterError, ShapeError, UnknownNameError, UnsupportedError
+from transferkit.errors import (
+    ArgumentTypeError,
+    ParameterError,
+    ShapeError,
+    UnknownNameError,
+    UnsupportedError,
+)
+from transferkit.features.output_file import extract_to_file
 from transferkit.networks import add_probabilities
+from transferkit.optimization.objectives import Direction
 from transferkit.support.numerics import l2_normalize
 from transferkit.testing.conformance import (
     ACTIVATION_TOLERANCE,
@@ -63,6 +72,11 @@ class Branched(nn.Module):
 class _Pair(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return x, 2 * x
+
+
+class NamedOutputs(NamedTuple):
+    map: Tensor
+    logits: Tensor
 
 
 class Plain(nn.Module):
@@ -524,6 +538,7 @@ def test_softmax_of_attention_is_not_the_last_activation() -> None:
     [
         (lambda x: (x, [x], x.mean((2, 3))), ["output.0", "output.2", "embedding"]),
         (lambda x: {"map": x, "conv": x, "none": None}, ["map", "output.conv"]),
+        (lambda x: NamedOutputs(x, x.mean((2, 3))), ["map", "logits", "embedding"]),
         (lambda x: x, ["output"]),
     ],
 )
@@ -798,10 +813,47 @@ def test_model_of_inference_tensors() -> None:
     result = program(model).run(pixels_of(2, SIDE, SIDE), ["logits"])["logits"]
     assert_close(result, expected, ACTIVATION_TOLERANCE, "logits")
     with torch.inference_mode():
-        assert "embedding" in program(_head().requires_grad_()).network.hints
+        assert "embedding" in program(_head().requires_grad_()).network.layers
     model = _head()
     with torch.inference_mode():
         assert "embedding" in program(model).network.layers
+
+
+class Scaled(nn.Module):
+    """Multiplies by a tensor that is neither a parameter nor a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.full((1, 3, 1, 1), 2.0)
+        self.listed = [self.scale]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * self.scale * self.listed[0]).exp()
+
+
+def test_gradients_of_a_model_of_inference_tensors() -> None:
+    results = []
+    for is_inference in (False, True):
+        with torch.inference_mode(is_inference):
+            model = nn.Sequential(Scaled(), randomized(_head()))
+        assert model[0].scale.is_inference() == is_inference
+        optimizer = ImageOptimizer(
+            model, preprocessing=PREPROCESSING, random_state=0, progress=False
+        )
+        results.append(optimizer.attack(noise(2), target=3, epsilon=0.1, steps=2))
+        # The tensors of the model are unchanged, and may have been made in inference mode.
+        assert all(tensor.is_inference() == is_inference for tensor in model.parameters())
+    np.testing.assert_array_equal(results[0].images, results[1].images)
+
+
+def test_gradients_of_a_torchscript_model_of_inference_tensors_are_rejected() -> None:
+    with torch.inference_mode():
+        model = torch.jit.trace(_head().eval(), torch.zeros(1, 3, SIDE, SIDE))
+    fx = FeatureExtractor(model, preprocessing=PREPROCESSING, layer="output", progress=False)
+    assert fx.transform(noise(2)).shape == (2, 7)
+    optimizer = ImageOptimizer(model, preprocessing=PREPROCESSING, progress=False)
+    with pytest.raises(UnsupportedError, match=r"outside torch\.inference_mode\(\)"):
+        optimizer.visualize(Direction("output", np.ones(7)), steps=1)
 
 
 def test_references_to_modules_refer_to_the_copy() -> None:
@@ -835,6 +887,72 @@ def test_references_to_modules_refer_to_the_copy() -> None:
         expected = model.eval()(normalized_input(pixels)).permute(0, 2, 3, 1).numpy()
     assert_close(result["output"], expected, ACTIVATION_TOLERANCE, "output")
     assert model.norm.num_batches_tracked == 0
+
+
+class Recording(nn.Module):
+    """Attributes that are changed by ``forward``, by a module inside and by a hook."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.log: list[int] = []
+        self.recent: collections.deque[int] = collections.deque(maxlen=2)
+        self.seen: set[int] = set()
+        self.counts: collections.Counter[str] = collections.Counter()
+        self.nested: dict[str, Any] = {"log": [[]], "pair": ([],)}
+        self.inner = Lambda(self.conv)
+        self.inner.log = self.log
+        self.inner.register_forward_pre_hook(functools.partial(self.record, into=self.log))
+        kept: list[Tensor] = []
+        self.kept = kept
+        self.conv.register_forward_hook(lambda _, __, output: kept.append(output))
+
+    @staticmethod
+    def record(_: nn.Module, __: object, into: list[int]) -> None:
+        into.append(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.inner(x)
+        self.inner.log.append(1)
+        self.log.append(2)
+        assert self.log == self.inner.log
+        for log in (self.recent, self.nested["log"][0], self.nested["pair"][0]):
+            log.append(len(x))
+        self.seen.add(len(x))
+        self.counts["calls"] += 1
+        return self.kept.pop().mean((2, 3)) * len(self.log)
+
+
+def test_containers_in_attributes_are_unchanged_after_a_run() -> None:
+    model = Recording()
+    pixels = pixels_of(2, SIDE, SIDE)
+    run = program(model)
+    for _ in range(2):
+        result = run.run(pixels, ["output"])["output"]
+    attributes = (model.log, model.recent, model.seen, model.counts, model.kept)
+    assert not any(map(len, attributes))
+    assert model.nested == {"log": [[]], "pair": ([],)}
+    with torch.no_grad():
+        expected = model(normalized_input(pixels)).numpy()
+    assert_close(result, expected, ACTIVATION_TOLERANCE, "output")
+    assert model.log == [0, 1, 2]
+
+
+def test_tensors_of_a_graph_are_accepted_for_arrays() -> None:
+    weights = {name: torch.tensor(array, requires_grad=True) for name, array in WEIGHTS.items()}
+    preprocessing = Preprocessing(NETWORK.input_size)
+    images = colored([0, 1, 2] * 2)
+    settings: dict[str, Any] = {"preprocessing": preprocessing, "progress": False}
+    expected = FeatureExtractor(NETWORK, weights=WEIGHTS, **settings).transform(images)
+    result = FeatureExtractor(NETWORK, weights=weights, **settings).transform(images)
+    np.testing.assert_array_equal(result, expected)
+    classifier = Classifier(NETWORK, weights=weights, C=1.0, **settings)
+    classifier.fit(images, [0, 1, 2] * 2, sample_weight=torch.ones(6, requires_grad=True))
+    optimizer = ImageOptimizer(NETWORK, weights=weights, **settings)
+    epsilon = torch.tensor([0.1], requires_grad=True)
+    adversarial = optimizer.attack(images, epsilon=epsilon, method="fgsm")
+    assert adversarial.curve(epsilon).epsilons.tolist() == pytest.approx([0.1])
+    Direction("embedding", torch.ones(3, requires_grad=True))
 
 
 def test_bgr_channel_order() -> None:
@@ -890,6 +1008,15 @@ def test_classifier(tmp_path: Path) -> None:
     assert other.network is model
     other.fit(colored(labels), labels)
     np.testing.assert_allclose(other.predict_proba(images), expected, rtol=1e-5)
+
+
+def test_extraction_to_a_file_is_rejected(tmp_path: Path) -> None:
+    # After an interruption, the model could have other weights.
+    fx = FeatureExtractor(_head(), preprocessing=PREPROCESSING, progress=False)
+    files = write_images(tmp_path / "photos", noise(2))
+    with pytest.raises(UnsupportedError, match="'Sequential' is a model of a framework"):
+        extract_to_file(fx, files, ["embedding"], tmp_path / "features.npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
 def test_classifier_without_embedding_is_rejected() -> None:
@@ -983,7 +1110,7 @@ def test_conflicting_parameters_are_rejected() -> None:
         )
     with pytest.raises(UnsupportedError, match="pass preprocessing="):
         FeatureExtractor(model).transform(images)
-    with pytest.raises(TypeError, match=r"[Oo]mit weights"):
+    with pytest.raises(ArgumentTypeError, match=r"[Oo]mit weights"):
         FeatureExtractor(model, weights="x", preprocessing=PREPROCESSING).transform(images)
     with pytest.raises(UnsupportedError, match="not a dict"):
         BACKEND.wrap({}, mean=MEAN, std=STD)

@@ -20,6 +20,7 @@ from transferkit import ImageOptimizer, Preprocessing, TransferkitError
 from transferkit.backends import Backend, Program
 from transferkit.backends.base import GRADIENTS
 from transferkit.errors import (
+    ArgumentTypeError,
     DatasetError,
     ImageError,
     NotFiniteError,
@@ -248,7 +249,7 @@ def test_transfer_counts_changed_images_only(differentiable: Backend) -> None:
     )
     assert transferred.attempted.tolist() == [False, True, True, True]
     assert transferred.rate == 1
-    with pytest.raises(TypeError, match="expected the result of 'attack'"):
+    with pytest.raises(ArgumentTypeError, match="expected the result of 'attack'"):
         opt.transfer(result.images, "onnxruntime")  # type: ignore[arg-type]
 
 

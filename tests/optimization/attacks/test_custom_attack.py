@@ -12,7 +12,7 @@ from samples import NETWORK, SIDE, WEIGHTS, colored
 
 from transferkit import ImageOptimizer, Preprocessing
 from transferkit.backends import Backend
-from transferkit.errors import ParameterError, UnknownNameError
+from transferkit.errors import ArgumentTypeError, ParameterError, UnknownNameError
 from transferkit.optimization.attacks import Attack, AttackBatch, find_attack_class
 from transferkit.optimization.attacks.compiled import CompiledFunctions
 
@@ -216,7 +216,7 @@ def test_limits_of_a_custom_attack_are_checked(differentiable: Backend) -> None:
 
 
 def test_class_in_place_of_an_instance_is_rejected(differentiable: Backend) -> None:
-    with pytest.raises(TypeError, match=r"expected an instance: SignSteps\(\)"):
+    with pytest.raises(ArgumentTypeError, match=r"expected an instance: SignSteps\(\)"):
         optimizer(differentiable).attack(
             IMAGES,
             epsilon=0.1,
@@ -239,5 +239,7 @@ def test_missing_class_attribute_is_reported() -> None:
         start = SignSteps.start  # type: ignore[assignment]
         step = SignSteps.step  # type: ignore[assignment]
 
-    with pytest.raises(TypeError, match="Nameless does not define the class attribute 'name'"):
+    with pytest.raises(
+        ArgumentTypeError, match="Nameless does not define the class attribute 'name'"
+    ):
         Nameless()

@@ -18,6 +18,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 
 from transferkit.backends.adaptive_pooling import adaptive_windows
 from transferkit.backends.base import Table
+from transferkit.errors import ArgumentTypeError
 from transferkit.networks.graph import Padding
 
 __all__ = [
@@ -188,7 +189,7 @@ class OnnxTable(Table[SymbolicTensor]):
 
     def to_numpy(self, tensor: SymbolicTensor) -> npt.NDArray[Any]:
         if tensor.constant is None:
-            raise TypeError("a symbolic tensor has no values until its graph is run")
+            raise ArgumentTypeError("a symbolic tensor has no values until its graph is run")
         return tensor.constant
 
     def kernel(self, array: npt.ArrayLike, groups: int) -> SymbolicTensor:

@@ -79,11 +79,15 @@ _CONSTANT_OPERATIONS: Mapping[str, Callable[..., Any]] = {
 _RESHAPES = frozenset({"BroadcastTo", "EnsureShape", "ExpandDims", "Reshape", "Squeeze"})
 
 # The model computes (pixels - mean) / std. Averages over the channels; published ones for
-# [0, 255] are at least 103 and 57, for [0, 1] at most 0.5 and 0.5.
-_BYTE_MEAN = (2.0, 256.0)
-_BYTE_STD = (32.0, 512.0)
-_UNIT_MEAN = (0.0, 2.0)
-_UNIT_STD = (0.0, 1.0)
+# [0, 255] are at least 103 and 57, for [0, 1] at most 0.5 and 0.5. Values that one of the ranges
+# cannot have indicate the other; values that both or neither could have are unclear, such as a
+# small mean and std of dark images in [0, 255].
+_BYTE_MEAN = (2.0, 255.0)
+# The standard deviation is at most 127.5, but pixels may also be divided by 255 or 256.
+_BYTE_STD = (32.0, 256.0)
+_UNIT_MEAN = (0.0, 1.0)
+# The largest standard deviation of values in [0, 1], with a tolerance for float32.
+_UNIT_STD = 0.5 * (1 + 1e-3)
 
 
 class _Affine(NamedTuple):
@@ -99,8 +103,10 @@ class _Affine(NamedTuple):
             return 255.0
         if abs(mean) <= _BYTE_MEAN[0] and _BYTE_STD[0] <= std <= _BYTE_STD[1]:
             return 255.0
-        is_unit = _UNIT_MEAN[0] <= mean <= _UNIT_MEAN[1] and _UNIT_STD[0] < std <= _UNIT_STD[1]
-        return 1.0 if is_unit and (mean, std) != (0.0, 1.0) else None
+        is_unit_mean = _UNIT_MEAN[0] <= mean <= _UNIT_MEAN[1]
+        # A mean may also be subtracted without a division.
+        is_unit_std = std <= _UNIT_STD or (std == 1 and mean > 0)
+        return 1.0 if is_unit_mean and is_unit_std else None
 
 
 def find_largest_pixel(pixels: Any) -> float | None:

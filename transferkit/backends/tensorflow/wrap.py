@@ -27,15 +27,15 @@ from transferkit.backends.tensorflow.graph_trace import LayerTrace, find_last_ac
 from transferkit.backends.tensorflow.pixel_range import find_largest_pixel
 from transferkit.backends.tensorflow.table import TensorFlowTable
 from transferkit.backends.wrapping import (
-    GRAY_WEIGHTS,
     LAYER,
     LAYER_INPUT,
     PRE_ACTIVATION,
     TensorLocation,
     build_wrapped_network,
+    gray_weights,
     named_outputs,
 )
-from transferkit.errors import ShapeError, UnsupportedError
+from transferkit.errors import ParameterError, ShapeError, UnsupportedError
 
 __all__ = ["KerasModel", "check_keras"]
 
@@ -110,7 +110,8 @@ class KerasModel(ObservedModel):
     mean, std, channel_order
         The normalization that the model expects, as for `NetworkBuilder.normalize`. None, or a
         mean of 0 and a standard deviation of 1: pixels in [0, 255] if the model's first
-        operations normalize pixels of that range. None requires that they normalize pixels.
+        operations normalize pixels of that range. None requires that they normalize pixels. If
+        they do, no other values are accepted, except those that result in the same pixels.
 
     Raises
     ------
@@ -118,6 +119,8 @@ class KerasModel(ObservedModel):
         If ``model`` is not a ``keras.Model``, is not built, or does not return a tensor, if its
         range of pixels is neither given nor visible in its first operations, or if Keras does
         not use TensorFlow.
+    ParameterError
+        If ``mean`` or ``std`` would normalize the pixels twice.
     ShapeError
         If the model fails on images of that size.
 
@@ -159,23 +162,17 @@ class KerasModel(ObservedModel):
         self._layers = dict(_find_layers(model))
         # The weights of the input's channels in a gray pixel; None for a model of color images.
         self._gray_weights: tuple[float, ...] | None = None
-        gray_weights = GRAY_WEIGHTS if channel_order == "rgb" else GRAY_WEIGHTS[::-1]
         if channels == 1:
-            self._gray_weights = gray_weights
+            self._gray_weights = gray_weights(model.name, mean, std, channel_order)
         size = self._size
         try:
             trace = self._trace_layers(height, width)
         except ShapeError:
             if channels is not None or not self._takes_gray():
                 raise
-            self._gray_weights, self._size = gray_weights, size
+            self._gray_weights = gray_weights(model.name, mean, std, channel_order)
+            self._size = size
             trace = self._trace_layers(height, width)
-        if self._gray_weights is not None and (len({*(mean or ())}) > 1 or len({*(std or ())}) > 1):
-            raise UnsupportedError(
-                f"model {model.name!r} takes gray images, but mean is {mean} and std is {std}; "
-                "expected the mean and std of gray three times, such as "
-                "Preprocessing(size=28, mean=(0.13,) * 3, std=(0.31,) * 3)"
-            )
         self._locations = trace.locations
         largest_pixel = trace.largest_pixel
         if largest_pixel is None and (mean is None or std is None):
@@ -186,9 +183,9 @@ class KerasModel(ObservedModel):
                 "and std=(1, 1, 1) if it was trained on pixels in [0, 1], std=(1/255, 1/255, "
                 "1/255) if on pixels in [0, 255], mean and std=(0.5, 0.5, 0.5) if in [-1, 1]"
             )
+        if largest_pixel is not None:
+            mean, std = _pixels_of_range(model.name, largest_pixel, mean, std, height)
         mean, std = mean or (0.0,) * 3, std or (1.0,) * 3
-        if (mean, std) == ((0.0,) * 3, (1.0,) * 3) and largest_pixel is not None:
-            std = (1 / largest_pixel,) * 3
         self.network = build_wrapped_network(
             model.name,
             height,
@@ -354,6 +351,35 @@ class _ModelTrace(NamedTuple):
     aliases: dict[str, str]
     hints: Mapping[str, str]
     largest_pixel: float | None
+
+
+def _pixels_of_range(
+    model: str,
+    largest: float,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+    size: int,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the mean and the std that scale pixels to the range that a model normalizes.
+
+    Raises
+    ------
+    ParameterError
+        If another mean or std was given.
+    """
+    expected = (0.0,) * 3, (1 / largest,) * 3
+    default = (0.0,) * 3, (1.0,) * 3
+    given = mean or default[0], std or default[1]
+    if not any(np.allclose(given, values, rtol=1e-5, atol=1e-7) for values in (default, expected)):
+        raise ParameterError(
+            f"preprocessing has mean {given[0]} and std {given[1]}, but model {model!r} normalizes "
+            f"pixels in [0, {largest:g}] in its first operations, so they would be normalized "
+            f"twice; omit mean and std, as in preprocessing=Preprocessing(size={size}). If the "
+            "model was trained on pixels that were normalized before, pass "
+            "keras.Model(images, model((images - mean) / std)) for images = "
+            f"keras.Input(({size}, {size}, 3))"
+        )
+    return expected
 
 
 def _restore(kind: type[KerasModel], state: dict[str, Any]) -> KerasModel:

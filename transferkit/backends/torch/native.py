@@ -24,7 +24,6 @@ _PARAMETER_SUFFIXES = {
     "batch_norm": (["weight", "bias", "running_mean", "running_var"],),
     "linear": (["weight", "bias"],),
 }
-_STATISTICS = ("running_mean", "running_var")
 
 
 class TorchNetwork(nn.Module):  # type: ignore[misc]
@@ -108,7 +107,7 @@ class TorchNetwork(nn.Module):  # type: ignore[misc]
         container = self._container(path)
         if last in container._parameters or last in container._buffers:
             return
-        if last in _STATISTICS:
+        if name in self._network.statistics:
             container.register_buffer(last, tensor)
         else:
             container.register_parameter(last, nn.Parameter(tensor))

@@ -23,13 +23,13 @@ from transferkit.backends.torch.autograd_trace import FinalActivations, GraphTra
 from transferkit.backends.torch.evaluation_copy import copy_for_evaluation, original_module
 from transferkit.backends.torch.table import TorchTable
 from transferkit.backends.wrapping import (
-    GRAY_WEIGHTS,
     LAYER,
     LAYER_INPUT,
     PRE_ACTIVATION,
     TensorLocation,
     assign_layer_names,
     build_wrapped_network,
+    gray_weights,
     is_vector_per_image,
     named_outputs,
 )
@@ -97,7 +97,8 @@ class TorchModel(ObservedModel):
         try:
             self._locations, aliases, hints = self._trace_layers(input_size)
         except ShapeError as error:
-            self._expect_gray(error, mean, std, channel_order)
+            self._check_gray(error)
+            self._gray_weights = gray_weights(name, mean, std, channel_order)
             self._locations, aliases, hints = self._trace_layers(input_size)
         self.network = build_wrapped_network(
             name,
@@ -110,10 +111,8 @@ class TorchModel(ObservedModel):
             hints=hints,
         )
 
-    def _expect_gray(
-        self, error: ShapeError, mean: tuple[float, ...], std: tuple[float, ...], order: str
-    ) -> None:
-        """Expect a model of gray images after it failed on color images.
+    def _check_gray(self, error: ShapeError) -> None:
+        """Check that a model that failed on color images takes gray ones.
 
         Raises
         ------
@@ -121,8 +120,7 @@ class TorchModel(ObservedModel):
             ``error``, if the first kernel of the model takes neither one channel nor, in an
             obvious way, a number of channels other than three.
         UnsupportedError
-            If the model takes another number of channels, or the normalization differs between
-            channels.
+            If the model takes another number of channels.
         """
         kernels = (tensor for tensor in self.model.parameters() if tensor.ndim == 4)
         channels = next((kernel.shape[1] for kernel in kernels), 3)
@@ -132,13 +130,6 @@ class TorchModel(ObservedModel):
             raise UnsupportedError(
                 f"model {self._name!r} takes images of {channels} channels; expected 3 (RGB) or 1 "
                 "(gray). Wrap it in a torch.nn.Module that computes its input from RGB"
-            ) from error
-        self._gray_weights = GRAY_WEIGHTS if order == "rgb" else GRAY_WEIGHTS[::-1]
-        if len(set(mean)) > 1 or len(set(std)) > 1:
-            raise UnsupportedError(
-                f"model {self._name!r} takes gray images, but mean is {mean} and std is {std}; "
-                "expected the mean and std of gray three times, such as "
-                "Preprocessing(size=28, mean=(0.13,) * 3, std=(0.31,) * 3)"
             ) from error
 
     def _compute_shapes(self, height: int, width: int) -> Mapping[str, tuple[int, ...]]:
@@ -170,9 +161,11 @@ class TorchModel(ObservedModel):
             if isinstance(value, Tensor) and is_vector_per_image(value.shape, 1):
                 takes_vector[location._replace(kind=LAYER)] = value.grad_fn
 
-        module = copy_for_evaluation(self.model)
+        # The caller may be in inference mode, in which a copy could not be part of a graph.
+        with torch.inference_mode(False), torch.enable_grad():
+            module = copy_for_evaluation(self.model)
         # Without a graph, only the layers and the outputs are known.
-        has_graph = not any(tensor.is_inference() for tensor in self.model.parameters())
+        has_graph = not _has_inference_tensors(module)
         try:
             with (
                 torch.inference_mode(not has_graph),
@@ -218,6 +211,11 @@ class TorchModel(ObservedModel):
         names = {location.name for location in locations if location.kind in (LAYER, LAYER_INPUT)}
         has_activation = any(location.kind == PRE_ACTIVATION for location in locations)
         module = copy_for_evaluation(self.model)
+        if torch.is_grad_enabled() and _has_inference_tensors(module):
+            raise UnsupportedError(
+                f"TorchScript model {self._name!r} was made in inference mode, so it has no "
+                "gradients; make or load it outside torch.inference_mode()"
+            )
         with (
             _observed_layers(module, names, on_output, on_input),
             FinalActivations(before=on_activation) if has_activation else nullcontext(),
@@ -240,6 +238,11 @@ class TorchModel(ObservedModel):
     def _from_model(self, x: Tensor) -> Tensor:
         x = x.to(self._table.device, self._table.dtype)
         return x.permute(0, 2, 3, 1) if x.ndim == 4 else x
+
+
+def _has_inference_tensors(module: nn.Module) -> bool:
+    """Return whether a copy has tensors of inference mode, since TorchScript is not copied."""
+    return any(tensor.is_inference() for tensor in module.parameters())
 
 
 def _check_runnable(model: nn.Module, name: str) -> None:

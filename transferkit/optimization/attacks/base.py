@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from transferkit.backends.base import Table
-from transferkit.errors import UnknownNameError
+from transferkit.errors import ArgumentTypeError, UnknownNameError
 from transferkit.optimization.attacks.losses import LOSSES, Loss
 
 __all__ = [
@@ -206,7 +206,7 @@ class Attack(ABC):
     def __init__(self, norm: str | None = None, loss: str | None = None) -> None:
         for attribute in ("name", "supported_norms", "is_bounded", "default_steps"):
             if not hasattr(type(self), attribute):
-                raise TypeError(
+                raise ArgumentTypeError(
                     f"the attack class {type(self).__name__} does not define the class attribute "
                     f"{attribute!r}"
                 )

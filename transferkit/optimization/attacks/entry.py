@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from transferkit.backends import Program
-from transferkit.classification.labels import Labels, labels_as_array
+from transferkit.classification.labels import Labels
 from transferkit.errors import (
+    ArgumentTypeError,
     DatasetError,
     ImageError,
     ParameterError,
@@ -36,6 +37,7 @@ from transferkit.optimization.attacks.result import (
     predicted_classes,
 )
 from transferkit.optimization.attacks.runner import AttackRunner, Task, run_logits
+from transferkit.support.numerics import as_array
 from transferkit.support.validation import check_integer, is_number
 
 __all__ = ["attack_images", "transfer_images"]
@@ -176,7 +178,7 @@ def transfer_images(
         The largest number of images at a time.
     """
     if not isinstance(adversarial, AdversarialResult):
-        raise TypeError(
+        raise ArgumentTypeError(
             f"adversarial is of type {type(adversarial).__name__}; expected the result of 'attack'"
         )
     names = _class_labels(classes)
@@ -230,7 +232,7 @@ def _find_attack(method: str | Attack, norm: str | None, loss: str | None) -> At
                 )
         return method
     if isinstance(method, type) and issubclass(method, Attack):
-        raise TypeError(
+        raise ArgumentTypeError(
             f"method is the class {method.__name__}; expected an instance: {method.__name__}()"
         )
     attack_class = find_attack_class(method)
@@ -279,7 +281,7 @@ def _check_epsilons(epsilon: float | Sequence[float] | None, attack: Attack) -> 
                 "it"
             )
         return None
-    values: list[Any] = np.ravel(np.asarray(epsilon, dtype=object)).tolist()
+    values: list[Any] = np.ravel(as_array(epsilon, object)).tolist()
     if not values:
         raise ParameterError("epsilon is an empty list; expected at least one number")
     for value in values:
@@ -322,7 +324,7 @@ def _resolve_classes(
         return None
     values: Any = given
     if hasattr(given, "__array__"):
-        values = labels_as_array(given)
+        values = as_array(given)
         if values.ndim > 1:
             raise ShapeError(
                 f"the classes have shape {values.shape}; expected one class, or one per image"

@@ -21,7 +21,7 @@ from transferkit.images.conversion import to_float32, to_uint8
 from transferkit.optimization.attacks.norms import vector_norms
 from transferkit.optimization.attacks.rounding import uint8_levels
 from transferkit.support.atomic_write import check_writable, write_atomically
-from transferkit.support.numerics import softmax
+from transferkit.support.numerics import as_array, softmax
 
 __all__ = ["AdversarialResult", "Curve", "Panel", "TransferResult", "predicted_classes"]
 
@@ -200,7 +200,7 @@ class AdversarialResult:
             )
         else:
             try:
-                chosen = np.sort(np.ravel(np.asarray(epsilons, np.float64)))
+                chosen = np.sort(np.ravel(as_array(epsilons, np.float64)))
             except (TypeError, ValueError):
                 chosen = np.array([np.nan])
             if not np.isfinite(chosen).all():

@@ -11,8 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from transferkit.backends.base import Table
-from transferkit.errors import ParameterError, ShapeError, UnknownNameError, shorten
+from transferkit.errors import (
+    ArgumentTypeError,
+    ParameterError,
+    ShapeError,
+    UnknownNameError,
+    shorten,
+)
 from transferkit.optimization.objectives.base import Activations, Evaluate, Objective, Subject
+from transferkit.support.numerics import as_array
 
 __all__ = ["Channel", "Class", "Custom", "Direction", "Layer", "Neuron"]
 
@@ -264,9 +271,9 @@ class Direction(Objective):
 
     def __post_init__(self) -> None:
         try:
-            vector = np.array(self.vector, np.float64)
+            vector = as_array(self.vector).astype(np.float64)
         except (TypeError, ValueError):
-            raise TypeError(
+            raise ArgumentTypeError(
                 f"the vector is {shorten(self.vector)}; expected an array of numbers"
             ) from None
         if vector.ndim != 1:
@@ -319,7 +326,7 @@ class Custom(Objective):
 
     Raises
     ------
-    TypeError
+    ArgumentTypeError
         If ``of`` is a string.
 
     Examples
@@ -337,7 +344,7 @@ class Custom(Objective):
 
     def __post_init__(self) -> None:
         if isinstance(self.of, str):
-            raise TypeError(
+            raise ArgumentTypeError(
                 f"of is {shorten(self.of)}; expected a list of layer names, such as "
                 f"[{shorten(self.of)}]"
             )
@@ -366,7 +373,9 @@ def _all_but_first(shape: tuple[int, ...]) -> tuple[int, ...]:
 def _check_index(kind: str, layer: str, index: object, length: int) -> int:
     """Return an index into an axis of a layer as an int, after a check of its range."""
     if isinstance(index, bool) or not isinstance(index, Integral):
-        raise TypeError(f"{kind} is {shorten(index)}; expected an integer from 0 to {length - 1}")
+        raise ArgumentTypeError(
+            f"{kind} is {shorten(index)}; expected an integer from 0 to {length - 1}"
+        )
     if not 0 <= int(index) < length:
         raise UnknownNameError(kind, int(index), [f"0 to {length - 1}"], of=layer)
     return int(index)
