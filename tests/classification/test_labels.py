@@ -118,6 +118,16 @@ def test_unreadable_images_have_no_prediction(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="cannot be read"):
         top = classifier.predict_top(paths, k=1, on_error="skip")
     assert [len(row) for row in top] == [1, 1, 0, 1, 1, 1]
+    # Also if no image can be read.
+    for unreadable in (b"nothing", [paths[2], paths[2]]):
+        number = 1 if isinstance(unreadable, bytes) else 2
+        with pytest.warns(UserWarning, match=f"no prediction for {number} of {number} images"):
+            predicted = classifier.predict(unreadable, on_error="skip")
+        assert predicted.tolist() == [None] * number
+        with pytest.warns(UserWarning, match="cannot be read"):
+            assert np.isnan(classifier.predict_proba(unreadable, on_error="skip")).all()
+        with pytest.raises(ImageError):
+            classifier.predict(unreadable)
 
 
 @pytest.mark.parametrize("shape", [(3, 20, 24), (1, 20, 24), (4, 20, 24), (2, 3, 20, 24)])

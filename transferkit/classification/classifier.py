@@ -41,7 +41,7 @@ from transferkit.classification.weighting import (
     combine_weights,
 )
 from transferkit.errors import DatasetError, UnsupportedError
-from transferkit.features import Features, check_finite, compute_features
+from transferkit.features import Features, NoneReadableError, check_finite, compute_features
 from transferkit.images import Images, Preprocessing, Skipped
 from transferkit.models import AnyWeights, Model, load_model
 from transferkit.models.estimator import NetworkEstimator, document_parameters, takes_images
@@ -415,13 +415,19 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         ImageError
             If an image cannot be read and ``on_error`` is ``"raise"``.
         DatasetError
-            If there are no images, or none can be read.
+            If there are no images.
         """
-        outputs = self._outputs(X, "probabilities", on_error=on_error)
-        probabilities = outputs["probabilities"]
-        if not outputs.skipped:
+        try:
+            outputs = self._outputs(X, "probabilities", on_error=on_error)
+        except NoneReadableError as error:
+            skipped = error.skipped
+            probabilities = np.empty((0, len(self.classes_)), np.float32)
+            indices = np.empty(0, np.intp)
+        else:
+            skipped, indices = outputs.skipped, outputs.indices
+            probabilities = outputs["probabilities"]
+        if not skipped:
             return probabilities
-        skipped = outputs.skipped
         names = "; ".join(f"{skip.source}: {skip.reason}" for skip in skipped[:3])
         number = len(probabilities) + len(skipped)
         warn(
@@ -429,7 +435,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
             f"{names}{'; ...' if len(skipped) > 3 else ''}"
         )
         rows = np.full((number, probabilities.shape[1]), np.nan, np.float32)
-        rows[outputs.indices] = probabilities
+        rows[indices] = probabilities
         return rows
 
     def predict(self, X: Images, *, on_error: str = "raise") -> npt.NDArray[Any]:
@@ -453,7 +459,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         ImageError
             If an image cannot be read and ``on_error`` is ``"raise"``.
         DatasetError
-            If there are no images, or none can be read.
+            If there are no images.
         """
         probabilities = self.predict_proba(X, on_error=on_error)
         # Only images that cannot be read have a row of NaN.
