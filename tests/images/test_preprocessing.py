@@ -193,6 +193,7 @@ def test_a_line_is_rejected_before_it_fills_the_memory(shape):
         ({"bit_depth": "12"}, "bit_depth is '12'"),
         ({"std": (1, 0, 1)}, "std"),
         ({"mean": (1, 2)}, "mean"),
+        ({"mean": (123.7, 116.8, 103.9)}, "divide mean and std by 255"),
         ({"mean": (0, 0, math.nan)}, "mean"),
         ({"mean": "abc"}, "mean"),
         ({"mean": np.zeros(2)}, "mean"),

@@ -127,6 +127,11 @@ class Preprocessing:
             object.__setattr__(self, name, _check_choice(name, getattr(self, name), choices))
         object.__setattr__(self, "mean", _three_numbers("mean", self.mean))
         object.__setattr__(self, "std", _three_numbers("std", self.std))
+        if max(self.mean) > 1:
+            raise ParameterError(
+                f"mean is {self.mean}, but pixels are in [0, 1]; for statistics of pixels in [0, "
+                "255], divide mean and std by 255"
+            )
         if min(self.std) <= 0:
             raise ParameterError(f"std is {self.std}; expected numbers greater than 0")
 

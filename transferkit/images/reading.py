@@ -8,6 +8,7 @@ image of the maximum size.
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 import re
@@ -87,7 +88,6 @@ _READERS: tuple[tuple[str, tuple[bytes, ...], _Reader], ...] = (
 # These are recognized by their brands.
 _AVIF_BRANDS = {b"avif", b"avis"}
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
-_FORMATS = ", ".join([name for name, _, _ in _READERS] + ["AVIF", "HEIC"])
 # The number of bytes at the start of a file that tell its format, and the size of a WebP image.
 _HEADER = 64
 
@@ -462,7 +462,10 @@ def _find_reader(header: bytes, source: str) -> tuple[str, _Reader]:
         return "AVIF", AvifImageFile
     if stated & _HEIC_BRANDS:
         return "HEIC", _heic_reader(source)
-    raise ImageError(source, f"not an image in a supported format ({_FORMATS})")
+    names = [name for name, _, _ in _READERS] + ["AVIF"]
+    if importlib.util.find_spec("pillow_heif") is not None:
+        names.append("HEIC")
+    raise ImageError(source, f"not an image in a supported format ({', '.join(names)})")
 
 
 def _heic_reader(source: str) -> _Reader:
