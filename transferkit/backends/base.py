@@ -430,7 +430,7 @@ class Backend(ABC):
     Parameters
     ----------
     device
-        One of `devices`; None is the first one, the CPU.
+        One of `devices`; ``"cpu"`` or None is the first one, the CPU.
 
     Raises
     ------
@@ -463,9 +463,11 @@ class Backend(ABC):
 
     def __init__(self, device: str | None = None) -> None:
         devices = self.devices()
-        if device is not None and device not in devices:
+        if device is None or device == "cpu":
+            device = devices[0]
+        if device not in devices:
             raise UnknownNameError("device", device, devices, of=self.name)
-        self.device = devices[0] if device is None else device
+        self.device = device
 
     @classmethod
     @abstractmethod

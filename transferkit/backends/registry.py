@@ -169,7 +169,8 @@ def get_backend(
         raise UnknownNameError("capability", needs, (INFERENCE, GRADIENTS))
     if isinstance(backend, Backend):
         _check_capability(type(backend), needs)
-        if device not in (None, backend.device):
+        is_cpu = backend.device == backend.devices()[0]
+        if device not in (None, backend.device) and not (device == "cpu" and is_cpu):
             raise ParameterError(
                 f"device is {shorten(device)}, but the given backend uses {backend.device!r}; give "
                 "one of the two"

@@ -49,7 +49,7 @@ _DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
             ``TRANSFERKIT_BACKEND``, or else the first of these that is installed and has the
             required capability.""",
         "device": """\
-            One of the backend's devices, such as ``"cuda:0"``; None: the CPU.""",
+            One of the backend's devices, such as ``"cuda:0"``; ``"cpu"`` or None: the CPU.""",
         "preprocessing": """\
             How images are resized, cropped and normalized; None: as the weights expect it.
             Required for a `transferkit.networks.Network`, and for a ``torch.nn.Module`` unless it

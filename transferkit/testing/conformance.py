@@ -159,6 +159,7 @@ class BackendConformance:
         assert all(isinstance(device, str) for device in devices)
         chosen = create(devices[0])
         assert chosen.compile(chosen.table.relu)(np.full(2, -1.0, np.float32)).tolist() == [0, 0]
+        assert create("cpu").device == devices[0]
         with pytest.raises(UnknownNameError, match="no such device"):
             create("no such device")
 
