@@ -105,3 +105,9 @@ def test_invalid_arguments_are_rejected(differentiable: Backend, tmp_path: Path)
     message = usage_error_of("attack", CAT, "--epsilon", 300, *options)
     assert "--epsilon is 300; for linf, expected 0 to 255" in message
     assert not (tmp_path / "out").exists()
+
+
+def test_epsilon_of_less_than_a_level_is_rejected(differentiable: Backend, tmp_path: Path) -> None:
+    options = ("-o", tmp_path / "out", "--backend", differentiable.name, "-q")
+    message = usage_error_of("attack", CAT, *options, "--epsilon", 0.0078)
+    assert "changes no 8-bit image (for 0.0078 of the range of a pixel, write 1.99)" in message

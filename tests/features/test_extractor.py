@@ -40,6 +40,7 @@ from transferkit.errors import (
     DatasetError,
     FileFormatError,
     ImageError,
+    ParameterError,
     ShapeError,
     UnknownNameError,
 )
@@ -430,7 +431,7 @@ def test_progress_is_shown_on_request(capfd: pytest.CaptureFixture[str]) -> None
         ({"layer": "embeding"}, None, "'embedding'"),
         ({}, ["conv1", "logit"], "'logits'"),
         ({"backend": "onnx_runtime"}, None, "'onnxruntime'"),
-        ({"backend": "onnxruntime", "device": "cpu"}, None, "CPUExecutionProvider"),
+        ({"backend": "onnxruntime", "device": "gpu"}, None, "CPUExecutionProvider"),
         ({"network": "mobilenet_v2", "weights": "imagenet1k"}, None, "'imagenet1k_v1'"),
     ],
 )
@@ -498,3 +499,19 @@ def test_listing_attributes_loads_no_network(network: str, monkeypatch: pytest.M
         getattr(extractor, name)
     assert repr(extractor)
     assert network in extractor._repr_html_()
+
+
+def test_outputs_that_are_not_finite_cause_a_warning() -> None:
+    weights = {**WEIGHTS, "norm1.bias": np.full(4, np.nan, np.float32)}
+    with pytest.warns(UserWarning, match="'embedding' has values that are NaN.*check the weights"):
+        assert np.isnan(tiny_extractor(weights=weights).transform(noise(2))).all()
+
+
+def test_a_file_is_not_the_name_of_a_network() -> None:
+    for work in (FeatureExtractor("c.safetensors").layers, FeatureExtractor("c.pth").model):
+        with pytest.raises(ParameterError, match=r"network is the file c\..*Classifier\.load"):
+            work()
+    with pytest.raises(ArgumentTypeError, match=r"the class Preprocessing, not an instance"):
+        FeatureExtractor(Preprocessing).transform(noise(1))
+    with pytest.raises(ArgumentTypeError, match=r"a mapping of type dict, such as weights"):
+        FeatureExtractor({}).transform(noise(1))

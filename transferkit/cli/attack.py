@@ -122,6 +122,13 @@ def attack(
                 raise typer.BadParameter(
                     f"--epsilon is {epsilon:g}; for linf, expected 0 to 255, in units of 1/255"
                 )
+            # No other 8-bit image is that close.
+            if 0 < epsilon < 0.5:
+                raise typer.BadParameter(
+                    f"--epsilon is {epsilon:g}; for linf it is in units of 1/255, and less than 1 "
+                    f"changes no 8-bit image (for {epsilon:g} of the range of a pixel, write "
+                    f"{255 * epsilon:.3g})"
+                )
             epsilon /= 255
     if output.exists() and not output.is_dir():
         raise OutputError(f"{output} is a file; expected a folder")

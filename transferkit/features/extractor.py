@@ -13,8 +13,8 @@ from sklearn.base import TransformerMixin
 from sklearn.utils import Tags
 
 from transferkit.backends import Backend
-from transferkit.errors import ArgumentTypeError, ShapeError, shorten
-from transferkit.features.extraction import Features, column_names, compute_features
+from transferkit.errors import ArgumentTypeError, NotFiniteError, ShapeError, shorten
+from transferkit.features.extraction import Features, check_finite, column_names, compute_features
 from transferkit.images import ImageLike, Images, Preprocessing, read_image
 from transferkit.images.conversion import to_float32
 from transferkit.models import AnyWeights, Model, find_architecture
@@ -22,6 +22,7 @@ from transferkit.models.estimator import NetworkEstimator, document_parameters, 
 from transferkit.models.model import attach_metadata
 from transferkit.networks import Network
 from transferkit.support.random_state import RandomState
+from transferkit.support.warning import warn
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -207,9 +208,14 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
             If an image cannot be read and ``on_error`` is ``"raise"``.
         DatasetError
             If there are no images, or all were skipped.
+
+        Warns
+        -----
+        UserWarning
+            If an output is NaN or infinite.
         """
         program, model = self._load()
-        return compute_features(
+        features = compute_features(
             program,
             model.preprocessing,
             X,
@@ -218,6 +224,12 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
             on_error=on_error,
             progress=self.progress,
         )
+        for layer in features:
+            try:
+                check_finite(features, layer)
+            except NotFiniteError as error:
+                warn(str(error))
+        return features
 
     def show_layer(
         self,

@@ -19,6 +19,7 @@ from transferkit.errors import (
     UnknownNameError,
     UnsupportedError,
     shorten,
+    shorten_path,
 )
 from transferkit.images import Preprocessing
 from transferkit.images.published_preprocessing import published_preprocessing
@@ -34,6 +35,9 @@ __all__ = ["AnyWeights", "Model", "attach_metadata", "find_architecture", "load_
 
 AnyWeights: TypeAlias = str | os.PathLike[str] | Mapping[str, npt.NDArray[np.float32]] | None
 """The types of the parameter ``weights``: a name, a file, arrays, or None."""
+
+
+_FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".h5", ".keras")
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -142,6 +146,7 @@ def load_model(
             f"weights is {shorten(weights)}; expected a name, the path of a file, a mapping from "
             "parameter name to array, or None"
         )
+    _check_not_a_file(network)
     if isinstance(network, str):
         return _load_catalogued(
             network, weights, preprocessing, initialization, random_state, progress
@@ -198,6 +203,7 @@ def find_architecture(
     ParameterError
         If ``preprocessing`` normalizes differently from what the published weights expect.
     """
+    _check_not_a_file(network)
     if not isinstance(network, str) or isinstance(weights, Mapping) or is_weights_file(weights):
         return None
     entry = find_weights(network, None if weights in (None, RANDOM) else str(weights))
@@ -249,8 +255,8 @@ def _wrap(
             owner = backend_of(model)
         except ArgumentTypeError:
             raise ArgumentTypeError(
-                f"network is a {type(model).__name__}; expected a name, a Network, a Model, a "
-                "torch.nn.Module or a keras.Model"
+                f"network is {_describe(model)}; expected a name, a Network, a Model (such as the "
+                "model_ of a fitted Classifier), a torch.nn.Module or a keras.Model"
             ) from None
         if chosen is not None:
             raise UnsupportedError(
@@ -283,6 +289,23 @@ def _wrap(
     given = dataclasses.replace(given, mean=expected["mean"], std=expected["std"])
     side = given.size or wrapped.network.input_size
     return Model(wrapped.network, {}, given, _carried_labels(model, wrapped, side), wrapped)
+
+
+def _check_not_a_file(network: object) -> None:
+    if isinstance(network, str | os.PathLike) and str(network).endswith(_FILE_SUFFIXES):
+        raise ParameterError(
+            f"network is the file {shorten_path(network)}; expected the name of a network, with "
+            "the file as its weights. Of a saved classifier, pass Classifier.load(path).model_"
+        )
+
+
+def _describe(value: object) -> str:
+    """Return what an object of a wrong type is, and how to use it if that can be told."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}, not an instance of it, {value.__name__}(...)"
+    if isinstance(value, Mapping):
+        return f"a mapping of type {type(value).__name__}, such as weights for a model"
+    return f"of type {type(value).__name__}"
 
 
 def attach_metadata(native: object, model: Model) -> None:
