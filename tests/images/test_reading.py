@@ -441,10 +441,10 @@ class Stream:
 
     def __init__(self, data, step=7):
         self.parts = (data[start : start + step] for start in range(0, len(data), step))
-        self.number_of_reads = 0
+        self.num_reads = 0
 
     def read(self, _size=-1):
-        self.number_of_reads += 1
+        self.num_reads += 1
         return next(self.parts, b"")
 
 
@@ -539,12 +539,12 @@ def test_an_endless_stream_is_not_read_on(monkeypatch):
     text = Stream(b"not an image " * 10_000, step=100)
     with pytest.raises(ImageError, match="not an image in a supported format"):
         read_image(text)
-    assert text.number_of_reads == 1
+    assert text.num_reads == 1
     monkeypatch.setattr("transferkit.images.reading._MAX_CONTENT", 5000)
     begins_like_one = Stream(b"GIF89a" * 100_000, step=600)
     with pytest.raises(ImageError, match="too long: more than 5,000 bytes"):
         read_image(begins_like_one)
-    assert begins_like_one.number_of_reads < 10
+    assert begins_like_one.num_reads < 10
 
 
 JP2 = b"\0\0\0\x0cjP  \r\n\x87\n"

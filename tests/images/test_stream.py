@@ -372,8 +372,8 @@ def test_at_most_two_batches_are_read_ahead_and_few_images_kept(batch_size):
     ahead = max(2 * batch_size, CORES)
     stream = stream_batches(endless(), SMALL, batch_size=batch_size)
     assert consumed == 0
-    for number_of_batches, _ in zip(range(1, 20), stream, strict=False):
-        assert consumed <= number_of_batches * batch_size + ahead
+    for num_batches, _ in zip(range(1, 20), stream, strict=False):
+        assert consumed <= num_batches * batch_size + ahead
         assert len(alive) <= ahead
     stream.close()
 

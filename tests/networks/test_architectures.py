@@ -62,7 +62,7 @@ def test_variants_of_the_catalog() -> None:
 def test_parameters_and_cost_of_the_torchvision_variant(name: str) -> None:
     network = build_network(name, variant="torchvision")
     parameters, billions = _TORCHVISION[name]
-    assert network.number_of_parameters == parameters
+    assert network.num_parameters == parameters
     assert round(count_macs(network, 224, 224) / 1e9, 3) == billions
 
 
@@ -74,7 +74,7 @@ def test_parameters_of_the_keras_variant(name: str) -> None:
         for parameter, shape in network.parameters.items()
         if parameter.endswith((".running_mean", ".running_var"))
     )
-    assert network.number_of_parameters + statistics == _KERAS[name]
+    assert network.num_parameters + statistics == _KERAS[name]
 
 
 @pytest.mark.parametrize(("name", "variant"), _VARIANTS)

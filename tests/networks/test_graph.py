@@ -74,7 +74,7 @@ def test_mobilenet_has_the_parameters_of_torchvision() -> None:
     network = build_network("mobilenet_v2")
     assert dict(network.parameters) == _mobilenet_state()
     # From torchvision's documentation.
-    assert network.number_of_parameters == 3_504_872
+    assert network.num_parameters == 3_504_872
 
 
 def test_mobilenet_has_the_layers_of_torchvision() -> None:

@@ -80,7 +80,7 @@ def test_operations_and_positions_determine_weights_not_names() -> None:
     }
     # The mean and the variance are not trained.
     assert builder.build().statistics == {"mean", "var"}
-    assert builder.build().number_of_parameters == 12
+    assert builder.build().num_parameters == 12
 
 
 def test_weights_depend_on_the_seed_and_the_initialization() -> None:

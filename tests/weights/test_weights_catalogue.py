@@ -72,7 +72,7 @@ def test_rows_are_consistent(row: WeightsEntry) -> None:
     assert row.preprocessing.size == network.input_size
     if row.size is not None:
         # Four bytes per value, and a small header.
-        assert row.size * 2**20 == pytest.approx(network.number_of_parameters * 4, rel=0.02)
+        assert row.size * 2**20 == pytest.approx(network.num_parameters * 4, rel=0.02)
     assert find_weights(row.network, row.name) is row
     first = next(
         found for found in WEIGHTS if (found.network, found.source) == (row.network, row.source)

@@ -116,12 +116,12 @@ class ShapeTable(Table[Shape]):
         groups: int = 1,
     ) -> Shape:
         n, h, w, c = x
-        channels_out, per_group, *size = kernel
-        if c != per_group * groups or channels_out % groups:
+        out_channels, per_group, *size = kernel
+        if c != per_group * groups or out_channels % groups:
             raise ShapeError(
                 f"a kernel of shape {kernel} in {groups} groups does not match {c} channels"
             )
-        return (n, *_count_windows((h, w), size, stride, padding), channels_out)
+        return (n, *_count_windows((h, w), size, stride, padding), out_channels)
 
     def batch_norm(
         self, x: Shape, scale: Shape, shift: Shape, mean: Shape, variance: Shape, *, epsilon: float

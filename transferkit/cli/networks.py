@@ -33,7 +33,7 @@ def networks() -> None:
         description = (
             entry.name,
             entry.year,
-            f"{network.number_of_parameters / 1e6:.1f} M",
+            f"{network.num_parameters / 1e6:.1f} M",
             f"{count_macs(network, side, side) / 1e9:.2f}",
             side,
         )

@@ -356,9 +356,9 @@ class _BoundedFile(io.BufferedReader):
         self._source = source
         self._allowed = 0
 
-    def allow(self, number_of_bytes: int) -> None:
+    def allow(self, num_bytes: int) -> None:
         """Raise the limit by a number of bytes."""
-        self._allowed += number_of_bytes
+        self._allowed += num_bytes
 
     def read(self, size: int | None = -1, /) -> bytes:
         limit = self._allowed + 1

@@ -92,7 +92,7 @@ def build_network(
     Examples
     --------
     >>> from transferkit.networks import build_network
-    >>> build_network("mobilenet_v2").number_of_parameters
+    >>> build_network("mobilenet_v2").num_parameters
     3504872
     >>> caffe = (123.68 / 255, 116.779 / 255, 103.939 / 255)
     >>> network = build_network(

@@ -189,7 +189,7 @@ class Network:
         )
 
     @property
-    def number_of_parameters(self) -> int:
+    def num_parameters(self) -> int:
         """The number of trainable parameters: all weights except the statistics of batch norm."""
         statistics = self.statistics
         return sum(
@@ -302,8 +302,8 @@ class NetworkBuilder:
         self,
         name: str,
         x: str,
-        channels_in: int,
-        channels_out: int,
+        in_channels: int,
+        out_channels: int,
         *,
         size: int,
         stride: int = 1,
@@ -314,10 +314,10 @@ class NetworkBuilder:
         """Add a convolution with a square kernel; ``padding`` is of all sides, or a `Padding`."""
         if isinstance(padding, int):
             padding = ((padding, padding), (padding, padding))
-        shape = (channels_out, channels_in // groups, size, size)
+        shape = (out_channels, in_channels // groups, size, size)
         parameters: dict[str, tuple[int, ...]] = {f"{name}.weight": shape}
         if bias:
-            parameters[f"{name}.bias"] = (channels_out,)
+            parameters[f"{name}.bias"] = (out_channels,)
         return self.add_node(
             name,
             "conv2d",
@@ -334,11 +334,11 @@ class NetworkBuilder:
         parameters = {f"{name}.{suffix}": (channels,) for suffix in suffixes}
         return self.add_node(name, "batch_norm", x, parameters=parameters, epsilon=epsilon)
 
-    def linear(self, name: str, x: str, features_in: int, features_out: int) -> str:
+    def linear(self, name: str, x: str, in_features: int, out_features: int) -> str:
         """Add a fully connected layer with a bias."""
         parameters = {
-            f"{name}.weight": (features_out, features_in),
-            f"{name}.bias": (features_out,),
+            f"{name}.weight": (out_features, in_features),
+            f"{name}.bias": (out_features,),
         }
         return self.add_node(name, "linear", x, parameters=parameters)
 

@@ -57,12 +57,12 @@ def mobilenet_v1(
     x = _conv_batch_norm_relu6(net, "conv1", x, 3, channels, size=3, stride=2)
     for block, (full_width, stride) in enumerate(_SEPARABLE_CONVOLUTIONS, start=1):
         depthwise, pointwise = f"conv_dw_{block}", f"conv_pw_{block}"
-        channels_out = int(full_width * alpha)
+        out_channels = int(full_width * alpha)
         x = _conv_batch_norm_relu6(
             net, depthwise, x, channels, channels, size=3, stride=stride, groups=channels
         )
-        x = _conv_batch_norm_relu6(net, pointwise, x, channels, channels_out, size=1)
-        channels = channels_out
+        x = _conv_batch_norm_relu6(net, pointwise, x, channels, out_channels, size=1)
+        channels = out_channels
     x = net.add_node("embedding", "mean", x, axes=(1, 2))
     net.alias("dropout", x)
     # In Keras a 1 x 1 convolution of the single remaining pixel, which is a linear layer.
@@ -75,8 +75,8 @@ def _conv_batch_norm_relu6(
     net: NetworkBuilder,
     name: str,
     x: str,
-    channels_in: int,
-    channels_out: int,
+    in_channels: int,
+    out_channels: int,
     *,
     size: int,
     stride: int = 1,
@@ -85,15 +85,15 @@ def _conv_batch_norm_relu6(
     x = net.conv2d(
         name,
         x,
-        channels_in,
-        channels_out,
+        in_channels,
+        out_channels,
         size=size,
         stride=stride,
         padding=variant_padding("keras", size, stride),
         groups=groups,
         bias=False,
     )
-    x = net.batch_norm(f"{name}_bn", x, channels_out, epsilon=_EPSILON)
+    x = net.batch_norm(f"{name}_bn", x, out_channels, epsilon=_EPSILON)
     return net.add_node(f"{name}_relu", "clip", x, low=0.0, high=6.0)
 
 

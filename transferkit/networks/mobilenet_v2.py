@@ -54,7 +54,7 @@ def mobilenet_v2(
     x = _conv_batch_norm_relu6(net, "features.0", x, 3, 32, variant=variant, size=3, stride=2)
     channels = 32
     block = 0
-    for expansion, channels_out, repeats, first_stride in _INVERTED_RESIDUALS:
+    for expansion, out_channels, repeats, first_stride in _INVERTED_RESIDUALS:
         for repeat in range(repeats):
             block += 1
             x = _inverted_residual(
@@ -62,12 +62,12 @@ def mobilenet_v2(
                 f"features.{block}",
                 x,
                 channels,
-                channels_out,
+                out_channels,
                 variant=variant,
                 expansion=expansion,
                 stride=first_stride if repeat == 0 else 1,
             )
-            channels = channels_out
+            channels = out_channels
     last = f"features.{block + 1}"
     x = _conv_batch_norm_relu6(net, last, x, channels, 1280, variant=variant, size=1)
     net.alias("features", x)
@@ -84,8 +84,8 @@ def _conv_batch_norm_relu6(
     net: NetworkBuilder,
     name: str,
     x: str,
-    channels_in: int,
-    channels_out: int,
+    in_channels: int,
+    out_channels: int,
     *,
     variant: str,
     size: int,
@@ -95,15 +95,15 @@ def _conv_batch_norm_relu6(
     x = net.conv2d(
         f"{name}.0",
         x,
-        channels_in,
-        channels_out,
+        in_channels,
+        out_channels,
         size=size,
         stride=stride,
         padding=variant_padding(variant, size, stride),
         groups=groups,
         bias=False,
     )
-    x = net.batch_norm(f"{name}.1", x, channels_out, epsilon=_EPSILON[variant])
+    x = net.batch_norm(f"{name}.1", x, out_channels, epsilon=_EPSILON[variant])
     x = net.add_node(f"{name}.2", "clip", x, low=0.0, high=6.0)
     net.alias(name, x)
     return x
@@ -113,8 +113,8 @@ def _inverted_residual(
     net: NetworkBuilder,
     name: str,
     x: str,
-    channels_in: int,
-    channels_out: int,
+    in_channels: int,
+    out_channels: int,
     *,
     variant: str,
     expansion: int,
@@ -122,20 +122,20 @@ def _inverted_residual(
 ) -> str:
     """Expand, convolve depthwise, project; add the input if the shapes are equal."""
     shortcut = x
-    hidden = channels_in * expansion
+    hidden = in_channels * expansion
     part = 0
     if expansion != 1:
         expand = f"{name}.conv.{part}"
-        x = _conv_batch_norm_relu6(net, expand, x, channels_in, hidden, variant=variant, size=1)
+        x = _conv_batch_norm_relu6(net, expand, x, in_channels, hidden, variant=variant, size=1)
         part += 1
     depthwise = f"{name}.conv.{part}"
     x = _conv_batch_norm_relu6(
         net, depthwise, x, hidden, hidden, variant=variant, size=3, stride=stride, groups=hidden
     )
-    x = net.conv2d(f"{name}.conv.{part + 1}", x, hidden, channels_out, size=1, bias=False)
-    x = net.batch_norm(f"{name}.conv.{part + 2}", x, channels_out, epsilon=_EPSILON[variant])
+    x = net.conv2d(f"{name}.conv.{part + 1}", x, hidden, out_channels, size=1, bias=False)
+    x = net.batch_norm(f"{name}.conv.{part + 2}", x, out_channels, epsilon=_EPSILON[variant])
     net.alias(f"{name}.conv", x)
-    if stride == 1 and channels_in == channels_out:
+    if stride == 1 and in_channels == out_channels:
         return net.add_node(name, "add", shortcut, x)
     net.alias(name, x)
     return x

@@ -80,7 +80,7 @@ def mobilenet_v3(
         net, "features.0", x, 3, 16, variant=variant, size=3, stride=2, activation="hard_swish"
     )
     channels = 16
-    for index, (kernel, hidden, channels_out, has_squeeze_excite, activation, stride) in enumerate(
+    for index, (kernel, hidden, out_channels, has_squeeze_excite, activation, stride) in enumerate(
         blocks, start=1
     ):
         x = _block(
@@ -89,14 +89,14 @@ def mobilenet_v3(
             x,
             channels,
             hidden,
-            channels_out,
+            out_channels,
             variant=variant,
             size=kernel,
             has_squeeze_excite=has_squeeze_excite,
             activation=activation,
             stride=stride,
         )
-        channels = channels_out
+        channels = out_channels
     last, hidden = f"features.{len(blocks) + 1}", 6 * channels
     x = _conv_batch_norm(
         net, last, x, channels, hidden, variant=variant, size=1, activation="hard_swish"
@@ -119,8 +119,8 @@ def _conv_batch_norm(
     net: NetworkBuilder,
     name: str,
     x: str,
-    channels_in: int,
-    channels_out: int,
+    in_channels: int,
+    out_channels: int,
     *,
     variant: str,
     size: int,
@@ -131,15 +131,15 @@ def _conv_batch_norm(
     x = net.conv2d(
         f"{name}.0",
         x,
-        channels_in,
-        channels_out,
+        in_channels,
+        out_channels,
         size=size,
         stride=stride,
         padding=variant_padding(variant, size, stride),
         groups=groups,
         bias=False,
     )
-    x = net.batch_norm(f"{name}.1", x, channels_out, epsilon=_EPSILON)
+    x = net.batch_norm(f"{name}.1", x, out_channels, epsilon=_EPSILON)
     if activation is not None:
         x = net.add_node(f"{name}.2", activation, x)
     net.alias(name, x)
@@ -150,9 +150,9 @@ def _block(
     net: NetworkBuilder,
     name: str,
     x: str,
-    channels_in: int,
+    in_channels: int,
     hidden: int,
-    channels_out: int,
+    out_channels: int,
     *,
     variant: str,
     size: int,
@@ -163,12 +163,12 @@ def _block(
     """Expand, convolve depthwise, squeeze and excite, project; add the input."""
     shortcut = x
     part = 0
-    if hidden != channels_in:
+    if hidden != in_channels:
         x = _conv_batch_norm(
             net,
             f"{name}.block.{part}",
             x,
-            channels_in,
+            in_channels,
             hidden,
             variant=variant,
             size=1,
@@ -196,13 +196,13 @@ def _block(
         f"{name}.block.{part}",
         x,
         hidden,
-        channels_out,
+        out_channels,
         variant=variant,
         size=1,
         activation=None,
     )
     net.alias(f"{name}.block", x)
-    if stride == 1 and channels_in == channels_out:
+    if stride == 1 and in_channels == out_channels:
         return net.add_node(name, "add", shortcut, x)
     net.alias(name, x)
     return x

@@ -110,7 +110,7 @@ def fold_batch_norm(
 
 def replace_head(
     network: Network,
-    number_of_classes: int,
+    num_classes: int,
     *,
     embedding_size: int,
     name: str,
@@ -127,7 +127,7 @@ def replace_head(
     ----------
     network
         The network whose classifier to replace.
-    number_of_classes
+    num_classes
         The number of outputs of the new classifier.
     embedding_size
         The number of values of ``layer`` for one image.
@@ -151,8 +151,8 @@ def replace_head(
     """
     body = keep_needed(network, [layer])
     shapes = {
-        "head.weight": (number_of_classes, embedding_size),
-        "head.bias": (number_of_classes,),
+        "head.weight": (num_classes, embedding_size),
+        "head.bias": (num_classes,),
     }
     embedding = network.resolve(layer)
     head: list[Node] = []

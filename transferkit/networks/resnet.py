@@ -65,13 +65,13 @@ def resnet(
     channels = 64
     stages = zip(_CHANNELS, _STAGES[depth], strict=True)
     for stage, (hidden, repeats) in enumerate(stages, start=1):
-        channels_out = hidden * _EXPANSION if is_bottleneck else hidden
+        out_channels = hidden * _EXPANSION if is_bottleneck else hidden
         for repeat in range(repeats):
             name = f"layer{stage}.{repeat}"
             stride = 2 if stage > 1 and repeat == 0 else 1
             block = blocks.bottleneck if is_bottleneck else blocks.basic
-            x = block(name, x, channels, hidden, channels_out, stride)
-            channels = channels_out
+            x = block(name, x, channels, hidden, out_channels, stride)
+            channels = out_channels
         net.alias(f"layer{stage}", x)
     x = net.add_node("avgpool", "mean", x, axes=(1, 2), keepdims=True)
     x = net.add_node("embedding", "flatten", x)
@@ -93,8 +93,8 @@ class _Blocks:
         name: str,
         norm: str,
         x: str,
-        channels_in: int,
-        channels_out: int,
+        in_channels: int,
+        out_channels: int,
         *,
         size: int,
         stride: int = 1,
@@ -103,52 +103,52 @@ class _Blocks:
         x = self._net.conv2d(
             name,
             x,
-            channels_in,
-            channels_out,
+            in_channels,
+            out_channels,
             size=size,
             stride=stride,
             padding=size // 2,
             bias=self._is_keras,
         )
-        return self._net.batch_norm(norm, x, channels_out, epsilon=self._epsilon)
+        return self._net.batch_norm(norm, x, out_channels, epsilon=self._epsilon)
 
     def basic(
-        self, name: str, x: str, channels_in: int, hidden: int, channels_out: int, stride: int
+        self, name: str, x: str, in_channels: int, hidden: int, out_channels: int, stride: int
     ) -> str:
         y = self.convolution(
-            f"{name}.conv1", f"{name}.bn1", x, channels_in, hidden, size=3, stride=stride
+            f"{name}.conv1", f"{name}.bn1", x, in_channels, hidden, size=3, stride=stride
         )
         y = self._net.add_node(f"{name}.relu1", "relu", y)
-        y = self.convolution(f"{name}.conv2", f"{name}.bn2", y, hidden, channels_out, size=3)
-        return self._add(name, x, y, channels_in, channels_out, stride)
+        y = self.convolution(f"{name}.conv2", f"{name}.bn2", y, hidden, out_channels, size=3)
+        return self._add(name, x, y, in_channels, out_channels, stride)
 
     def bottleneck(
-        self, name: str, x: str, channels_in: int, hidden: int, channels_out: int, stride: int
+        self, name: str, x: str, in_channels: int, hidden: int, out_channels: int, stride: int
     ) -> str:
         strides = (stride, 1) if self._is_keras else (1, stride)
         y = self.convolution(
-            f"{name}.conv1", f"{name}.bn1", x, channels_in, hidden, size=1, stride=strides[0]
+            f"{name}.conv1", f"{name}.bn1", x, in_channels, hidden, size=1, stride=strides[0]
         )
         y = self._net.add_node(f"{name}.relu1", "relu", y)
         y = self.convolution(
             f"{name}.conv2", f"{name}.bn2", y, hidden, hidden, size=3, stride=strides[1]
         )
         y = self._net.add_node(f"{name}.relu2", "relu", y)
-        y = self.convolution(f"{name}.conv3", f"{name}.bn3", y, hidden, channels_out, size=1)
-        return self._add(name, x, y, channels_in, channels_out, stride)
+        y = self.convolution(f"{name}.conv3", f"{name}.bn3", y, hidden, out_channels, size=1)
+        return self._add(name, x, y, in_channels, out_channels, stride)
 
     def _add(
-        self, name: str, x: str, y: str, channels_in: int, channels_out: int, stride: int
+        self, name: str, x: str, y: str, in_channels: int, out_channels: int, stride: int
     ) -> str:
         """Add the shortcut to ``y``; it is a convolution of ``x`` if their shapes differ."""
-        if stride != 1 or channels_in != channels_out:
+        if stride != 1 or in_channels != out_channels:
             shortcut = f"{name}.downsample"
             x = self.convolution(
                 f"{shortcut}.0",
                 f"{shortcut}.1",
                 x,
-                channels_in,
-                channels_out,
+                in_channels,
+                out_channels,
                 size=1,
                 stride=stride,
             )

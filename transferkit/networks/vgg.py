@@ -59,14 +59,14 @@ def vgg(
     x = net.normalize(mean, std, channel_order)
     channels = 3
     index = 0
-    for channels_out, convolutions in zip(_CHANNELS, _STAGES[depth], strict=True):
+    for out_channels, convolutions in zip(_CHANNELS, _STAGES[depth], strict=True):
         for _ in range(convolutions):
-            x = net.conv2d(f"features.{index}", x, channels, channels_out, size=3, padding=1)
+            x = net.conv2d(f"features.{index}", x, channels, out_channels, size=3, padding=1)
             if batch_norm:
                 index += 1
-                x = net.batch_norm(f"features.{index}", x, channels_out, epsilon=_EPSILON)
+                x = net.batch_norm(f"features.{index}", x, out_channels, epsilon=_EPSILON)
             x = net.add_node(f"features.{index + 1}", "relu", x)
-            channels = channels_out
+            channels = out_channels
             index += 2
         no_padding = ((0, 0), (0, 0))
         x = net.add_node(

@@ -55,19 +55,19 @@ class ReferenceTable(Table[Array]):
         padding: Padding,
         groups: int = 1,
     ) -> Array:
-        channels_out, per_group, *size = kernel.shape
+        out_channels, per_group, *size = kernel.shape
         windows = _windows(self.pad(x, padding=padding), (size[0], size[1]), stride)
         n, h, w = windows.shape[:3]
         windows = windows.reshape(n, h, w, groups, per_group, *size)
-        kernels = kernel.reshape(groups, channels_out // groups, per_group, *size)
-        y = np.zeros((n, h, w, groups, channels_out // groups), x.dtype)
+        kernels = kernel.reshape(groups, out_channels // groups, per_group, *size)
+        y = np.zeros((n, h, w, groups, out_channels // groups), x.dtype)
         # One position in the window at a time, to limit memory.
         for row in range(size[0]):
             for column in range(size[1]):
                 y += np.einsum(
                     "nhwgi,goi->nhwgo", windows[..., row, column], kernels[..., row, column]
                 )
-        y = y.reshape(n, h, w, channels_out)
+        y = y.reshape(n, h, w, out_channels)
         return y if bias is None else y + bias
 
     def batch_norm(

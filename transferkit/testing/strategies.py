@@ -219,7 +219,7 @@ def _conv2d_calls(draw: Draw) -> PrimitiveCall:
     """Draw plain, grouped and depthwise convolutions, with any stride and uneven padding."""
     groups = draw(st.integers(1, 4))
     per_group = draw(st.integers(1, 3))
-    channels_out = groups * draw(st.integers(1, 3))
+    out_channels = groups * draw(st.integers(1, 3))
     size = (draw(st.integers(1, 5)), draw(st.integers(1, 5)))
     strides = [(1, 1), (2, 2), (3, 3)]
     # oneDNN, which torch 2.13 and TensorFlow 2.21 use, leaves some results uninitialized for an
@@ -240,8 +240,8 @@ def _conv2d_calls(draw: Draw) -> PrimitiveCall:
         for extent, pads in zip(size, padding, strict=True)
     ]
     x = draw(_arrays((draw(_BATCHES), *sides, groups * per_group)))
-    kernel = draw(_arrays((channels_out, per_group, *size), low=-1.0, high=1.0))
-    bias = (draw(_arrays((channels_out,))),) if draw(st.booleans()) else ()
+    kernel = draw(_arrays((out_channels, per_group, *size), low=-1.0, high=1.0))
+    bias = (draw(_arrays((out_channels,))),) if draw(st.booleans()) else ()
     constants = (kernel, *bias)
     return draw(_call("conv2d", (x,), constants, stride=stride, padding=padding, groups=groups))
 
@@ -257,10 +257,10 @@ def _batch_norm_calls(draw: Draw) -> PrimitiveCall:
 
 @st.composite
 def _linear_calls(draw: Draw) -> PrimitiveCall:
-    features_in, features_out = draw(st.integers(1, 20)), draw(st.integers(1, 20))
-    x = draw(_arrays((draw(_BATCHES), features_in)))
-    weight = draw(_arrays((features_out, features_in)))
-    return draw(_call("linear", (x,), (weight, draw(_arrays((features_out,))))))
+    in_features, out_features = draw(st.integers(1, 20)), draw(st.integers(1, 20))
+    x = draw(_arrays((draw(_BATCHES), in_features)))
+    weight = draw(_arrays((out_features, in_features)))
+    return draw(_call("linear", (x,), (weight, draw(_arrays((out_features,))))))
 
 
 @st.composite
@@ -511,7 +511,7 @@ class _NetworkDraft:
         stride = draw(st.sampled_from([1, 1, 2]))
         divisors = [groups for groups in range(1, channels + 1) if channels % groups == 0]
         groups = draw(st.sampled_from(divisors))
-        channels_out = groups * draw(st.integers(1, max(1, 8 // groups)))
+        out_channels = groups * draw(st.integers(1, max(1, 8 // groups)))
         self.count += 1
         name = f"conv.{self.count}"
         has_batch_norm = draw(st.booleans())
@@ -519,7 +519,7 @@ class _NetworkDraft:
             name,
             self.last,
             channels,
-            channels_out,
+            out_channels,
             size=size,
             stride=stride,
             padding=size // 2,
@@ -528,8 +528,8 @@ class _NetworkDraft:
         )
         if has_batch_norm:
             epsilon = draw(st.sampled_from([1e-5, 1e-3]))
-            x = self.builder.batch_norm(f"{name}.norm", x, channels_out, epsilon=epsilon)
-        self.set_last(x, ((h - 1) // stride + 1, (w - 1) // stride + 1, channels_out))
+            x = self.builder.batch_norm(f"{name}.norm", x, out_channels, epsilon=epsilon)
+        self.set_last(x, ((h - 1) // stride + 1, (w - 1) // stride + 1, out_channels))
 
     def batch_norm(self) -> None:
         """Add batch normalization, possibly after a convolution that is also used elsewhere."""

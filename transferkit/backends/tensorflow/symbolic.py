@@ -60,7 +60,7 @@ class SymbolicTable(TensorFlowTable):
         is_depthwise: bool,
     ) -> Any:
         is_same = is_same_padding(kernel, stride, padding)
-        *size, _, channels_out = kernel.shape
+        *size, _, out_channels = kernel.shape
         settings: dict[str, Any] = {
             "kernel_size": size,
             "strides": stride,
@@ -72,10 +72,10 @@ class SymbolicTable(TensorFlowTable):
         # Layers are initialized with zeros, so that no random numbers are generated.
         layer = (
             layers.DepthwiseConv2D(
-                depth_multiplier=channels_out, depthwise_initializer="zeros", **settings
+                depth_multiplier=out_channels, depthwise_initializer="zeros", **settings
             )
             if is_depthwise
-            else layers.Conv2D(channels_out, kernel_initializer="zeros", **settings)
+            else layers.Conv2D(out_channels, kernel_initializer="zeros", **settings)
         )
         x = x if is_same else self.pad(x, padding=padding)
         return self._call(layer, x, [kernel] if bias is None else [kernel, bias])

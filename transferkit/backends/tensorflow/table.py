@@ -55,9 +55,9 @@ class TensorFlowTable(Table[Any]):
 
     def kernel(self, array: npt.ArrayLike, groups: int) -> Any:
         array = np.asarray(array)
-        channels_out, per_group, *size = array.shape
+        out_channels, per_group, *size = array.shape
         if _is_depthwise(groups, groups * per_group):
-            array = array.reshape(groups, channels_out // groups, *size)
+            array = array.reshape(groups, out_channels // groups, *size)
             # (h, w, groups, channels out per group)
             return self.asarray(array.transpose(2, 3, 0, 1))
         return self.asarray(array.transpose(2, 3, 1, 0))
@@ -295,9 +295,9 @@ def is_same_padding(kernel: Any, stride: tuple[int, int], padding: Padding) -> b
     return is_odd and stride == (1, 1) and padding == tuple(((n - 1) // 2,) * 2 for n in size)
 
 
-def _is_depthwise(groups: int, channels_in: int) -> bool:
+def _is_depthwise(groups: int, in_channels: int) -> bool:
     """Return whether TensorFlow computes a grouped convolution as a depthwise one."""
-    return groups > 1 and channels_in == groups
+    return groups > 1 and in_channels == groups
 
 
 def _aligned_copy(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
