@@ -82,6 +82,10 @@ def test_classes_may_be_named_like_splits(tmp_path):
         (["cat/1.png", "dog/notes.txt"], "dog: no images in this class folder"),
         (["loose.png", "cat/1.png", "dog/2.png"], "loose.png: an image in no class folder"),
         (
+            ["cat/1.png", "pets/train/dog/2.png", "pets/Test/dog/3.png", "loose.png"],
+            r"pets: a data set with the parts Test, train, not the images of a class",
+        ),
+        (
             ["train/cat/1.png", "Test/cat/2.png"],
             r"classes are one level further down \(cat\).* pass one of these: .*Test.*train",
         ),

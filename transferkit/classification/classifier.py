@@ -240,7 +240,8 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         ----------
         X
             A folder with one subfolder of images for each class if ``y`` is None; otherwise
-            images, as for `transferkit.FeatureExtractor`.
+            images, as for `transferkit.FeatureExtractor`: of a folder, the images in it and its
+            subfolders, whose names do not matter then, in the order of `transferkit.list_images`.
         y
             (n,) the label of each image: strings, numbers or booleans.
         sample_weight

@@ -115,7 +115,7 @@ def list_labeled_images(
         If the folder does not exist or has no class folders; if a class folder has no images, or
         an image is in no class folder, and ``on_error`` is ``"raise"``; if the images are one
         level further down, as in a data set with ``train/cat``, ``train/dog``, ``test/cat`` and
-        ``test/dog``.
+        ``test/dog``; or if such a data set is beside the class folders.
     ParameterError
         If ``on_error`` is invalid.
 
@@ -167,12 +167,20 @@ def list_labeled_images(
 
 
 def _check_level(root: Path, classes: list[str]) -> None:
-    """Raise an error if the class folders are those inside of the given ones."""
-    if any(_has_images(root / name) for name in classes):
-        return
+    """Raise an error if the class folders are those inside of the given ones, or of some."""
     below = [
         {name for name, is_folder in _entries(root / class_) if is_folder} for class_ in classes
     ]
+    are_direct = [_has_images(root / name) for name in classes]
+    if any(are_direct):
+        for name, folders, is_direct in zip(classes, below, are_direct, strict=True):
+            parts = sorted(folder for folder in folders if folder.lower() in _SPLITS)
+            if len(parts) > 1 and not is_direct:
+                raise DatasetError(
+                    f"{root / name}: a data set with the parts {_first_names(parts)}, not the "
+                    f"images of a class; move it out of {root}, or pass one of its parts"
+                )
+        return
     same = len(classes) > 1 and all(names == below[0] for names in below) and below[0]
     if same or (_SPLITS.issuperset(map(str.lower, classes)) and any(below)):
         inside = _first_names(sorted(set().union(*below)))
