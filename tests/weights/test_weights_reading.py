@@ -11,7 +11,7 @@ from samples import NETWORK, WEIGHTS
 from torch_writer import legacy, mapping, tensor, zipped
 
 from transferkit.errors import FileFormatError
-from transferkit.networks import build_network
+from transferkit.networks import build_network, random_weights
 from transferkit.weights import write_safetensors
 from transferkit.weights.files import check_weights, serialize
 from transferkit.weights.reading import classes_of, read_arrays, read_weights, variant_of
@@ -60,6 +60,16 @@ def test_a_keras_file_needs_the_keras_variant(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"\x89HDF\r\n\x1a\n and so on")
     with pytest.raises(FileFormatError, match="variant='keras'"):
         read_weights(tmp_path / "x", build_network("vgg16"))
+
+
+def test_a_common_prefix_and_another_network_are_recognized() -> None:
+    small, large = build_network("resnet18"), build_network("resnet34")
+    weights = random_weights(small, random_state=0)
+    prefixed = {f"encoder.{name}": array for name, array in weights.items()}
+    with pytest.raises(FileFormatError, match=r"all names begin with 'encoder\.', which has to be"):
+        check_weights("file", prefixed, small)
+    with pytest.raises(FileFormatError, match=r"\d+ missing, 0 unexpected.*another network"):
+        check_weights("file", weights, large)
 
 
 def test_mismatches_are_counted_and_ten_are_named() -> None:

@@ -185,7 +185,12 @@ def check_weights(
     ]
     if not missing and not unexpected and not misshapen:
         return
-    is_another = len(missing) + len(misshapen) > len(needed) / 2
+    prefixes = {name.partition(".")[0] for name in tensors}
+    hint = ""
+    if len(unexpected) == len(tensors) > 1 == len(prefixes):
+        hint = f"; all names begin with '{shorten(prefixes.pop())[1:-1]}.', which has to be removed"
+    elif len(missing) + len(misshapen) > len(needed) / 4:
+        hint = "; they may be of another network or variant"
     kinds = (
         [f"missing: {name}" for name in missing],
         [f"unexpected: {name[:_MAX_CHARACTERS]}" for name in unexpected],
@@ -195,8 +200,7 @@ def check_weights(
     left_out = len(names) - _MAX_NAMES
     lines = [
         f"{source}: not the weights of {network.name}: {len(missing)} missing, "
-        f"{len(unexpected)} unexpected, {len(misshapen)} of another shape"
-        + ("; they may be of another network or variant" if is_another else ""),
+        f"{len(unexpected)} unexpected, {len(misshapen)} of another shape" + hint,
         *names[:_MAX_NAMES],
         *([f"and {left_out} more"] if left_out > 0 else ()),
     ]
