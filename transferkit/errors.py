@@ -268,7 +268,7 @@ class NoGradientError(TransferkitError, ValueError):
 
 
 class NotFiniteError(TransferkitError, ArithmeticError):
-    """An infinite or NaN value during an optimization; the message has the step."""
+    """A value that is infinite or NaN: an output of a layer, or a loss during an optimization."""
 
 
 class OutputError(TransferkitError, OSError):
