@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -93,13 +94,19 @@ def _smallest_distance(gradient: Any, gap: float, x: Any, norm: str) -> float:
     return float(room[order[:count]].sum() + (gap - total[count]) / abs(gradient[last]))
 
 
+@functools.cache
+def linear(backend: Backend, classes: int) -> Linear:
+    """Return a network that all tests share, with what was compiled for it."""
+    return Linear(backend, classes)
+
+
 @pytest.mark.parametrize("classes", [2, 4])
 @pytest.mark.parametrize("each", MINIMIZING, ids="-".join)
 def test_smallest_change_is_found(
     differentiable: Backend, each: tuple[str, str], classes: int
 ) -> None:
     method, norm = each
-    case = Linear(differentiable, classes)
+    case = linear(differentiable, classes)
     target = (1 - case.labels).tolist() if classes == 2 else None
     result = case.optimizer.attack(IMAGES, target=target, method=method, norm=norm)
     assert result.success.all()
@@ -116,7 +123,7 @@ def test_epsilon_only_rejects_larger_changes(
 ) -> None:
     """A change found without epsilon is found if epsilon allows it, and not otherwise."""
     method, norm = each
-    case = Linear(differentiable, 4)
+    case = linear(differentiable, 4)
     steps = 60
     unlimited = case.optimizer.attack(IMAGES, method=method, norm=norm, steps=steps)
     assert unlimited.success.all()
@@ -172,7 +179,7 @@ def test_bounded_attacks_succeed_from_the_smallest_distance_on(
     differentiable: Backend, each: tuple[str, str], classes: int
 ) -> None:
     method, norm = each
-    case = Linear(differentiable, classes)
+    case = linear(differentiable, classes)
     target = (1 - case.labels).tolist() if classes == 2 else None
     above = 1.25 if norm == "l1" else 1.05
     for row, distance in enumerate(case.smallest_distance(norm)):
