@@ -371,9 +371,9 @@ class WrappedModel(ABC):
         The model as a network. Its first nodes transform pixels (n, h, w, 3), RGB, in [0, 1],
         into the model's input. The layers of the model follow as nodes with the operation
         `transferkit.networks.graph.WRAPPED`, in the order in which the model computes them. The
-        input of each is the model's input. ``embedding`` and ``logits`` are nodes or
-        aliases where they can be determined. Other nodes, such as a new head, may be added
-        after these.
+        input of each is the last of the first nodes. ``embedding`` and ``logits`` are nodes or
+        aliases where they can be determined. Other nodes, such as a new head, may be added after
+        these.
     """
 
     backend: Backend

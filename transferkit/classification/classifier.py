@@ -297,7 +297,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         # The index of each class among those that are used.
         indices = (np.cumsum(is_used) - 1)[indices[used]]
         classes = classes[is_used]
-        check_finite(features, self.layer)
+        check_finite(features[self.layer], features.sources, self.layer)
         activations = features[self.layer][used]
         embeddings = l2_normalize(activations.reshape(len(activations), -1))
         head = fit_head(
@@ -796,7 +796,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
             on_error=on_error,
             progress=self.progress,
         )
-        check_finite(outputs, layer)
+        check_finite(outputs[layer], outputs.sources, layer)
         return outputs
 
 

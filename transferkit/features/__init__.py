@@ -5,7 +5,6 @@ from transferkit.features.extraction import (
     Features,
     NoneReadableError,
     check_finite,
-    check_finite_rows,
     compute_features,
 )
 from transferkit.features.extractor import FeatureExtractor
@@ -16,6 +15,5 @@ __all__ = [
     "Features",
     "NoneReadableError",
     "check_finite",
-    "check_finite_rows",
     "compute_features",
 ]

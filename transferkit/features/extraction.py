@@ -40,9 +40,9 @@ __all__ = [
     "Features",
     "NoneReadableError",
     "check_finite",
-    "check_finite_rows",
     "column_names",
     "compute_features",
+    "find_not_finite",
 ]
 
 
@@ -165,32 +165,41 @@ class NoneReadableError(DatasetError):
         return f"{which} be read: {'; '.join(reasons)}"
 
 
-def check_finite(features: Features, layer: str) -> None:
-    """Check that no output of a layer is NaN or infinite.
+def find_not_finite(
+    outputs: npt.NDArray[np.float32], sources: Sequence[str], layer: str
+) -> str | None:
+    """Describe the outputs of a layer that are NaN or infinite; None if there are none.
 
-    Raises
-    ------
-    NotFiniteError
-        If one is; the message names an image.
-    """
-    check_finite_rows(features[layer], features.sources, layer)
-
-
-def check_finite_rows(outputs: npt.NDArray[np.float32], sources: Sequence[str], layer: str) -> None:
-    """Check that no output of a layer, one row for each of ``sources``, is NaN or infinite.
-
-    Raises
-    ------
-    NotFiniteError
-        If one is; the message names an image.
+    Parameters
+    ----------
+    outputs
+        (n, ...) the outputs, one row for each image.
+    sources
+        (n,) the source of each image.
+    layer
+        The name of the layer.
     """
     finite = np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1)
-    if not finite.all():
-        raise NotFiniteError(
-            f"layer {layer!r} has values that are NaN or infinite for {(~finite).sum()} of "
-            f"{len(outputs)} images, such as {sources[int(finite.argmin())]}; check the weights "
-            "of the network"
-        )
+    if finite.all():
+        return None
+    return (
+        f"layer {layer!r} has values that are NaN or infinite for {(~finite).sum()} of "
+        f"{len(outputs)} images, such as {sources[int(finite.argmin())]}; check the weights "
+        "of the network"
+    )
+
+
+def check_finite(outputs: npt.NDArray[np.float32], sources: Sequence[str], layer: str) -> None:
+    """Check that no output of a layer is NaN or infinite; see `find_not_finite`.
+
+    Raises
+    ------
+    NotFiniteError
+        If one is; the message names an image.
+    """
+    problem = find_not_finite(outputs, sources, layer)
+    if problem is not None:
+        raise NotFiniteError(problem)
 
 
 def compute_features(

@@ -13,8 +13,13 @@ from sklearn.base import TransformerMixin
 from sklearn.utils import Tags
 
 from transferkit.backends import Backend
-from transferkit.errors import ArgumentTypeError, NotFiniteError, ShapeError, shorten
-from transferkit.features.extraction import Features, check_finite, column_names, compute_features
+from transferkit.errors import ArgumentTypeError, ShapeError, shorten
+from transferkit.features.extraction import (
+    Features,
+    column_names,
+    compute_features,
+    find_not_finite,
+)
 from transferkit.images import ImageLike, Images, Preprocessing, read_image
 from transferkit.images.conversion import to_float32
 from transferkit.models import AnyWeights, Model, find_architecture
@@ -224,11 +229,10 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
             on_error=on_error,
             progress=self.progress,
         )
-        for layer in features:
-            try:
-                check_finite(features, layer)
-            except NotFiniteError as error:
-                warn(str(error))
+        for layer, outputs in features.items():
+            problem = find_not_finite(outputs, features.sources, layer)
+            if problem is not None:
+                warn(problem)
         return features
 
     def show_layer(

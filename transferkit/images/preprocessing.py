@@ -47,8 +47,9 @@ class Preprocessing:
         ``"bilinear"`` or ``"bicubic"``, both with antialiasing, or ``"nearest"``: Pillow's
         filters.
     mean, std
-        Per channel (red, green, blue), for pixels in [0, 1]. The network's first node applies
-        them, ``(pixels - mean) / std``; `apply` does not.
+        Per channel (red, green, blue), for pixels in [0, 1]: ``mean`` at most 1, ``std`` greater
+        than 0. The network's first node applies them, ``(pixels - mean) / std``; `apply` does
+        not.
     channel_order
         ``"rgb"`` or ``"bgr"``: the channel order of the network's first convolution. The
         network applies it too, after ``mean`` and ``std``, which are always in the order red,

@@ -133,7 +133,8 @@ def load_model(
         If an object of a framework cannot be run, or not by this backend.
     ParameterError
         If ``preprocessing`` is missing, or normalizes differently from what the published
-        weights expect.
+        weights, or the first nodes of the network, expect; if a model has another number of
+        labels than logits; if a parameter has another type, or ``network`` is a file.
     """
     if initialization not in INITIALIZATIONS:
         raise UnknownNameError("initialization", initialization, INITIALIZATIONS)
@@ -268,10 +269,10 @@ def _wrap(
         raise ArgumentTypeError(f"a {type(model).__name__} has its own weights; omit weights")
     published = published_preprocessing(model)
     if published is not None:
-        none = _normalization(Preprocessing())
+        default = _normalization(Preprocessing())
         # A model of timm may have been trained with another normalization since; a module that
         # normalizes its input itself takes no other.
-        if preprocessing is None or none in map(_normalization, (preprocessing, published)):
+        if preprocessing is None or default in map(_normalization, (preprocessing, published)):
             owner = f"the {type(model).__name__}"
             preprocessing = _normalize_as(published, preprocessing, owner)
     if preprocessing is None:

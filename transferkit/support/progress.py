@@ -42,7 +42,9 @@ def show_progress(
     ...     advance(2)
     """
     in_notebook = is_notebook()
-    if not (in_notebook or sys.stderr.isatty() if shown is None else shown):
+    if shown is None:
+        shown = in_notebook or sys.stderr.isatty()
+    if not shown:
         yield lambda _steps: None
         return
     if in_notebook:

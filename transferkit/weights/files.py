@@ -188,7 +188,8 @@ def check_weights(
     prefixes = {name.partition(".")[0] for name in tensors}
     hint = ""
     if len(unexpected) == len(tensors) > 1 == len(prefixes):
-        hint = f"; all names begin with '{shorten(prefixes.pop())[1:-1]}.', which has to be removed"
+        prefix = shorten(f"{prefixes.pop()}.")
+        hint = f"; all names begin with {prefix}, which has to be removed"
     elif len(missing) + len(misshapen) > len(needed) / 4:
         hint = "; they may be of another network or variant"
     kinds = (

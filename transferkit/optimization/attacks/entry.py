@@ -24,7 +24,7 @@ from transferkit.errors import (
     UnknownNameError,
     shorten,
 )
-from transferkit.features import NoneReadableError, check_finite_rows
+from transferkit.features import NoneReadableError, check_finite
 from transferkit.images import Images, Preprocessing, Skipped, stream_batches
 from transferkit.images.conversion import to_float32
 from transferkit.models.class_names import ClassNames
@@ -100,7 +100,7 @@ def attack_images(
     positions = [index for batch in batches for index in batch.indices]
     count = len(positions) + len(skipped)
     logits = runner.logits(pixels)
-    check_finite_rows(logits, sources, "logits")
+    check_finite(logits, sources, "logits")
     true = _per_image("y", label_indices, positions, count)
     true = logits.argmax(axis=1) if true is None else true
     targets = _per_image("target", target_indices, positions, count)
