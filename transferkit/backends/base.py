@@ -7,6 +7,7 @@ normalization, is written once on top of these classes.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
@@ -21,7 +22,9 @@ __all__ = [
     "GRADIENTS",
     "INFERENCE",
     "OPERATIONS",
+    "TRAINING",
     "Backend",
+    "StatelessFunction",
     "Table",
     "WrappedModel",
     "no_gradient_error",
@@ -36,11 +39,20 @@ GRADIENTS = "gradients"
 INFERENCE = "inference"
 """The capability of running networks, which every backend has."""
 
+TRAINING = "training"
+"""The capability of a backend whose `Backend.value_and_grad` takes mappings of tensors, and whose
+table defines `Table.kernel_of_tensor`."""
+
 # Prevents a division by 0, and is lost by rounding beside any number that is not tiny.
 _TINY = 1e-30
 
 Tensor = TypeVar("Tensor")
 Function: TypeAlias = Callable[..., Any]
+
+StatelessFunction: TypeAlias = Callable[
+    [Mapping[str, Any], Any, bool, Any], tuple[Mapping[str, Any], Mapping[str, Any]]
+]
+"""What `WrappedModel.stateless` returns."""
 
 
 class Table(ABC, Generic[Tensor]):
@@ -88,6 +100,20 @@ class Table(ABC, Generic[Tensor]):
         ``array`` has shape (channels out, channels in / groups, height, width). The shape of the
         result is up to the table: it is passed to `conv2d` and nowhere else.
         """
+
+    def kernel_of_tensor(self, weight: Tensor, groups: int) -> Tensor:
+        """Return a tensor of convolution weights in the form that `conv2d` of this table takes.
+
+        The same as `kernel` for a tensor of shape (channels out, channels in / groups, height,
+        width). Its derivative with respect to ``weight`` is defined, so that kernels are trained
+        in this layout on every backend. Tables of backends that train define it.
+
+        Raises
+        ------
+        UnsupportedError
+            If the backend does not train.
+        """
+        raise UnsupportedError(f"{type(self).__name__} has no derivative of kernels")
 
     @abstractmethod
     def conv2d(
@@ -328,6 +354,46 @@ class Table(ABC, Generic[Tensor]):
         """Return ``(x - mean) / std`` per channel, the normalization of pixels (n, h, w, c)."""
         return self.divide(self.subtract(x, self.asarray(mean)), self.asarray(std))
 
+    def batch_norm_training(
+        self,
+        x: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        mean: Tensor,
+        variance: Tensor,
+        *,
+        epsilon: float,
+        momentum: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ``x`` normalized by the statistics of the batch, and the new running statistics.
+
+        The result is that of `batch_norm` with the mean and the biased variance of ``x``, per
+        channel, whose derivatives are taken too. The running statistics become
+        ``(1 - momentum) * mean + momentum * batch mean``, and likewise the variance, with the
+        unbiased variance of the batch, ``n / (n - 1)`` times the biased one, as in PyTorch.
+        (Ioffe and Szegedy, 2015, "Batch Normalization", algorithms 1 and 2.)
+
+        ``x`` has shape (n, h, w, c) with more than one value per channel, the others (c,).
+
+        Returns
+        -------
+        y, mean, variance : tensor
+            (n, h, w, c), (c,) and (c,).
+        """
+        axes = (0, 1, 2)
+        batch_mean = self.mean(x, axes=axes)
+        centered = self.subtract(x, batch_mean)
+        batch_variance = self.mean(self.multiply(centered, centered), axes=axes)
+        y = self.batch_norm(x, scale, shift, batch_mean, batch_variance, epsilon=epsilon)
+        count = math.prod(x.shape[:3])  # type: ignore[attr-defined]
+        factor = self.asarray(momentum * count / (count - 1))
+        keep = self.asarray(1 - momentum)
+        return (
+            y,
+            self.add(self.multiply(mean, keep), self.multiply(batch_mean, self.asarray(momentum))),
+            self.add(self.multiply(variance, keep), self.multiply(batch_variance, factor)),
+        )
+
     def hard_sigmoid(self, x: Tensor) -> Tensor:
         """Return ``clip(x + 3, 0, 6) / 6``; the derivative at -3 and 3 is 0."""
         clipped = self.clip(self.add(x, self.asarray(3.0)), low=0.0, high=6.0)
@@ -353,7 +419,7 @@ OPERATIONS: frozenset[str] = frozenset(
     for name, member in vars(Table).items()
     if callable(member)
     and not name.startswith("_")
-    and name not in {"asarray", "to_numpy", "kernel"}
+    and name not in {"asarray", "to_numpy", "kernel", "kernel_of_tensor", "batch_norm_training"}
 )
 """The names of the operations that a node may have: the primitives of `Table`."""
 
@@ -413,6 +479,88 @@ class WrappedModel(ABC):
             If the model does not accept images of this size.
         """
 
+    def parameters(self) -> Mapping[str, npt.NDArray[Any]]:
+        """Return the trainable parameters of the model by name, in the framework's own shapes.
+
+        Returns
+        -------
+        mapping of str to array
+            Copies of the parameters, in the order in which the model has them. Parameters that
+            the model marks as not trainable are not among them.
+
+        Raises
+        ------
+        UnsupportedError
+            If the backend does not train model objects.
+        """
+        raise self._not_trainable()
+
+    def statistics(self) -> Mapping[str, npt.NDArray[Any]]:
+        """Return the state of the model that training changes without a gradient, by name.
+
+        Returns
+        -------
+        mapping of str to array
+            Copies of the running statistics of batch norms.
+
+        Raises
+        ------
+        UnsupportedError
+            If the backend does not train model objects.
+        """
+        raise self._not_trainable()
+
+    def stateless(
+        self, layers: Sequence[str], *, update_batch_norm: bool = False
+    ) -> StatelessFunction:
+        """Return the model as a function of its parameters, for training.
+
+        Parameters
+        ----------
+        layers
+            Names of nodes of `network` with the operation ``WRAPPED``.
+        update_batch_norm
+            Whether batch norms normalize by the batch in training, and update their statistics.
+
+        Returns
+        -------
+        callable
+            Takes a mapping with the tensors of `parameters` and `statistics`, possibly among
+            others; the model's input, as for `load`; whether the model is in training mode, in
+            which its dropout is active; and, in training mode, a tensor (n,) of integers whose
+            first one is the seed of the model's random layers. Returns the outputs of
+            ``layers`` by name, and the updated statistics, none unless ``update_batch_norm`` and
+            in training mode. It has gradients, and changes neither the model nor any global
+            random state. It may be called inside a function given to `Backend.compile_tensors`.
+
+        Raises
+        ------
+        UnsupportedError
+            If the backend does not train model objects.
+        """
+        raise self._not_trainable()
+
+    def with_parameters(self, parameters: Mapping[str, npt.NDArray[Any]]) -> WrappedModel:
+        """Return a copy with other values of `parameters` and `statistics`.
+
+        Parameters
+        ----------
+        parameters
+            Name to array; names that are missing keep their values. The model object is copied,
+            not changed.
+
+        Raises
+        ------
+        UnsupportedError
+            If the backend does not train model objects, or the model cannot be copied.
+        """
+        raise self._not_trainable()
+
+    def _not_trainable(self) -> UnsupportedError:
+        return UnsupportedError(
+            f"backend {self.backend.name!r} cannot train a {type(self.model).__name__}"
+        )
+
 
 class Backend(ABC):
     """A framework that runs networks, as a plugin provides it.
@@ -446,13 +594,17 @@ class Backend(ABC):
     api_version
         The version of this interface that the backend implements; see `API_VERSION`.
     capabilities
-        ``"inference"``, and ``"gradients"`` if the backend defines `value_and_grad` and
-        `compile_tensors`.
+        ``"inference"``; ``"gradients"`` if the backend defines `value_and_grad` and
+        `compile_tensors`; ``"training"`` if these also take mappings of tensors and the table
+        defines `Table.kernel_of_tensor`.
     table
         The primitives. Functions given to `compile` are written in terms of it.
     micro_batch_size
         The number of images at a time with which a network runs fastest, if larger batches are
         slower because their feature maps do not fit into the CPU's cache; None for no limit.
+    training_micro_batch_size
+        The same for the gradient with respect to parameters, which is then summed over parts of
+        a batch.
     """
 
     name: ClassVar[str]
@@ -460,6 +612,7 @@ class Backend(ABC):
     capabilities: ClassVar[frozenset[str]] = frozenset({INFERENCE})
     table: Table[Any]
     micro_batch_size: int | None = None
+    training_micro_batch_size: int | None = None
 
     def __init__(self, device: str | None = None) -> None:
         devices = self.devices()
@@ -515,7 +668,8 @@ class Backend(ABC):
         ----------
         function
             A function of one or more tensors, as for `compile`. It may call functions from
-            `value_and_grad`.
+            `value_and_grad`. With the capability ``"training"``, arguments and results may also
+            be mappings from name to tensor, or to such mappings; names are strings.
 
         Returns
         -------
@@ -544,7 +698,10 @@ class Backend(ABC):
         callable
             Takes the same tensors and returns a dict of tensors: ``value``; ``gradient``, the
             derivative of the sum of ``value`` with respect to the first argument, in its shape
-            and dtype; and the other entries of the mapping. It can be called directly, inside a
+            and dtype; and the other entries of the mapping. With the capability ``"training"``,
+            the first argument may be a mapping from name to tensor; ``gradient`` is then a
+            mapping with the same names, with zeros for tensors that the value does not depend
+            on. It can be called directly, inside a
             function given to `compile` or `compile_tensors`, and may itself use tensors from the
             enclosing function.
 

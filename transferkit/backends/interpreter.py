@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from transferkit.backends.base import Table
 from transferkit.errors import ShapeError, UnsupportedError
-from transferkit.networks.graph import INPUT, WRAPPED, Network, Weights
+from transferkit.networks.graph import INPUT, WRAPPED, Network, Node, Weights
 
 __all__ = ["load_parameters", "run_network"]
 
@@ -81,6 +81,7 @@ def run_network(
     pixels: Tensor,
     layers: Iterable[str],
     run_wrapped: Callable[[Tensor], Mapping[str, Tensor]] | None = None,
+    compute: Callable[[Node, list[Tensor], list[Tensor]], Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Run all nodes of ``network`` on ``pixels`` and return the outputs of ``layers``.
 
@@ -99,6 +100,9 @@ def run_network(
     run_wrapped
         A function that computes the nodes with the operation `WRAPPED` from their common input
         and returns their outputs by name. It is called once, if there are such nodes.
+    compute
+        A function from a node, its inputs and its parameters to its output; None: the primitive
+        of ``table``.
 
     Raises
     ------
@@ -114,10 +118,13 @@ def run_network(
     for node in network.nodes:
         if node.operation != WRAPPED:
             inputs = [values[name] for name in node.inputs]
-            operation = getattr(table, node.operation)
             weights = [parameters[name] for name in node.parameters]
             try:
-                values[node.name] = operation(*inputs, *weights, **node.attributes)
+                if compute is None:
+                    operation = getattr(table, node.operation)
+                    values[node.name] = operation(*inputs, *weights, **node.attributes)
+                else:
+                    values[node.name] = compute(node, inputs, weights)
             except ShapeError as error:
                 raise ShapeError(f"layer {node.name!r} ({node.operation}): {error}") from error
             # The list would keep the inputs alive after their last use.

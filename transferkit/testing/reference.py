@@ -45,6 +45,9 @@ class ReferenceTable(Table[Array]):
     def kernel(self, array: npt.ArrayLike, groups: int) -> Array:
         return self.asarray(array)
 
+    def kernel_of_tensor(self, weight: Array, groups: int) -> Array:
+        return weight
+
     def conv2d(
         self,
         x: Array,

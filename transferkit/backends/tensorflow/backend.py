@@ -15,6 +15,7 @@ from transferkit.backends.base import (
     API_VERSION,
     GRADIENTS,
     INFERENCE,
+    TRAINING,
     Backend,
     no_gradient_error,
 )
@@ -27,6 +28,8 @@ from transferkit.support.locks import ForkSafeLock
 __all__ = ["TensorFlowBackend"]
 
 _MAX_TRACES = 64
+# MobileNetV2 on two CPU cores: parts of 8 are as fast as 16 images at once, and take less memory.
+_TRAINING_MICRO_BATCH_SIZE = 8
 
 
 class TensorFlowBackend(Backend):
@@ -34,11 +37,14 @@ class TensorFlowBackend(Backend):
 
     name: ClassVar[str] = "tensorflow"
     api_version: ClassVar[int] = API_VERSION
-    capabilities: ClassVar[frozenset[str]] = frozenset({INFERENCE, GRADIENTS})
+    capabilities: ClassVar[frozenset[str]] = frozenset({INFERENCE, GRADIENTS, TRAINING})
 
     def __init__(self, device: str | None = None) -> None:
         super().__init__(device)
         self.table: TensorFlowTable = TensorFlowTable(on_cpu=self.device.startswith("CPU"))
+        self.training_micro_batch_size = (
+            _TRAINING_MICRO_BATCH_SIZE if self.device.startswith("CPU") else None
+        )
 
     @classmethod
     def version(cls) -> str:
@@ -99,31 +105,71 @@ class TensorFlowBackend(Backend):
         return run
 
     def compile_tensors(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        traces = _Traces(function)
+        traces: dict[Any, _Traces] = {}
 
-        def run(*tensors: Any) -> Any:
+        def run(*arguments: Any) -> Any:
+            structure = tuple(map(_structure, arguments))
+            if structure not in traces:
+                # Several threads may make the same traces; only the last ones are kept.
+                traces[structure] = _Traces(_of_flat_tensors(function, arguments))
             # One trace for all batch sizes is as fast as one for each, and lets finished images
-            # be left out of the batch. Compilation with XLA is slower.
-            signature = tuple(
-                ((None, *tensor.shape[1:])[: len(tensor.shape)], tensor.dtype) for tensor in tensors
-            )
+            # be left out of the batch. The tensors of a mapping, such as parameters, keep their
+            # shapes. Compilation with XLA is slower.
+            signature: list[tuple[tuple[int | None, ...], Any]] = []
+            for argument in arguments:
+                if isinstance(argument, Mapping):
+                    tensors = tf.nest.flatten(argument)
+                    signature += [(tuple(tensor.shape), tensor.dtype) for tensor in tensors]
+                else:
+                    shape = (None, *argument.shape[1:])[: len(argument.shape)]
+                    signature.append((shape, argument.dtype))
             with tf.device(self.device):
-                return traces.get(signature)(*tensors)
+                return traces[structure].get(tuple(signature))(*tf.nest.flatten(arguments))
 
         return run
 
     def value_and_grad(self, function: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
-        def run(*tensors: Any) -> dict[str, Any]:
+        def run(*arguments: Any) -> dict[str, Any]:
+            first = arguments[0]
             with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(tensors[0])
-                result = function(*tensors)
+                tape.watch(first)
+                result = function(*arguments)
                 outputs = result if isinstance(result, Mapping) else {"value": result}
-            gradient = tape.gradient(outputs["value"], tensors[0])
-            if gradient is None:
+            gradient = tape.gradient(outputs["value"], first)
+            slopes = tf.nest.flatten(gradient)
+            if all(slope is None for slope in slopes):
                 raise no_gradient_error()
+            if isinstance(first, Mapping):
+                gradient = {
+                    name: tf.zeros_like(tensor) if gradient[name] is None else gradient[name]
+                    for name, tensor in first.items()
+                }
             return {**outputs, "gradient": gradient}
 
         return run
+
+
+def _structure(value: Any) -> Any:
+    """Return the names in a mapping, and those in the mappings in it; None for a tensor."""
+    if not isinstance(value, Mapping):
+        return None
+    return tuple((name, _structure(value[name])) for name in sorted(value))
+
+
+def _of_flat_tensors(
+    function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> Callable[..., Any]:
+    """Return ``function`` over the tensors of ``arguments``, in the order of ``tf.nest``.
+
+    The names of a mapping may be any strings, which a signature does not allow.
+    """
+    # Not the arguments themselves, whose tensors would be kept in memory.
+    template = tf.nest.map_structure(lambda _: 0, arguments)
+
+    def run(*tensors: Any) -> Any:
+        return function(*tf.nest.pack_sequence_as(template, tensors))
+
+    return run
 
 
 class _Traces:

@@ -62,6 +62,13 @@ class TensorFlowTable(Table[Any]):
             return self.asarray(array.transpose(2, 3, 0, 1))
         return self.asarray(array.transpose(2, 3, 1, 0))
 
+    def kernel_of_tensor(self, weight: Any, groups: int) -> Any:
+        out_channels, per_group, *size = weight.shape
+        if _is_depthwise(groups, groups * per_group):
+            weight = tf.reshape(weight, [groups, out_channels // groups, *size])
+            return tf.transpose(weight, [2, 3, 0, 1])
+        return tf.transpose(weight, [2, 3, 1, 0])
+
     def conv2d(
         self,
         x: Any,
@@ -115,6 +122,24 @@ class TensorFlowTable(Table[Any]):
         self, x: Any, scale: Any, shift: Any, mean: Any, variance: Any, *, epsilon: float
     ) -> Any:
         return tf.nn.batch_normalization(x, mean, variance, shift, scale, epsilon)
+
+    def batch_norm_training(
+        self,
+        x: Any,
+        scale: Any,
+        shift: Any,
+        mean: Any,
+        variance: Any,
+        *,
+        epsilon: float,
+        momentum: float,
+    ) -> tuple[Any, Any, Any]:
+        batch_mean, batch_variance = tf.nn.moments(x, [0, 1, 2])
+        y = self.batch_norm(x, scale, shift, batch_mean, batch_variance, epsilon=epsilon)
+        count = tf.cast(tf.reduce_prod(tf.shape(x)[:3]), x.dtype)
+        unbiased = batch_variance * (count / (count - 1))
+        mean = mean * (1 - momentum) + batch_mean * momentum
+        return y, mean, variance * (1 - momentum) + unbiased * momentum
 
     def linear(self, x: Any, weight: Any, bias: Any) -> Any:
         return tf.nn.bias_add(tf.matmul(x, weight, transpose_b=True), bias)

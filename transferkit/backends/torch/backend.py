@@ -14,6 +14,7 @@ from transferkit.backends.base import (
     API_VERSION,
     GRADIENTS,
     INFERENCE,
+    TRAINING,
     Backend,
     no_gradient_error,
 )
@@ -27,6 +28,8 @@ __all__ = ["TorchBackend"]
 
 # MobileNetV2 on two CPU cores: micro-batches of 4 run more than twice as fast as those of 32.
 _MICRO_BATCH_SIZE = 4
+# Its gradient: parts of 8 are 1.2 times as fast as 16 images at once.
+_TRAINING_MICRO_BATCH_SIZE = 8
 
 
 class TorchBackend(Backend):
@@ -34,12 +37,15 @@ class TorchBackend(Backend):
 
     name: ClassVar[str] = "torch"
     api_version: ClassVar[int] = API_VERSION
-    capabilities: ClassVar[frozenset[str]] = frozenset({INFERENCE, GRADIENTS})
+    capabilities: ClassVar[frozenset[str]] = frozenset({INFERENCE, GRADIENTS, TRAINING})
 
     def __init__(self, device: str | None = None) -> None:
         super().__init__(device)
         self.table: TorchTable = TorchTable(torch.device(self.device))
         self.micro_batch_size = _MICRO_BATCH_SIZE if self.device == "cpu" else None
+        self.training_micro_batch_size = (
+            _TRAINING_MICRO_BATCH_SIZE if self.device == "cpu" else None
+        )
 
     @classmethod
     def version(cls) -> str:
@@ -100,29 +106,45 @@ class TorchBackend(Backend):
         return run
 
     def compile_tensors(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*tensors: Tensor) -> Any:
+        def run(*arguments: Any) -> Any:
             with torch.inference_mode(False), torch.no_grad():
-                return function(*tensors)
+                return function(*arguments)
 
         return run
 
-    def value_and_grad(self, function: Callable[..., Any]) -> Callable[..., dict[str, Tensor]]:
-        def run(*tensors: Tensor) -> dict[str, Tensor]:
+    def value_and_grad(self, function: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
+        def run(*arguments: Any) -> dict[str, Any]:
             # The caller may be in inference mode, whose tensors have no gradients.
             with torch.inference_mode(False), torch.enable_grad():
-                first, *others = (
-                    tensor.clone() if tensor.is_inference() else tensor for tensor in tensors
-                )
-                first = first.detach().requires_grad_()
+                first, *others = (_map_tensors(_outside_inference, value) for value in arguments)
+                first = _map_tensors(lambda tensor: tensor.detach().requires_grad_(), first)
                 result = function(first, *others)
                 outputs = result if isinstance(result, Mapping) else {"value": result}
-                gradient = None
+                tensors = tuple(first.values()) if isinstance(first, Mapping) else (first,)
+                gradients: tuple[Tensor | None, ...] = ()
                 if outputs["value"].requires_grad:
                     total = outputs["value"].sum()
-                    (gradient,) = torch.autograd.grad(total, first, allow_unused=True)
-            if gradient is None:
+                    gradients = torch.autograd.grad(total, tensors, allow_unused=True)
+            if all(gradient is None for gradient in gradients):
                 raise no_gradient_error()
-            detached = {name: tensor.detach() for name, tensor in outputs.items()}
+            detached = _map_tensors(Tensor.detach, outputs)
+            if not isinstance(first, Mapping):
+                return {**detached, "gradient": gradients[0]}
+            gradient = {
+                name: torch.zeros_like(tensor) if slope is None else slope
+                for (name, tensor), slope in zip(first.items(), gradients, strict=True)
+            }
             return {**detached, "gradient": gradient}
 
         return run
+
+
+def _map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """Return ``value``, a tensor or a mapping of values, with ``function`` applied to tensors."""
+    if isinstance(value, Mapping):
+        return {name: _map_tensors(function, item) for name, item in value.items()}
+    return function(value)
+
+
+def _outside_inference(tensor: Tensor) -> Tensor:
+    return tensor.clone() if tensor.is_inference() else tensor

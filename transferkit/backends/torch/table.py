@@ -52,6 +52,9 @@ class TorchTable(Table[Tensor]):
         with torch.inference_mode(False):
             return self.asarray(array).contiguous(memory_format=torch.channels_last)
 
+    def kernel_of_tensor(self, weight: Tensor, groups: int) -> Tensor:
+        return weight
+
     def conv2d(
         self,
         x: Tensor,
@@ -81,6 +84,31 @@ class TorchTable(Table[Tensor]):
     ) -> Tensor:
         y = F.batch_norm(_channels_first(x), mean, variance, scale, shift, eps=epsilon)
         return _channels_last(y)
+
+    def batch_norm_training(
+        self,
+        x: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        mean: Tensor,
+        variance: Tensor,
+        *,
+        epsilon: float,
+        momentum: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        # PyTorch updates the running statistics in place.
+        mean, variance = mean.clone(), variance.clone()
+        y = F.batch_norm(
+            _channels_first(x),
+            mean,
+            variance,
+            scale,
+            shift,
+            training=True,
+            momentum=momentum,
+            eps=epsilon,
+        )
+        return _channels_last(y), mean, variance
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return F.linear(x, weight, bias)

@@ -1,0 +1,414 @@
+"""One step of training, compiled: gradient, clipping, update and moving average."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from transferkit.backends.base import Backend, StatelessFunction
+from transferkit.backends.stateless import apply_network
+from transferkit.errors import NotFiniteError
+from transferkit.networks.graph import Network
+from transferkit.training.averages import moving_average
+from transferkit.training.losses import cross_entropy
+from transferkit.training.optimizers import Optimizer
+
+__all__ = ["ParameterGroups", "StepResult", "TrainingBatch", "TrainingState", "TrainingStep"]
+
+Array: TypeAlias = npt.NDArray[Any]
+Tensors: TypeAlias = Mapping[str, Any]
+
+# Added to the norm that a gradient is divided by, as in PyTorch.
+_TINY_NORM = 1e-6
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainingBatch:
+    """The input of one step.
+
+    Attributes
+    ----------
+    x
+        (n, ...) the input of the network: pixels or activations, float32.
+    targets
+        (n, c) the probability of each class, float32.
+    weights
+        (n,) the weight of each image in the loss; the mean over the data set is 1.
+    draws
+        The mask of each node that has one, by its name; the first axis is the images.
+    """
+
+    x: Array
+    targets: Array
+    weights: Array
+    draws: Mapping[str, Array] = field(default_factory=dict)
+
+    def parts(self, size: int | None) -> Iterator[TrainingBatch]:
+        """Yield the batch in parts of at most ``size`` images, of nearly equal size."""
+        count = 1 if size is None else -(-len(self.x) // size)
+        bounds = np.linspace(0, len(self.x), count + 1).round().astype(int)
+        for start, stop in pairwise(bounds):
+            yield TrainingBatch(
+                self.x[start:stop],
+                self.targets[start:stop],
+                self.weights[start:stop],
+                {name: mask[start:stop] for name, mask in self.draws.items()},
+            )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainingState:
+    """What a step changes, as tensors of a backend.
+
+    Attributes
+    ----------
+    trained
+        The parameters that are trained, by name.
+    fixed
+        The other parameters: those that are not trained, and running statistics.
+    slots
+        The slots of the optimizer, by the name of the parameter and the index of the slot.
+    average
+        The moving average of the trained parameters and the running statistics; empty if there
+        is none.
+    """
+
+    trained: Tensors
+    fixed: Tensors
+    slots: Mapping[str, Tensors]
+    average: Tensors
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepResult:
+    """What a step reports.
+
+    Attributes
+    ----------
+    loss
+        The mean loss of the batch before the step.
+    accuracy
+        The fraction of the batch whose most probable class is that of the targets.
+    gradient_norm
+        The Euclidean norm of the gradient before clipping.
+    """
+
+    loss: float
+    accuracy: float
+    gradient_norm: float
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterGroups:
+    """How single parameters differ in training.
+
+    Attributes
+    ----------
+    learning_rate_factors
+        The factor of the learning rate of each trained parameter, greater than 0.
+    decayed
+        The names of the parameters with weight decay.
+    statistics
+        The names of the parameters that steps change without a gradient: running statistics.
+    """
+
+    learning_rate_factors: Mapping[str, float]
+    decayed: frozenset[str]
+    statistics: frozenset[str] = frozenset()
+
+
+class TrainingStep:
+    """A step of training on a backend, compiled for each shape of a batch.
+
+    Parameters
+    ----------
+    backend
+        A backend with the capability ``"training"``.
+    network
+        The network, prepared by the passes of `transferkit.networks.training`.
+    groups
+        The parameters that are trained, their learning rates and their decay.
+    optimizer
+        The optimizer.
+    clip_norm
+        The largest norm of the gradient of all parameters; a longer one is scaled down (Pascanu
+        et al., 2013, "On the difficulty of training recurrent neural networks", algorithm 1).
+        None: any.
+    clip_value
+        The largest absolute value in the gradient; larger ones are replaced by it. None: any.
+    l2_sp
+        The weight of the penalty ``l2_sp / 2 * sum((parameters - initial parameters) ** 2)`` on
+        the parameters with decay that were pre-trained (Li et al., 2018, "Explicit Inductive Bias
+        for Transfer Learning with Convolutional Networks", equation 4); 0: none.
+    average_decay
+        The decay of the moving average of the parameters, in [0, 1); None: no average.
+    wrapped
+        The model object that computes the wrapped nodes of ``network``, if it has any.
+    anchors
+        The initial value of each parameter with the penalty ``l2_sp``.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        network: Network,
+        groups: ParameterGroups,
+        optimizer: Optimizer,
+        *,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        l2_sp: float = 0.0,
+        average_decay: float | None = None,
+        wrapped: StatelessFunction | None = None,
+        anchors: Mapping[str, Array] = MappingProxyType({}),
+    ) -> None:
+        self.backend = backend
+        self.network = network
+        self.groups = groups
+        self.optimizer = optimizer
+        self._table = backend.table
+        self._clip_norm = clip_norm
+        self._clip_value = clip_value
+        self._l2_sp = l2_sp
+        self._average_decay = average_decay
+        self._wrapped = wrapped
+        self._anchors = self._tensors(anchors)
+        self._logits = network.resolve("logits")
+        self._compute_gradient = backend.compile_tensors(
+            backend.value_and_grad(self._loss_and_updates)
+        )
+        self._sum = backend.compile_tensors(self._add_mappings)
+        self._update = backend.compile_tensors(self._update_state)
+        self._compute_logits = backend.compile_tensors(self._evaluate)
+
+    def initial_state(self, parameters: Mapping[str, Array]) -> TrainingState:
+        """Return the state before the first step.
+
+        Parameters
+        ----------
+        parameters
+            All parameters of the network, by name.
+        """
+        names = self.groups.learning_rate_factors
+        trained = self._tensors({name: parameters[name] for name in names})
+        fixed = self._tensors({n: array for n, array in parameters.items() if n not in names})
+        zeros = {name: np.zeros_like(parameters[name]) for name in names}
+        slots = {str(index): self._tensors(zeros) for index in range(self.optimizer.num_slots)}
+        average: Tensors = {}
+        if self._average_decay is not None:
+            average = {**trained, **{name: fixed[name] for name in self.groups.statistics}}
+        return TrainingState(trained, fixed, slots, average)
+
+    def state_to_numpy(self, state: TrainingState) -> dict[str, Mapping[str, Array]]:
+        """Return the arrays of a state, which `state_from_numpy` takes."""
+        slots = {f"slot{index}": tensors for index, tensors in state.slots.items()}
+        groups = {
+            "trained": state.trained,
+            "fixed": state.fixed,
+            "average": state.average,
+            **slots,
+        }
+        return {group: self.to_numpy(tensors) for group, tensors in groups.items()}
+
+    def state_from_numpy(self, arrays: Mapping[str, Mapping[str, Array]]) -> TrainingState:
+        """Return the state whose arrays `state_to_numpy` returned."""
+        slots = {
+            str(index): self._tensors(arrays[f"slot{index}"])
+            for index in range(self.optimizer.num_slots)
+        }
+        return TrainingState(
+            self._tensors(arrays["trained"]),
+            self._tensors(arrays["fixed"]),
+            slots,
+            self._tensors(arrays["average"]),
+        )
+
+    def run(
+        self, state: TrainingState, batch: TrainingBatch, coefficients: Array
+    ) -> tuple[TrainingState, StepResult]:
+        """Take one step.
+
+        Parameters
+        ----------
+        state
+            The state before the step.
+        batch
+            The images of the step. The gradient is summed over parts of
+            ``backend.training_micro_batch_size`` images, unless a batch norm normalizes by the
+            batch.
+        coefficients
+            `Optimizer.coefficients` of the step.
+
+        Raises
+        ------
+        NotFiniteError
+            If the loss or the gradient is NaN or infinite; ``state`` is unchanged.
+        """
+        table = self._table
+        size = None if self._needs_whole_batch() else self.backend.training_micro_batch_size
+        count = table.asarray([float(len(batch.x))])
+        gradient: Tensors | None = None
+        losses, hits = 0.0, 0
+        fixed = state.fixed
+        for part in batch.parts(size):
+            result = self._compute_gradient(
+                dict(state.trained),
+                dict(fixed),
+                self._tensors(part.draws),
+                table.asarray(part.x),
+                table.asarray(part.targets),
+                table.asarray(part.weights),
+                count,
+            )
+            losses += float(table.to_numpy(result["value"]).sum())
+            predicted = table.to_numpy(result["logits"]).argmax(axis=1)
+            hits += int((predicted == part.targets.argmax(axis=1)).sum())
+            fixed = {**fixed, **result["updates"]}
+            slopes = result["gradient"]
+            gradient = slopes if gradient is None else self._sum(dict(gradient), slopes)
+        if not np.isfinite(losses):
+            raise NotFiniteError(f"the loss is {losses}")
+        updated = self._update(
+            dict(state.trained),
+            dict(gradient or {}),
+            {name: dict(tensors) for name, tensors in state.slots.items()},
+            dict(state.average),
+            {name: fixed[name] for name in self.groups.statistics if name in state.average},
+            dict(self._anchors),
+            table.asarray(coefficients),
+        )
+        norm = float(table.to_numpy(updated["norm"]).sum())
+        if not np.isfinite(norm):
+            raise NotFiniteError(f"the norm of the gradient is {norm}")
+        after = TrainingState(updated["trained"], fixed, updated["slots"], updated["average"])
+        return after, StepResult(losses, hits / len(batch.x), norm)
+
+    def logits(self, parameters: Tensors, x: Array) -> Array:
+        """Return the logits (n, c) of a batch ``x`` with some parameters, as at inference."""
+        size = self.backend.micro_batch_size or len(x)
+        parts = [
+            self._compute_logits(dict(parameters), self._table.asarray(x[start : start + size]))
+            for start in range(0, len(x), size)
+        ]
+        return np.concatenate([self._table.to_numpy(part) for part in parts])
+
+    def to_numpy(self, tensors: Tensors) -> dict[str, Array]:
+        """Return the arrays of some tensors."""
+        return {name: self._table.to_numpy(tensor) for name, tensor in tensors.items()}
+
+    def _tensors(self, arrays: Mapping[str, Array]) -> dict[str, Any]:
+        # Copies, since a table may share the memory of an array.
+        return {name: self._table.asarray(np.array(array)) for name, array in arrays.items()}
+
+    def _needs_whole_batch(self) -> bool:
+        """Return whether the loss of an image depends on the other images of its batch."""
+        return any(node.operation == "batch_norm_training" for node in self.network.nodes)
+
+    def _loss_and_updates(
+        self, trained: Tensors, fixed: Tensors, draws: Tensors, x: Any, targets: Any, *rest: Any
+    ) -> dict[str, Any]:
+        weights, count = rest
+        outputs, updates = apply_network(
+            self._table,
+            self.network,
+            {**fixed, **trained},
+            x,
+            [self._logits],
+            training=True,
+            draws=draws,
+            wrapped=self._wrapped,
+        )
+        logits = outputs[self._logits]
+        losses = self._table.multiply(cross_entropy(self._table, logits, targets), weights)
+        value = self._table.divide(losses, count)
+        return {"value": value, "logits": logits, "updates": updates}
+
+    def _evaluate(self, parameters: Tensors, x: Any) -> Any:
+        outputs, _ = apply_network(
+            self._table,
+            self.network,
+            parameters,
+            x,
+            [self._logits],
+            training=False,
+            draws={},
+            wrapped=self._wrapped,
+        )
+        return outputs[self._logits]
+
+    def _add_mappings(self, first: Tensors, second: Tensors) -> dict[str, Any]:
+        return {name: self._table.add(first[name], second[name]) for name in first}
+
+    def _update_state(
+        self,
+        trained: Tensors,
+        gradient: Tensors,
+        slots: Mapping[str, Tensors],
+        average: Tensors,
+        statistics: Tensors,
+        anchors: Tensors,
+        coefficients: Any,
+    ) -> dict[str, Any]:
+        table = self._table
+        norm = self._norm(gradient)
+        gradient = self._clip(gradient, norm)
+        new_trained: dict[str, Any] = {}
+        new_slots: dict[str, dict[str, Any]] = {index: {} for index in slots}
+        for name, parameter in trained.items():
+            slope = gradient[name]
+            if name in anchors:
+                distance = table.subtract(parameter, anchors[name])
+                penalty = table.multiply(distance, table.asarray(self._l2_sp))
+                slope = table.add(slope, penalty)
+            new_trained[name], changed = self.optimizer.update(
+                table,
+                parameter,
+                slope,
+                tuple(slots[str(index)][name] for index in range(len(slots))),
+                coefficients,
+                learning_rate_factor=self.groups.learning_rate_factors[name],
+                decays=name in self.groups.decayed,
+            )
+            for index, slot in enumerate(changed):
+                new_slots[str(index)][name] = slot
+        values = {**statistics, **new_trained}
+        new_average = {
+            name: moving_average(table, tensor, values[name], self._average_decay or 0.0)
+            for name, tensor in average.items()
+        }
+        return {
+            "trained": new_trained,
+            "slots": new_slots,
+            "average": new_average,
+            "norm": norm,
+        }
+
+    def _norm(self, gradient: Tensors) -> Any:
+        """Return the Euclidean norm of a gradient, of shape (1,)."""
+        table = self._table
+        total = table.asarray([0.0])
+        for tensor in gradient.values():
+            axes = tuple(range(len(tensor.shape)))
+            total = table.add(total, table.sum(table.multiply(tensor, tensor), axes=axes))
+        return table.sqrt(total)
+
+    def _clip(self, gradient: Tensors, norm: Any) -> Tensors:
+        table = self._table
+        if self._clip_norm is not None:
+            ratio = table.divide(
+                table.asarray(self._clip_norm), table.add(norm, table.asarray(_TINY_NORM))
+            )
+            factor = table.clip(ratio, low=0.0, high=1.0)
+            gradient = {name: table.multiply(slope, factor) for name, slope in gradient.items()}
+        if self._clip_value is not None:
+            limit = self._clip_value
+            gradient = {
+                name: table.clip(slope, low=-limit, high=limit) for name, slope in gradient.items()
+            }
+        return gradient
