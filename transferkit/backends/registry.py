@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 
-from transferkit.backends.base import API_VERSION, GRADIENTS, INFERENCE, Backend
+from transferkit.backends.base import API_VERSION, GRADIENTS, INFERENCE, TRAINING, Backend
 from transferkit.errors import (
     ArgumentTypeError,
     BackendNotInstalledError,
@@ -37,6 +37,8 @@ ENTRY_POINT_GROUP = "transferkit.backends"
 
 ENVIRONMENT_VARIABLE = "TRANSFERKIT_BACKEND"
 """The environment variable with the name of the default backend."""
+
+_CAPABILITIES = (INFERENCE, GRADIENTS, TRAINING)
 
 # The order in which backends are tried if neither the caller nor the environment chooses one.
 # Backends of other distributions follow in alphabetical order.
@@ -141,7 +143,7 @@ def get_backend(
         required capability is used, in this order: onnxruntime, torch, tensorflow, backends of
         other distributions by name.
     needs
-        The required capability: ``"inference"`` or ``"gradients"``.
+        The required capability: ``"inference"``, ``"gradients"`` or ``"training"``.
     device
         One of the backend's devices; None is the CPU.
 
@@ -165,8 +167,8 @@ def get_backend(
     >>> get_backend("onnxruntime").name
     'onnxruntime'
     """
-    if needs not in (INFERENCE, GRADIENTS):
-        raise UnknownNameError("capability", needs, (INFERENCE, GRADIENTS))
+    if needs not in _CAPABILITIES:
+        raise UnknownNameError("capability", needs, _CAPABILITIES)
     if isinstance(backend, Backend):
         _check_capability(type(backend), needs)
         is_cpu = backend.device == backend.devices()[0]

@@ -185,6 +185,32 @@ def stream_batches(
     return _stream(sources, preprocessing, batch_size, on_error == "skip", skipped, group_sizes)
 
 
+def image_sequence(images: Images) -> Sequence[ImageLike] | npt.NDArray[np.generic]:
+    """Return single images that can be read several times, in any order.
+
+    Parameters
+    ----------
+    images
+        As for `stream_batches`. Those of a generator are kept in memory, file objects are read.
+
+    Raises
+    ------
+    DatasetError
+        If ``images`` is a path that does not exist, or a folder without images.
+    ImageTypeError
+        If ``images`` has an unsupported type.
+    ShapeError
+        If ``images`` is an array with an unsupported shape.
+    """
+    sources = _image_sources(images)
+    if isinstance(sources, np.ndarray):
+        return sources
+    return [
+        read_content(image, source) if is_encoded(image) else image
+        for _, source, image in _named(sources)
+    ]
+
+
 def _image_sources(images: Images) -> Iterable[ImageLike]:
     """Return an iterable of single images; it has a length if their number is known."""
     if isinstance(images, (str, os.PathLike)):

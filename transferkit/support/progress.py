@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from transferkit.support.notebook_progress import NotebookProgress, is_notebook
 
-__all__ = ["show_progress"]
+__all__ = ["print_progress", "show_progress"]
 
 
 @contextmanager
@@ -42,9 +42,7 @@ def show_progress(
     ...     advance(2)
     """
     in_notebook = is_notebook()
-    if shown is None:
-        shown = in_notebook or sys.stderr.isatty()
-    if not shown:
+    if not _is_shown(shown):
         yield lambda _steps: None
         return
     if in_notebook:
@@ -78,3 +76,21 @@ def show_progress(
     ) as progress:
         task = progress.add_task(what, total=total)
         yield lambda steps: progress.advance(task, steps)
+
+
+def print_progress(line: str, *, shown: bool | None) -> None:
+    """Print a line about work in progress on standard error.
+
+    Parameters
+    ----------
+    line
+        The line, without a line break.
+    shown
+        Whether to print it; None: on a terminal and in a notebook.
+    """
+    if _is_shown(shown):
+        print(line, file=sys.stderr, flush=True)
+
+
+def _is_shown(shown: bool | None) -> bool:
+    return is_notebook() or sys.stderr.isatty() if shown is None else shown

@@ -178,7 +178,7 @@ class TrainingStep:
         self._l2_sp = l2_sp
         self._average_decay = average_decay
         self._wrapped = wrapped
-        self._anchors = self._tensors(anchors)
+        self._anchors = self.from_numpy(anchors)
         self._logits = network.resolve("logits")
         self._compute_gradient = backend.compile_tensors(
             backend.value_and_grad(self._loss_and_updates)
@@ -196,10 +196,10 @@ class TrainingStep:
             All parameters of the network, by name.
         """
         names = self.groups.learning_rate_factors
-        trained = self._tensors({name: parameters[name] for name in names})
-        fixed = self._tensors({n: array for n, array in parameters.items() if n not in names})
+        trained = self.from_numpy({name: parameters[name] for name in names})
+        fixed = self.from_numpy({n: array for n, array in parameters.items() if n not in names})
         zeros = {name: np.zeros_like(parameters[name]) for name in names}
-        slots = {str(index): self._tensors(zeros) for index in range(self.optimizer.num_slots)}
+        slots = {str(index): self.from_numpy(zeros) for index in range(self.optimizer.num_slots)}
         average: Tensors = {}
         if self._average_decay is not None:
             average = {**trained, **{name: fixed[name] for name in self.groups.statistics}}
@@ -219,14 +219,14 @@ class TrainingStep:
     def state_from_numpy(self, arrays: Mapping[str, Mapping[str, Array]]) -> TrainingState:
         """Return the state whose arrays `state_to_numpy` returned."""
         slots = {
-            str(index): self._tensors(arrays[f"slot{index}"])
+            str(index): self.from_numpy(arrays[f"slot{index}"])
             for index in range(self.optimizer.num_slots)
         }
         return TrainingState(
-            self._tensors(arrays["trained"]),
-            self._tensors(arrays["fixed"]),
+            self.from_numpy(arrays["trained"]),
+            self.from_numpy(arrays["fixed"]),
             slots,
-            self._tensors(arrays["average"]),
+            self.from_numpy(arrays["average"]),
         )
 
     def run(
@@ -260,7 +260,7 @@ class TrainingStep:
             result = self._compute_gradient(
                 dict(state.trained),
                 dict(fixed),
-                self._tensors(part.draws),
+                self.from_numpy(part.draws),
                 table.asarray(part.x),
                 table.asarray(part.targets),
                 table.asarray(part.weights),
@@ -298,13 +298,14 @@ class TrainingStep:
         ]
         return np.concatenate([self._table.to_numpy(part) for part in parts])
 
+    def from_numpy(self, arrays: Mapping[str, Array]) -> dict[str, Any]:
+        """Return the tensors of some arrays, whose memory they do not share."""
+        # A table may share the memory of an array.
+        return {name: self._table.asarray(np.array(array)) for name, array in arrays.items()}
+
     def to_numpy(self, tensors: Tensors) -> dict[str, Array]:
         """Return the arrays of some tensors."""
         return {name: self._table.to_numpy(tensor) for name, tensor in tensors.items()}
-
-    def _tensors(self, arrays: Mapping[str, Array]) -> dict[str, Any]:
-        # Copies, since a table may share the memory of an array.
-        return {name: self._table.asarray(np.array(array)) for name, array in arrays.items()}
 
     def _needs_whole_batch(self) -> bool:
         """Return whether the loss of an image depends on the other images of its batch."""
