@@ -19,7 +19,6 @@ from transferkit.errors import (
     NotFiniteError,
     ParameterError,
     ShapeError,
-    UnsupportedError,
 )
 from transferkit.images import (
     Batch,
@@ -30,6 +29,7 @@ from transferkit.images import (
     list_images,
     stream_batches,
 )
+from transferkit.support.data_frames import import_pandas
 from transferkit.support.progress import show_progress
 
 if TYPE_CHECKING:
@@ -108,12 +108,7 @@ class Features(Mapping[str, npt.NDArray[np.float32]]):
         >>> features.to_pandas().iloc[:, :2].columns.tolist()
         ['embedding_0', 'embedding_1']
         """
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise UnsupportedError(
-                "a data frame needs pandas, which is not installed; pip install pandas"
-            ) from error
+        pd = import_pandas()
         index = pd.Index(self.sources, name="source")
         frames = [
             pd.DataFrame(

@@ -11,7 +11,7 @@ from typing import IO
 
 from transferkit.errors import OutputError, shorten_path
 
-__all__ = ["check_writable", "write_atomically"]
+__all__ = ["check_writable", "png_path", "write_atomically"]
 
 
 @contextmanager
@@ -87,3 +87,23 @@ def check_writable(path: Path) -> None:
     except OSError as error:
         # For example a name that is too long, or a folder that must not be read.
         raise OutputError(f"{shorten_path(path)}: cannot be written: {error.strerror}") from None
+
+
+def png_path(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a PNG file that is to be written.
+
+    Raises
+    ------
+    OutputError
+        If its name does not end in ``.png``.
+
+    Examples
+    --------
+    >>> from transferkit.support.atomic_write import png_path
+    >>> png_path("curve.PNG").name
+    'curve.PNG'
+    """
+    target = Path(path)
+    if target.suffix.lower() != ".png":
+        raise OutputError(f"{shorten_path(target)}: expected a file name that ends in .png")
+    return target

@@ -15,13 +15,14 @@ import numpy.typing as npt
 from PIL import Image
 
 from transferkit.classification.classifier import Prediction
-from transferkit.errors import OutputError, ParameterError, UnsupportedError, shorten, shorten_path
+from transferkit.errors import OutputError, ParameterError, shorten, shorten_path
 from transferkit.images import Skipped
 from transferkit.images.conversion import to_float32, to_uint8
 from transferkit.optimization.attacks.norms import vector_norms
 from transferkit.optimization.attacks.rounding import uint8_levels
-from transferkit.support.atomic_write import check_writable, write_atomically
+from transferkit.support.atomic_write import png_path, write_atomically
 from transferkit.support.numerics import as_array, softmax
+from transferkit.support.plots import plot_file
 
 __all__ = ["AdversarialResult", "Curve", "Panel", "TransferResult", "predicted_classes"]
 
@@ -221,27 +222,15 @@ class AdversarialResult:
         OutputError
             If the file cannot be written, or its name does not end in ``.png``.
         """
-        try:
-            from matplotlib.backends.backend_agg import FigureCanvasAgg
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise UnsupportedError(
-                'plots need matplotlib, which is not installed; pip install "transferkit[plots]"'
-            ) from error
-        target = _png_path(path)
-        check_writable(target)
         curve = self.curve(epsilons)
-        figure = Figure(figsize=(5, 3.5), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.subplots()
-        in_levels = self.norm == "linf"
-        axes.step(curve.epsilons * (255 if in_levels else 1), curve.success_rates, where="post")
-        axes.set_xlabel(f"epsilon, {self.norm}" + (" (1/255)" if in_levels else ""))
-        axes.set_ylabel("success rate")
-        axes.set_ylim(-0.02, 1.02)
-        axes.set_title(f"{self.method}, {len(self)} images")
-        with write_atomically(target) as file:
-            figure.savefig(file, format="png", dpi=120)
+        with plot_file(path, 5, 3.5) as figure:
+            axes = figure.subplots()
+            in_levels = self.norm == "linf"
+            axes.step(curve.epsilons * (255 if in_levels else 1), curve.success_rates, where="post")
+            axes.set_xlabel(f"epsilon, {self.norm}" + (" (1/255)" if in_levels else ""))
+            axes.set_ylabel("success rate")
+            axes.set_ylim(-0.02, 1.02)
+            axes.set_title(f"{self.method}, {len(self)} images")
 
     def panel(self, rows: Sequence[int] | None = None) -> Panel:
         """Return an image with the original, the change and the 8-bit result of each image.
@@ -405,13 +394,6 @@ def _caption(prediction: Prediction) -> str:
     return f"{prediction.label}\n{prediction.probability:.1%}"
 
 
-def _png_path(path: str | os.PathLike[str]) -> Path:
-    target = Path(path)
-    if target.suffix.lower() != ".png":
-        raise OutputError(f"{shorten_path(target)}: expected a file name that ends in .png")
-    return target
-
-
 def _write_png(image: Image.Image, path: Path) -> None:
-    with write_atomically(_png_path(path)) as file:
+    with write_atomically(png_path(path)) as file:
         image.save(file, "PNG")
