@@ -17,7 +17,16 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from transferkit.backends import Backend, get_backend
+from transferkit.backends.base import INFERENCE, TRAINING
 from transferkit.classification.evaluation import Evaluation
+from transferkit.classification.fine_tuning.draws import SPLIT, generator_for
+from transferkit.classification.fine_tuning.preparation import with_tuned
+from transferkit.classification.fine_tuning.run import LabeledImages, fine_tune_model
+from transferkit.classification.fine_tuning.settings import FineTuning
+from transferkit.classification.fine_tuning.splitting import (
+    check_validation_classes,
+    split_by_class,
+)
 from transferkit.classification.head import fit_head
 from transferkit.classification.labels import (
     Labels,
@@ -40,17 +49,20 @@ from transferkit.classification.weighting import (
     check_sample_weight,
     combine_weights,
 )
-from transferkit.errors import DatasetError, UnsupportedError
+from transferkit.errors import DatasetError, ParameterError, UnsupportedError, shorten
 from transferkit.features import Features, NoneReadableError, check_finite, compute_features
-from transferkit.images import Images, Preprocessing, Skipped
+from transferkit.images import Images, Preprocessing, Skipped, stream_batches
+from transferkit.images.stream import image_sequence, source_name
 from transferkit.models import AnyWeights, Model, load_model
 from transferkit.models.estimator import NetworkEstimator, document_parameters, takes_images
+from transferkit.models.model import attach_metadata
 from transferkit.models.program_cache import ProgramCache
 from transferkit.networks import NETWORKS, Network, add_probabilities, replace_head
 from transferkit.support.numerics import l2_normalize
 from transferkit.support.random_state import RandomState, as_generator, as_seed
-from transferkit.support.validation import check_integer, check_positive
+from transferkit.support.validation import check_integer, check_positive, is_number
 from transferkit.support.warning import warn
+from transferkit.training.history import PROBE, History
 from transferkit.weights.own_file import is_weights_file
 
 __all__ = ["Classifier", "Prediction", "top_predictions"]
@@ -107,6 +119,9 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         ``numpy.random.Generator``, a ``numpy.random.RandomState``, or None for different folds
         at each fit and different weights in each new object.
     {progress}
+    fine_tuning
+        How the network is trained further after the logistic regression, the probe; None: not at
+        all.
 
     Attributes
     ----------
@@ -124,6 +139,8 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         The number of images that the classifier was fitted to; None for one that was loaded.
     skipped_ : list of Skipped
         The images, class folders and classes that `fit` left out, and why.
+    history_ : transferkit.training.History or None
+        The steps and epochs of the last fine-tuning, and what was kept; None without it.
 
     Examples
     --------
@@ -153,6 +170,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         initialization: str = "he",
         random_state: RandomState = 0,
         progress: bool | None = None,
+        fine_tuning: FineTuning | None = None,
     ) -> None:
         super().__init__(
             network,
@@ -168,6 +186,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         self.layer = layer
         self.C = C
         self.class_weight = class_weight
+        self.fine_tuning = fine_tuning
         self._fitted_programs = ProgramCache()
 
     @classmethod
@@ -234,7 +253,8 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
     ) -> Self:
         """Fit the classifier.
 
-        The network runs on each image once.
+        The network runs on each image once. With ``fine_tuning``, it is then trained; Ctrl-C
+        ends the training, and keeps the best weights so far, with a warning.
 
         Parameters
         ----------
@@ -265,10 +285,13 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         ImageError
             If an image cannot be read and ``on_error`` is ``"raise"``.
         ParameterError
-            If ``C``, ``class_weight`` or ``sample_weight`` is invalid.
+            If ``C``, ``class_weight``, ``sample_weight`` or ``fine_tuning`` is invalid.
+        UnsupportedError
+            If the backend cannot train, and ``fine_tuning`` is given.
         """
         if self.C is not None:
             check_positive("C", self.C)
+        fine_tuning = _check_fine_tuning(self.fine_tuning)
         skipped: list[Skipped] = []
         X, labels = with_labels(X, y, on_error=on_error, skipped=skipped)
         classes, indices = np.unique(labels, return_inverse=True)
@@ -276,7 +299,9 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         weight_of_image = check_sample_weight(sample_weight, len(labels))
         self._select(classes, indices, weight_of_image, skip=on_error == "skip")
         seed = as_seed(self.random_state)
-        program, model = self._load()
+        if fine_tuning is not None:
+            X = image_sequence(X)
+        program, model = self._load(needs=INFERENCE if fine_tuning is None else TRAINING)
         features = compute_features(
             program,
             model.preprocessing,
@@ -300,11 +325,12 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         check_finite(features[self.layer], features.sources, self.layer)
         activations = features[self.layer][used]
         embeddings = l2_normalize(activations.reshape(len(activations), -1))
+        seed_of_folds = int(as_generator(seed).integers(_SEED_OF_FOLDS))
         head = fit_head(
             embeddings,
             indices,
             C=None if self.C is None else float(self.C),
-            seed=int(as_generator(seed).integers(_SEED_OF_FOLDS)),
+            seed=seed_of_folds,
             sample_weight=weights,
         )
         network = replace_head(
@@ -322,10 +348,235 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         )
         # The fitted network is a program of its own, with its own copy of the weights.
         program.release()
+        history = None
+        if fine_tuning is not None:
+            data = LabeledImages(
+                [X[index] for index in features.indices[used]],  # type: ignore[index]
+                [features.sources[row] for row in used],
+                indices,
+                np.ones(len(used)) if weights is None else weights,
+            )
+            train, validation, rows = self._split(data, classes, fine_tuning, seed)
+            start = fitted
+            if len(rows) < len(indices):
+                part = fit_head(
+                    embeddings[rows],
+                    indices[rows],
+                    C=head.C,
+                    seed=seed_of_folds,
+                    sample_weight=None if weights is None else weights[rows],
+                )
+                start = with_tuned(fitted, {"head.weight": part.weight, "head.bias": part.bias})
+            tuned, history = fine_tune_model(
+                start,
+                program.backend,
+                train,
+                validation,
+                fine_tuning,
+                start=PROBE,
+                seed=seed,
+                progress=self.progress,
+            )
+            # Of the probe, the one that is fitted to all images is kept.
+            fitted = fitted if tuned is start else tuned
         self._set_fitted(fitted, classes, head.C, skipped, head.cv_accuracy, len(indices))
+        self.history_ = history
         self._fit_parameters = self._current_parameters()
         _LOGGER.info("fitted classes %s with C = %g", format_labels(classes.tolist()), head.C)
         return self
+
+    def fine_tune(
+        self,
+        X: Images,
+        fine_tuning: FineTuning | None = None,
+        *,
+        y: Labels | None = None,
+        sample_weight: SampleWeight | None = None,
+        on_error: str = "raise",
+    ) -> Self:
+        """Train a fitted classifier further, on the same or on other images of its classes.
+
+        Parameters
+        ----------
+        X, y, sample_weight, on_error
+            As for `fit`; every label is one of ``classes_``.
+        fine_tuning
+            What is trained, and how; None: the defaults of `FineTuning`.
+
+        Returns
+        -------
+        Classifier
+            The classifier itself, with ``history_``. If nothing is better on the validation
+            images, its weights are unchanged.
+
+        Raises
+        ------
+        DatasetError
+            If there are no images, or a label is not in ``classes_``.
+        ImageError
+            If an image cannot be read and ``on_error`` is ``"raise"``.
+        ParameterError
+            If ``fine_tuning`` or ``sample_weight`` is invalid.
+        UnsupportedError
+            If the backend cannot train.
+        """
+        check_is_fitted(self, "classes_")
+        settings = _check_fine_tuning(fine_tuning) or FineTuning()
+        seed = as_seed(self.random_state)
+        skipped: list[Skipped] = []
+        data = self._labeled_images(X, y, sample_weight, on_error=on_error, skipped=skipped)
+        wrapped = self.model_.wrapped
+        backend = get_backend(
+            self.backend if wrapped is None else wrapped.backend,
+            needs=TRAINING,
+            device=self.device if wrapped is None else None,
+        )
+        train, validation, _ = self._split(data, self.classes_, settings, seed)
+        self.model_, self.history_ = fine_tune_model(
+            self.model_,
+            backend,
+            train,
+            validation,
+            settings,
+            start="start",
+            seed=seed,
+            progress=self.progress,
+        )
+        self.skipped_ = skipped
+        return self
+
+    def plot_history(self, path: str | os.PathLike[str]) -> None:
+        """Draw the loss and the accuracy over the epochs of the last fine-tuning.
+
+        Parameters
+        ----------
+        path
+            The file to write, such as ``history.png``.
+
+        Raises
+        ------
+        UnsupportedError
+            If there was no fine-tuning, or Matplotlib is not installed.
+        OutputError
+            If the file cannot be written.
+        """
+        check_is_fitted(self, "classes_")
+        if self.history_ is None:
+            raise UnsupportedError(
+                "the classifier was not fine-tuned, so there is no history; fit it with "
+                "fine_tuning=FineTuning(), or call fine_tune"
+            )
+        self.history_.plot(path)
+
+    def to_native(self) -> object:
+        """Return the fitted network as a model object of the backend's framework.
+
+        Returns
+        -------
+        object
+            As `transferkit.FeatureExtractor.to_native`, from pixels to the logits of
+            ``classes_``. Its parameters have the names of the weights' source, and the new head
+            is ``head``. If the network is an object of a framework, the tuned copy of that object
+            without the new head is returned.
+
+        Raises
+        ------
+        UnsupportedError
+            If the backend's framework has no model objects.
+        """
+        check_is_fitted(self, "classes_")
+        wrapped = self.model_.wrapped
+        backend = get_backend(
+            self.backend if wrapped is None else wrapped.backend,
+            device=self.device if wrapped is None else None,
+        )
+        native = self.model_.program(backend).to_native()
+        if wrapped is None:
+            attach_metadata(native, self.model_)
+        return native
+
+    def _labeled_images(
+        self,
+        X: Images,
+        y: Labels | None,
+        sample_weight: SampleWeight | None,
+        *,
+        on_error: str = "raise",
+        skipped: list[Skipped] | None = None,
+    ) -> LabeledImages:
+        """Return images of the classes of the fitted classifier, those of weight 0 left out."""
+        X, labels = with_labels(X, y, on_error=on_error, skipped=skipped)
+        weights = check_sample_weight(sample_weight, len(labels))
+        images = image_sequence(X)
+        index_of = {label: index for index, label in enumerate(self.classes_.tolist())}
+        unknown = set(labels.tolist()) - index_of.keys()
+        if unknown:
+            raise self._unknown_labels(unknown)
+        indices = np.asarray([index_of[label] for label in labels.tolist()], np.intp)
+        combined = combine_weights(self.classes_, indices, weights, self.class_weight)
+        data = LabeledImages(
+            [*images],
+            [source_name(image, index) for index, image in enumerate(images)],
+            indices,
+            combined,
+        )
+        if len(images) != len(labels):
+            raise DatasetError(f"X has {len(images)} images, but y has {len(labels)} labels")
+        is_read = np.ones(len(labels), bool)
+        if on_error == "skip":
+            unreadable: list[Skipped] = []
+            is_read[:] = False
+            for batch in stream_batches(
+                data.images,
+                self.model_.preprocessing,
+                batch_size=self.batch_size,
+                on_error=on_error,
+                skipped=unreadable,
+            ):
+                is_read[batch.indices] = True
+            if skipped is not None:
+                skipped += unreadable
+        rows = np.flatnonzero(is_read & (combined > 0))
+        if not len(rows):
+            raise DatasetError("no images are left to train on")
+        return data.take(rows)
+
+    def _split(
+        self,
+        data: LabeledImages,
+        classes: npt.NDArray[Any],
+        settings: FineTuning,
+        seed: int,
+    ) -> tuple[LabeledImages, LabeledImages | None, npt.NDArray[np.intp]]:
+        """Return the training images, the validation images, and the rows of the former."""
+        everything = np.arange(len(data.classes))
+        validation = settings.validation
+        if validation is None:
+            return data, None, everything
+        if is_number(validation):
+            generator = generator_for(seed, SPLIT)
+            rows, held_out = split_by_class(data.classes, classes, validation, generator)
+            return data.take(rows), data.take(held_out), rows
+        X, y = validation if isinstance(validation, tuple) else (validation, None)
+        images, labels = with_labels(X, y)  # type: ignore[arg-type]
+        index_of = {label: index for index, label in enumerate(classes.tolist())}
+        unknown = set(labels.tolist()) - index_of.keys()
+        if unknown:
+            raise DatasetError(
+                f"validation has labels that are not classes of the classifier: "
+                f"{format_labels(sorted(unknown, key=str))}; its classes are "
+                f"{format_labels(classes.tolist())}"
+            )
+        indices = np.asarray([index_of[label] for label in labels.tolist()], np.intp)
+        check_validation_classes(indices, classes)
+        sequence = image_sequence(images)
+        held = LabeledImages(
+            [*sequence],
+            [source_name(image, index) for index, image in enumerate(sequence)],
+            indices,
+            np.ones(len(indices)),
+        )
+        return data, held, everything
 
     def _select(
         self,
@@ -778,6 +1029,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         self.cv_accuracy_ = cv_accuracy
         self.n_samples_fit_ = n_samples
         self.skipped_ = skipped
+        self.history_: History | None = None
 
     def _outputs(self, X: Images, layer: str, *, on_error: str) -> Features:
         """Return the output of a layer of the fitted model."""
@@ -798,6 +1050,19 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         )
         check_finite(outputs[layer], outputs.sources, layer)
         return outputs
+
+
+def _check_fine_tuning(fine_tuning: object) -> FineTuning | None:
+    """Return the settings of fine-tuning, checked; None for none."""
+    if fine_tuning is None:
+        return None
+    if not isinstance(fine_tuning, FineTuning):
+        raise ParameterError(
+            f"fine_tuning is {shorten(fine_tuning)}; expected a FineTuning, such as "
+            "FineTuning(epochs=5), or None"
+        )
+    fine_tuning.check()
+    return fine_tuning
 
 
 def top_predictions(

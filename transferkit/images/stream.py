@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from transferkit.errors import DatasetError, ImageError, ShapeError
+from transferkit.errors import DatasetError, ImageError, ParameterError, ShapeError
+from transferkit.images.augmentation.base import AugmentationStage
 from transferkit.images.bit_depth import BitDepth
 from transferkit.images.conversion import to_float32
 from transferkit.images.folders import list_images
@@ -109,6 +110,8 @@ def stream_batches(
     on_error: str = "raise",
     skipped: list[Skipped] | None = None,
     group_sizes: bool = False,
+    augment: AugmentationStage | None = None,
+    order: Sequence[int] | None = None,
 ) -> Generator[Batch, None, None]:
     """Read, resize and crop images, and yield them in batches, in input order.
 
@@ -148,6 +151,11 @@ def stream_batches(
         Whether images that are not resized may differ in size. Each batch then contains images
         of one size, so batches are not in input order, and can be smaller; at most two batches
         of images wait for others of their size.
+    augment
+        The augmentations of each image; None for none.
+    order
+        The positions of the images to read, in this order; a position may occur several times,
+        or not at all. ``images`` must be a sequence then. None: all of them, in their order.
 
     Returns
     -------
@@ -156,7 +164,8 @@ def stream_batches(
     Raises
     ------
     ParameterError
-        If ``on_error`` or ``batch_size`` is invalid.
+        If ``on_error`` or ``batch_size`` is invalid, or ``order`` is given and ``images`` is not a
+        sequence.
     DatasetError
         If there are no images, or a path does not exist.
     ImageTypeError
@@ -182,7 +191,17 @@ def stream_batches(
     sources = _image_sources(images)
     if isinstance(sources, Sized) and len(sources) == 0:
         raise DatasetError("no images were given")
-    return _stream(sources, preprocessing, batch_size, on_error == "skip", skipped, group_sizes)
+    if order is None:
+        named = _named(sources)
+    elif isinstance(sources, (Sequence, np.ndarray)):
+        named = _ordered(sources, order)
+    else:
+        raise ParameterError(
+            f"order is given, but images is a {type(images).__name__}, which can be read only "
+            "once; pass a list of images"
+        )
+    reader = _ReadAhead(named, preprocessing, augment, 2 * batch_size)
+    return _stream(reader, batch_size, on_error == "skip", skipped, group_sizes)
 
 
 def image_sequence(images: Images) -> Sequence[ImageLike] | npt.NDArray[np.generic]:
@@ -205,10 +224,18 @@ def image_sequence(images: Images) -> Sequence[ImageLike] | npt.NDArray[np.gener
     sources = _image_sources(images)
     if isinstance(sources, np.ndarray):
         return sources
-    return [
-        read_content(image, source) if is_encoded(image) else image
-        for _, source, image in _named(sources)
-    ]
+    return [_content(image, source) for _, source, image in _named(sources)]
+
+
+def _content(image: ImageLike, source: str) -> ImageLike:
+    """Return the bytes of a file object, or the image itself."""
+    if not is_encoded(image):
+        return image
+    try:
+        return read_content(image, source)
+    except ImageError:
+        # Reported when the image is read.
+        return image
 
 
 def _image_sources(images: Images) -> Iterable[ImageLike]:
@@ -273,14 +300,13 @@ def _format_shape(array: Array) -> str:
 
 
 def _stream(
-    sources: Iterable[ImageLike],
-    preprocessing: Preprocessing,
+    reader: _ReadAhead,
     batch_size: int,
     skip: bool,
     skipped: list[Skipped] | None,
     group_sizes: bool,
 ) -> Generator[Batch, None, None]:
-    with _ReadAhead(sources, preprocessing, 2 * batch_size) as reader:
+    with reader:
         first: tuple[str, tuple[int, ...]] | None = None
         # The rows of incomplete batches, by their shape; those that have waited longest first.
         groups: dict[tuple[int, ...], list[_Row]] = {}
@@ -334,14 +360,19 @@ class _ReadAhead:
     """An iterator over images prepared in threads, in input order, at most ``ahead`` early."""
 
     def __init__(
-        self, sources: Iterable[ImageLike], preprocessing: Preprocessing, ahead: int
+        self,
+        images: Iterator[tuple[int, str, ImageLike]],
+        preprocessing: Preprocessing,
+        augment: AugmentationStage | None,
+        ahead: int,
     ) -> None:
         threads = _available_cores()
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="transferkit-images")
         self._ahead = max(ahead, threads)
         self._preprocessing = preprocessing
+        self._augment = augment
         self.depth = BitDepth(preprocessing.bit_depth)
-        self._images = iter(_named(sources))
+        self._images = images
         self._pending: deque[tuple[int, str, Future[_Pixels]]] = deque()
         self._ended = False
         self._failure: Exception | None = None
@@ -368,10 +399,10 @@ class _ReadAhead:
                 self._failure = error
             else:
                 self.is_empty = False
-                future = self._submit(image, source)
+                future = self._submit(image, source, index)
                 self._pending.append((index, source, future))
 
-    def _submit(self, image: ImageLike, source: str) -> Future[_Pixels]:
+    def _submit(self, image: ImageLike, source: str, index: int) -> Future[_Pixels]:
         if is_encoded(image):
             # In this thread, because the caller may close a file object, or change a bytearray,
             # when the next image is requested, and may have listed a file object twice.
@@ -381,7 +412,9 @@ class _ReadAhead:
                 failed: Future[_Pixels] = Future()
                 failed.set_exception(error)
                 return failed
-        return self._executor.submit(_prepare, image, source, self._preprocessing, self.depth)
+        return self._executor.submit(
+            _prepare, image, source, self._preprocessing, self.depth, self._augment, index
+        )
 
     def __iter__(self) -> Iterator[tuple[int, str, Future[_Pixels]]]:
         self.fill()
@@ -396,22 +429,44 @@ def _named(sources: Iterable[ImageLike]) -> Iterator[tuple[int, str, ImageLike]]
     """Yield each image with its index and its name in error messages."""
     may_be_reused = not isinstance(sources, (Sequence, np.ndarray))
     for index, image in enumerate(sources):
-        if isinstance(image, (str, os.PathLike)):
-            yield index, os.fsdecode(image) or f"images[{index}]", image
-        elif may_be_reused and isinstance(image, np.ndarray):
+        name = source_name(image, index)
+        if may_be_reused and isinstance(image, np.ndarray):
             # A video reader, for example, may write every frame to the same memory, but threads
             # process the array later.
-            yield index, f"images[{index}]", image.copy()
+            yield index, name, image.copy()
         else:
-            yield index, f"images[{index}]", image
+            yield index, name, image
+
+
+def _ordered(
+    sources: Sequence[ImageLike] | Array, order: Sequence[int]
+) -> Iterator[tuple[int, str, ImageLike]]:
+    """Yield the images at some positions, with their positions and names."""
+    for index in order:
+        yield index, source_name(sources[index], index), sources[index]
+
+
+def source_name(image: ImageLike, index: int) -> str:
+    """Return the name of an image in messages: its path, or its position in the input."""
+    if isinstance(image, (str, os.PathLike)):
+        return os.fsdecode(image) or f"images[{index}]"
+    return f"images[{index}]"
 
 
 def _prepare(
-    image: ImageLike, source: str, preprocessing: Preprocessing, depth: BitDepth
+    image: ImageLike,
+    source: str,
+    preprocessing: Preprocessing,
+    depth: BitDepth,
+    augment: AugmentationStage | None,
+    index: int,
 ) -> _Pixels:
     """Return one image as an array; runs in a thread."""
     try:
-        return preprocessing.apply(read_image_of_call(image, source, depth), source)
+        read = read_image_of_call(image, source, depth)
+        if augment is None:
+            return preprocessing.apply(read, source)
+        return augment.apply(read, preprocessing, index, source)
     except MemoryError as error:
         raise ImageError(source, "not enough memory to resize the image") from error
 

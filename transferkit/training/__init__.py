@@ -4,27 +4,52 @@ from transferkit.training.averages import moving_average
 from transferkit.training.history import Candidate, EpochRecord, History, StepRecord, Trial
 from transferkit.training.learning_rate_range import LearningRateRange, geometric_learning_rates
 from transferkit.training.optimizers import (
+    SGD,
+    Adagrad,
     Adam,
+    AdamW,
     NormalizedGradientDescent,
     NormalizedMomentum,
     Optimizer,
+    RMSprop,
     find_optimizer,
 )
-from transferkit.training.schedules import SCHEDULES, Schedule
+from transferkit.training.schedules import (
+    SCHEDULES,
+    Constant,
+    Cosine,
+    Exponential,
+    Linear,
+    OneCycle,
+    Schedule,
+    Step,
+    Warmup,
+)
 
 __all__ = [
     "SCHEDULES",
+    "SGD",
+    "Adagrad",
     "Adam",
+    "AdamW",
     "Candidate",
+    "Constant",
+    "Cosine",
     "EpochRecord",
+    "Exponential",
     "History",
     "LearningRateRange",
+    "Linear",
     "NormalizedGradientDescent",
     "NormalizedMomentum",
+    "OneCycle",
     "Optimizer",
+    "RMSprop",
     "Schedule",
+    "Step",
     "StepRecord",
     "Trial",
+    "Warmup",
     "find_optimizer",
     "geometric_learning_rates",
     "moving_average",

@@ -103,7 +103,9 @@ class CheckpointFolder:
         tensors, metadata = read_safetensors(self._path)
         expected = metadata.pop("sha256", None)
         if metadata.get("format") != _FORMAT or digest(tensors, metadata) != expected:
-            raise FileFormatError(f"{where}: not a checkpoint of transferkit, or damaged; delete it")
+            raise FileFormatError(
+                f"{where}: not a checkpoint of transferkit, or damaged; delete it"
+            )
         run = json.loads(metadata["run"])
         different = [name for name in self._run if run.get(name) != self._run[name]]
         if different:

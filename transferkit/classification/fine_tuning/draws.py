@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from transferkit.backends.stateless import SEED
 
-__all__ = ["AUGMENTATION", "MIXING", "ORDER", "Masks", "epoch_order", "generator_for"]
+__all__ = ["MIXING", "ORDER", "SPLIT", "Masks", "epoch_order", "generator_for"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -22,7 +22,7 @@ Floats = npt.NDArray[np.float32]
 ORDER = 1
 MASKS = 2
 MIXING = 3
-AUGMENTATION = 4
+SPLIT = 4
 
 # Integers that float32 represents exactly.
 _MAX_SEED = 1 << 24

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from transferkit.backends import Program
 from transferkit.errors import OutputError
-from transferkit.images import Images, Preprocessing, stream_batches
+from transferkit.images import Preprocessing, stream_batches
 from transferkit.images.augmentation import Augmentation, AugmentationStage
 
 __all__ = ["Examples", "ImageExamples", "StoredExamples", "store_activations"]

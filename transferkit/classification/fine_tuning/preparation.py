@@ -121,7 +121,9 @@ def prepare(model: Model, settings: FineTuning, seed: int) -> Preparation:
     return Preparation(
         network,
         {name: array for name, array in parameters.items() if has_wrapped or name in used},
-        ParameterGroups(factors, decayed, statistics if has_wrapped or wrapped is None else frozenset()),
+        ParameterGroups(
+            factors, decayed, statistics if has_wrapped or wrapped is None else frozenset()
+        ),
         masks,
         cut,
         _stateless(wrapped, network, settings) if has_wrapped and wrapped is not None else None,
@@ -168,9 +170,7 @@ def _add_masks(
     return network, Masks(seed, dropout, depth, seeds)
 
 
-def _stateless(
-    wrapped: WrappedModel, network: Network, settings: FineTuning
-) -> StatelessFunction:
+def _stateless(wrapped: WrappedModel, network: Network, settings: FineTuning) -> StatelessFunction:
     layers = [node.name for node in network.nodes if node.operation == WRAPPED]
     return wrapped.stateless(layers, update_batch_norm=settings.batch_norm == "update")
 

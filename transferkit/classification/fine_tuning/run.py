@@ -194,7 +194,9 @@ class FineTuningRun:
         if self._saved is not None:
             self._restore_records(self._saved)
         number = len(train.classes)
-        self._num_epochs = int(settings.epochs or self._choose("epochs", lambda: choose_epochs(number)))
+        self._num_epochs = int(
+            settings.epochs or self._choose("epochs", lambda: choose_epochs(number))
+        )
         augmentations = self._augmentations(validation)
         self._validation = None if validation is None else self._labeled(validation, (), 1)
         self.trainer = self._make_trainer(
@@ -316,9 +318,7 @@ class FineTuningRun:
         self, data: LabeledImages, augmentations: tuple[Augmentation, ...], views: int
     ) -> LabeledExamples:
         """Return the inputs of the trained part of the network with their classes and weights."""
-        images = ImageExamples(
-            data.images, self._model.preprocessing, augmentations, self._seed
-        )
+        images = ImageExamples(data.images, self._model.preprocessing, augmentations, self._seed)
         examples: Examples = images
         if self.preparation.cut is not None:
             views = views if augmentations else 1
@@ -335,9 +335,7 @@ class FineTuningRun:
                 )
         return LabeledExamples(examples, data.classes, data.weights / data.weights.mean())
 
-    def _make_trainer(
-        self, backend: Backend, train: LabeledExamples, num_classes: int
-    ) -> Trainer:
+    def _make_trainer(self, backend: Backend, train: LabeledExamples, num_classes: int) -> Trainer:
         settings, preparation = self._settings, self.preparation
         anchors: Weights = {}
         if settings.l2_sp:
@@ -437,15 +435,19 @@ class FineTuningRun:
         schedule = find_schedule(schedule, epochs=self._num_epochs)
         if self._settings.warmup:
             schedule = Warmup(schedule, self._settings.warmup)
-        return dataclasses.replace(
-            self.optimizer, learning_rate=learning_rate, schedule=schedule
-        )
+        return dataclasses.replace(self.optimizer, learning_rate=learning_rate, schedule=schedule)
 
     def _to_checkpoint(self, state: TrainingState) -> Checkpoint:
         arrays = self.trainer.step.state_to_numpy(state)
         candidates, kept = self._candidates.to_dict()
         history = History(
-            tuple(self._steps), tuple(self._epochs), (), "", tuple(self._trials), self._choices, False
+            tuple(self._steps),
+            tuple(self._epochs),
+            (),
+            "",
+            tuple(self._trials),
+            self._choices,
+            False,
         )
         progress = {"history": history.to_dict(), "candidates": candidates}
         return Checkpoint({**arrays, **kept}, progress)

@@ -67,9 +67,7 @@ def _from_layer(network: Network, layer: str, parameters: Mapping[str, object]) 
     if nodes[inside[0]].operation == WRAPPED:
         # The parameters of a model object are in the order of its modules.
         order = list(parameters)
-        first = [
-            index for index, name in enumerate(order) if _is_in(name, target)
-        ]
+        first = [index for index, name in enumerate(order) if _is_in(name, target)]
         if not first:
             raise ParameterError(
                 f"trainable is {shorten(layer)}, a layer without parameters of its own; choose one "

@@ -195,9 +195,7 @@ class Trainer:
                 x, targets = mixing.apply(x, targets, generator)  # noqa: PLW2901
             targets = smooth_labels(targets, settings.label_smoothing)
             weights = train.weights[indices].astype(np.float32)
-            yield TrainingBatch(
-                x, targets, weights, self.preparation.masks.draw(indices, epoch)
-            )
+            yield TrainingBatch(x, targets, weights, self.preparation.masks.draw(indices, epoch))
 
 
 def score_logits(

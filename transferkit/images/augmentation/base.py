@@ -1,0 +1,198 @@
+"""What all augmentations share, and the stage of the image stream that applies them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from transferkit.errors import ParameterError, shorten
+from transferkit.images.conversion import to_float32
+from transferkit.images.preprocessing import Preprocessing
+from transferkit.support.validation import is_number
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["Augmentation", "AugmentationStage", "Cropping", "check_interval", "check_probability"]
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+
+
+class Augmentation(ABC):
+    """A random change of one image.
+
+    Augmentations are immutable, and two with the same settings are equal.
+    """
+
+    @abstractmethod
+    def apply(self, pixels: Floats, generator: np.random.Generator) -> Floats:
+        """Return a changed image.
+
+        Parameters
+        ----------
+        pixels
+            (h, w, 3), RGB, float32 in [0, 1]; it is not changed.
+        generator
+            The source of all random numbers.
+
+        Returns
+        -------
+        array
+            Of the same shape, dtype and range.
+        """
+
+
+class Cropping(Augmentation):
+    """An augmentation that replaces the resizing and cropping of the preprocessing."""
+
+    @abstractmethod
+    def crop(
+        self,
+        image: Image.Image | Floats,
+        preprocessing: Preprocessing,
+        generator: np.random.Generator,
+    ) -> npt.NDArray[np.uint8] | Floats:
+        """Return a part of an image, resized to the size of the preprocessing.
+
+        Parameters
+        ----------
+        image
+            As `transferkit.images.read_image` returns it.
+        preprocessing
+            Its ``size`` and ``interpolation`` are used.
+        generator
+            The source of all random numbers.
+
+        Returns
+        -------
+        array
+            (size, size, 3), uint8 or float32 in [0, 1].
+        """
+
+
+@dataclass(frozen=True)
+class AugmentationStage:
+    """The augmentations of an epoch, for `transferkit.images.stream_batches`.
+
+    The random numbers of an image depend on the seed, the epoch and the position of the image,
+    not on the order of the images or the number of threads.
+
+    Parameters
+    ----------
+    augmentations
+        Applied in this order. The first one may be a `RandomResizedCrop`, which replaces the
+        resizing and cropping of the preprocessing.
+    seed, epoch
+        Integers of at least 0.
+
+    Raises
+    ------
+    ParameterError
+        If a crop is not the first augmentation.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from transferkit.images import Preprocessing
+    >>> from transferkit.images.augmentation import AugmentationStage, HorizontalFlip
+    >>> stage = AugmentationStage((HorizontalFlip(probability=1.0),), seed=0, epoch=0)
+    >>> image = np.zeros((2, 2, 3), np.float32)
+    >>> image[0, 0] = 1
+    >>> stage.apply(image, Preprocessing(size=2), index=0)[..., 0].tolist()
+    [[0.0, 1.0], [0.0, 0.0]]
+    """
+
+    augmentations: tuple[Augmentation, ...]
+    seed: int
+    epoch: int
+
+    def __post_init__(self) -> None:
+        for index, augmentation in enumerate(self.augmentations):
+            if isinstance(augmentation, Cropping) and index:
+                raise ParameterError(
+                    f"{type(augmentation).__name__} is augmentation {index}; it must be the first "
+                    "one, because it replaces the resizing of the image"
+                )
+
+    def apply(
+        self,
+        image: Image.Image | Floats,
+        preprocessing: Preprocessing,
+        index: int,
+        source: str = "image",
+    ) -> Floats:
+        """Return an augmented image.
+
+        Parameters
+        ----------
+        image
+            As `transferkit.images.read_image` returns it.
+        preprocessing
+            How it is resized and cropped.
+        index
+            The position of the image in the data set.
+        source
+            Where the image came from, for error messages.
+
+        Returns
+        -------
+        array
+            (size, size, 3), or (h, w, 3) if the preprocessing has no size; float32 in [0, 1].
+
+        Raises
+        ------
+        ImageError
+            As for `Preprocessing.apply`.
+        ParameterError
+            If a crop is given and the preprocessing has no size.
+        """
+        generator = np.random.default_rng((self.seed, self.epoch, index))
+        rest = self.augmentations
+        if rest and isinstance(rest[0], Cropping):
+            cropped = rest[0].crop(image, preprocessing, generator)
+            rest = rest[1:]
+        else:
+            cropped = preprocessing.apply(image, source)
+        pixels = np.empty(cropped.shape, np.float32)
+        to_float32(cropped, out=pixels)
+        for augmentation in rest:
+            pixels = augmentation.apply(pixels, generator)
+        return np.ascontiguousarray(pixels, np.float32)
+
+
+def check_probability(name: str, value: object) -> None:
+    """Check that a parameter is a number in [0, 1].
+
+    Raises
+    ------
+    ParameterError
+        If it is not.
+    """
+    if not is_number(value) or not 0 <= value <= 1:
+        raise ParameterError(f"{name} is {shorten(value)}; expected a number in [0, 1]")
+
+
+def check_interval(
+    name: str, value: object, *, low: float, high: float, open_at_low: bool = False
+) -> None:
+    """Check that a parameter is two numbers in a range, the first not larger than the second.
+
+    Raises
+    ------
+    ParameterError
+        If it is not.
+    """
+    is_pair = isinstance(value, tuple) and len(value) == 2 and all(map(is_number, value))
+    if is_pair and isinstance(value, tuple):
+        first, second = value
+        if low <= first <= second <= high and not (open_at_low and first == low):
+            return
+    start = "(" if open_at_low else "["
+    raise ParameterError(
+        f"{name} is {shorten(value)}; expected two numbers in {start}{low:g}, {high:g}], the "
+        "smaller one first"
+    )

@@ -1,0 +1,64 @@
+"""Random erasing of a rectangle."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from transferkit.images.augmentation.base import Augmentation, check_interval, check_probability
+
+__all__ = ["Erasing"]
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+
+_ATTEMPTS = 10
+
+
+@dataclass(frozen=True)
+class Erasing(Augmentation):
+    """Replacement of a random rectangle by noise that is uniform in [0, 1].
+
+    The area is uniform in ``scale`` times that of the image, the aspect ratio log-uniform in
+    ``ratio`` (Zhong et al., 2020, "Random Erasing Data Augmentation", algorithm 1).
+
+    Parameters
+    ----------
+    scale
+        The smallest and the largest fraction of the area, in (0, 1].
+    ratio
+        The smallest and the largest quotient of height and width, in (0, 100].
+    probability
+        In [0, 1].
+    """
+
+    scale: tuple[float, float] = (0.02, 0.33)
+    ratio: tuple[float, float] = (0.3, 3.3)
+    probability: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_interval("scale", self.scale, low=0, high=1, open_at_low=True)
+        check_interval("ratio", self.ratio, low=0, high=100, open_at_low=True)
+        check_probability("probability", self.probability)
+
+    def apply(self, pixels: Floats, generator: np.random.Generator) -> Floats:
+        """Return the image, with a rectangle erased or not; see `Augmentation.apply`."""
+        if generator.random() >= self.probability:
+            return pixels
+        height, width, channels = pixels.shape
+        low, high = (math.log(bound) for bound in self.ratio)
+        for _ in range(_ATTEMPTS):
+            area = height * width * generator.uniform(*self.scale)
+            ratio = math.exp(generator.uniform(low, high))
+            h, w = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < h <= height and 0 < w <= width:
+                top = int(generator.integers(height - h + 1))
+                left = int(generator.integers(width - w + 1))
+                erased = pixels.copy()
+                noise = generator.random((h, w, channels), np.float32)
+                erased[top : top + h, left : left + w] = noise
+                return erased
+        return pixels
