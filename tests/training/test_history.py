@@ -115,6 +115,13 @@ def test_a_choice_that_json_cannot_express_is_an_error() -> None:
         History(choices={"x": np.array([1, 2])}).to_dict()
 
 
+def test_later_changes_of_the_lists_do_not_change_a_history() -> None:
+    trials = [Trial(0.1, 0.5, 0.5)]
+    given = History(trials=trials)
+    trials.clear()
+    assert given == History(trials=(Trial(0.1, 0.5, 0.5),))
+
+
 def test_best_is_a_candidate() -> None:
     with pytest.raises(ParameterError, match=r"best is 'epoch 4'; .* a candidate: 'probe, epoch 1"):
         history(best="epoch 4")
@@ -270,6 +277,8 @@ def test_curves_of_a_panel() -> None:
     _, curves = drawn(history(2, further=2, best="epoch 1"), "accuracy")
     assert curves["kept: epoch 1"] == ([1], [0.9 - 0.2])
     assert curves["validation, probe"][1] == [0.6, 0.6]
+    _, curves = drawn(history(2, validation=False, best="epoch 2"), "loss")
+    assert list(curves) == ["training, each step", "training, mean of the epoch"]
 
 
 def test_weights_of_several_epochs_are_marked_at_the_end() -> None:
@@ -297,12 +306,15 @@ def test_losses_that_are_not_finite_are_gaps() -> None:
     np.testing.assert_array_equal(curves["training, each step"][1], [1.0, math.nan, math.nan, 2.0])
 
 
-def test_a_plot_needs_matplotlib_and_a_png_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if "matplotlib" in sys.modules or pytest.importorskip("matplotlib"):
-        with pytest.raises(OutputError, match=r"expected a file name that ends in \.png"):
-            history().plot(tmp_path / "history.svg")
+def test_a_plot_is_a_png_file(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    with pytest.raises(OutputError, match=r"expected a file name that ends in \.png"):
+        history().plot(tmp_path / "history.svg")
+    with pytest.raises(OutputError, match="does not exist"):
+        history().plot(tmp_path / "missing" / "history.png")
+
+
+def test_a_plot_needs_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(UnsupportedError, match=r'pip install "transferkit\[plots\]"'):
         history().plot(tmp_path / "history.png")

@@ -128,26 +128,25 @@ def test_losses_after_a_divergence_are_ignored(value: float) -> None:
     assert result.suggestion == whole.suggestion
 
 
-@pytest.mark.parametrize(
-    "losses",
-    [
-        np.full(400, math.nan),
-        np.full(400, 1.0),
-        np.r_[1.0, np.full(399, math.inf)],
-        1 + RATES,
-        # Noise, whose average falls a little somewhere.
-        1 + RATES + 0.1 * np.random.default_rng(0).normal(size=400),
-    ],
-    ids=["nan", "constant", "diverged at once", "rising", "noise"],
-)
-def test_there_is_no_suggestion_unless_the_loss_falls(
-    losses: npt.NDArray[np.float64], tmp_path: Path
-) -> None:
+NEVER_FALLING = {
+    "nan": np.full(400, math.nan),
+    "constant": np.full(400, 1.0),
+    "diverged at once": np.r_[1.0, np.full(399, math.inf)],
+    "rising": 1 + RATES,
+}
+
+
+@pytest.mark.parametrize("losses", NEVER_FALLING.values(), ids=NEVER_FALLING)
+def test_there_is_no_suggestion_unless_the_loss_falls(losses: npt.NDArray[np.float64]) -> None:
     result = LearningRateRange(RATES, losses)
     assert result.suggestion is None
     assert repr(result) == "LearningRateRange(400 steps, 1.0e-06 to 1.0e+01; suggestion none)"
-    if "matplotlib" in sys.modules:
-        result.plot(tmp_path / "range.png")
+
+
+def test_noise_is_not_taken_for_a_fall() -> None:
+    for seed in range(20):
+        noise = np.random.default_rng(seed).normal(size=400)
+        assert LearningRateRange(RATES, 1 + RATES + 0.1 * noise).suggestion is None
 
 
 @given(st.lists(st.floats(-1e9, 1e9) | st.sampled_from([math.nan, math.inf]), min_size=2))
@@ -189,16 +188,32 @@ def test_losses_are_converted_to_a_data_frame(monkeypatch: pytest.MonkeyPatch) -
         result.to_pandas()
 
 
-def test_the_plot_marks_the_suggestion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def red_pixels(path: Path) -> int:
+    """The number of pixels with the color of the suggestion."""
+    with Image.open(path) as image:
+        return int((np.asarray(image.convert("RGB")) == [214, 39, 40]).all(axis=2).sum())
+
+
+def test_the_plot_marks_the_suggestion(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     path = tmp_path / "range.png"
-    red = np.array([214, 39, 40])
     LearningRateRange(RATES, falling(RATES, 1e-3)).plot(path)
-    with Image.open(path) as image:
-        assert (np.asarray(image.convert("RGB")) == red).all(axis=2).sum() > 100
-    LearningRateRange(RATES, 1 + RATES).plot(path)
-    with Image.open(path) as image:
-        assert (np.asarray(image.convert("RGB")) == red).all(axis=2).sum() == 0
+    assert red_pixels(path) > 100
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("losses", NEVER_FALLING.values(), ids=NEVER_FALLING)
+def test_losses_that_never_fall_are_plotted(
+    losses: npt.NDArray[np.float64], tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "range.png"
+    LearningRateRange(RATES, losses).plot(path)
+    assert red_pixels(path) == 0
+
+
+def test_a_plot_needs_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(UnsupportedError, match=r'pip install "transferkit\[plots\]"'):
-        LearningRateRange(RATES, 1 + RATES).plot(path)
+        LearningRateRange(RATES, 1 + RATES).plot(tmp_path / "range.png")
+    assert list(tmp_path.iterdir()) == []

@@ -106,7 +106,7 @@ class LearningRateRange:
     >>> rates = geometric_learning_rates(1e-5, 1.0, 200)
     >>> result = LearningRateRange(rates, 2 / (1 + (rates / 1e-3) ** 2) + rates)
     >>> result
-    LearningRateRange(200 steps, 1.0e-05 to 1.0e+00; suggestion 6.1e-04)
+    LearningRateRange(200 steps, 1.0e-05 to 1.0e+00; suggestion 6.4e-04)
     """
 
     learning_rates: Floats
