@@ -129,6 +129,30 @@ def calls(folder: Path) -> dict[str, Call]:
         "find_optimizer": (training.find_optimizer, {"optimizer": "adam"}),
         "Adam": (training.Adam, {}),
         "NormalizedMomentum": (training.NormalizedMomentum, {}),
+        "History": (training.History, {}),
+        "to_pandas": (training.History().to_pandas, {}),
+        "to_dict": (
+            lambda value: training.History(choices={LONG: value, "x": {"y": value}}).to_dict(),
+            {"value": None},
+        ),
+        "History.from_dict": (training.History.from_dict, {"data": {}}),
+        **{
+            f"{name} of History.from_dict": (
+                lambda value, name=name: training.History.from_dict(
+                    training.History().to_dict() | {name: value}
+                ),
+                {"value": None},
+            )
+            for name in training.History().to_dict()
+        },
+        "geometric_learning_rates": (
+            training.geometric_learning_rates,
+            {"smallest": 0.1, "largest": 1.0, "steps": 3},
+        ),
+        "LearningRateRange": (
+            training.LearningRateRange,
+            {"learning_rates": [0.1, 0.2], "losses": [0.1, 0.2]},
+        ),
     }
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from types import ModuleType
+from typing import Any
 
 from transferkit.errors import UnsupportedError
 
 __all__ = ["import_pandas"]
 
 
-def import_pandas() -> ModuleType:
+def import_pandas() -> Any:
     """Return the module ``pandas``.
 
     Raises

@@ -1,4 +1,4 @@
-"""Parts shared by training and image optimization: optimizers, schedules, moving averages."""
+"""Training: optimizers, schedules, moving averages, histories, the learning rate range test."""
 
 from transferkit.training.averages import moving_average
 from transferkit.training.history import Candidate, EpochRecord, History, StepRecord, Trial

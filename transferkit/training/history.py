@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import textwrap
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from transferkit.errors import ParameterError, UnknownNameError, shorten
 from transferkit.support.data_frames import import_pandas
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 __all__ = ["PROBE", "Candidate", "EpochRecord", "History", "StepRecord", "Trial", "epoch_name"]
+
+# The length of a candidate's name in the legend of a plot.
+_MAX_NAME = 36
 
 PROBE = "probe"
 """The name of the candidate whose weights are those before the training, with a linear head fitted
@@ -322,9 +328,9 @@ class History:
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Plot loss, accuracy and learning rate during the training to a PNG file.
 
-        Training values are shown for each step and as means over the epochs. The probe is a
-        horizontal line; a star marks the weights that were kept, after their epoch, or after the
-        last epoch if several epochs contribute to them.
+        Training values are shown for each step, and as means at the middle of each epoch. The
+        probe is a horizontal line. A star marks the weights that were kept: after their epoch, or
+        at the end if they are not those after one epoch.
 
         Parameters
         ----------
@@ -338,7 +344,65 @@ class History:
         OutputError
             If the file cannot be written, or its name does not end in ``.png``.
         """
-        raise NotImplementedError
+        with plot_file(path, 7, 7) as figure:
+            loss, accuracy, learning_rate = figure.subplots(3, sharex=True, height_ratios=(3, 3, 1))
+            self._draw("loss", loss)
+            self._draw("accuracy", accuracy)
+            unit, positions, _ = self._positions()
+            learning_rate.plot(positions, _column(self.steps, "learning_rate"), color="C0")
+            learning_rate.set_ylabel("learning rate")
+            learning_rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+            learning_rate.set_ylim(bottom=0)
+            learning_rate.set_xlabel(unit)
+            learning_rate.xaxis.get_major_locator().set_params(integer=True)
+            for axes in (loss, accuracy, learning_rate):
+                axes.grid(alpha=0.3)
+            figure.align_ylabels()
+            handles, labels = loss.get_legend_handles_labels()
+            if handles:
+                figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
+
+    def _draw(self, quantity: str, axes: Axes) -> None:
+        """Draw the panel of the loss or the accuracy."""
+        _, steps, epochs = self._positions()
+        axes.set_ylabel(quantity)
+        if self.steps:
+            values = _drawable(self.steps, quantity)
+            axes.plot(steps, values, color="C0", alpha=0.3, label="training, each step")
+        if self.epochs:
+            values = _drawable(self.epochs, quantity)
+            middles = [epoch - 0.5 for epoch in epochs]
+            axes.plot(middles, values, "o-", color="C0", label="training, mean of the epoch")
+            validation = _drawable(self.epochs, f"validation_{quantity}")
+            if not np.isnan(validation).all():
+                axes.plot(epochs, validation, "s-", color="C1", label="validation")
+        probe, kept = self._candidate(PROBE), self._kept
+        if probe is not None and probe.validation_loss is not None:
+            (value,) = _drawable([probe], f"validation_{quantity}")
+            axes.axhline(value, color="0.4", linestyle="--", label="validation, probe")
+        if kept is not None and kept.validation_loss is not None:
+            (value,) = _drawable([kept], f"validation_{quantity}")
+            named = {epoch_name(record.epoch): record.epoch for record in self.epochs}
+            last = max([*steps, *epochs], default=0.0)
+            position = 0.0 if kept.name == PROBE else named.get(kept.name, last)
+            label = f"kept: {textwrap.shorten(kept.name, _MAX_NAME, placeholder=' ...')}"
+            axes.plot(position, value, "*", color="C3", markersize=14, zorder=3, label=label)
+
+    def _positions(self) -> tuple[str, list[float], list[float]]:
+        """Return the unit of the horizontal axis, and the positions of steps and epochs on it."""
+        if not self.epochs:
+            return "step", [float(record.step) for record in self.steps], []
+        lengths = Counter(record.epoch for record in self.steps)
+        complete = {record.epoch for record in self.epochs}
+        # The last epoch may be incomplete; it is assumed to be as long as the longest.
+        longest = max(lengths.values(), default=1)
+        before = dict.fromkeys(lengths, 0)
+        steps = []
+        for record in self.steps:
+            before[record.epoch] += 1
+            length = lengths[record.epoch] if record.epoch in complete else longest
+            steps.append(record.epoch - 1 + before[record.epoch] / length)
+        return "epoch", steps, [float(record.epoch) for record in self.epochs]
 
     def __repr__(self) -> str:
         number = len(self.epochs)
@@ -357,6 +421,12 @@ class History:
 
 def _column(records: Sequence[object], attribute: str) -> list[Any]:
     return [getattr(record, attribute) for record in records]
+
+
+def _drawable(records: Sequence[object], attribute: str) -> npt.NDArray[np.float64]:
+    """Return the values of an attribute, with NaN for None and infinity."""
+    values = np.array(_column(records, attribute), np.float64)
+    return np.where(np.isfinite(values), values, np.nan)
 
 
 def _encode(name: str, value: object) -> Any:
