@@ -15,7 +15,9 @@ from transferkit.support.version import __version__ as __version__
 if TYPE_CHECKING:
     from transferkit.classification import Classifier as Classifier
     from transferkit.classification import Evaluation as Evaluation
+    from transferkit.classification import FineTuning as FineTuning
     from transferkit.classification import Prediction as Prediction
+    from transferkit.classification import find_learning_rate as find_learning_rate
     from transferkit.errors import TransferkitError as TransferkitError
     from transferkit.features import FeatureExtractor as FeatureExtractor
     from transferkit.features import Features as Features
@@ -34,10 +36,12 @@ _HOMES = {
     "Evaluation": "transferkit.classification",
     "FeatureExtractor": "transferkit.features",
     "Features": "transferkit.features",
+    "FineTuning": "transferkit.classification",
     "ImageOptimizer": "transferkit.optimization",
     "Prediction": "transferkit.classification",
     "Preprocessing": "transferkit.images",
     "TransferkitError": "transferkit.errors",
+    "find_learning_rate": "transferkit.classification",
     "list_images": "transferkit.images",
     "list_labeled_images": "transferkit.images",
 }
@@ -47,10 +51,12 @@ __all__ = [
     "Evaluation",
     "FeatureExtractor",
     "Features",
+    "FineTuning",
     "ImageOptimizer",
     "Prediction",
     "Preprocessing",
     "TransferkitError",
+    "find_learning_rate",
     "list_images",
     "list_labeled_images",
 ]

@@ -155,6 +155,10 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
     (['bright', 'dark'], ['dark', 'bright'])
     """
 
+    model_: Model
+    classes_: npt.NDArray[Any]
+    history_: History | None
+
     def __init__(
         self,
         network: str | Network | Model | object = "mobilenet_v2",
@@ -379,8 +383,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
             )
             # Of the probe, the one that is fitted to all images is kept.
             fitted = fitted if tuned is start else tuned
-        self._set_fitted(fitted, classes, head.C, skipped, head.cv_accuracy, len(indices))
-        self.history_ = history
+        self._set_fitted(fitted, classes, head.C, skipped, head.cv_accuracy, len(indices), history)
         self._fit_parameters = self._current_parameters()
         _LOGGER.info("fitted classes %s with C = %g", format_labels(classes.tolist()), head.C)
         return self
@@ -1022,6 +1025,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         skipped: list[Skipped],
         cv_accuracy: float | None = None,
         n_samples: int | None = None,
+        history: History | None = None,
     ) -> None:
         self.model_ = model
         self.classes_ = classes
@@ -1029,7 +1033,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         self.cv_accuracy_ = cv_accuracy
         self.n_samples_fit_ = n_samples
         self.skipped_ = skipped
-        self.history_: History | None = None
+        self.history_ = history
 
     def _outputs(self, X: Images, layer: str, *, on_error: str) -> Features:
         """Return the output of a layer of the fitted model."""

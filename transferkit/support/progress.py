@@ -89,7 +89,8 @@ def print_progress(line: str, *, shown: bool | None) -> None:
         Whether to print it; None: on a terminal and in a notebook.
     """
     if _is_shown(shown):
-        print(line, file=sys.stderr, flush=True)
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
 
 
 def _is_shown(shown: bool | None) -> bool:

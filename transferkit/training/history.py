@@ -16,9 +16,11 @@ import numpy.typing as npt
 
 from transferkit.errors import ParameterError, UnknownNameError, shorten
 from transferkit.support.data_frames import import_pandas
+from transferkit.support.plots import plot_file
 from transferkit.support.validation import check_bool, check_integer, is_number
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from pandas import DataFrame
 
 __all__ = ["PROBE", "Candidate", "EpochRecord", "History", "StepRecord", "Trial", "epoch_name"]
@@ -200,7 +202,7 @@ class History:
     def __post_init__(self) -> None:
         for name in _TABLES:
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        if self.best is not None and self.candidates and self._kept is None:
+        if self.best is not None and self._kept is None:
             names = ", ".join(candidate.name for candidate in self.candidates)
             raise ParameterError(
                 f"best is {shorten(self.best)}; expected the name of a candidate: {shorten(names)}"

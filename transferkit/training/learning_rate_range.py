@@ -12,6 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from transferkit.errors import ParameterError, shorten
+from transferkit.support.data_frames import import_pandas
+from transferkit.support.numerics import as_array
+from transferkit.support.plots import plot_file
 from transferkit.support.validation import check_integer, check_positive
 
 if TYPE_CHECKING:

@@ -270,8 +270,8 @@ class TrainingStep:
             predicted = table.to_numpy(result["logits"]).argmax(axis=1)
             hits += int((predicted == part.targets.argmax(axis=1)).sum())
             fixed = {**fixed, **result["updates"]}
-            slopes = result["gradient"]
-            gradient = slopes if gradient is None else self._sum(dict(gradient), slopes)
+            of_part = result["gradient"]
+            gradient = of_part if gradient is None else self._sum(dict(gradient), of_part)
         if not np.isfinite(losses):
             raise NotFiniteError(f"the loss is {losses}")
         updated = self._update(

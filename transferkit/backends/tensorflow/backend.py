@@ -136,8 +136,7 @@ class TensorFlowBackend(Backend):
                 result = function(*arguments)
                 outputs = result if isinstance(result, Mapping) else {"value": result}
             gradient = tape.gradient(outputs["value"], first)
-            slopes = tf.nest.flatten(gradient)
-            if all(slope is None for slope in slopes):
+            if all(part is None for part in tf.nest.flatten(gradient)):
                 raise no_gradient_error()
             if isinstance(first, Mapping):
                 gradient = {

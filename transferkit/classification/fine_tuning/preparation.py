@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,6 @@ from transferkit.classification.fine_tuning.trainable import (
     find_trained,
     learning_rate_factors,
 )
-from transferkit.errors import ParameterError
 from transferkit.models import Model
 from transferkit.networks import Network
 from transferkit.networks.graph import WRAPPED
@@ -106,21 +106,23 @@ def prepare(model: Model, settings: FineTuning, seed: int) -> Preparation:
     network, masks = _add_masks(network, model, settings, seed)
     if settings.batch_norm == "update":
         network = update_batch_norm(network)
-        in_network = keep_needed(network, ["logits"]).parameters
         if wrapped is None:
-            statistics &= set(in_network)
+            statistics &= set(network.parameters)
     else:
         network = fuse_batch_norm(network, [network.resolve("logits")])
         statistics = frozenset()
     has_wrapped = any(node.operation == WRAPPED for node in network.nodes)
-    used = set(network.parameters)
     factors = learning_rate_factors(
         trained, head, settings.layer_decay, settings.learning_rate_factors or {}
     )
     decayed = frozenset(name for name in trained if parameters[name].ndim > 1)
     return Preparation(
         network,
-        {name: array for name, array in parameters.items() if has_wrapped or name in used},
+        {
+            name: array
+            for name, array in parameters.items()
+            if has_wrapped or name in network.parameters
+        },
         ParameterGroups(
             factors, decayed, statistics if has_wrapped or wrapped is None else frozenset()
         ),
@@ -185,18 +187,19 @@ def with_tuned(model: Model, parameters: Mapping[str, Array]) -> Model:
     parameters
         Name to array, of parameters of the network and of the model object in it.
     """
-    weights = {**model.weights}
-    for name in weights:
-        if name in parameters:
-            weights[name] = np.asarray(parameters[name], np.float32)
-            weights[name].setflags(write=False)
-    wrapped = model.wrapped
+    weights = {
+        name: _read_only(parameters[name]) if name in parameters else array
+        for name, array in model.weights.items()
+    }
     own = {name: array for name, array in parameters.items() if name not in weights}
+    wrapped = model.wrapped
     if wrapped is not None and own:
         wrapped = wrapped.with_parameters(own)
-        return Model(
-            model.network, weights, model.preprocessing, model.labels, wrapped, model.license
-        )
-    if own:
-        raise ParameterError(f"{model.network.name} has no parameter {min(own)}")
-    return Model(model.network, weights, model.preprocessing, model.labels, wrapped, model.license)
+    return dataclasses.replace(model, weights=weights, wrapped=wrapped)
+
+
+def _read_only(array: Array) -> npt.NDArray[np.float32]:
+    """Return a float32 copy that backends can use without another copy."""
+    copy = np.array(array, np.float32)
+    copy.setflags(write=False)
+    return copy

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from transferkit.backends import Backend
-from transferkit.classification.fine_tuning.candidates import Candidates
+from transferkit.classification.fine_tuning.candidates import Candidates, Score
 from transferkit.classification.fine_tuning.checkpoint import Checkpoint, CheckpointFolder
 from transferkit.classification.fine_tuning.choices import (
     LEARNING_RATES,
@@ -27,6 +27,7 @@ from transferkit.classification.fine_tuning.examples import (
     ImageExamples,
     store_activations,
 )
+from transferkit.classification.fine_tuning.memory import check_memory
 from transferkit.classification.fine_tuning.preparation import Preparation, prepare, with_tuned
 from transferkit.classification.fine_tuning.settings import FineTuning
 from transferkit.classification.fine_tuning.trainer import (
@@ -39,7 +40,7 @@ from transferkit.images.augmentation import Augmentation, HorizontalFlip, Random
 from transferkit.models import Model
 from transferkit.support.progress import print_progress, show_progress
 from transferkit.support.warning import warn
-from transferkit.training.history import EpochRecord, History, StepRecord, Trial
+from transferkit.training.history import Candidate, EpochRecord, History, StepRecord, Trial
 from transferkit.training.optimizers import Optimizer, find_optimizer
 from transferkit.training.schedules import Warmup, find_schedule
 from transferkit.training.step import TrainingState, TrainingStep
@@ -184,6 +185,15 @@ class FineTuningRun:
             description = _describe_run(model, backend, train, validation, settings, seed)
             self._folder = CheckpointFolder(settings.checkpoint, description)
             self._saved = self._folder.read()
+        check_memory(
+            model,
+            self.preparation,
+            backend,
+            batch_size=min(settings.batch_size, len(train.classes)),
+            num_slots=self.optimizer.num_slots,
+            has_average=settings.average_decay is not None,
+            needs_whole_batch=settings.batch_norm == "update",
+        )
         self._choices: dict[str, Any] = {}
         self._trials: list[Trial] = []
         self._steps: list[StepRecord] = []
@@ -220,15 +230,14 @@ class FineTuningRun:
                 "the best weights so far are kept"
             )
         name, weights = self._candidates.choose(self._start, self._last)
+        if not self._candidates.records:
+            self._candidates.records.append(Candidate(name, None, None))
         _LOGGER.info("kept the weights of %s", name)
-        history = History(
-            tuple(self._steps),
-            tuple(self._epochs),
-            tuple(self._candidates.records),
-            name,
-            tuple(self._trials),
-            self._choices,
-            interrupted,
+        history = dataclasses.replace(
+            self._history(),
+            candidates=tuple(self._candidates.records),
+            best=name,
+            interrupted=interrupted,
         )
         return self._model if weights is None else with_tuned(self._model, weights), history
 
@@ -309,9 +318,15 @@ class FineTuningRun:
         statistics = {name: state.fixed[name] for name in self.preparation.groups.statistics}
         return self.trainer.step.to_numpy({**statistics, **values})
 
-    def _score(self, weights: Weights) -> Any:
+    def _score(self, weights: Weights) -> Score:
         """Return the score of some weights on the validation images."""
-        parameters = self.trainer.step.from_numpy({**self.preparation.parameters, **weights})
+        return self._evaluate(
+            self.trainer.step.from_numpy({**self.preparation.parameters, **weights})
+        )
+
+    def _evaluate(self, parameters: Mapping[str, Any]) -> Score:
+        if self._validation is None:
+            raise RuntimeError("there are no validation images")
         return self.trainer.evaluate({"": parameters}, self._validation)[""]
 
     def _labeled(
@@ -398,7 +413,7 @@ class FineTuningRun:
         if not isinstance(self._settings.optimizer, str):
             return self.optimizer.learning_rate
         if self._validation is None:
-            return self._choose("learning_rate", lambda: LEARNING_RATES[0])
+            return float(self._choose("learning_rate", lambda: LEARNING_RATES[0]))
         return float(self._choose("learning_rate", lambda: self._best_trial(state)))
 
     def _best_trial(self, state: TrainingState) -> float:
@@ -418,8 +433,7 @@ class FineTuningRun:
                     )
                 except DivergedError:
                     break
-                parameters = {**after.fixed, **after.trained}
-                score = self.trainer.evaluate({"": parameters}, self._validation)[""]
+                score = self._evaluate({**after.fixed, **after.trained})
                 self._trials.append(Trial(rate, score.loss, score.accuracy))
         finite = [trial for trial in self._trials if np.isfinite(trial.validation_loss)]
         if not finite:
@@ -437,19 +451,16 @@ class FineTuningRun:
             schedule = Warmup(schedule, self._settings.warmup)
         return dataclasses.replace(self.optimizer, learning_rate=learning_rate, schedule=schedule)
 
+    def _history(self) -> History:
+        """Return the history so far, without candidates."""
+        return History(
+            steps=self._steps, epochs=self._epochs, trials=self._trials, choices=self._choices
+        )
+
     def _to_checkpoint(self, state: TrainingState) -> Checkpoint:
         arrays = self.trainer.step.state_to_numpy(state)
         candidates, kept = self._candidates.to_dict()
-        history = History(
-            tuple(self._steps),
-            tuple(self._epochs),
-            (),
-            "",
-            tuple(self._trials),
-            self._choices,
-            False,
-        )
-        progress = {"history": history.to_dict(), "candidates": candidates}
+        progress = {"history": self._history().to_dict(), "candidates": candidates}
         return Checkpoint({**arrays, **kept}, progress)
 
     def _restore_records(self, saved: Checkpoint) -> None:

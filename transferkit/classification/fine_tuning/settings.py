@@ -186,22 +186,25 @@ class FineTuning(BaseEstimator):  # type: ignore[misc]
         for prefix, factor in (self.learning_rate_factors or {}).items():
             check_positive(f"learning_rate_factors[{shorten(prefix)}]", factor)
         check_non_negative("l2_sp", self.l2_sp)
+        self._check_numbers()
+        for name, choices in (("batch_norm", BATCH_NORMS), ("sampling", SAMPLINGS)):
+            if getattr(self, name) not in choices:
+                raise UnknownNameError(name, getattr(self, name), choices)
+        check_bool("swa", self.swa)
+        self._check_sequences()
+        self._check_validation()
+
+    def _check_numbers(self) -> None:
         for name in ("warmup", "dropout", "label_smoothing", "stochastic_depth"):
             _check_fraction(name, getattr(self, name))
         if self.average_decay is not None:
             _check_fraction("average_decay", self.average_decay)
-        for name, choices in (("batch_norm", BATCH_NORMS), ("sampling", SAMPLINGS)):
-            if getattr(self, name) not in choices:
-                raise UnknownNameError(name, getattr(self, name), choices)
         for name in ("clip_norm", "clip_value"):
             if getattr(self, name) is not None:
                 check_positive(name, getattr(self, name))
         if self.patience is not None:
             check_integer("patience", self.patience, 1)
-        check_bool("swa", self.swa)
         check_integer("soup", self.soup, 0)
-        self._check_sequences()
-        self._check_validation()
 
     def _check_sequences(self) -> None:
         for index, fraction in enumerate(self.interpolation):

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -129,7 +129,7 @@ class Trainer:
             If the loss or the gradient is NaN or infinite.
         """
         total = epochs * self.steps_per_epoch
-        for index, batch in enumerate(self._batches(epoch)):
+        for index, batch in enumerate(self.batches(epoch)):
             if index == max_steps:
                 break
             number = epoch * self.steps_per_epoch + index
@@ -179,7 +179,8 @@ class Trainer:
             for name, rows in logits.items()
         }
 
-    def _batches(self, epoch: int) -> Iterator[TrainingBatch]:
+    def batches(self, epoch: int) -> Iterator[TrainingBatch]:
+        """Yield the batches of an epoch, counted from 0, with their targets and masks."""
         train, settings = self._train, self._settings
         order = epoch_order(
             train.classes, self._seed, epoch, balanced=settings.sampling == "balanced"
@@ -225,8 +226,3 @@ def summarize(epoch: int, steps: Sequence[StepRecord], score: Score | None) -> E
         float(np.mean([step.gradient_norm for step in steps])),
         last.seconds,
     )
-
-
-def with_rate(optimizer: Optimizer, learning_rate: float, schedule: Any) -> Optimizer:
-    """Return an optimizer with another learning rate and schedule."""
-    return replace(optimizer, learning_rate=learning_rate, schedule=schedule)

@@ -161,8 +161,8 @@ def _factor(strength: float, generator: np.random.Generator) -> np.float32:
 
 def _blend(pixels: Floats, other: Floats | np.float32, factor: np.float32) -> Floats:
     """Return ``factor * pixels + (1 - factor) * other``, clipped to [0, 1]."""
-    blended: Floats = factor * pixels + (np.float32(1) - factor) * other
-    return np.clip(blended, 0, 1)
+    blended: Floats = np.clip(factor * pixels + (np.float32(1) - factor) * other, 0, 1)
+    return blended
 
 
 def _shift_hue(pixels: Floats, shift: float) -> Floats:
@@ -183,4 +183,5 @@ def _shift_hue(pixels: Floats, shift: float) -> Floats:
         value - chroma * np.clip(np.minimum(k, 4 - k), 0, 1)
         for k in ((offset + hue) % 6 for offset in (5, 3, 1))
     ]
-    return np.clip(np.stack(channels, axis=-1), 0, 1).astype(np.float32)
+    shifted: Floats = np.clip(np.stack(channels, axis=-1), 0, 1).astype(np.float32)
+    return shifted

@@ -198,7 +198,7 @@ class Octave:
 
     def step(
         self,
-        coefficients: npt.NDArray[np.float32],
+        coefficients: npt.NDArray[np.float64],
         transform_parameters: Sequence[npt.NDArray[np.float64]],
     ) -> StepResult:
         """Take one step with every image.
