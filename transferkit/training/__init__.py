@@ -12,6 +12,7 @@ from transferkit.training.optimizers import (
     NormalizedMomentum,
     Optimizer,
     RMSprop,
+    WeightDecayOptimizer,
     find_optimizer,
 )
 from transferkit.training.schedules import (
@@ -24,6 +25,7 @@ from transferkit.training.schedules import (
     Schedule,
     Step,
     Warmup,
+    find_schedule,
 )
 
 __all__ = [
@@ -50,7 +52,9 @@ __all__ = [
     "StepRecord",
     "Trial",
     "Warmup",
+    "WeightDecayOptimizer",
     "find_optimizer",
+    "find_schedule",
     "geometric_learning_rates",
     "moving_average",
 ]

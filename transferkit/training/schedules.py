@@ -29,13 +29,23 @@ Schedule: TypeAlias = Callable[[float], float]
 """A function from the fraction of the steps already taken, in [0, 1), to a factor of the learning
 rate."""
 
-# The fraction is a quotient: the first step of an epoch may be just below it.
+# A fraction is a quotient of steps: that of the first step of an epoch may be just below the epoch.
 _ROUNDING = 1e-9
 
 
 def _between(start: float, end: float, fraction: float) -> float:
     """Return a value between two, along half a cosine."""
     return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * fraction))
+
+
+def _power(gamma: float, num_parts: int, fraction: float) -> float:
+    """Return ``gamma`` to the power of the number of complete parts of the run."""
+    return float(gamma ** math.floor(num_parts * fraction + _ROUNDING))
+
+
+def _check_gamma(gamma: object) -> None:
+    if not is_number(gamma) or not 0 < gamma <= 1:
+        raise ParameterError(f"gamma is {shorten(gamma)}; expected a number in (0, 1]")
 
 
 def _check_fraction(name: str, value: object) -> None:
@@ -45,7 +55,14 @@ def _check_fraction(name: str, value: object) -> None:
 
 @dataclass(frozen=True)
 class Constant:
-    """The same learning rate in all steps."""
+    """The same learning rate in all steps.
+
+    Examples
+    --------
+    >>> from transferkit.training import Constant
+    >>> Constant()(0.5)
+    1.0
+    """
 
     def __call__(self, fraction: float) -> float:  # noqa: ARG002
         """Return 1."""
@@ -54,7 +71,14 @@ class Constant:
 
 @dataclass(frozen=True)
 class Linear:
-    """A learning rate that falls linearly to 0."""
+    """A learning rate that falls linearly to 0.
+
+    Examples
+    --------
+    >>> from transferkit.training import Linear
+    >>> Linear()(0.25)
+    0.75
+    """
 
     def __call__(self, fraction: float) -> float:
         """Return ``1 - fraction``."""
@@ -69,31 +93,84 @@ class Cosine:
     ----------
     Loshchilov and Hutter, 2017, "SGDR: Stochastic Gradient Descent with Warm Restarts",
     equation 5.
+
+    Examples
+    --------
+    >>> from transferkit.training import Cosine
+    >>> Cosine()(0.5)
+    0.5
     """
 
     def __call__(self, fraction: float) -> float:
         """Return ``(1 + cos(pi * fraction)) / 2``."""
-        return 0.5 * (1.0 + math.cos(math.pi * fraction))
+        return _between(1.0, 0.0, fraction)
 
 
 @dataclass(frozen=True)
-class _PerEpoch:
-    """A schedule that changes the learning rate between epochs.
+class Step:
+    """A learning rate that is multiplied by ``gamma`` after each of several equal parts of the run.
+
+    The factor is ``gamma ** floor(num_parts * fraction)``: by default the learning rate is divided
+    by 10 after each third of the run, as in the training of many networks on ImageNet (Huang et
+    al., 2017, "Densely Connected Convolutional Networks", section 4.2).
 
     Parameters
     ----------
-    epochs
-        The number of epochs of the run; None: that of the training that uses the schedule.
+    gamma
+        In (0, 1].
+    num_parts
+        At least 1.
+
+    Examples
+    --------
+    >>> from transferkit.training import Step
+    >>> [Step(gamma=0.5, num_parts=2)(step / 4) for step in range(4)]
+    [1.0, 1.0, 0.5, 0.5]
     """
 
+    gamma: float = 0.1
+    num_parts: int = 3
+
+    def __post_init__(self) -> None:
+        _check_gamma(self.gamma)
+        check_integer("num_parts", self.num_parts, 1)
+
+    def __call__(self, fraction: float) -> float:
+        """Return the factor in the part that contains ``fraction``."""
+        return _power(self.gamma, self.num_parts, fraction)
+
+
+@dataclass(frozen=True)
+class Exponential:
+    """A learning rate that is multiplied by ``gamma`` after each epoch.
+
+    The factor in epoch e, counted from 0, is ``gamma**e``, where ``e = floor(epochs * fraction)``.
+
+    Parameters
+    ----------
+    gamma
+        In (0, 1].
+    epochs
+        The number of epochs of the run, at least 1. None: `find_schedule` sets it to that of the
+        training that uses the schedule.
+
+    Examples
+    --------
+    >>> from transferkit.training import Exponential
+    >>> [round(Exponential(0.98, epochs=3)(epoch / 3), 4) for epoch in range(3)]
+    [1.0, 0.98, 0.9604]
+    """
+
+    gamma: float = 0.98
     epochs: int | None = None
 
     def __post_init__(self) -> None:
+        _check_gamma(self.gamma)
         if self.epochs is not None:
             check_integer("epochs", self.epochs, 1)
 
-    def _epoch(self, fraction: float) -> int:
-        """Return the index of the epoch, from 0.
+    def __call__(self, fraction: float) -> float:
+        """Return the factor in the epoch that contains ``fraction``.
 
         Raises
         ------
@@ -102,87 +179,27 @@ class _PerEpoch:
         """
         if self.epochs is None:
             raise ParameterError(
-                f"{type(self).__name__} changes the learning rate after each epoch, but the number "
-                "of epochs is unknown here; pass epochs"
+                "the exponential schedule lowers the learning rate after each epoch, but the "
+                "number of epochs is unknown here; pass it, as in Exponential(epochs=10)"
             )
-        return math.floor(fraction * self.epochs + _ROUNDING)
-
-
-@dataclass(frozen=True)
-class Step(_PerEpoch):
-    """A learning rate that is multiplied by ``gamma`` every ``step_size`` epochs.
-
-    The factor in epoch e, counted from 0, is ``gamma ** floor(e / step_size)`` (He et al., 2016,
-    "Deep Residual Learning for Image Recognition", section 3.4).
-
-    Parameters
-    ----------
-    step_size
-        In epochs, at least 1.
-    gamma
-        Greater than 0.
-
-    Examples
-    --------
-    >>> from transferkit.training.schedules import Step
-    >>> [Step(epochs=4, step_size=2, gamma=0.5)(epoch / 4) for epoch in range(4)]
-    [1.0, 1.0, 0.5, 0.5]
-    """
-
-    step_size: int = 10
-    gamma: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_integer("step_size", self.step_size, 1)
-        check_positive("gamma", self.gamma)
-
-    def __call__(self, fraction: float) -> float:
-        """Return the factor in the epoch that contains ``fraction``."""
-        return float(self.gamma ** (self._epoch(fraction) // self.step_size))
-
-
-@dataclass(frozen=True)
-class Exponential(_PerEpoch):
-    """A learning rate that is multiplied by ``gamma`` after each epoch.
-
-    The factor in epoch e, counted from 0, is ``gamma ** e``.
-
-    Parameters
-    ----------
-    gamma
-        Greater than 0.
-
-    Examples
-    --------
-    >>> from transferkit.training.schedules import Exponential
-    >>> [round(Exponential(epochs=3)(epoch / 3), 4) for epoch in range(3)]
-    [1.0, 0.98, 0.9604]
-    """
-
-    gamma: float = 0.98
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive("gamma", self.gamma)
-
-    def __call__(self, fraction: float) -> float:
-        """Return the factor in the epoch that contains ``fraction``."""
-        return float(self.gamma ** self._epoch(fraction))
+        return _power(self.gamma, self.epochs, fraction)
 
 
 @dataclass(frozen=True)
 class OneCycle:
     """A learning rate that rises to its maximum and falls to nearly 0, each along half a cosine.
 
-    The factor goes from ``1 / divisor`` to 1 in the first ``warmup`` of the steps, and then to
-    ``1 / (divisor * final_divisor)``. The momentum is not changed.
+    The factor goes from ``1 / div_factor`` to 1 in the first ``warmup`` of the steps, and then to
+    ``1 / (div_factor * final_div_factor)``, which it would reach in the step after the last.
+
+    The names and default values are those of PyTorch's ``OneCycleLR``, whose ``pct_start`` is
+    ``warmup``; in the paper the learning rate changes linearly. The momentum is not changed.
 
     Parameters
     ----------
     warmup
         In (0, 1).
-    divisor, final_divisor
+    div_factor, final_div_factor
         Greater than 0.
 
     References
@@ -192,40 +209,43 @@ class OneCycle:
 
     Examples
     --------
-    >>> from transferkit.training.schedules import OneCycle
-    >>> OneCycle()(0.0), OneCycle()(0.3)
-    (0.04, 1.0)
+    >>> from transferkit.training import OneCycle
+    >>> [round(OneCycle()(fraction), 2) for fraction in (0.0, 0.3, 0.65)]
+    [0.04, 1.0, 0.5]
     """
 
     warmup: float = 0.3
-    divisor: float = 25.0
-    final_divisor: float = 1e4
+    div_factor: float = 25.0
+    final_div_factor: float = 1e4
 
     def __post_init__(self) -> None:
         _check_fraction("warmup", self.warmup)
-        check_positive("divisor", self.divisor)
-        check_positive("final_divisor", self.final_divisor)
+        check_positive("div_factor", self.div_factor)
+        check_positive("final_div_factor", self.final_div_factor)
 
     def __call__(self, fraction: float) -> float:
         """Return the factor at ``fraction``."""
-        start = 1.0 / self.divisor
+        start = 1.0 / self.div_factor
         if fraction < self.warmup:
             return _between(start, 1.0, fraction / self.warmup)
         rest = (fraction - self.warmup) / (1.0 - self.warmup)
-        return _between(1.0, start / self.final_divisor, rest)
+        return _between(1.0, start / self.final_div_factor, rest)
 
 
 @dataclass(frozen=True)
 class Warmup:
     """A linear rise of the learning rate before another schedule.
 
-    The factor goes from ``start`` to 1 in the first ``fraction`` of the steps; then the other
-    schedule runs from its beginning to its end.
+    The factor goes from ``start`` to 1 in the first ``fraction`` of the steps, times the factor
+    with which the other schedule begins. Then the other schedule runs from its beginning to its
+    end in the remaining steps (He et al., 2019, "Bag of Tricks for Image Classification with
+    Convolutional Neural Networks", section 5.1), except for `Exponential`, which follows the
+    epochs of the whole run, including the warm-up (Goyal et al., 2017).
 
     Parameters
     ----------
     schedule
-        The other schedule.
+        The other schedule: one of `SCHEDULES`, or a function.
     fraction
         In (0, 1).
     start
@@ -237,26 +257,29 @@ class Warmup:
 
     Examples
     --------
-    >>> from transferkit.training.schedules import Linear, Warmup
-    >>> schedule = Warmup(Linear(), fraction=0.5, start=0.0)
+    >>> from transferkit.training import Warmup
+    >>> schedule = Warmup("linear", fraction=0.5, start=0.0)
     >>> [schedule(fraction) for fraction in (0.0, 0.25, 0.5, 0.75)]
     [0.0, 0.5, 1.0, 0.5]
     """
 
-    schedule: Schedule
+    schedule: str | Schedule
     fraction: float = 0.1
     start: float = 0.01
 
     def __post_init__(self) -> None:
+        find_schedule(self.schedule)
         _check_fraction("fraction", self.fraction)
         if not is_number(self.start) or not 0 <= self.start <= 1:
             raise ParameterError(f"start is {shorten(self.start)}; expected a number in [0, 1]")
 
     def __call__(self, fraction: float) -> float:
         """Return the factor at ``fraction`` of the whole run."""
-        if fraction < self.fraction:
-            return self.start + (1.0 - self.start) * fraction / self.fraction
-        return self.schedule((fraction - self.fraction) / (1.0 - self.fraction))
+        schedule = find_schedule(self.schedule)
+        rise = self.start + (1.0 - self.start) * min(fraction / self.fraction, 1.0)
+        if not isinstance(schedule, Exponential):
+            fraction = max((fraction - self.fraction) / (1.0 - self.fraction), 0.0)
+        return rise * schedule(fraction)
 
 
 SCHEDULES: Mapping[str, Schedule] = MappingProxyType(
@@ -280,8 +303,8 @@ def find_schedule(schedule: str | Schedule, *, epochs: int | None = None) -> Sch
     schedule
         One of `SCHEDULES`, or a function.
     epochs
-        The number of epochs of the run, for schedules that change the learning rate between
-        epochs and do not have it.
+        The number of epochs of the run, for an `Exponential` that does not have it, also in a
+        `Warmup`; None: unknown.
 
     Raises
     ------
@@ -292,9 +315,11 @@ def find_schedule(schedule: str | Schedule, *, epochs: int | None = None) -> Sch
 
     Examples
     --------
-    >>> from transferkit.training.schedules import find_schedule
+    >>> from transferkit.training import find_schedule
     >>> find_schedule("linear")(0.25)
     0.75
+    >>> find_schedule("exponential", epochs=10)
+    Exponential(gamma=0.98, epochs=10)
     """
     if isinstance(schedule, str):
         if schedule not in SCHEDULES:
@@ -303,6 +328,11 @@ def find_schedule(schedule: str | Schedule, *, epochs: int | None = None) -> Sch
     if not callable(schedule):
         names = ", ".join(map(repr, SCHEDULES))
         raise ParameterError(f"schedule is {shorten(schedule)}; expected {names} or a function")
-    if isinstance(schedule, _PerEpoch) and schedule.epochs is None:
+    if epochs is None:
+        return schedule
+    if isinstance(schedule, Exponential) and schedule.epochs is None:
         return dataclasses.replace(schedule, epochs=epochs)
+    if isinstance(schedule, Warmup):
+        inner = find_schedule(schedule.schedule, epochs=epochs)
+        return dataclasses.replace(schedule, schedule=inner)
     return schedule
