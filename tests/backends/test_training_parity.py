@@ -7,6 +7,7 @@ import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -176,15 +177,22 @@ def _network(*, has_stem_bias: bool) -> Network:
     return builder.build()
 
 
-def _prepare(run: _Run, seed: int = 0) -> _Problem:
-    network = _network(has_stem_bias=run.batch_norm != "updated")
-    weights = random_weights_and_statistics(network, seed)
+def _groups(
+    network: Network, run: _Run, factors: Mapping[str, float] = MappingProxyType({})
+) -> ParameterGroups:
+    """Return the groups in which all parameters are trained, and all but vectors decay."""
     shapes = {n: shape for n, shape in network.parameters.items() if n not in network.statistics}
-    groups = ParameterGroups(
-        {**dict.fromkeys(shapes, 1.0), "stem.weight": 0.3, "hidden.bias": 2.0},
+    return ParameterGroups(
+        {**dict.fromkeys(shapes, 1.0), **factors},
         frozenset(name for name, shape in shapes.items() if len(shape) > 1),
         network.statistics if run.batch_norm == "updated" else frozenset(),
     )
+
+
+def _prepare(run: _Run, seed: int = 0) -> _Problem:
+    network = _network(has_stem_bias=run.batch_norm != "updated")
+    weights = random_weights_and_statistics(network, seed)
+    groups = _groups(network, run, {"stem.weight": 0.3, "hidden.bias": 2.0})
     generator = np.random.default_rng(seed)
     masks: dict[str, tuple[tuple[int, ...], float]] = {}
     if run.dropout:
@@ -413,25 +421,25 @@ def test_step_of_fused_batch_norm_equals_that_of_the_plain_network(backend_pair:
         _check_states(before, after, 1e-12, backend.name)
 
 
-def test_losses_of_mobilenet_agree_in_float32(backend_pair: Pair) -> None:
+@pytest.mark.parametrize("batch_norm", ["fused", "updated"])
+def test_losses_of_mobilenet_agree_in_float32(backend_pair: Pair, batch_norm: str) -> None:
+    # With random weights and a higher learning rate, rounding grows from step to step: gradient
+    # descent of rate 0.02 agrees to 13 digits in float64, and after six steps to one in float32.
+    run = _Run(AdamW(2e-5), batch_norm)
     network = build_network("mobilenet_v2")
     weights = random_weights(network, random_state=0)
-    shapes = {n: shape for n, shape in network.parameters.items() if n not in network.statistics}
-    groups = ParameterGroups(
-        dict.fromkeys(shapes, 1.0),
-        frozenset(name for name, shape in shapes.items() if len(shape) > 1),
-        network.statistics,
-    )
-    generator = np.random.default_rng(0)
+    groups = _groups(network, run)
     batch = TrainingBatch(
-        generator.random((8, 96, 96, 3), np.float32), one_hot(range(8), 1000), np.ones(8)
+        np.random.default_rng(0).random((8, 96, 96, 3), np.float32),
+        one_hot(range(8), 1000),
+        np.ones(8, np.float32),
     )
-    problem = _Problem(update_batch_norm(network), weights, groups, (batch,) * _STEPS)
-    run = _Run(SGD(0.02, momentum=0.9))
+    network = update_batch_norm(network) if groups.statistics else fuse_batch_norm(network, [])
+    problem = _Problem(network, weights, groups, (batch,) * _STEPS)
     first, second = (
-        [result[0] for result, _ in _train(_step(backend, run, problem), problem)]
+        [values[0] for values, _ in _train(_step(backend, run, problem), problem)]
         for backend in _both_train(backend_pair)
     )
     # It learns the batch.
-    assert first[-1] < 0.8 * first[0]
+    assert first[-1] < 0.5 * first[0]
     np.testing.assert_allclose(first, second, rtol=0.01)
