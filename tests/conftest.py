@@ -18,6 +18,8 @@ from transferkit.weights import find_weights
 
 # Compares every backend with Keras's networks, which need TensorFlow.
 _KERAS_PARITY = "test_keras_parity.py"
+# Compare backends with each other.
+_PARITY = ("test_parity.py", "test_training_parity.py")
 
 DATA_VARIABLE = "TRANSFERKIT_TEST_DATA"
 
@@ -57,7 +59,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if collection_path.name == "oracle" and not config.getoption("--oracle"):
         return True
     # A comparison of backends needs two.
-    if collection_path.name == "test_parity.py" and len(requested_backends(config)) < 2:
+    if collection_path.name in _PARITY and len(requested_backends(config)) < 2:
         return True
     name = collection_path.name
     if name == _KERAS_PARITY and "tensorflow" not in requested_backends(config):

@@ -231,21 +231,29 @@ def replace_input(network: Network, layer: str, layers: Sequence[str]) -> Networ
     -------
     Network
         From the output of ``layer``, in place of pixels, to ``layers``.
+
+    Raises
+    ------
+    UnknownNameError
+        If a layer is unknown.
+    ParameterError
+        If ``layers`` depend on more than the output of ``layer``.
     """
     start = network.resolve(layer)
-    position = [node.name for node in network.nodes].index(start)
-    nodes = tuple(
-        Node(
-            node.name,
-            node.operation,
-            tuple(INPUT if name == start else name for name in node.inputs),
-            node.attributes,
-            node.parameters,
-        )
-        for node in keep_needed(network, layers).nodes
-        if node.name in {later.name for later in network.nodes[position + 1 :]}
-    )
-    return _with_nodes(network, nodes)
+    names = [node.name for node in network.nodes]
+    later = set(names[names.index(start) + 1 :])
+    nodes: list[Node] = []
+    for node in keep_needed(network, layers).nodes:
+        if node.name not in later:
+            continue
+        if not later.issuperset(set(node.inputs) - {start}):
+            raise ParameterError(
+                f"the input of {network.name} cannot be replaced by layer {layer!r}, since layer "
+                f"{node.name!r} depends on what comes before it; choose a layer outside of branches"
+            )
+        inputs = tuple(INPUT if name == start else name for name in node.inputs)
+        nodes.append(Node(node.name, node.operation, inputs, node.attributes, node.parameters))
+    return _with_nodes(network, tuple(nodes))
 
 
 def _with_nodes(network: Network, nodes: tuple[Node, ...]) -> Network:

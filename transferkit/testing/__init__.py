@@ -5,10 +5,17 @@ The reference needs only NumPy. The tests, in `transferkit.testing.conformance`,
 """
 
 from transferkit.testing.reference import (
+    FiniteDifferencesBackend,
     ReferenceBackend,
     ReferenceTable,
     finite_differences,
     reference_activations,
 )
 
-__all__ = ["ReferenceBackend", "ReferenceTable", "finite_differences", "reference_activations"]
+__all__ = [
+    "FiniteDifferencesBackend",
+    "ReferenceBackend",
+    "ReferenceTable",
+    "finite_differences",
+    "reference_activations",
+]

@@ -11,15 +11,16 @@ The author of a plugin adds this test file and runs pytest::
         def backend(self):
             return get_backend("mine")
 
-Tests of gradients are skipped for a backend without this capability. The examples are the same in
-every run, so results are reproducible.
+Tests of gradients and of training are skipped for a backend without these capabilities. The
+examples are the same in every run, so results are reproducible.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -28,9 +29,10 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from transferkit.backends.base import API_VERSION, GRADIENTS, INFERENCE, Backend, Table
+from transferkit.backends.base import API_VERSION, GRADIENTS, INFERENCE, TRAINING, Backend, Table
 from transferkit.backends.interpreter import load_parameters, run_network
 from transferkit.backends.program import Program
+from transferkit.backends.stateless import apply_network
 from transferkit.errors import NoGradientError, ShapeError, UnknownNameError, UnsupportedError
 from transferkit.networks import (
     INPUT,
@@ -41,7 +43,14 @@ from transferkit.networks import (
     random_weights,
 )
 from transferkit.networks.graph import Padding
+from transferkit.networks.training import (
+    add_dropout,
+    add_stochastic_depth,
+    fuse_batch_norm,
+    update_batch_norm,
+)
 from transferkit.testing.reference import (
+    FiniteDifferencesBackend,
     ReferenceTable,
     finite_differences,
     reference_activations,
@@ -54,6 +63,8 @@ from transferkit.testing.strategies import (
     networks,
     random_weights_and_statistics,
 )
+from transferkit.training.optimizers import SGD, AdamW, Optimizer
+from transferkit.training.step import ParameterGroups, TrainingBatch, TrainingStep
 
 __all__ = ["ACTIVATION_TOLERANCE", "GRADIENT_TOLERANCE", "BackendConformance", "assert_close"]
 
@@ -66,6 +77,7 @@ GRADIENT_TOLERANCE = 1e-3
 Array: TypeAlias = npt.NDArray[Any]
 Floats: TypeAlias = npt.NDArray[np.float32]
 Function: TypeAlias = Callable[..., Any]
+Tensors: TypeAlias = Mapping[str, Any]
 
 # Batch size, height and width: the smallest, odd, elongated and large sizes.
 _MOBILENET_SHAPES = ((1, 32, 32), (5, 33, 47), (2, 97, 64), (3, 129, 255), (1, 300, 299))
@@ -90,6 +102,9 @@ _DERIVATIVES_COMPARED = 12
 # that of the weights of the sum, at most 1.5. Even a derivative of 0 may be off by two units in
 # their last place.
 _ROUNDING_ERROR = 2 * float(np.finfo(np.float32).eps)
+_MIN_PIXELS = 8
+# Names of tensors, not in alphabetical order.
+_NAMES = ("features.0.weight", "a b/ü", "0", "")
 
 
 def _examples(count: int) -> settings:
@@ -148,7 +163,8 @@ class BackendConformance:
         assert backend.name
         assert isinstance(backend.name, str)
         assert INFERENCE in backend.capabilities
-        assert backend.capabilities <= {INFERENCE, GRADIENTS}
+        assert backend.capabilities <= {INFERENCE, GRADIENTS, TRAINING}
+        assert GRADIENTS in backend.capabilities or TRAINING not in backend.capabilities
         assert backend.version()
         assert isinstance(backend.version(), str)
 
@@ -635,6 +651,226 @@ class BackendConformance:
         compiled = backend.compile_tensors(_gradient_descent_step(backend))
         _check_gradient_descent(compiled, backend.table.asarray, backend.table.to_numpy)
 
+    # ---- training -----------------------------------------------------------------------
+
+    def test_tensors_may_be_in_nested_mappings_with_any_names(self, backend: Backend) -> None:
+        _need_training(backend)
+        table = backend.table
+
+        def function(x: Any, tensors: Tensors, groups: Mapping[str, Tensors]) -> dict[str, Any]:
+            products = {name: table.multiply(tensor, x) for name, tensor in tensors.items()}
+            doubles = {
+                group: {name: table.add(tensor, tensor) for name, tensor in inner.items()}
+                for group, inner in groups.items()
+            }
+            return {"products": products, "doubles": doubles, "x": x}
+
+        compiled = backend.compile_tensors(function)
+        # Names and shapes may differ from call to call.
+        for names, length in ((_NAMES, 2), (_NAMES[:2], 3), (_NAMES, 4), ((), 2), (_NAMES, 2)):
+            x, *arrays = _arrays(*[(length,)] * (len(names) + 1))
+            tensors = {n: table.asarray(array) for n, array in zip(names, arrays, strict=True)}
+            groups: dict[str, Tensors] = {group: dict(tensors) for group in names}
+            results = compiled(table.asarray(x), tensors, {**groups, "empty": {}})
+            assert results.keys() == {"products", "doubles", "x"}
+            assert results["products"].keys() == set(names)
+            assert results["doubles"].keys() == {*names, "empty"}
+            assert not results["doubles"]["empty"]
+            np.testing.assert_array_equal(table.to_numpy(results["x"]), x)
+            for name, array in zip(names, arrays, strict=True):
+                product = table.to_numpy(results["products"][name])
+                assert_close(product, array * x, ACTIVATION_TOLERANCE, name)
+                assert results["doubles"][name].keys() == set(names)
+                double = table.to_numpy(results["doubles"][_NAMES[1]][name])
+                np.testing.assert_array_equal(double, 2 * array)
+
+    def test_gradient_of_a_mapping_has_its_names_and_zeros_for_unused_tensors(
+        self, backend: Backend
+    ) -> None:
+        _need_training(backend)
+        table = backend.table
+        used, unused, *others = _NAMES
+
+        def function(tensors: Tensors, x: Any) -> dict[str, Any]:
+            product = table.multiply(tensors[used], table.multiply(x, tensors[used]))
+            for name in others:
+                product = table.add(product, table.multiply(tensors[name], x))
+            return {"value": table.sum(product, axes=(1,)), "nested": {"product": product}}
+
+        shapes = {used: (2, 3), unused: (4, 1, 2), **dict.fromkeys(others, (2, 3))}
+        *arrays, x = _arrays(*shapes.values(), (2, 3))
+        parameters = dict(zip(shapes, arrays, strict=True))
+        tensors = {name: table.asarray(array) for name, array in parameters.items()}
+        expected = dict.fromkeys(others, x)
+        expected |= {used: 2 * x * parameters[used], unused: np.zeros((4, 1, 2), np.float32)}
+        differentiated = backend.value_and_grad(function)
+        for call in (differentiated, backend.compile_tensors(differentiated)):
+            results = call(tensors, table.asarray(x))
+            assert results.keys() == {"value", "nested", "gradient"}
+            assert results["nested"].keys() == {"product"}
+            assert results["gradient"].keys() == expected.keys()
+            for name, array in expected.items():
+                gradient = table.to_numpy(results["gradient"][name])
+                assert gradient.dtype == np.float32
+                assert_close(gradient, array, GRADIENT_TOLERANCE, name)
+
+    def test_value_independent_of_a_mapping_is_rejected(self, backend: Backend) -> None:
+        _need_training(backend)
+        table = backend.table
+        function = backend.value_and_grad(
+            lambda tensors, x: table.multiply(x, x)  # noqa: ARG005
+        )
+        tensors = dict(zip(_NAMES, map(table.asarray, _arrays((2, 3), (4,))), strict=False))
+        for call in (function, backend.compile_tensors(function)):
+            with pytest.raises(NoGradientError, match="first argument"):
+                call(tensors, table.asarray(1.0))
+
+    def test_kernels_of_tensors_agree_with_the_reference(self, backend: Backend) -> None:
+        _need_training(backend)
+
+        @_examples(30)
+        @given(PRIMITIVE_CALLS["conv2d"])
+        def agree_with_reference(call: PrimitiveCall) -> None:
+            def function(table: Table[Any], parameters: Tensors, x: Any) -> list[Any]:
+                kernel = table.kernel_of_tensor(parameters["weight"], call.attributes["groups"])
+                return [table.conv2d(x, kernel, parameters.get("bias"), **call.attributes)]
+
+            parameters = dict(zip(("weight", "bias"), call.constants, strict=False))
+            _check_parameter_gradient(backend, function, parameters, call.arrays[0])
+
+        agree_with_reference()
+
+    def test_batch_norm_by_the_batch_has_the_documented_values(self, backend: Backend) -> None:
+        _need_training(backend)
+
+        @_examples(30)
+        @given(PRIMITIVE_CALLS["batch_norm"], st.sampled_from([0.01, 0.1, 1.0]))
+        def has_the_documented_values(call: PrimitiveCall, momentum: float) -> None:
+            (x,), (scale, shift, mean, variance) = call.arrays, call.constants
+            count = math.prod(x.shape[:3])
+            assume(count > 1)
+            epsilon = call.attributes["epsilon"]
+            arguments = [backend.table.asarray(array) for array in (x, *call.constants)]
+            results = backend.compile_tensors(
+                lambda *tensors: {
+                    str(index): tensor
+                    for index, tensor in enumerate(
+                        backend.table.batch_norm_training(
+                            *tensors, epsilon=epsilon, momentum=momentum
+                        )
+                    )
+                }
+            )(*arguments)
+            batch = x.astype(np.float64).reshape(count, -1)
+            deviation = np.sqrt(batch.var(axis=0) + epsilon)
+            expected = {
+                "normalized": (x - batch.mean(axis=0)) / deviation * scale + shift,
+                "mean": (1 - momentum) * mean + momentum * batch.mean(axis=0),
+                "variance": (1 - momentum) * variance + momentum * batch.var(axis=0, ddof=1),
+            }
+            for tensor, (name, array) in zip(results.values(), expected.items(), strict=True):
+                assert_close(backend.table.to_numpy(tensor), array, ACTIVATION_TOLERANCE, name)
+
+        has_the_documented_values()
+
+    def test_gradient_of_batch_norm_by_the_batch_agrees_with_finite_differences(
+        self, backend: Backend
+    ) -> None:
+        _need_training(backend)
+
+        @_examples(30)
+        @given(PRIMITIVE_CALLS["batch_norm"])
+        def agrees_with_finite_differences(call: PrimitiveCall) -> None:
+            (x,), (scale, shift, *statistics) = call.arrays, call.constants
+            # With few pixels, the derivatives with respect to them are only rounding errors: two
+            # are normalized to 1 and -1, whatever they are.
+            assume(math.prod(x.shape[:3]) >= _MIN_PIXELS)
+
+            def function(table: Table[Any], tensors: Tensors, _: Any) -> list[Any]:
+                arguments = [*tensors.values(), *map(table.asarray, statistics)]
+                y, *_ = table.batch_norm_training(*arguments, momentum=0.1, **call.attributes)
+                return [y]
+
+            tensors = {"1": x, "2": scale, "3": shift}
+            _check_parameter_gradient(backend, function, tensors, x)
+
+        agrees_with_finite_differences()
+
+    @pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
+    def test_gradient_of_parameters_of_random_networks_agrees_with_finite_differences(
+        self, backend: Backend, *, fused: bool
+    ) -> None:
+        _need_training(backend)
+
+        @_examples(12)
+        @given(st.data(), networks(), st.integers(0, 1000))
+        def agrees_with_finite_differences(
+            data: st.DataObject, drawn: RandomNetwork, seed: int
+        ) -> None:
+            pixels = _draw_pixels(data, drawn, most=3)
+            network, shapes = _with_masks(drawn.network, drawn.weights, pixels)
+            if fused:
+                network = fuse_batch_norm(network, [])
+            draws = _masks(shapes, seed)
+            _check_network_parameters(
+                backend, network, drawn.weights, drawn.network.statistics, pixels, draws
+            )
+
+        agrees_with_finite_differences()
+
+    @pytest.mark.parametrize("updates", [False, True], ids=["frozen", "updated"])
+    def test_steps_of_training_agree_with_the_reference(
+        self, backend: Backend, *, updates: bool
+    ) -> None:
+        _need_training(backend)
+        network = _network_to_train()
+        weights = random_weights_and_statistics(network, seed=0)
+        statistics = network.statistics
+        shapes = {
+            name: shape for name, shape in network.parameters.items() if name not in statistics
+        }
+        groups = ParameterGroups(
+            {**dict.fromkeys(shapes, 1.0), "conv.weight": 0.5},
+            frozenset(name for name, shape in shapes.items() if len(shape) > 1),
+            statistics if updates else frozenset(),
+        )
+        optimizer: Optimizer = (
+            SGD(0.3, momentum=0.9, nesterov=True, weight_decay=0.1)
+            if updates
+            else AdamW(0.05, epsilon=1e-2, weight_decay=0.1)
+        )
+        network, mask_shapes = _with_masks(network, weights, _pixels((1, 6, 5)))
+        network = update_batch_norm(network) if updates else fuse_batch_norm(network, [])
+        # More images than backends differentiate at a time.
+        count = 17
+        generator = np.random.default_rng(0)
+        batch = TrainingBatch(
+            _pixels((count, 6, 5)),
+            generator.dirichlet(np.ones(3), count).astype(np.float32),
+            generator.uniform(0.5, 1.5, count).astype(np.float32),
+            _masks({name: (count, *shape[1:]) for name, shape in mask_shapes.items()}, seed=0),
+        )
+        actual, expected = (
+            _take_steps(
+                TrainingStep(
+                    one,
+                    network,
+                    groups,
+                    optimizer,
+                    clip_norm=0.7,
+                    l2_sp=0.2,
+                    average_decay=0.8,
+                    anchors={name: weights[name] + np.float32(0.1) for name in groups.decayed},
+                ),
+                weights,
+                batch,
+            )
+            for one in (backend, FiniteDifferencesBackend())
+        )
+        assert actual.keys() == expected.keys()
+        for name, array in expected.items():
+            assert_close(actual[name], array, GRADIENT_TOLERANCE, name)
+
 
 # ---- operations after a convolution ----------------------------------------------------
 
@@ -832,23 +1068,14 @@ def _check_gradient(
     compute the same list of tensors from an array.
     """
     generator = np.random.default_rng(0)
-    weights = [
-        generator.uniform(0.5, 1.5, y.shape) * generator.choice([-1, 1], y.shape)
-        for y in reference(x.astype(np.float64))
-    ]
-
-    def total(table: Table[Any], results: Sequence[Any]) -> Any:
-        value = table.asarray(0.0)
-        for y, weight in zip(results, weights, strict=True):
-            product = table.multiply(y, table.asarray(weight))
-            axes = tuple(range(weight.ndim))
-            value = table.add(value, table.sum(product, axes=axes))
-        return value
+    weights = [_random_weights(generator, y.shape) for y in reference(x.astype(np.float64))]
 
     def reference_total(x: npt.NDArray[np.float64]) -> Array:
-        return np.asarray(total(ReferenceTable(), reference(x)))
+        return np.asarray(_weighted_sum(ReferenceTable(), reference(x), weights))
 
-    differentiated = backend.value_and_grad(lambda x: total(backend.table, function(x)))
+    differentiated = backend.value_and_grad(
+        lambda x: _weighted_sum(backend.table, function(x), weights)
+    )
     results = backend.compile(differentiated)(x)
     _check_result(results["gradient"])
     assert results["gradient"].shape == x.shape
@@ -865,6 +1092,18 @@ def _check_gradient(
         f"gradient: difference {difference:.3g}, expected at most {GRADIENT_TOLERANCE:g} times the "
         f"largest derivative, {scale:.3g}"
     )
+
+
+def _random_weights(generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    return np.asarray(generator.uniform(0.5, 1.5, shape) * generator.choice([-1, 1], shape))
+
+
+def _weighted_sum(table: Table[Any], tensors: Sequence[Any], weights: Sequence[Array]) -> Any:
+    value = table.asarray(0.0)
+    for tensor, weight in zip(tensors, weights, strict=True):
+        product = table.multiply(tensor, table.asarray(weight))
+        value = table.add(value, table.sum(product, axes=tuple(range(weight.ndim))))
+    return value
 
 
 def _check_network_gradient(
@@ -887,3 +1126,150 @@ def _check_network_gradient(
         lambda x: smooth(ReferenceTable(), reference_activations(network, weights, x, layers)),
         pixels,
     )
+
+
+# ---- training --------------------------------------------------------------------------
+
+
+def _need_training(backend: Backend) -> None:
+    if TRAINING not in backend.capabilities:
+        pytest.skip(f"backend {backend.name!r} does not declare training")
+
+
+def _masks(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, Floats]:
+    """Return a mask of each shape, in which a third of the values are 0."""
+    generator = np.random.default_rng(seed)
+    return {
+        name: (generator.choice([0, 1, 1], shape) * 1.5).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+
+
+def _with_masks(
+    network: Network, weights: Weights, pixels: Floats
+) -> tuple[Network, dict[str, tuple[int, ...]]]:
+    """Return a network with dropout and, if it has residual blocks, stochastic depth.
+
+    Also the shape of each mask.
+    """
+    (before_logits,) = network.node("logits").inputs
+    features = reference_activations(network, weights, pixels, [before_logits])[before_logits]
+    network, name = add_dropout(network)
+    shapes: dict[str, tuple[int, ...]] = {name: features.shape}
+    if any(node.operation == "add" and len(set(node.inputs)) == 2 for node in network.nodes):
+        network, names = add_stochastic_depth(network)
+        shapes |= dict.fromkeys(names, (len(pixels), 1, 1, 1))
+    return network, shapes
+
+
+def _check_network_parameters(
+    backend: Backend,
+    network: Network,
+    weights: Weights,
+    statistics: Collection[str],
+    pixels: Floats,
+    draws: Mapping[str, Floats],
+) -> None:
+    """Compare the logits of a network in training, and the gradient of its parameters.
+
+    Those named in ``statistics`` are not differentiated.
+    """
+    logits = network.resolve("logits")
+
+    def function(table: Table[Any], parameters: Tensors, x: Any) -> list[Any]:
+        masks, others = (
+            {name: table.asarray(array) for name, array in arrays.items()}
+            for arrays in (draws, fixed)
+        )
+        outputs, _ = apply_network(
+            table, network, {**parameters, **others}, x, [logits], training=True, draws=masks
+        )
+        return [outputs[logits]]
+
+    fixed = {name: weights[name] for name in statistics}
+    parameters = {name: weights[name] for name in network.parameters if name not in fixed}
+    table = _KinkTable()
+    function(table, {n: table.asarray(array) for n, array in parameters.items()}, pixels)
+    assume(table.distance > _MIN_KINK_DISTANCE)
+    _check_parameter_gradient(backend, function, parameters, pixels)
+
+
+def _check_parameter_gradient(
+    backend: Backend,
+    function: Callable[[Table[Any], Tensors, Any], Sequence[Any]],
+    parameters: Mapping[str, Floats],
+    x: Floats,
+) -> None:
+    """Compare a function of named parameters, and its gradient, with the reference.
+
+    ``function`` computes a list of tensors. The gradient is that of a weighted sum of them, and
+    compared along one random direction in each parameter.
+    """
+    table, reference = backend.table, ReferenceTable()
+    doubles = {name: reference.asarray(array) for name, array in parameters.items()}
+    expected = function(reference, doubles, reference.asarray(x))
+    generator = np.random.default_rng(0)
+    weights = [_random_weights(generator, y.shape) for y in expected]
+
+    def value_and_outputs(parameters: Tensors, x: Any) -> dict[str, Any]:
+        outputs = function(table, parameters, x)
+        total = _weighted_sum(table, outputs, weights)
+        return {"value": total, **{str(index): y for index, y in enumerate(outputs)}}
+
+    def reference_total(array: Array, *, name: str) -> Array:
+        outputs = function(reference, {**doubles, name: array}, reference.asarray(x))
+        return np.asarray(_weighted_sum(reference, outputs, weights))
+
+    compiled = backend.compile_tensors(backend.value_and_grad(value_and_outputs))
+    tensors = {name: table.asarray(array.copy()) for name, array in parameters.items()}
+    results = compiled(tensors, table.asarray(x.copy()))
+    for index, y in enumerate(expected):
+        actual = table.to_numpy(results[str(index)])
+        assert_close(actual, y, ACTIVATION_TOLERANCE, f"output {index}")
+    gradients = {name: table.to_numpy(slope) for name, slope in results["gradient"].items()}
+    assert gradients.keys() == parameters.keys()
+    # As precise as the largest derivatives: a small one may be their difference.
+    largest = max(float(np.abs(gradient).max()) for gradient in gradients.values())
+    for name, gradient in gradients.items():
+        assert gradient.shape == parameters[name].shape
+        direction = generator.normal(size=gradient.shape)
+        direction /= np.linalg.norm(direction)
+        (derivative,) = finite_differences(
+            partial(reference_total, name=name), doubles[name], [direction], _STEP
+        )
+        difference = abs(float((gradient * direction).sum()) - derivative)
+        limit = max(
+            GRADIENT_TOLERANCE * float(np.abs(gradient).max()), _ROUNDING_ERROR * max(1.0, largest)
+        )
+        assert difference <= limit, f"{name}: difference {difference:.3g}, at most {limit:.3g}"
+
+
+def _network_to_train() -> Network:
+    """Return a network of each kind of convolution, with batch norms and a residual block."""
+    builder = NetworkBuilder("small", input_size=8)
+    x = builder.conv2d("conv", INPUT, 3, 4, size=2, padding=((0, 1), (1, 0)), bias=False)
+    x = builder.batch_norm("norm", x, 4, epsilon=1e-3)
+    shortcut = builder.add_node("sigmoid", "sigmoid", x)
+    x = builder.conv2d("grouped", shortcut, 4, 4, size=2, padding=((1, 0), (1, 0)), groups=2)
+    x = builder.add_node("tanh", "tanh", x)
+    x = builder.conv2d("depthwise", x, 4, 4, size=3, padding=1, groups=4, bias=False)
+    x = builder.batch_norm("last_norm", x, 4, epsilon=1e-5)
+    x = builder.add_node("add", "add", x, shortcut)
+    x = builder.add_node("embedding", "mean", x, axes=(1, 2))
+    builder.linear("logits", x, 4, 3)
+    return builder.build()
+
+
+def _take_steps(step: TrainingStep, weights: Weights, batch: TrainingBatch) -> dict[str, Array]:
+    """Return the results of three steps, and by how much they changed each part of the state."""
+    state = step.initial_state(weights)
+    before = step.state_to_numpy(state)
+    found: dict[str, Array] = {}
+    for index in range(3):
+        state, result = step.run(state, batch, step.optimizer.coefficients(index, 3))
+        found[f"step {index}"] = np.array([result.loss, result.accuracy, result.gradient_norm])
+    for group, arrays in step.state_to_numpy(state).items():
+        for name, array in arrays.items():
+            found[f"{group} {name}"] = array - before[group][name]
+    found["logits"] = step.logits({**state.fixed, **state.trained}, batch.x)
+    return found

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
-from transferkit.backends.base import API_VERSION, INFERENCE, Backend, Table
+from transferkit.backends.base import (
+    API_VERSION,
+    GRADIENTS,
+    INFERENCE,
+    TRAINING,
+    Backend,
+    Table,
+)
 from transferkit.backends.interpreter import load_parameters, run_network
 from transferkit.networks.graph import Network, Padding, Weights
 
-__all__ = ["ReferenceBackend", "ReferenceTable", "finite_differences", "reference_activations"]
+__all__ = [
+    "FiniteDifferencesBackend",
+    "ReferenceBackend",
+    "ReferenceTable",
+    "finite_differences",
+    "reference_activations",
+]
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -240,7 +254,7 @@ class ReferenceBackend(Backend):
     """The reference as a backend, which runs functions directly, without compilation.
 
     It is not registered, so it has to be passed as an object, not by name. It has no gradients;
-    tests use `finite_differences` instead.
+    tests use `finite_differences` or `FiniteDifferencesBackend` instead.
 
     Parameters
     ----------
@@ -284,6 +298,56 @@ class ReferenceBackend(Backend):
             return np.array(result, order="C")
 
         return run
+
+
+class FiniteDifferencesBackend(ReferenceBackend):
+    """The reference with gradients, for functions of a few hundred numbers.
+
+    Each derivative is one of `finite_differences`, in float64. A value that does not depend on
+    the first argument has a gradient of zeros instead of an error.
+
+    Parameters
+    ----------
+    device
+        ``"cpu"`` or None.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from transferkit.testing import FiniteDifferencesBackend
+    >>> backend = FiniteDifferencesBackend()
+    >>> square = backend.value_and_grad(lambda x: backend.table.multiply(x, x))
+    >>> square(np.array([1.0, 3.0]))["gradient"].round(6)
+    array([2., 6.])
+    """
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({INFERENCE, GRADIENTS, TRAINING})
+
+    def __init__(self, device: str | None = None) -> None:
+        super().__init__(device, np.float64)
+
+    def compile_tensors(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return function
+
+    def value_and_grad(self, function: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
+        def run(first: Any, *others: Any) -> dict[str, Any]:
+            def value(x: Array, name: str | None = None) -> float:
+                result = function(x if name is None else {**first, name: x}, *others)
+                return float(np.sum(result["value"] if isinstance(result, Mapping) else result))
+
+            result = function(first, *others)
+            outputs = result if isinstance(result, Mapping) else {"value": result}
+            if not isinstance(first, Mapping):
+                return {**outputs, "gradient": _gradient(value, first)}
+            gradient = {name: _gradient(partial(value, name=name), x) for name, x in first.items()}
+            return {**outputs, "gradient": gradient}
+
+        return run
+
+
+def _gradient(function: Callable[[Array], npt.ArrayLike], x: Array) -> Array:
+    directions = (np.eye(1, x.size, index).reshape(x.shape) for index in range(x.size))
+    return finite_differences(function, x, directions).reshape(x.shape)
 
 
 def reference_activations(

@@ -15,6 +15,7 @@ from transferkit.backends.base import Backend, StatelessFunction
 from transferkit.backends.stateless import apply_network
 from transferkit.errors import NotFiniteError
 from transferkit.networks.graph import Network
+from transferkit.networks.training import BATCH_NORM_TRAINING
 from transferkit.training.averages import moving_average
 from transferkit.training.losses import cross_entropy
 from transferkit.training.optimizers import Optimizer
@@ -309,7 +310,10 @@ class TrainingStep:
 
     def _needs_whole_batch(self) -> bool:
         """Return whether the loss of an image depends on the other images of its batch."""
-        return any(node.operation == "batch_norm_training" for node in self.network.nodes)
+        # Statistics are updated where batch norms, possibly of a model object, see the batch.
+        return bool(self.groups.statistics) or any(
+            node.operation == BATCH_NORM_TRAINING for node in self.network.nodes
+        )
 
     def _loss_and_updates(
         self, trained: Tensors, fixed: Tensors, draws: Tensors, x: Any, targets: Any, *rest: Any
