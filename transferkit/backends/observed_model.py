@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from transferkit.backends.base import Backend, WrappedModel
+from transferkit.backends.base import Backend, StatelessFunction, WrappedModel
 from transferkit.backends.wrapping import (
     OUTPUT,
     VECTOR,
@@ -19,12 +20,38 @@ from transferkit.errors import ShapeError, UnsupportedError
 __all__ = [
     "TRACE_BATCH_SIZE",
     "ObservedModel",
+    "StatelessCall",
     "first_argument",
     "select_outputs",
 ]
 
 TRACE_BATCH_SIZE = 2
 """The batch size of the run that finds the layers: 1 could not be told from an axis of length 1."""
+
+
+@dataclass(frozen=True)
+class StatelessCall:
+    """A call of a model with parameters that are given as tensors.
+
+    Attributes
+    ----------
+    parameters
+        Name to tensor; others than those of the model are ignored.
+    training
+        Whether the model is in training mode.
+    update_batch_norm
+        Whether batch norms normalize by the batch.
+    seed
+        (n,) tensor, whose first value is the seed of random layers; used in training mode.
+    updates
+        The new statistics of batch norms, by name, which the call adds.
+    """
+
+    parameters: Mapping[str, Any]
+    training: bool
+    update_batch_norm: bool
+    seed: Any
+    updates: dict[str, Any] = field(default_factory=dict)
 
 
 class ObservedModel(WrappedModel):
@@ -52,11 +79,13 @@ class ObservedModel(WrappedModel):
         self._locations: dict[str, TensorLocation] = {}
 
     @abstractmethod
-    def _run(self, x: Any, locations: Collection[TensorLocation]) -> Mapping[TensorLocation, Any]:
+    def _run(
+        self, x: Any, locations: Collection[TensorLocation], call: StatelessCall | None = None
+    ) -> Mapping[TensorLocation, Any]:
         """Return the tensors at ``locations`` for the input ``x`` (n, h, w, 3).
 
         Tensors have the dtype and the order of axes of the backend's table. Those that the model
-        did not compute are left out.
+        did not compute are left out. The model runs as it is, or with the parameters of ``call``.
         """
 
     @abstractmethod
@@ -67,21 +96,51 @@ class ObservedModel(WrappedModel):
         locations = {layer: self._locations[layer] for layer in layers}
 
         def function(x: Any) -> dict[str, Any]:
-            tensors = self._run(x, {_observed(location) for location in locations.values()})
-            missing = [
-                layer for layer, location in locations.items() if _observed(location) not in tensors
-            ]
-            if missing:
-                raise UnsupportedError(
-                    f"model {self._name!r} did not compute layers {', '.join(missing)} for an "
-                    f"input of shape {tuple(x.shape)}; it called other layers when it was wrapped"
-                )
-            return {
-                layer: self._in_form(location.form, tensors[_observed(location)])
-                for layer, location in locations.items()
-            }
+            return self._outputs(x, locations, None)
 
         return function
+
+    def stateless(
+        self, layers: Sequence[str], *, update_batch_norm: bool = False
+    ) -> StatelessFunction:
+        self._check_trainable()
+        locations = {layer: self._locations[layer] for layer in layers}
+
+        def function(
+            parameters: Mapping[str, Any], x: Any, training: bool, seed: Any
+        ) -> tuple[dict[str, Any], dict[str, Any]]:
+            call = StatelessCall(parameters, training, training and update_batch_norm, seed)
+            return self._outputs(x, locations, call), call.updates
+
+        return function
+
+    def _check_trainable(self) -> None:
+        """Check that the model can be run with other parameters.
+
+        Raises
+        ------
+        UnsupportedError
+            If it cannot.
+        """
+
+    def _outputs(
+        self, x: Any, locations: Mapping[str, TensorLocation], call: StatelessCall | None
+    ) -> dict[str, Any]:
+        """Return the outputs of layers, by name, in the form of their locations."""
+        observed = {_observed(location) for location in locations.values()}
+        tensors = self._run(x, observed, call)
+        missing = [
+            layer for layer, location in locations.items() if _observed(location) not in tensors
+        ]
+        if missing:
+            raise UnsupportedError(
+                f"model {self._name!r} did not compute layers {', '.join(missing)} for an "
+                f"input of shape {tuple(x.shape)}; it called other layers when it was wrapped"
+            )
+        return {
+            layer: self._in_form(location.form, tensors[_observed(location)])
+            for layer, location in locations.items()
+        }
 
     def _in_form(self, form: str, tensor: Any) -> Any:
         """Return a tensor in the form of its location."""

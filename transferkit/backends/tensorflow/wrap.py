@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
 import threading
@@ -20,6 +21,7 @@ from transferkit.backends.base import Backend
 from transferkit.backends.observed_model import (
     TRACE_BATCH_SIZE,
     ObservedModel,
+    StatelessCall,
     first_argument,
     select_outputs,
 )
@@ -266,8 +268,50 @@ class KerasModel(ObservedModel):
                 function, input_signature=[spec], autograph=False
             ).get_concrete_function()
 
-    def _run(self, x: Any, locations: Collection[TensorLocation]) -> dict[TensorLocation, Any]:
-        if tf.executing_eagerly():  # operations before an activation are found in a graph
+    def parameters(self) -> Mapping[str, npt.NDArray[Any]]:
+        variables = _by_path(self.model.trainable_variables)
+        if not variables:
+            raise UnsupportedError(
+                f"model {self._name!r} has no trainable variables, so that nothing is trained; set "
+                "its trainable to True, or train the head only"
+            )
+        return {path: np.array(variable, np.float32) for path, variable in variables.items()}
+
+    def statistics(self) -> Mapping[str, npt.NDArray[Any]]:
+        return {path: np.array(variable, np.float32) for path, variable in self._moving().items()}
+
+    def _moving(self) -> dict[str, Any]:
+        """Return the variables of the moving statistics of batch norms, by path."""
+        return _by_path(
+            variable
+            for layer in self._layers.values()
+            if isinstance(layer, keras.layers.BatchNormalization)
+            for variable in (layer.moving_mean, layer.moving_variance)
+        )
+
+    def with_parameters(self, parameters: Mapping[str, npt.NDArray[Any]]) -> KerasModel:
+        try:
+            tuned = copy.deepcopy(self.model)
+        except Exception as error:  # the model is user code, and may raise anything
+            raise UnsupportedError(
+                f"model {self._name!r} cannot be copied: {type(error).__name__}: {_cause(error)}"
+            ) from error
+        # By position: the copies of variables have other identities.
+        paths = {id(variable): index for index, variable in enumerate(self.model.variables)}
+        named = {**_by_path(self.model.trainable_variables), **self._moving()}
+        for path, array in parameters.items():
+            tuned.variables[paths[id(named[path])]].assign(array)
+        state = {**self.__dict__, "model": tuned, "_run_all": None, "_layers": None}
+        return _restore(type(self), state)
+
+    def _run(
+        self,
+        x: Any,
+        locations: Collection[TensorLocation],
+        call: StatelessCall | None = None,
+    ) -> dict[TensorLocation, Any]:
+        if tf.executing_eagerly() and call is None:
+            # Operations before an activation are found in a graph.
             traced: dict[TensorLocation, Any] = tf.function(
                 lambda x: self._run(x, locations), autograph=False
             )(x)
@@ -286,7 +330,7 @@ class KerasModel(ObservedModel):
         if self._size is not None:
             x = tf.ensure_shape(x, (None, *self._size, 3))
         with _LOCKS.hold(self._layers.values()), _observed_layers(layers, observe):
-            output = self._call(self._to_model(x))
+            output = self._call(self._to_model(x), call)
         tensors |= select_outputs(output, locations, tf.is_tensor)
         for location in locations:
             if location.kind == PRE_ACTIVATION:
@@ -304,14 +348,50 @@ class KerasModel(ObservedModel):
             return x
         return tf.reduce_sum(x * tf.constant(self._gray_weights, x.dtype), -1, keepdims=True)
 
-    def _call(self, x: Any) -> Any:
+    def _call(self, x: Any, call: StatelessCall | None = None) -> Any:
         # A functional model takes its input in the structure that it was made with.
         structure = getattr(self.model, "_inputs_struct", None)
         if structure is not None:
             x = keras.tree.pack_sequence_as(structure, [x])
         # In this scope Keras writes to no variable, and keeps no losses.
-        with keras.StatelessScope(initialize_variables=False):
-            return self.model(x, training=False)
+        if call is None:
+            with keras.StatelessScope(initialize_variables=False):
+                return self.model(x, training=False)
+        named = {**_by_path(self.model.trainable_variables), **self._moving()}
+        mapping = [
+            (named[path], tf.cast(tensor, named[path].dtype))
+            for path, tensor in call.parameters.items()
+            if path in named
+        ]
+        norms: dict[str, Any] = {}
+        if call.training:
+            mapping += self._seeds(call.seed)
+            if not call.update_batch_norm:
+                norms = {
+                    name: layer
+                    for name, layer in self._layers.items()
+                    if isinstance(layer, keras.layers.BatchNormalization)
+                }
+        with (
+            keras.StatelessScope(mapping, initialize_variables=False) as scope,
+            _in_inference_mode(norms),
+        ):
+            output = self.model(x, training=call.training)
+        if call.update_batch_norm:
+            for path, variable in self._moving().items():
+                value = scope.get_current_value(variable)
+                if value is not None:
+                    call.updates[path] = tf.cast(value, self._table.dtype)
+        return output
+
+    def _seeds(self, seed: Any) -> list[tuple[Any, Any]]:
+        """Return the states of the random layers for a seed, each with its variable."""
+        first = tf.cast(seed[0], tf.int64)
+        return [
+            (variable, tf.cast(tf.stack([first, first * 0 + index]), variable.dtype))
+            for index, variable in enumerate(self.model.non_trainable_variables)
+            if variable.path.endswith("seed_generator_state")
+        ]
 
     def _fixed_size_error(self, height: int, width: int) -> ShapeError:
         expected = " x ".join(map(str, self._size or ()))
@@ -390,17 +470,47 @@ def _restore(kind: type[KerasModel], state: dict[str, Any]) -> KerasModel:
     return model
 
 
+def _by_path(variables: Iterable[Any]) -> dict[str, Any]:
+    """Return variables by their paths; of equal ones, all but the first have a number."""
+    named: dict[str, Any] = {}
+    for variable in variables:
+        path, count = variable.path, 1
+        while path in named:
+            count += 1
+            path = f"{variable.path}_{count}"
+        named[path] = variable
+    return named
+
+
+@contextmanager
+def _in_inference_mode(layers: Mapping[str, Any]) -> Iterator[None]:
+    """Run the calls of the layers from this thread in inference mode."""
+
+    def in_inference_mode(
+        _: str, __: Any, call: Callable[..., Any], is_this_thread: Callable[[], bool]
+    ) -> Callable[..., Any]:
+        def run(*arguments: Any, **keywords: Any) -> Any:
+            if is_this_thread() and "training" in keywords:
+                keywords["training"] = False
+            return call(*arguments, **keywords)
+
+        return run
+
+    with _replaced_calls(layers, in_inference_mode):
+        yield
+
+
 @contextmanager
 def _observed_layers(layers: Mapping[str, Any], observe: Observer) -> Iterator[None]:
     """Call ``observe`` for each call of the layers from this thread."""
-    thread = threading.get_ident()
     counts: Counter[str] = Counter()
-    originals: list[tuple[Any, Any]] = []
 
-    def observed(name: str, layer: Any, call: Callable[..., Any]) -> Callable[..., Any]:
+    def observed(
+        name: str, layer: Any, call: Callable[..., Any], is_this_thread: Callable[[], bool]
+    ) -> Callable[..., Any]:
         def run(*arguments: Any, **keywords: Any) -> Any:
             output = call(*arguments, **keywords)
-            if threading.get_ident() == thread:
+            if is_this_thread():
                 location = TensorLocation(LAYER, name, counts[name])
                 observe(layer, location, first_argument(arguments, keywords), output)
                 counts[name] += 1
@@ -408,11 +518,30 @@ def _observed_layers(layers: Mapping[str, Any], observe: Observer) -> Iterator[N
 
         return run
 
+    with _replaced_calls(layers, observed):
+        yield
+
+
+@contextmanager
+def _replaced_calls(
+    layers: Mapping[str, Any], replace: Callable[..., Callable[..., Any]]
+) -> Iterator[None]:
+    """Replace the method ``call`` of layers.
+
+    ``replace`` takes the name, the layer, its method, and a function that returns whether it is
+    called from this thread.
+    """
+    thread = threading.get_ident()
+    originals: list[tuple[Any, Any]] = []
+
+    def is_this_thread() -> bool:
+        return threading.get_ident() == thread
+
     try:
         for name, layer in layers.items():
             originals.append((layer, vars(layer).get("call", _MISSING)))
             # Not by plain assignment: Keras tracks attributes that are set that way.
-            object.__setattr__(layer, "call", observed(name, layer, layer.call))
+            object.__setattr__(layer, "call", replace(name, layer, layer.call, is_this_thread))
         yield
     finally:
         for layer, call in originals:

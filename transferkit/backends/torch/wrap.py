@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -15,6 +18,7 @@ from transferkit.backends.base import Backend
 from transferkit.backends.observed_model import (
     TRACE_BATCH_SIZE,
     ObservedModel,
+    StatelessCall,
     first_argument,
     select_outputs,
 )
@@ -190,8 +194,50 @@ class TorchModel(ObservedModel):
         )
         return locations, aliases, hints
 
+    def parameters(self) -> Mapping[str, npt.NDArray[Any]]:
+        named = original_module(self.model).named_parameters()
+        parameters = {name: _to_numpy(tensor) for name, tensor in named if tensor.requires_grad}
+        if not parameters:
+            raise UnsupportedError(
+                f"no parameter of model {self._name!r} has requires_grad=True, so that nothing is "
+                "trained; call its requires_grad_(True), or train the head only"
+            )
+        return parameters
+
+    def statistics(self) -> Mapping[str, npt.NDArray[Any]]:
+        buffers = dict(original_module(self.model).named_buffers())
+        names = _statistics(original_module(self.model))
+        return {name: _to_numpy(buffers[name]) for name in names}
+
+    def with_parameters(self, parameters: Mapping[str, npt.NDArray[Any]]) -> TorchModel:
+        self._check_trainable()
+        try:
+            tuned = copy.deepcopy(self.model)
+        except Exception as error:  # the model is user code, and may raise anything
+            raise UnsupportedError(
+                f"model {self._name!r} cannot be copied: {type(error).__name__}: {error}"
+            ) from error
+        inner = original_module(tuned)
+        tensors = {**dict(inner.named_parameters()), **dict(inner.named_buffers())}
+        with torch.inference_mode(False), torch.no_grad():
+            for name, array in parameters.items():
+                tensors[name].copy_(torch.as_tensor(np.array(array)))
+        wrapped = copy.copy(self)
+        wrapped.model = tuned
+        return wrapped
+
+    def _check_trainable(self) -> None:
+        if any(isinstance(module, torch.jit.ScriptModule) for module in self.model.modules()):
+            raise UnsupportedError(
+                f"TorchScript model {self._name!r} cannot be trained further; pass the "
+                "torch.nn.Module that it was made from, or train the head only"
+            )
+
     def _run(
-        self, x: Tensor, locations: Collection[TensorLocation]
+        self,
+        x: Tensor,
+        locations: Collection[TensorLocation],
+        call: StatelessCall | None = None,
     ) -> dict[TensorLocation, Tensor]:
         tensors: dict[TensorLocation, Tensor] = {}
 
@@ -220,9 +266,40 @@ class TorchModel(ObservedModel):
             _observed_layers(module, names, on_output, on_input),
             FinalActivations(before=on_activation) if has_activation else nullcontext(),
         ):
-            output = module(self._to_model(x))
+            output = self._call(module, self._to_model(x), call)
         tensors |= select_outputs(output, locations, _is_tensor)
         return {location: self._from_model(tensor) for location, tensor in tensors.items()}
+
+    def _call(self, module: nn.Module, x: Tensor, call: StatelessCall | None) -> Any:
+        """Return the output of a copy of the model, which is run once."""
+        if call is None:
+            return module(x)
+        statistics = set(_statistics(module))
+        dtypes = {
+            name: tensor.dtype
+            for name, tensor in (*module.named_parameters(), *module.named_buffers())
+        }
+        # Copies of the statistics, which batch norms update in place.
+        state = {
+            name: tensor.to(dtypes[name], copy=name in statistics)
+            for name, tensor in call.parameters.items()
+            if name in dtypes
+        }
+        if not call.training:
+            return torch.func.functional_call(module, state, (x,))
+        module.train()
+        for inner in module.modules():
+            if isinstance(inner, nn.modules.batchnorm._BatchNorm):
+                inner.train(call.update_batch_norm)
+        devices = [] if x.device.type == "cpu" else [x.device]
+        with torch.random.fork_rng(devices, device_type=x.device.type if devices else "cuda"):
+            torch.manual_seed(int(call.seed[0]))
+            output = torch.func.functional_call(module, state, (x,))
+        if call.update_batch_norm:
+            call.updates.update(
+                {name: state[name].to(self._table.dtype) for name in statistics & state.keys()}
+            )
+        return output
 
     def _to_model(self, x: Tensor) -> Tensor:
         """Return a copy of ``x`` with the model's dtype, device and order of axes."""
@@ -238,6 +315,20 @@ class TorchModel(ObservedModel):
     def _from_model(self, x: Tensor) -> Tensor:
         x = x.to(self._table.device, self._table.dtype)
         return x.permute(0, 2, 3, 1) if x.ndim == 4 else x
+
+
+def _statistics(module: nn.Module) -> list[str]:
+    """Return the names of the running statistics of batch norms."""
+    return [
+        f"{path}.{name}" if path else name
+        for path, inner in module.named_modules()
+        if isinstance(inner, nn.modules.batchnorm._BatchNorm) and inner.track_running_stats
+        for name in ("running_mean", "running_var")
+    ]
+
+
+def _to_numpy(tensor: Tensor) -> npt.NDArray[Any]:
+    return np.array(tensor.detach().float().cpu().numpy())
 
 
 def _has_inference_tensors(module: nn.Module) -> bool:
