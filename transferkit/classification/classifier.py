@@ -22,6 +22,10 @@ from transferkit.classification.evaluation import Evaluation
 from transferkit.classification.fine_tuning.draws import SPLIT, generator_for
 from transferkit.classification.fine_tuning.preparation import with_tuned
 from transferkit.classification.fine_tuning.run import LabeledImages, fine_tune_model
+from transferkit.classification.fine_tuning.serialization import (
+    settings_from_dict,
+    settings_to_dict,
+)
 from transferkit.classification.fine_tuning.settings import FineTuning
 from transferkit.classification.fine_tuning.splitting import (
     check_validation_classes,
@@ -49,7 +53,14 @@ from transferkit.classification.weighting import (
     check_sample_weight,
     combine_weights,
 )
-from transferkit.errors import DatasetError, ParameterError, UnsupportedError, shorten
+from transferkit.errors import (
+    DatasetError,
+    FileFormatError,
+    ParameterError,
+    UnsupportedError,
+    shorten,
+    shorten_path,
+)
 from transferkit.features import Features, NoneReadableError, check_finite, compute_features
 from transferkit.images import Images, Preprocessing, Skipped, stream_batches
 from transferkit.images.stream import image_sequence, source_name
@@ -846,7 +857,9 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted classifier to a safetensors file that `load` reads on any backend.
 
-        The file holds the network, its weights, its preprocessing and the classes.
+        The file holds the network, its weights, its preprocessing, the classes, and the settings
+        and the history of a fine-tuning. Settings with a function or with images are left out:
+        the loaded classifier has ``fine_tuning=None`` then.
 
         Parameters
         ----------
@@ -878,6 +891,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
                 C=self.C_,
                 license=model.license,
                 parameters=self._fit_parameters,
+                history=None if self.history_ is None else self.history_.to_dict(),
             ),
         )
 
@@ -961,6 +975,15 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
             license=file.license,
         )
         parameters = file.parameters
+        try:
+            fine_tuning = (
+                None
+                if parameters.fine_tuning is None
+                else settings_from_dict(parameters.fine_tuning)
+            )
+            history = None if file.history is None else History.from_dict(file.history)
+        except (LookupError, TypeError, ValueError) as error:
+            raise FileFormatError(f"{shorten_path(path)}: damaged: {error!r}") from error
         in_catalogue = parameters.network is not None and parameters.network in NETWORKS
         classifier = cls(
             parameters.network if in_catalogue else model,
@@ -977,8 +1000,9 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
             initialization=parameters.initialization,
             random_state=parameters.random_state,
             progress=progress,
+            fine_tuning=fine_tuning,
         )
-        classifier._set_fitted(model, file.classes, file.C, [])
+        classifier._set_fitted(model, file.classes, file.C, [], history=history)
         classifier._fit_parameters = parameters
         return classifier
 
@@ -1002,7 +1026,18 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
                 for label, weight in class_weight.items()
             ],
             initialization=self.initialization,
+            fine_tuning=self._saved_settings(),
         )
+
+    def _saved_settings(self) -> dict[str, Any] | None:
+        """Return the settings of the fine-tuning as plain data, if they are."""
+        if self.fine_tuning is None:
+            return None
+        try:
+            return settings_to_dict(self.fine_tuning)
+        except UnsupportedError as error:
+            _LOGGER.info("the classifier is saved without its fine_tuning: %s", error)
+            return None
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

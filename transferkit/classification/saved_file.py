@@ -9,6 +9,7 @@ from text to text:
 - ``C``: the inverse regularization strength that was used, as JSON;
 - ``license``: the SPDX identifier of the license of published weights, as JSON;
 - ``parameters``: the parameters of the fit, as JSON; see `FitParameters`;
+- ``history``: of the last fine-tuning, as JSON; only if there was one;
 - ``sha256``: a digest of all of the above and of the names and bytes of the tensors.
 """
 
@@ -73,6 +74,8 @@ class FitParameters:
         ``"balanced"``, the label and the weight of each class, or None.
     initialization
         Of random weights.
+    fine_tuning
+        The settings of the fine-tuning as plain data; None for none.
     """
 
     network: str | None
@@ -82,6 +85,7 @@ class FitParameters:
     layer: str
     class_weight: str | list[list[Any]] | None
     initialization: str
+    fine_tuning: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,6 +108,8 @@ class ClassifierFile:
         SPDX identifier of the license of published weights; None if unknown.
     parameters
         Those of the classifier when it was fitted.
+    history
+        Of the last fine-tuning, as plain data; None for none.
     """
 
     network: Network
@@ -113,6 +119,7 @@ class ClassifierFile:
     C: float | None
     license: str | None
     parameters: FitParameters
+    history: dict[str, Any] | None = None
 
 
 def write_classifier(path: str | os.PathLike[str], content: ClassifierFile) -> None:
@@ -134,6 +141,8 @@ def write_classifier(path: str | os.PathLike[str], content: ClassifierFile) -> N
         "license": json.dumps(content.license),
         "parameters": json.dumps(dataclasses.asdict(content.parameters)),
     }
+    if content.history is not None:
+        metadata["history"] = json.dumps(content.history)
     metadata["sha256"] = digest(content.weights, metadata)
     write_safetensors(path, content.weights, metadata)
 
@@ -174,12 +183,13 @@ def read_classifier(path: str | os.PathLike[str]) -> ClassifierFile:
         C = _parse_C(json.loads(metadata["C"]))
         license_ = _parse_license(json.loads(metadata["license"]))
         parameters = _parameters(json.loads(metadata["parameters"]))
+        history = json.loads(metadata["history"]) if "history" in metadata else None
     except _PARSING_ERRORS as error:
         raise FileFormatError(f"{where}: damaged: {error!r}") from error
     check_weights(where, tensors, network)
     _check_outputs(where, network, preprocessing, len(classes))
     return ClassifierFile(
-        network, in_memory(tensors), preprocessing, classes, C, license_, parameters
+        network, in_memory(tensors), preprocessing, classes, C, license_, parameters, history
     )
 
 
@@ -220,6 +230,7 @@ def _parameters(values: Mapping[str, object]) -> FitParameters:
     # Older files do not have these; their defaults were used then.
     layer = values.get("layer", "embedding")
     class_weight, initialization = values.get("class_weight"), values.get("initialization", "he")
+    fine_tuning = values.get("fine_tuning")
     if (
         not isinstance(network, str | None)
         or not isinstance(weights, str | None)
@@ -227,6 +238,7 @@ def _parameters(values: Mapping[str, object]) -> FitParameters:
         or not isinstance(layer, str)
         or not isinstance(class_weight, str | list | None)
         or not isinstance(initialization, str)
+        or not isinstance(fine_tuning, dict | None)
     ):
         raise ValueError(f"the parameters are {shorten(values)}")
     if isinstance(class_weight, list):
@@ -240,6 +252,7 @@ def _parameters(values: Mapping[str, object]) -> FitParameters:
         layer,
         class_weight,
         initialization,
+        fine_tuning,
     )
 
 

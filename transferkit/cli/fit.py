@@ -24,6 +24,7 @@ from transferkit.errors import DatasetError, OutputError
 
 if TYPE_CHECKING:
     from transferkit.images import Skipped
+    from transferkit.training import History
 
 __all__ = ["fit"]
 
@@ -73,6 +74,44 @@ def fit(
             show_default="chosen by cross-validation",
         ),
     ] = None,
+    fine_tune: Annotated[
+        bool,
+        typer.Option(
+            "--fine-tune",
+            help="Also train the network, with a backend that can: torch or tensorflow.",
+        ),
+    ] = False,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="The number of epochs of --fine-tune.",
+            show_default="by the number of images",
+        ),
+    ] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="The learning rate of --fine-tune, greater than 0.",
+            show_default="chosen by short trials",
+        ),
+    ] = None,
+    trainable: Annotated[
+        str,
+        typer.Option(
+            metavar="LAYER",
+            help="What --fine-tune trains: all, head, or a layer and everything after it.",
+        ),
+    ] = "all",
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            parser=parse_path,
+            metavar="FOLDER",
+            help="A folder in which --fine-tune writes its state after each epoch, and from which "
+            "the same command resumes.",
+        ),
+    ] = None,
     seed: Seed = 0,
     batch_size: BatchSize = 32,
     quiet: Quiet = False,
@@ -81,9 +120,11 @@ def fit(
 
     The class folders are subfolders with the images of one class each, named after the class.
     Images that cannot be read are skipped and listed at the end. Without --test, --holdout or --C,
-    prints the accuracy of the cross-validation that chooses C.
+    prints the accuracy of the cross-validation that chooses C. With --fine-tune, Ctrl-C ends the
+    training, and the best weights so far are saved.
     """
     from transferkit.classification.classifier import Classifier
+    from transferkit.classification.fine_tuning import FineTuning
     from transferkit.images import list_labeled_images
     from transferkit.support.atomic_write import check_writable
 
@@ -95,6 +136,18 @@ def fit(
         raise typer.BadParameter("--test and --holdout cannot be used together")
     if holdout is not None and not 0 < holdout < 1:
         raise typer.BadParameter(f"--holdout is {holdout:g}; expected a fraction such as 0.2")
+    settings = None
+    if fine_tune:
+        settings = FineTuning(
+            epochs=epochs,
+            learning_rate=learning_rate,
+            trainable=trainable,
+            checkpoint=checkpoint,
+        )
+    elif (epochs, learning_rate, trainable, checkpoint) != (None, None, "all", None):
+        raise typer.BadParameter(
+            "--epochs, --learning-rate, --trainable and --checkpoint need --fine-tune"
+        )
     skipped: list[Skipped] = []
     X, y = list_labeled_images(folder, on_error="skip", skipped=skipped)
     labels = set(y)
@@ -109,6 +162,7 @@ def fit(
         random_state=seed,
         batch_size=batch_size,
         progress=False if quiet else None,
+        fine_tuning=settings,
     )
     if holdout is not None:
         X, held_out, y, labels_held_out = _split(X, y, holdout, seed)
@@ -124,6 +178,7 @@ def fit(
     if len(classes) > _MAX_CLASSES_PRINTED:
         names += ", ..."
     print_line(f"saved {output}: {len(classes)} classes ({names}), C = {classifier.C_:g}")
+    _print_history(classifier.history_)
     if test is not None:
         print_evaluation(classifier.evaluate(test, on_error="skip"), f"of {test}")
     elif holdout is not None:
@@ -134,6 +189,32 @@ def fit(
         number = classifier.n_samples_fit_
         accuracy = format_accuracy(classifier.cv_accuracy_, number)
         print_line(f"cross-validated accuracy on {format_count(number, 'image')}: {accuracy}")
+
+
+def _print_history(history: History | None) -> None:
+    """Print what the fine-tuning chose and kept."""
+    from transferkit.training.history import PROBE
+
+    if history is None:
+        return
+    for name, value in history.choices.items():
+        print_line(f"chosen by measurements: {name.replace('_', ' ')} {_format_choice(value)}")
+    scores = {
+        candidate.name: f"validation accuracy {candidate.validation_accuracy:.4f}, loss "
+        f"{candidate.validation_loss:.4f}"
+        for candidate in history.candidates
+        if candidate.validation_accuracy is not None
+    }
+    kept = str(history.best)
+    print_line(": ".join((f"kept {kept}", *([scores[kept]] if kept in scores else []))))
+    if kept != PROBE and PROBE in scores:
+        print_line(f"{PROBE}: {scores[PROBE]}")
+
+
+def _format_choice(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _split(

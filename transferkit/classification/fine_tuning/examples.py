@@ -161,7 +161,7 @@ def _allocate(shape: tuple[int, ...]) -> Floats:
     if size <= _MAX_BYTES_IN_MEMORY:
         return np.empty(shape, np.float32)
     folder = tempfile.gettempdir()
-    free = shutil.disk_usage(folder).free
+    free = _free_space(folder)
     if free < size:
         raise OutputError(
             f"the activations before the first trained layer need {size / 1e9:.1f} GB, but "
@@ -176,6 +176,10 @@ def _allocate(shape: tuple[int, ...]) -> Floats:
         # The mapping keeps the file until it is freed, where the system allows it.
         _remove(path)
     return store
+
+
+def _free_space(folder: str) -> int:
+    return shutil.disk_usage(folder).free
 
 
 def _remove(path: str) -> None:

@@ -20,7 +20,11 @@ from transferkit.support.validation import (
     check_positive,
     is_number,
 )
-from transferkit.training.optimizers import Optimizer, find_optimizer
+from transferkit.training.optimizers import (
+    NormalizedGradientDescent,
+    Optimizer,
+    find_optimizer,
+)
 from transferkit.training.schedules import Schedule, find_schedule
 
 __all__ = ["FineTuning", "Validation"]
@@ -174,7 +178,11 @@ class FineTuning(BaseEstimator):  # type: ignore[misc]
                 f"trainable is {shorten(self.trainable)}; expected 'all', 'head', the name of a "
                 "layer, or a function from the name of a parameter to True or False"
             )
-        find_optimizer(self.optimizer)
+        if isinstance(find_optimizer(self.optimizer), NormalizedGradientDescent):
+            raise ParameterError(
+                f"optimizer is {shorten(self.optimizer)}, which is for images; expected 'adamw', "
+                "'sgd', 'adam', 'rmsprop', 'adagrad' or one of the objects of these names"
+            )
         if self.schedule is not None:
             find_schedule(self.schedule)
         check_integer("batch_size", self.batch_size, 1)

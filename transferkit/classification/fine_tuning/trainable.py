@@ -58,8 +58,9 @@ def _from_layer(network: Network, layer: str, parameters: Mapping[str, object]) 
     nodes = network.nodes
     names = [node.name for node in nodes]
     target = network.aliases.get(layer, layer)
+    # A block has the name of its last layer, or begins the names of all of them.
     inside = [
-        index for index, name in enumerate(names) if name == target or name.startswith(f"{target}.")
+        index for index, name in enumerate(names) if name == target or name.startswith(f"{layer}.")
     ]
     if not inside:
         choices = ["head", "all", *network.layers]

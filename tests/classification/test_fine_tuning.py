@@ -1,0 +1,494 @@
+"""Fine-tuning: what is trained, what is kept, resumption, and invalid settings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from samples import NETWORK, SIDE, WEIGHTS, colored, labeled_folder, tiny_classifier
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+
+from transferkit import Classifier, FineTuning, Preprocessing, find_learning_rate
+from transferkit.backends import Backend
+from transferkit.classification.fine_tuning.candidates import Candidates, Score
+from transferkit.classification.fine_tuning.choices import is_mirrored_recognized
+from transferkit.classification.fine_tuning.draws import Masks, epoch_order
+from transferkit.classification.fine_tuning.run import FineTuningRun
+from transferkit.classification.fine_tuning.splitting import split_by_class
+from transferkit.classification.fine_tuning.trainable import (
+    find_trained,
+    learning_rate_factors,
+)
+from transferkit.errors import (
+    DatasetError,
+    FileFormatError,
+    ParameterError,
+    UnknownNameError,
+    UnsupportedError,
+)
+from transferkit.images.augmentation import CutMix, HorizontalFlip, MixUp, RandomResizedCrop
+from transferkit.networks import build_network
+from transferkit.training import SGD
+
+NUMBERS = [0, 1, 2] * 8
+IMAGES = colored(NUMBERS, spread=120)
+BASE: dict[str, Any] = {
+    "epochs": 2,
+    "learning_rate": 0.01,
+    "batch_size": 8,
+    "augmentation": (),
+}
+
+
+def fitted(backend: Backend | str, **settings: Any) -> Classifier:
+    fine_tuning = FineTuning(**{**BASE, **settings})
+    return tiny_classifier(backend=backend, C=1.0, fine_tuning=fine_tuning).fit(IMAGES, NUMBERS)
+
+
+def changed(classifier: Classifier) -> set[str]:
+    """The names of the weights of the network that differ from those at the start."""
+    weights = classifier.model_.weights
+    return {name for name, array in WEIGHTS.items() if name in weights} & {
+        name for name, array in weights.items() if not np.array_equal(array, WEIGHTS.get(name))
+    }
+
+
+def test_training_lowers_the_loss(differentiable: Backend) -> None:
+    history = fitted(differentiable, epochs=10, validation=None).history_
+    assert history is not None
+    assert [record.epoch for record in history.epochs] == list(range(1, 11))
+    assert len(history.steps) == 30
+    assert history.epochs[-1].loss < 0.8 * history.epochs[0].loss
+
+
+def test_the_best_on_the_validation_images_is_kept(differentiable: Backend) -> None:
+    history = fitted(differentiable, epochs=3, swa=True, soup=2, interpolation=(0.5,)).history_
+    assert history is not None
+    best = max(
+        history.candidates,
+        key=lambda entry: (entry.validation_accuracy, -entry.validation_loss),  # type: ignore[operator]
+    )
+    assert history.best == best.name
+    names = [entry.name for entry in history.candidates]
+    assert names[:3] == ["probe", "epoch 1", "moving average after epoch 1"]
+    assert "mean of the last 2 epochs" in names
+
+
+def test_the_probe_is_kept_if_training_makes_it_worse(differentiable: Backend) -> None:
+    with pytest.warns(UserWarning, match=r"training stopped: the (loss|norm).*learning rate"):
+        tuned = fitted(differentiable, optimizer=SGD(momentum=0.9), learning_rate=1e30)
+    assert tuned.history_ is not None
+    assert tuned.history_.best == "probe"
+    probe = tiny_classifier(backend=differentiable, C=1.0).fit(IMAGES, NUMBERS)
+    for name, array in probe.model_.weights.items():
+        np.testing.assert_array_equal(array, tuned.model_.weights[name])
+
+
+@pytest.mark.parametrize(
+    ("trainable", "expected"),
+    [
+        ("head", set()),
+        ("conv2", {"conv2.weight", "conv2.bias"}),
+        ("norm1", {"norm1.weight", "norm1.bias", "conv2.weight", "conv2.bias"}),
+        (lambda name: name == "conv1.weight", {"conv1.weight"}),
+    ],
+)
+def test_only_what_is_trainable_changes(
+    differentiable: Backend, trainable: Any, expected: set[str]
+) -> None:
+    tuned = fitted(differentiable, trainable=trainable, validation=None)
+    assert changed(tuned) == expected
+
+
+def test_stored_activations_give_the_same_training(differentiable: Backend) -> None:
+    # From the pixels, nothing before the first layer is left to store.
+    names = {"conv2.weight", "conv2.bias", "head.weight", "head.bias"}
+    stored = fitted(
+        differentiable, trainable="conv2", validation=None, optimizer="sgd", clip_norm=None
+    )
+    direct = fitted(
+        differentiable,
+        trainable=lambda name: name in names or name == "norm1.bias",
+        learning_rate_factors={"norm1.bias": 1e-12},
+        clip_norm=None,
+        optimizer="sgd",
+        validation=None,
+    )
+    for name in names:
+        np.testing.assert_allclose(
+            stored.model_.weights[name], direct.model_.weights[name], rtol=1e-3, atol=1e-5
+        )
+
+
+def test_views_are_different_augmentations(differentiable: Backend) -> None:
+    one = fitted(differentiable, trainable="conv2", augmentation=None, validation=None)
+    two = fitted(differentiable, trainable="conv2", augmentation=None, validation=None, views=2)
+    assert not np.array_equal(one.model_.weights["conv2.bias"], two.model_.weights["conv2.bias"])
+
+
+def test_batch_norms_are_frozen_or_updated(differentiable: Backend) -> None:
+    statistics = {"norm1.running_mean", "norm1.running_var"}
+    assert not statistics & changed(fitted(differentiable, validation=None))
+    assert statistics <= changed(fitted(differentiable, batch_norm="update", validation=None))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"dropout": 0.5},
+        {"label_smoothing": 0.2},
+        {"clip_norm": 1e-3},
+        {"clip_value": 1e-4},
+        {"l2_sp": 10.0},
+        {"sampling": "balanced"},
+        {"schedule": "exponential"},
+        {"warmup": 0.0},
+        {"layer_decay": 0.5},
+        {"learning_rate_factors": {"head": 10.0}},
+        {"augmentation": (MixUp(),)},
+        {"augmentation": (CutMix(),)},
+        {"augmentation": (RandomResizedCrop(), HorizontalFlip())},
+    ],
+    ids="-".join,
+)
+def test_each_setting_has_an_effect(differentiable: Backend, settings: dict[str, Any]) -> None:
+    plain = fitted(differentiable, validation=None, optimizer="sgd")
+    tuned = fitted(differentiable, validation=None, optimizer="sgd", **settings)
+    weights = [classifier.model_.weights["conv2.weight"] for classifier in (plain, tuned)]
+    assert not np.array_equal(*weights)
+    assert np.isfinite(weights[1]).all()
+
+
+def test_two_fits_are_equal_bit_for_bit(differentiable: Backend) -> None:
+    settings = {"augmentation": (RandomResizedCrop(), MixUp()), "dropout": 0.3}
+    one, two = (fitted(differentiable, **settings) for _ in range(2))
+    for name, array in one.model_.weights.items():
+        np.testing.assert_array_equal(array, two.model_.weights[name])
+
+
+def test_a_killed_run_resumes_bit_for_bit(
+    differentiable: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {
+        "epochs": 4,
+        "swa": True,
+        "soup": 2,
+        "learning_rate": None,
+        "optimizer": "adamw",
+        "augmentation": None,
+        "batch_norm": "update",
+    }
+    expected = fitted(differentiable, **settings)
+    finish = FineTuningRun._finish_epoch
+
+    def killed_after_two(self: FineTuningRun, *arguments: Any) -> None:
+        finish(self, *arguments)
+        if len(self._epochs) == 2:
+            raise SystemExit
+
+    with monkeypatch.context() as context:
+        context.setattr(FineTuningRun, "_finish_epoch", killed_after_two)
+        with pytest.raises(SystemExit):
+            fitted(differentiable, checkpoint=tmp_path / "run", **settings)
+    resumed = fitted(differentiable, checkpoint=tmp_path / "run", **settings)
+    for name, array in expected.model_.weights.items():
+        np.testing.assert_array_equal(array, resumed.model_.weights[name])
+    assert resumed.history_ is not None
+    assert expected.history_ is not None
+    assert resumed.history_.candidates == expected.history_.candidates
+    assert resumed.history_.choices == expected.history_.choices
+    assert len(resumed.history_.steps) == len(expected.history_.steps)
+    # A third run has nothing left to do.
+    again = fitted(differentiable, checkpoint=tmp_path / "run", **settings)
+    np.testing.assert_array_equal(
+        again.model_.weights["conv1.weight"], expected.model_.weights["conv1.weight"]
+    )
+
+
+def test_a_checkpoint_of_another_run_is_rejected(differentiable: Backend, tmp_path: Path) -> None:
+    fitted(differentiable, checkpoint=tmp_path)
+    with pytest.raises(FileFormatError, match=r"another run: dropout was 0\.0, now 0\.5"):
+        fitted(differentiable, checkpoint=tmp_path, dropout=0.5)
+    classifier = tiny_classifier(
+        backend=differentiable, C=1.0, fine_tuning=FineTuning(**BASE, checkpoint=tmp_path)
+    )
+    with pytest.raises(FileFormatError, match="training images was 21 images"):
+        classifier.fit(IMAGES[3:], NUMBERS[3:])
+
+
+def test_an_interrupted_run_keeps_the_best_so_far(
+    differentiable: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = FineTuningRun._finish_epoch
+
+    def interrupted(self: FineTuningRun, *arguments: Any) -> None:
+        finish(self, *arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FineTuningRun, "_finish_epoch", interrupted)
+    with pytest.warns(UserWarning, match="interrupted after 1 of 2 epochs"):
+        tuned = fitted(differentiable)
+    assert tuned.history_ is not None
+    assert tuned.history_.interrupted
+    assert len(tuned.predict(IMAGES)) == len(IMAGES)
+
+
+def test_patience_stops_the_training(differentiable: Backend) -> None:
+    history = fitted(differentiable, epochs=50, patience=1, learning_rate=3.0).history_
+    assert history is not None
+    assert len(history.epochs) < 50
+
+
+def test_choices_are_reported(differentiable: Backend) -> None:
+    history = fitted(differentiable, epochs=None, learning_rate=None, augmentation=None).history_
+    assert history is not None
+    assert history.choices["epochs"] == len(history.epochs)
+    best = min(history.trials, key=lambda trial: trial.validation_loss)
+    assert history.choices["learning_rate"] == best.learning_rate
+    assert "horizontal_flip" in history.choices
+
+
+def test_validation_images_may_be_a_folder(differentiable: Backend, tmp_path: Path) -> None:
+    train = labeled_folder(tmp_path / "train", classes=3)
+    held_out = labeled_folder(tmp_path / "held out", number=2, classes=3, seed=9)
+    settings = FineTuning(**BASE, validation=held_out)
+    tuned = tiny_classifier(backend=differentiable, fine_tuning=settings).fit(train)
+    assert tuned.history_ is not None
+    assert tuned.history_.epochs[0].validation_accuracy is not None
+    incomplete = labeled_folder(tmp_path / "incomplete", number=2, classes=2, seed=9)
+    with pytest.raises(DatasetError, match="no validation images of 1 of 3 classes: 'sky'"):
+        tuned.set_params(fine_tuning__validation=incomplete).fit(train)
+
+
+def test_fine_tune_continues_from_a_fitted_classifier(differentiable: Backend) -> None:
+    classifier = tiny_classifier(backend=differentiable, C=1.0).fit(IMAGES, NUMBERS)
+    head = classifier.model_.weights["head.weight"]
+    assert classifier.history_ is None
+    with pytest.raises(UnsupportedError, match="was not fine-tuned"):
+        classifier.plot_history("history.png")
+    settings = FineTuning(**{**BASE, "validation": None})
+    assert classifier.fine_tune(IMAGES, settings, y=NUMBERS) is classifier
+    assert classifier.history_ is not None
+    assert not np.array_equal(head, classifier.model_.weights["head.weight"])
+    with pytest.raises(DatasetError, match="not classes of the classifier: 7"):
+        classifier.fine_tune(IMAGES, settings, y=[7] * len(IMAGES))
+
+
+def test_a_tuned_classifier_is_saved_and_loaded(differentiable: Backend, tmp_path: Path) -> None:
+    settings = {"augmentation": (RandomResizedCrop(), HorizontalFlip()), "optimizer": SGD(0.1)}
+    tuned = fitted(differentiable, validation=None, **settings)
+    tuned.save(tmp_path / "tuned.safetensors")
+    loaded = Classifier.load(tmp_path / "tuned.safetensors", backend="onnxruntime")
+    np.testing.assert_allclose(loaded.predict_proba(IMAGES), tuned.predict_proba(IMAGES), atol=1e-5)
+    assert loaded.fine_tuning is not None
+    assert loaded.fine_tuning.get_params() == tuned.fine_tuning.get_params()  # type: ignore[union-attr]
+    assert loaded.history_ == tuned.history_
+
+
+def test_the_learning_rate_range_test_finds_a_rate_that_works(differentiable: Backend) -> None:
+    classifier = tiny_classifier(backend=differentiable, C=1.0, fine_tuning=FineTuning(**BASE))
+    found = find_learning_rate(classifier, IMAGES, NUMBERS, largest=10.0, steps=60)
+    assert 10 <= len(found.losses) <= 60
+    assert np.all(np.diff(found.learning_rates) > 0)
+    assert not hasattr(classifier, "model_")
+
+
+def test_parameters_are_searched_as_in_scikit_learn(differentiable: Backend) -> None:
+    classifier = tiny_classifier(backend=differentiable, C=1.0, fine_tuning=FineTuning(**BASE))
+    search = GridSearchCV(classifier, {"fine_tuning__learning_rate": [1e-3, 1e-2]}, cv=2)
+    search.fit(IMAGES, NUMBERS)
+    assert search.best_params_.keys() == {"fine_tuning__learning_rate"}
+    copy = clone(classifier)
+    assert copy.fine_tuning is not classifier.fine_tuning
+    assert copy.fine_tuning.get_params() == classifier.fine_tuning.get_params()  # type: ignore[union-attr]
+
+
+def test_a_backend_without_training_is_named() -> None:
+    with pytest.raises(UnsupportedError, match=r"'onnxruntime' does not support training; 'torch'"):
+        fitted("onnxruntime")
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"epochs": 0}, ParameterError, "epochs is 0"),
+        ({"learning_rate": -1.0}, ParameterError, "learning_rate is -1.0"),
+        (
+            {"trainable": "conv9"},
+            UnknownNameError,
+            "has no trainable layer 'conv9'; did you mean 'conv2'",
+        ),
+        ({"trainable": lambda _: False}, ParameterError, "selects none of the"),
+        ({"trainable": 3}, ParameterError, "trainable is 3; expected 'all'"),
+        ({"optimizer": "adamm"}, UnknownNameError, "unknown optimizer 'adamm'.*adam"),
+        ({"optimizer": "normalized_momentum"}, ParameterError, "which is for images"),
+        ({"schedule": "cosin"}, UnknownNameError, "unknown schedule 'cosin'.*cosine"),
+        ({"batch_norm": "off"}, UnknownNameError, "unknown batch_norm 'off'"),
+        ({"sampling": "all"}, UnknownNameError, "unknown sampling 'all'"),
+        ({"dropout": 1.0}, ParameterError, r"dropout is 1.0; expected a number in \[0, 1\)"),
+        ({"layer_decay": 0}, ParameterError, r"layer_decay is 0; expected a number in \(0, 1\]"),
+        ({"learning_rate_factors": {"conv7": 2.0}}, ParameterError, "'conv7'"),
+        ({"stochastic_depth": 0.1}, ParameterError, "has no residual blocks"),
+        ({"augmentation": ("flip",)}, ParameterError, r"augmentation\[0\] is 'flip'"),
+        (
+            {"augmentation": (HorizontalFlip(), RandomResizedCrop())},
+            ParameterError,
+            "must be the first",
+        ),
+        ({"validation": 1.5}, ParameterError, "validation is 1.5"),
+        ({"validation": None, "patience": 2}, ParameterError, "validation is None, but patience"),
+        ({"interpolation": (2,)}, ParameterError, r"interpolation\[0\] is 2"),
+    ],
+)
+def test_invalid_settings(
+    differentiable: Backend, settings: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        fitted(differentiable, **settings)
+
+
+def test_fine_tuning_must_be_a_fine_tuning() -> None:
+    with pytest.raises(ParameterError, match="fine_tuning is 5; expected a FineTuning"):
+        tiny_classifier(fine_tuning=5).fit(IMAGES, NUMBERS)
+
+
+def test_too_little_memory_is_noticed_before_the_first_step(
+    differentiable: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "transferkit.classification.fine_tuning.memory.available_memory", lambda: 10_000
+    )
+    with pytest.raises(ParameterError, match=r"batch_size=8 needs about .* GB, but 0\.0 GB"):
+        fitted(differentiable)
+
+
+def test_disk_space_of_stored_activations(
+    differentiable: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = "transferkit.classification.fine_tuning.examples"
+    monkeypatch.setattr(f"{module}._MAX_BYTES_IN_MEMORY", 0)
+    on_disk = fitted(differentiable, trainable="conv2", validation=None)
+    in_memory = fitted(differentiable, trainable="conv2", validation=None)
+    np.testing.assert_array_equal(
+        on_disk.model_.weights["conv2.weight"], in_memory.model_.weights["conv2.weight"]
+    )
+    monkeypatch.setattr(f"{module}._free_space", lambda _: 100)
+    with pytest.raises(OSError, match=r"reduce views"):
+        fitted(differentiable, trainable="conv2")
+
+
+def test_the_split_has_images_of_each_class() -> None:
+    indices = np.repeat(np.arange(4), [2, 5, 10, 40])
+    classes = np.array(list("abcd"))
+    train, held_out = split_by_class(indices, classes, 0.2, np.random.default_rng(0))
+    assert sorted([*train, *held_out]) == list(range(57))
+    assert np.bincount(indices[held_out]).tolist() == [1, 1, 2, 8]
+    with pytest.raises(DatasetError, match="classes with only one image: 'b'"):
+        split_by_class(np.array([0, 0, 1]), classes[:2], 0.5, np.random.default_rng(0))
+
+
+def test_balanced_orders_have_equally_many_of_each_class() -> None:
+    classes = np.repeat([0, 1], [90, 10])
+    order = np.concatenate([epoch_order(classes, 0, epoch, balanced=True) for epoch in range(50)])
+    assert abs((classes[order] == 1).mean() - 0.5) < 0.05
+    shuffled = epoch_order(classes, 0, 0, balanced=False)
+    assert sorted(shuffled) == list(range(100))
+    assert not np.array_equal(shuffled, epoch_order(classes, 0, 1, balanced=False))
+
+
+def test_masks_depend_on_the_image_not_on_the_batch() -> None:
+    masks = Masks(0, {"dropout": (1000, 0.25)}, {"depth": 0.5})
+    together = masks.draw([3, 7], epoch=1)
+    alone = masks.draw([7], epoch=1)
+    for name, mask in together.items():
+        np.testing.assert_array_equal(mask[1:], alone[name])
+    assert set(np.unique(together["dropout"])) == {0.0, np.float32(1 / 0.75)}
+    assert abs(together["dropout"].mean() - 1) < 0.05
+    assert together["depth"].shape == (2, 1, 1, 1)
+
+
+def test_learning_rates_fall_from_the_head_to_the_first_block() -> None:
+    names = ["stem.weight", "blocks.0.a.weight", "blocks.0.b.bias", "blocks.1.a.weight", "head.w"]
+    factors = learning_rate_factors(names, ["head.w"], 0.5, {"blocks": 2.0, "blocks.1": 3.0})
+    assert factors == {
+        "stem.weight": 0.125,
+        "blocks.0.a.weight": 0.5,
+        "blocks.0.b.bias": 0.5,
+        "blocks.1.a.weight": 1.5,
+        "head.w": 1.0,
+    }
+
+
+def test_a_layer_selects_itself_and_everything_after_it() -> None:
+    network = build_network("mobilenet_v2")
+    parameters = [name for name in network.parameters if name not in network.statistics]
+    trained = find_trained(network, "features.17", dict.fromkeys(parameters))
+    assert trained[0] == "features.17.conv.0.0.weight"
+    assert trained == parameters[parameters.index(trained[0]) :]
+    assert find_trained(network, "head", dict.fromkeys(parameters)) == [
+        "classifier.1.weight",
+        "classifier.1.bias",
+    ]
+
+
+def test_mirrored_images_are_recognized_or_not() -> None:
+    generator = np.random.default_rng(0)
+    hits = generator.random(100) < 0.8
+    assert is_mirrored_recognized(hits, generator.random(100) < 0.8)
+    assert not is_mirrored_recognized(hits, generator.random(100) < 0.4)
+
+
+def _weights(value: float) -> dict[str, npt.NDArray[Any]]:
+    return {"w": np.float32([value])}
+
+
+@pytest.mark.parametrize(("second", "expected"), [(0.5, "soup of epochs 1, 2"), (9.0, "epoch 1")])
+def test_a_soup_takes_only_what_improves_it(second: float, expected: str) -> None:
+    # The accuracy is best at 1; epoch 1 is at 1.5.
+    def evaluate(weights: Any) -> Score:
+        return Score(0.5, -abs(float(weights["w"][0]) - 1))
+
+    candidates = Candidates(2)
+    for epoch, value in enumerate((1.5, second), 1):
+        candidates.add_epoch(epoch, evaluate(_weights(value)), _weights(value))
+    candidates.add_averages(evaluate, _weights(0.0), "probe", ())
+    name, weights = candidates.choose("probe", None)
+    assert name == expected
+    assert weights is not None
+
+
+def test_candidates_survive_a_checkpoint() -> None:
+    candidates = Candidates(1)
+    candidates.add("probe", Score(0.5, -1.0), None)
+    candidates.add_epoch(1, Score(0.6, -0.9), _weights(1.0))
+    candidates.mean.add(_weights(2.0))
+    data, groups = candidates.to_dict()
+    restored = Candidates.from_dict(1, json.loads(json.dumps(data)), groups)
+    assert restored.records == candidates.records
+    assert restored.choose("probe", None)[0] == "epoch 1"
+    assert restored.mean.count == 1
+
+
+def test_from_random_weights_with_updated_batch_norms(differentiable: Backend) -> None:
+    classifier = Classifier(
+        NETWORK,
+        weights="random",
+        preprocessing=Preprocessing(SIDE),
+        backend=differentiable,
+        C=1.0,
+        fine_tuning=FineTuning(
+            epochs=15,
+            batch_norm="update",
+            optimizer=SGD(momentum=0.9),
+            learning_rate=0.1,
+            layer_decay=1.0,
+            augmentation=(),
+            batch_size=8,
+        ),
+    ).fit(IMAGES, NUMBERS)
+    assert classifier.score(IMAGES, NUMBERS) > 0.9
