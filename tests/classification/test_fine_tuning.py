@@ -427,10 +427,10 @@ def test_learning_rates_fall_from_the_head_to_the_first_block() -> None:
 def test_a_layer_selects_itself_and_everything_after_it() -> None:
     network = build_network("mobilenet_v2")
     parameters = [name for name in network.parameters if name not in network.statistics]
-    trained = find_trained(network, "features.17", dict.fromkeys(parameters))
+    trained = find_trained(network, "features.17", parameters)
     assert trained[0] == "features.17.conv.0.0.weight"
     assert trained == parameters[parameters.index(trained[0]) :]
-    assert find_trained(network, "head", dict.fromkeys(parameters)) == [
+    assert find_trained(network, "head", parameters) == [
         "classifier.1.weight",
         "classifier.1.bias",
     ]

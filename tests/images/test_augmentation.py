@@ -94,7 +94,7 @@ def test_augmentations_keep_the_form_and_the_range(augmentation: Augmentation) -
     for result in results:
         assert result.shape == image.shape
         assert result.dtype == np.float32
-        assert 0 <= result.min()
+        assert result.min() >= 0
         assert result.max() <= 1
         assert not np.array_equal(result, image)
     np.testing.assert_array_equal(image, before)
@@ -192,8 +192,8 @@ def test_crops_have_the_given_area_and_ratio() -> None:
     boxes = np.array([crop.box(400, 300, source) for _ in range(500)])
     width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     area, ratio = width * height / 120_000, np.log2(width / height)
-    assert 0.19 < area.min() < 0.22 < 0.47 < area.max() < 0.51
-    assert -1.02 < ratio.min() < -0.8 < 0.8 < ratio.max() < 1.02
+    np.testing.assert_allclose([area.min(), area.max()], [0.2, 0.5], atol=0.02)
+    np.testing.assert_allclose([ratio.min(), ratio.max()], [-1, 1], atol=0.1)
     assert abs(area.mean() - 0.35) < 0.02
     assert (boxes[:, :2] >= 0).all()
     assert (boxes[:, 2:] <= (400, 300)).all()

@@ -43,9 +43,6 @@ TRAINING = "training"
 """The capability of a backend whose `Backend.value_and_grad` takes mappings of tensors, and whose
 table defines `Table.kernel_of_tensor`."""
 
-# Prevents a division by 0, and is lost by rounding beside any number that is not tiny.
-_TINY = 1e-30
-
 Tensor = TypeVar("Tensor")
 Function: TypeAlias = Callable[..., Any]
 
@@ -406,12 +403,15 @@ class Table(ABC, Generic[Tensor]):
     def l2_normalize(self, x: Tensor) -> Tensor:
         """Return ``x`` (n, d) with each row divided by its Euclidean norm; zeros stay zeros.
 
-        No row overflows or underflows, whatever its scale.
+        No row overflows or underflows, whatever its scale. The derivative of a row of zeros is
+        the identity.
         """
         largest = self.max(self.absolute(x), axes=(1,), keepdims=True)
-        scaled = self.divide(x, self.add(largest, self.asarray(_TINY)))
+        # 1 for a row of zeros, which is divided by 1, so that its derivative is finite.
+        is_zero = self.subtract(self.asarray(1.0), self.sign(largest))
+        scaled = self.divide(x, self.add(largest, is_zero))
         squares = self.sum(self.multiply(scaled, scaled), axes=(1,), keepdims=True)
-        return self.divide(scaled, self.sqrt(self.add(squares, self.asarray(_TINY))))
+        return self.divide(scaled, self.sqrt(self.add(squares, is_zero)))
 
 
 OPERATIONS: frozenset[str] = frozenset(

@@ -93,7 +93,7 @@ def test_a_step_equals_that_of_the_framework(batch_norm: str) -> None:
     with torch.no_grad():
         for parameter in reference.parameters():
             if parameter.grad is not None:
-                parameter -= 0.1 * parameter.grad
+                parameter.sub_(0.1 * parameter.grad)
     result = tuned(module, batch_norm=batch_norm)
     assert result.history_ is not None
     np.testing.assert_allclose(result.history_.steps[0].loss, loss.item(), rtol=1e-5)
@@ -141,9 +141,9 @@ def test_only_the_chosen_parameters_are_trained() -> None:
 
 
 def test_modules_that_cannot_be_trained() -> None:
-    with pytest.raises(UnsupportedError, match="no parameter .* has requires_grad=True"):
+    with pytest.raises(UnsupportedError, match=r"no parameter .* has requires_grad=True"):
         tuned(net().requires_grad_(False))
     scripted = torch.jit.script(net())
     wrapped = get_backend("torch").wrap(scripted, input_size=SIDE, mean=MEAN, std=STD)
-    with pytest.raises(UnsupportedError, match="TorchScript model .* cannot be trained further"):
+    with pytest.raises(UnsupportedError, match=r"TorchScript model .* cannot be trained further"):
         wrapped.stateless([])

@@ -275,10 +275,12 @@ class KerasModel(ObservedModel):
                 f"model {self._name!r} has no trainable variables, so that nothing is trained; set "
                 "its trainable to True, or train the head only"
             )
-        return {path: np.array(variable, np.float32) for path, variable in variables.items()}
+        return {path: variable.numpy().astype(np.float32) for path, variable in variables.items()}
 
     def statistics(self) -> Mapping[str, npt.NDArray[Any]]:
-        return {path: np.array(variable, np.float32) for path, variable in self._moving().items()}
+        return {
+            path: variable.numpy().astype(np.float32) for path, variable in self._moving().items()
+        }
 
     def _moving(self) -> dict[str, Any]:
         """Return the variables of the moving statistics of batch norms, by path."""

@@ -101,7 +101,7 @@ def prepare(model: Model, settings: FineTuning, seed: int) -> Preparation:
         candidates = [*own, *candidates]
         parameters = {**own, **buffers, **parameters}
         statistics = frozenset(buffers)
-    trained = find_trained(network, settings.trainable, dict.fromkeys(candidates))
+    trained = find_trained(model.network, settings.trainable, candidates)
     network, cut = _after_frozen_part(network, set(trained), wrapped is not None)
     network, masks = _add_masks(network, model, settings, seed)
     if settings.batch_norm == "update":

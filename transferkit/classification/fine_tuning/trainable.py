@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeAlias
 
 from transferkit.errors import ParameterError, UnknownNameError, shorten
@@ -14,9 +14,7 @@ Trainable: TypeAlias = str | Callable[[str], bool]
 """``"head"``, ``"all"``, the name of a layer, or a function from the name of a parameter."""
 
 
-def find_trained(
-    network: Network, trainable: Trainable, parameters: Mapping[str, object]
-) -> list[str]:
+def find_trained(network: Network, trainable: Trainable, parameters: Sequence[str]) -> list[str]:
     """Return the names of the parameters that are trained, in the order of the network.
 
     Parameters
@@ -48,13 +46,15 @@ def find_trained(
     if not trained:
         raise ParameterError(
             f"trainable is {shorten(trainable)}, which selects none of the {len(parameters)} "
-            f"parameters of {network.name}, such as {', '.join(list(parameters)[-3:])}"
+            f"parameters of {network.name}, such as {', '.join(parameters[-3:])}"
         )
     return trained
 
 
-def _from_layer(network: Network, layer: str, parameters: Mapping[str, object]) -> list[str]:
+def _from_layer(network: Network, layer: str, parameters: Sequence[str]) -> list[str]:
     """Return the parameters of a layer, or of the layers in it, and of all after it."""
+    if any(node.operation == WRAPPED for node in network.nodes):
+        return _from_module(network, layer, parameters)
     nodes = network.nodes
     names = [node.name for node in nodes]
     target = network.aliases.get(layer, layer)
@@ -65,18 +65,23 @@ def _from_layer(network: Network, layer: str, parameters: Mapping[str, object]) 
     if not inside:
         choices = ["head", "all", *network.layers]
         raise UnknownNameError("trainable layer", layer, choices, of=network.name)
-    if nodes[inside[0]].operation == WRAPPED:
-        # The parameters of a model object are in the order of its modules.
-        order = list(parameters)
-        first = [index for index, name in enumerate(order) if _is_in(name, target)]
-        if not first:
-            raise ParameterError(
-                f"trainable is {shorten(layer)}, a layer without parameters of its own; choose one "
-                "with parameters, or pass a function from the name of a parameter"
-            )
-        return order[first[0] :]
     after = {name for node in nodes[inside[0] :] for name in node.parameters}
     return [name for name in parameters if name in after]
+
+
+def _from_module(network: Network, layer: str, parameters: Sequence[str]) -> list[str]:
+    """Return the parameters of a layer of a model object, and of all after it in its order."""
+    target = network.aliases.get(layer, layer)
+    first = next((index for index, name in enumerate(parameters) if _is_in(name, target)), None)
+    if first is not None:
+        return list(parameters[first:])
+    if target in {node.name for node in network.nodes}:
+        raise ParameterError(
+            f"trainable is {shorten(layer)}, a layer without parameters of its own; choose one "
+            "with parameters, or pass a function from the name of a parameter"
+        )
+    choices = ["head", "all", *network.layers]
+    raise UnknownNameError("trainable layer", layer, choices, of=network.name)
 
 
 def _is_in(parameter: str, layer: str) -> bool:

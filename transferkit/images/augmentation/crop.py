@@ -90,7 +90,8 @@ class RandomResizedCrop(Cropping):
         if isinstance(image, Image.Image):
             box = self.box(image.width, image.height, generator)
             filter_ = INTERPOLATIONS[preprocessing.interpolation]
-            return np.asarray(image.resize((size, size), filter_, box=box), np.uint8)
+            # Not `resize` with a box, whose filter also takes pixels outside of it.
+            return np.asarray(image.crop(box).resize((size, size), filter_), np.uint8)
         left, top, right, bottom = self.box(image.shape[1], image.shape[0], generator)
         part = image[np.newaxis, top:bottom, left:right]
         resized = resize(part, (size, size), preprocessing.interpolation)[0]
