@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from double_precision import in_float64
 
 from transferkit import ImageOptimizer
 from transferkit.backends import Backend, Program
@@ -244,15 +243,6 @@ def test_gradients_agree_on_photos(
     assert compared >= 3
 
 
-def _in_float64(backend: Backend) -> Backend:
-    """Return a copy of the backend that computes in float64."""
-    framework = importlib.import_module(backend.name)
-    double = copy.copy(backend)
-    double.table = copy.copy(backend.table)
-    double.table.dtype = framework.float64
-    return double
-
-
 _OBJECTIVES = [
     "zebra",
     o.Class("Siamese cat", "cross_entropy"),
@@ -281,7 +271,7 @@ def test_first_steps_of_visualization_agree(
     # learning rate the images differ after a few steps. In float64 they agree. The images are small
     # because convolutions of PyTorch in float64 are slow.
     first, second = (
-        _first_steps(_in_float64(backend), 32, parametrization=parametrization, optimizer=optimizer)
+        _first_steps(in_float64(backend), 32, parametrization=parametrization, optimizer=optimizer)
         for backend in _both_have_gradients(backend_pair)
     )
     np.testing.assert_allclose(first, second, rtol=1e-3)
