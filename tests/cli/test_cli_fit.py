@@ -12,6 +12,7 @@ from command_line import error_of, output_of, run, usage_error_of
 from samples import DEMO
 
 from transferkit import Classifier
+from transferkit.backends import Backend
 
 CAT = DEMO / "cat.jpg"
 TRAIN = DEMO / "train"
@@ -130,3 +131,29 @@ def test_invalid_arguments_are_rejected(tmp_path: Path) -> None:
     ):
         assert message in error_of("fit", *arguments), arguments
     assert not output.exists()
+
+
+def test_fine_tuning_is_reported_and_resumed(tmp_path: Path, differentiable: Backend) -> None:
+    arguments = (
+        *("fit", TRAIN, "-o", tmp_path / "tuned.safetensors", "--C", 10),
+        *("--fine-tune", "--epochs", 1, "--learning-rate", 1e-4, "--trainable", "features.17"),
+        *("--checkpoint", tmp_path / "run", "--backend", differentiable.name),
+    )
+    text = output_of(*arguments)
+    assert "\nkept " in text
+    assert "validation accuracy 1.0000, loss 0.0" in text
+    tuned = Classifier.load(tmp_path / "tuned.safetensors", backend="onnxruntime")
+    assert tuned.history_ is not None
+    assert len(tuned.history_.epochs) == 1
+    assert tuned.score(TEST) == 1
+    # The second run has nothing left to train, and gives the same file.
+    content = (tmp_path / "tuned.safetensors").read_bytes()
+    output_of(*arguments)
+    assert (tmp_path / "tuned.safetensors").read_bytes() == content
+    message = error_of(*arguments[:6], "--fine-tune", *arguments[-6:-4], *arguments[-4:])
+    assert "a checkpoint of another run: epochs was 1, now None" in message
+
+
+def test_options_of_fine_tuning_need_it(tmp_path: Path) -> None:
+    message = usage_error_of("fit", TRAIN, "-o", tmp_path / "c.safetensors", "--epochs", 3)
+    assert "need --fine-tune" in message

@@ -37,6 +37,7 @@ def test_every_argument_and_option_is_described(command: str) -> None:
     help_text = "".join(help_text.split())
     for _, description in rows:
         plain = re.sub("`(transferkit [a-z-]+)`", r"'\1'", description)
+        plain = re.sub("`(--[a-z-]+)`", r"\1", plain)
         assert "".join(plain.split()) in help_text
 
 
