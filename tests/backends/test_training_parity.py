@@ -100,10 +100,10 @@ _RUNS = {
         settings={"clip_value": 0.02},
     ),
     "adagrad, l2_sp, average": _Run(
-        Adagrad(0.01, Step(epochs=4, step_size=2)),
+        Adagrad(0.01, Step(gamma=0.5, num_parts=4)),
         settings={"l2_sp": 0.5, "average_decay": 0.9},
     ),
-    "normalized_gradient_descent": _Run(NormalizedGradientDescent(0.003, Warmup(lambda _: 0.5))),
+    "normalized_gradient_descent": _Run(NormalizedGradientDescent(0.003, Warmup("cosine"))),
     "normalized_momentum": _Run(NormalizedMomentum(0.0003, "constant")),
     "sgd, batch norm by the batch": _Run(
         SGD(0.05, momentum=0.9),
@@ -113,7 +113,7 @@ _RUNS = {
         settings={"average_decay": 0.9},
     ),
     "adamw, all": _Run(
-        AdamW(0.002, Warmup(lambda fraction: 1 - fraction)),
+        AdamW(0.002, Warmup("linear")),
         "updated",
         dropout=0.2,
         stochastic_depth=0.2,
