@@ -16,7 +16,7 @@ _IMAGES = 3000
 _MIN_EPOCHS = 3
 _MAX_EPOCHS = 12
 # Of the difference, as in McNemar's test.
-_STANDARD_ERRORS = 2.0
+_STANDARD_ERRORS = 1.0
 
 
 def choose_epochs(number: int) -> int:
@@ -49,7 +49,7 @@ def is_mirrored_recognized(
     -------
     bool
         False if the images that are recognized only as they are exceed those that are recognized
-        only when mirrored by more than two standard errors (McNemar, 1947).
+        only when mirrored by more than one standard error (McNemar, 1947).
 
     Examples
     --------

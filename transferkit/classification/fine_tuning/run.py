@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -52,7 +53,7 @@ _LOGGER = logging.getLogger(__name__)
 Array: TypeAlias = npt.NDArray[Any]
 Weights: TypeAlias = Mapping[str, Array]
 
-_MAX_TRIAL_STEPS = 32
+_TRIAL_STEPS = 48
 # How far a random crop zooms in: the share of the area of the image.
 _CROP_SCALE = (0.35, 1.0)
 
@@ -417,28 +418,46 @@ class FineTuningRun:
         return float(self._choose("learning_rate", lambda: self._best_trial(state)))
 
     def _best_trial(self, state: TrainingState) -> float:
-        steps = min(self.trainer.steps_per_epoch, _MAX_TRIAL_STEPS)
-        total = steps * len(LEARNING_RATES)
+        """Return the rate after whose first steps the validation loss is lowest.
+
+        It is that of the moving average, if there is one: at a rate that is best in the end, the
+        weights themselves are often worse than before for some epochs.
+        """
+        epochs = math.ceil(_TRIAL_STEPS / self.trainer.steps_per_epoch)
+        total = _TRIAL_STEPS * len(LEARNING_RATES)
         with show_progress("Choosing the learning rate", total, shown=self._progress) as advance:
             for rate in LEARNING_RATES:
                 try:
-                    after = self.trainer.run_epoch(
-                        state,
-                        self._with_schedule(rate),
-                        0,
-                        1,
-                        report=_recorder([], advance),
-                        started=0.0,
-                        max_steps=steps,
-                    )
+                    after = self._take_trial_steps(state, rate, epochs, advance)
                 except DivergedError:
                     break
-                score = self._evaluate({**after.fixed, **after.trained})
+                score = self._evaluate({**after.fixed, **after.trained, **after.average})
                 self._trials.append(Trial(rate, score.loss, score.accuracy))
         finite = [trial for trial in self._trials if np.isfinite(trial.validation_loss)]
         if not finite:
             return LEARNING_RATES[0]
         return min(finite, key=lambda trial: trial.validation_loss).learning_rate
+
+    def _take_trial_steps(
+        self, state: TrainingState, rate: float, epochs: int, advance: Callable[[int], None]
+    ) -> TrainingState:
+        """Return the state after the first steps at a constant rate, with the warm-up."""
+        optimizer = dataclasses.replace(
+            self.optimizer, learning_rate=rate, schedule=Warmup("constant")
+        )
+        left = _TRIAL_STEPS
+        for epoch in range(epochs):
+            state = self.trainer.run_epoch(
+                state,
+                optimizer,
+                epoch,
+                epochs,
+                report=_recorder([], advance),
+                started=0.0,
+                max_steps=left,
+            )
+            left -= self.trainer.steps_per_epoch
+        return state
 
     def _with_schedule(self, learning_rate: float) -> Optimizer:
         """Return the optimizer with a learning rate and the schedule of the settings."""
