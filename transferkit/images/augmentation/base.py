@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
@@ -17,9 +18,18 @@ from transferkit.support.validation import is_number
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Augmentation", "AugmentationStage", "Cropping", "check_interval", "check_probability"]
+__all__ = [
+    "Augmentation",
+    "AugmentationStage",
+    "Cropping",
+    "check_interval",
+    "check_probability",
+    "random_rectangle",
+]
 
 Floats: TypeAlias = npt.NDArray[np.float32]
+
+_ATTEMPTS = 10
 
 
 class Augmentation(ABC):
@@ -162,6 +172,44 @@ class AugmentationStage:
         for augmentation in rest:
             pixels = augmentation.apply(pixels, generator)
         return np.ascontiguousarray(pixels, np.float32)
+
+
+def random_rectangle(
+    width: int,
+    height: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    generator: np.random.Generator,
+) -> tuple[int, int, int, int] | None:
+    """Return a random rectangle inside an image.
+
+    The area is uniform in ``scale`` times that of the image, the quotient of width and height
+    log-uniform in ``ratio``, and the position uniform.
+
+    Parameters
+    ----------
+    width, height
+        The size of the image in pixels.
+    scale, ratio
+        The smallest and the largest value.
+    generator
+        The source of all random numbers.
+
+    Returns
+    -------
+    tuple of int or None
+        Left, top, right and bottom; None if no rectangle in ten attempts lies inside the image.
+    """
+    low, high = (math.log(bound) for bound in ratio)
+    for _ in range(_ATTEMPTS):
+        area = width * height * generator.uniform(*scale)
+        quotient = math.exp(generator.uniform(low, high))
+        w, h = round(math.sqrt(area * quotient)), round(math.sqrt(area / quotient))
+        if 0 < w <= width and 0 < h <= height:
+            left = int(generator.integers(width - w + 1))
+            top = int(generator.integers(height - h + 1))
+            return left, top, left + w, top + h
+    return None
 
 
 def check_probability(name: str, value: object) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -11,15 +10,13 @@ import numpy.typing as npt
 from PIL import Image
 
 from transferkit.errors import ParameterError
-from transferkit.images.augmentation.base import Cropping, check_interval
+from transferkit.images.augmentation.base import Cropping, check_interval, random_rectangle
 from transferkit.images.preprocessing import Preprocessing
 from transferkit.images.resizing import INTERPOLATIONS, resize
 
 __all__ = ["RandomResizedCrop"]
 
 Floats: TypeAlias = npt.NDArray[np.float32]
-
-_ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
@@ -103,15 +100,9 @@ class RandomResizedCrop(Cropping):
         self, width: int, height: int, generator: np.random.Generator
     ) -> tuple[int, int, int, int]:
         """Return left, top, right and bottom of a random crop of an image, in pixels."""
-        low, high = (math.log(bound) for bound in self.ratio)
-        for _ in range(_ATTEMPTS):
-            area = width * height * generator.uniform(*self.scale)
-            ratio = math.exp(generator.uniform(low, high))
-            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-            if 0 < w <= width and 0 < h <= height:
-                left = int(generator.integers(width - w + 1))
-                top = int(generator.integers(height - h + 1))
-                return left, top, left + w, top + h
+        box = random_rectangle(width, height, self.scale, self.ratio, generator)
+        if box is not None:
+            return box
         ratio = min(max(width / height, self.ratio[0]), self.ratio[1])
         w = min(width, max(1, round(height * ratio)))
         h = min(height, max(1, round(width / ratio)))

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from transferkit.images.augmentation.base import Augmentation, check_interval, check_probability
+from transferkit.images.augmentation.base import (
+    Augmentation,
+    check_interval,
+    check_probability,
+    random_rectangle,
+)
 
 __all__ = ["Erasing"]
 
 Floats: TypeAlias = npt.NDArray[np.float32]
-
-_ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Erasing(Augmentation):
     scale
         The smallest and the largest fraction of the area, in (0, 1].
     ratio
-        The smallest and the largest quotient of height and width, in (0, 100].
+        The smallest and the largest quotient of width and height, in (0, 100].
     probability
         In [0, 1].
     """
@@ -49,16 +51,11 @@ class Erasing(Augmentation):
         if generator.random() >= self.probability:
             return pixels
         height, width, channels = pixels.shape
-        low, high = (math.log(bound) for bound in self.ratio)
-        for _ in range(_ATTEMPTS):
-            area = height * width * generator.uniform(*self.scale)
-            ratio = math.exp(generator.uniform(low, high))
-            h, w = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-            if 0 < h <= height and 0 < w <= width:
-                top = int(generator.integers(height - h + 1))
-                left = int(generator.integers(width - w + 1))
-                erased = pixels.copy()
-                noise = generator.random((h, w, channels), np.float32)
-                erased[top : top + h, left : left + w] = noise
-                return erased
-        return pixels
+        box = random_rectangle(width, height, self.scale, self.ratio, generator)
+        if box is None:
+            return pixels
+        left, top, right, bottom = box
+        erased = pixels.copy()
+        noise = generator.random((bottom - top, right - left, channels), np.float32)
+        erased[top:bottom, left:right] = noise
+        return erased
