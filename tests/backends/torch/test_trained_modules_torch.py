@@ -402,7 +402,7 @@ def test_the_head_of_a_frozen_module_is_trained() -> None:
 
 def test_a_module_that_cannot_be_copied_is_rejected_before_training() -> None:
     module = net()
-    module.cache = module.fc.weight * 2  # type: ignore[assignment]
+    module.cache = module.fc.weight * 2
     with pytest.raises(UnsupportedError, match=r"copy\.deepcopy\(model\) fails: RuntimeError"):
         wrapped(module).stateless([])
     # A hook is user code that observes the module: it is kept, and the copy has it too.
