@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import textwrap
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from transferkit.backends.base import Backend, StatelessFunction, WrappedModel
 from transferkit.backends.wrapping import (
@@ -27,6 +29,9 @@ __all__ = [
 
 TRACE_BATCH_SIZE = 2
 """The batch size of the run that finds the layers: 1 could not be told from an axis of length 1."""
+
+# Characters of the message of another library in an error.
+_MAX_REASON = 300
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,9 @@ class ObservedModel(WrappedModel):
         The name of the network and of the model in error messages.
     """
 
+    copy_remedy: ClassVar[str] = "Change the model so that it can be copied"
+    """What to do about a model that cannot be copied, the beginning of a sentence."""
+
     model: Any
 
     def __init__(self, backend: Backend, model: Any, name: str) -> None:
@@ -103,7 +111,8 @@ class ObservedModel(WrappedModel):
     def stateless(
         self, layers: Sequence[str], *, update_batch_norm: bool = False
     ) -> StatelessFunction:
-        self._check_trainable()
+        # Before training, whose result could not be returned otherwise.
+        self._copied_model()
         locations = {layer: self._locations[layer] for layer in layers}
 
         def function(
@@ -114,14 +123,27 @@ class ObservedModel(WrappedModel):
 
         return function
 
-    def _check_trainable(self) -> None:
-        """Check that the model can be run with other parameters.
+    def _copied_model(self) -> Any:
+        """Return a copy of the model object, with parameters of its own.
 
         Raises
         ------
         UnsupportedError
-            If it cannot.
+            If it cannot be copied.
         """
+        try:
+            return copy.deepcopy(self.model)
+        except Exception as error:  # the model is user code, and may raise anything
+            reason = textwrap.shorten(self._describe(error), _MAX_REASON, placeholder=" ...")
+            raise UnsupportedError(
+                f"model {self._name!r} cannot be trained, since copy.deepcopy(model) fails: "
+                f"{type(error).__name__}: {reason}. {self.copy_remedy}, or train the head only, "
+                "trainable='head'"
+            ) from error
+
+    def _describe(self, error: Exception) -> str:
+        """Return the message of an error of the model."""
+        return str(error)
 
     def _outputs(
         self, x: Any, locations: Mapping[str, TensorLocation], call: StatelessCall | None
@@ -164,7 +186,7 @@ class ObservedModel(WrappedModel):
     def _size_error(self, height: int, width: int, error: Exception) -> ShapeError:
         return ShapeError(
             f"model {self._name!r} fails on images of {height} x {width}: "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {self._describe(error)}"
         )
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import inspect
+import random
 import re
 import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import keras
 import numpy as np
@@ -135,6 +136,11 @@ class KerasModel(ObservedModel):
     each combination of layers, excludes other threads, and only for models that share layers.
     """
 
+    copy_remedy: ClassVar[str] = (
+        "Decorate its classes with keras.saving.register_keras_serializable() and define their "
+        "get_config"
+    )
+
     def __init__(
         self,
         backend: Backend,
@@ -213,7 +219,11 @@ class KerasModel(ObservedModel):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Traced functions cannot be pickled; the copy traces again.
-        return (_restore, (type(self), {**self.__dict__, "_run_all": None, "_layers": None}))
+        return (_restore, (type(self), self._state()))
+
+    def _state(self) -> dict[str, Any]:
+        """Return the state from which `_restore` makes a copy, with the names of the layers."""
+        return {**self.__dict__, "_run_all": None, "_layers": list(self._layers)}
 
     def _trace_layers(self, height: int, width: int) -> _ModelTrace:
         """Trace the model once and return what is known of it then."""
@@ -269,42 +279,72 @@ class KerasModel(ObservedModel):
             ).get_concrete_function()
 
     def parameters(self) -> Mapping[str, npt.NDArray[Any]]:
-        variables = _by_path(self.model.trainable_variables)
+        trainable = {id(variable) for variable in self.model.trainable_variables}
+        variables = {
+            name: variable
+            for name, variable in self._weights().items()
+            if id(variable) in trainable
+        }
         if not variables:
             raise UnsupportedError(
                 f"model {self._name!r} has no trainable variables, so that nothing is trained; set "
                 "its trainable to True, or train the head only"
             )
-        return {path: variable.numpy().astype(np.float32) for path, variable in variables.items()}
+        return {name: variable.numpy().astype(np.float32) for name, variable in variables.items()}
 
     def statistics(self) -> Mapping[str, npt.NDArray[Any]]:
         return {
-            path: variable.numpy().astype(np.float32) for path, variable in self._moving().items()
+            name: variable.numpy().astype(np.float32) for name, variable in self._moving().items()
         }
 
+    def _weights(self) -> dict[str, Any]:
+        """Return the variables of the model, without its random states, by unique names.
+
+        The name of a variable begins with the name of its layer. The paths of variables would
+        not do: they are not unique, and those of a copy may differ.
+        """
+        owners: dict[int, str] = {}
+        # The variables of a layer are also those of the layers around it.
+        for path in sorted(self._layers, key=lambda path: -path.count("/")):
+            for variable in self._layers[path].weights:
+                owners.setdefault(id(variable), f"{path}/")
+        named: dict[str, Any] = {}
+        for variable in self.model.weights:
+            first = name = owners.get(id(variable), "") + variable.name
+            count = 1
+            while name in named:
+                count += 1
+                name = f"{first}_{count}"
+            named[name] = variable
+        return named
+
     def _moving(self) -> dict[str, Any]:
-        """Return the variables of the moving statistics of batch norms, by path."""
-        return _by_path(
-            variable
+        """Return the variables of the moving statistics of batch norms, by name."""
+        moving = {
+            id(variable)
             for layer in self._layers.values()
             if isinstance(layer, keras.layers.BatchNormalization)
             for variable in (layer.moving_mean, layer.moving_variance)
-        )
+        }
+        return {name: v for name, v in self._weights().items() if id(v) in moving}
 
     def with_parameters(self, parameters: Mapping[str, npt.NDArray[Any]]) -> KerasModel:
+        tuned = _restore(type(self), {**self._state(), "model": self._copied_model()})
+        variables = tuned._weights()
+        for name, array in parameters.items():
+            variables[name].assign(array)
+        return tuned
+
+    def _copied_model(self) -> Any:
+        # Keras draws the seeds of the copied layers' initializers from Python's generator.
+        state = random.getstate()
         try:
-            tuned = copy.deepcopy(self.model)
-        except Exception as error:  # the model is user code, and may raise anything
-            raise UnsupportedError(
-                f"model {self._name!r} cannot be copied: {type(error).__name__}: {_cause(error)}"
-            ) from error
-        # By position: the copies of variables have other identities.
-        paths = {id(variable): index for index, variable in enumerate(self.model.variables)}
-        named = {**_by_path(self.model.trainable_variables), **self._moving()}
-        for path, array in parameters.items():
-            tuned.variables[paths[id(named[path])]].assign(array)
-        state = {**self.__dict__, "model": tuned, "_run_all": None, "_layers": None}
-        return _restore(type(self), state)
+            return super()._copied_model()
+        finally:
+            random.setstate(state)
+
+    def _describe(self, error: Exception) -> str:
+        return _cause(error)
 
     def _run(
         self,
@@ -312,12 +352,8 @@ class KerasModel(ObservedModel):
         locations: Collection[TensorLocation],
         call: StatelessCall | None = None,
     ) -> dict[TensorLocation, Any]:
-        if tf.executing_eagerly() and call is None:
-            # Operations before an activation are found in a graph.
-            traced: dict[TensorLocation, Any] = tf.function(
-                lambda x: self._run(x, locations), autograph=False
-            )(x)
-            return traced
+        if tf.executing_eagerly():
+            return self._run_in_graph(x, locations, call)
         tensors: dict[TensorLocation, Any] = {}
 
         def observe(_: Any, location: TensorLocation, layer_input: Any, output: Any) -> None:
@@ -344,6 +380,22 @@ class KerasModel(ObservedModel):
             location: tf.cast(tensor, self._table.dtype) for location, tensor in tensors.items()
         }
 
+    def _run_in_graph(
+        self, x: Any, locations: Collection[TensorLocation], call: StatelessCall | None
+    ) -> dict[TensorLocation, Any]:
+        """Return what `_run` does. Operations before an activation are found in a graph."""
+
+        def run(x: Any) -> tuple[dict[TensorLocation, Any], dict[str, Any]]:
+            if call is None:
+                return self._run(x, locations), {}
+            inner = dataclasses.replace(call, updates={})
+            return self._run(x, locations, inner), inner.updates
+
+        tensors, updates = tf.function(run, autograph=False)(x)
+        if call is not None:
+            call.updates.update(updates)
+        return dict(tensors)
+
     def _to_model(self, x: Any) -> Any:
         """Return RGB images, or gray ones if the model takes those."""
         if self._gray_weights is None:
@@ -359,11 +411,11 @@ class KerasModel(ObservedModel):
         if call is None:
             with keras.StatelessScope(initialize_variables=False):
                 return self.model(x, training=False)
-        named = {**_by_path(self.model.trainable_variables), **self._moving()}
+        named = self._weights()
         mapping = [
-            (named[path], tf.cast(tensor, named[path].dtype))
-            for path, tensor in call.parameters.items()
-            if path in named
+            (named[name], tf.cast(tensor, named[name].dtype))
+            for name, tensor in call.parameters.items()
+            if name in named
         ]
         norms: dict[str, Any] = {}
         if call.training:
@@ -380,10 +432,10 @@ class KerasModel(ObservedModel):
         ):
             output = self.model(x, training=call.training)
         if call.update_batch_norm:
-            for path, variable in self._moving().items():
+            for name, variable in self._moving().items():
                 value = scope.get_current_value(variable)
                 if value is not None:
-                    call.updates[path] = tf.cast(value, self._table.dtype)
+                    call.updates[name] = tf.cast(value, self._table.dtype)
         return output
 
     def _seeds(self, seed: Any) -> list[tuple[Any, Any]]:
@@ -468,20 +520,10 @@ def _restore(kind: type[KerasModel], state: dict[str, Any]) -> KerasModel:
     """Return an unpickled model."""
     model = kind.__new__(kind)
     model.__dict__.update(state)
-    model._layers = dict(_find_layers(model.model))
+    # By position: Keras may name layers inside layers anew.
+    layers = (layer for _, layer in _find_layers(model.model))
+    model._layers = dict(zip(state["_layers"], layers, strict=True))
     return model
-
-
-def _by_path(variables: Iterable[Any]) -> dict[str, Any]:
-    """Return variables by their paths; of equal ones, all but the first have a number."""
-    named: dict[str, Any] = {}
-    for variable in variables:
-        path, count = variable.path, 1
-        while path in named:
-            count += 1
-            path = f"{variable.path}_{count}"
-        named[path] = variable
-    return named
 
 
 @contextmanager

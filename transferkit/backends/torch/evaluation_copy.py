@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Iterable
 from types import CellType, FunctionType, MethodType, NoneType
 from typing import Any
 
@@ -23,7 +24,9 @@ _FUNCTIONS = (MethodType, FunctionType, functools.partial)
 _CONSTANTS = (bool, int, float, str, NoneType)
 
 
-def copy_for_evaluation(model: nn.Module) -> nn.Module:
+def copy_for_evaluation(
+    model: nn.Module, values: Iterable[tuple[torch.Tensor, torch.Tensor]] = ()
+) -> nn.Module:
     """Return a copy of ``model`` in evaluation mode.
 
     The copy can be run, and its hooks and attributes changed, while the original is used or
@@ -33,20 +36,26 @@ def copy_for_evaluation(model: nn.Module) -> nn.Module:
     ----------
     model
         The module to copy.
+    values
+        Pairs of a parameter or buffer of ``model`` and the tensor that the copy has instead of it,
+        wherever modules, attributes, hooks, bound methods, closures and partial functions refer
+        to it.
 
     Returns
     -------
     torch.nn.Module
-        New module objects of the same classes, with the same parameters, except that those made
-        in inference mode are copied if gradients are enabled, and with copies of the
-        buffers and of the dicts, lists, sets and deques in attributes. Compiled modules are
-        replaced by the modules that they were compiled from; TorchScript modules are not copied.
-        References to modules of the tree in attributes, hooks, bound methods, closures and partial
-        functions refer to the copies, and so do references in these to a dict, list, set or deque
-        that is also in an attribute.
+        New module objects of the same classes, with the same parameters, except those in
+        ``values`` and that those made in inference mode are copied if gradients are enabled, and
+        with copies of the buffers and of the dicts, lists, sets and deques in attributes. Compiled
+        modules are replaced by the modules that they were compiled from; TorchScript modules are
+        not copied. References to modules of the tree in attributes, hooks, bound methods, closures
+        and partial functions refer to the copies, and so do references in these to a dict, list,
+        set or deque that is also in an attribute.
     """
-    # The copies of modules, containers and inference tensors, by the id of the original.
-    copies: dict[int, Any] = {}
+    # The copies of modules, containers and inference tensors, and the values, by the id of the
+    # original.
+    copies: dict[int, Any] = {id(tensor): value for tensor, value in values}
+    buffers: dict[int, Any] = dict(copies)
     pairs: list[tuple[nn.Module, nn.Module]] = []
     for module in model.modules():
         original = original_module(module)
@@ -57,7 +66,6 @@ def copy_for_evaluation(model: nn.Module) -> nn.Module:
             copies[id(original)] = duplicate
             pairs.append((original, duplicate))
         copies[id(module)] = copies[id(original)]
-    buffers: dict[int, Any] = {}
     # Replaced last, when the containers that closures share with attributes have been copied.
     functions: list[tuple[nn.Module, str, Any]] = []
     for original, duplicate in pairs:
@@ -139,15 +147,17 @@ def _replaced(  # noqa: PLR0911
 
 
 def _usable(tensor: torch.Tensor, copies: dict[int, Any]) -> torch.Tensor:
-    """Return a tensor, or a copy if it is part of no graph because of inference mode."""
+    """Return the tensor to use, a copy if it is part of no graph because of inference mode."""
+    if id(tensor) in copies:
+        value: torch.Tensor = copies[id(tensor)]
+        return value
     if not (torch.is_grad_enabled() and tensor.is_inference()):
         return tensor
-    if id(tensor) not in copies:
-        duplicate = tensor.detach().clone()
-        is_parameter = isinstance(tensor, nn.Parameter)
-        copies[id(tensor)] = nn.Parameter(duplicate, False) if is_parameter else duplicate
-    copied: torch.Tensor = copies[id(tensor)]
-    return copied
+    duplicate = tensor.detach().clone()
+    if isinstance(tensor, nn.Parameter):
+        duplicate = nn.Parameter(duplicate, False)
+    copies[id(tensor)] = duplicate
+    return duplicate
 
 
 def _copied_container(value: Any, copies: dict[int, Any], depth: int) -> Any:
@@ -189,7 +199,8 @@ def _cell(cell: CellType, copies: dict[int, Any]) -> CellType:
         content = cell.cell_contents
     except ValueError:  # an empty cell
         return cell
-    # Only modules, their methods and containers that are copied: a closure may refer to itself.
+    # Only modules, their methods, and containers and tensors that are copied: a closure may refer
+    # to itself.
     if isinstance(content, (nn.Module, MethodType)) or id(content) in copies:
         replaced = _replaced(content, copies, 1)
         if replaced is not content:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -38,8 +38,15 @@ from transferkit.backends.wrapping import (
     named_outputs,
 )
 from transferkit.errors import ShapeError, UnsupportedError
+from transferkit.support.locks import ForkSafeLock
 
 __all__ = ["TorchModel"]
+
+# Batch norms of any number of axes, and instance norms.
+_NORM = nn.modules.batchnorm._NormBase
+_COMPILED = "_orig_mod."
+# For the whole process, as the generators are: training in other threads waits.
+_RANDOM_LOCK = ForkSafeLock()
 
 
 class TorchModel(ObservedModel):
@@ -195,8 +202,11 @@ class TorchModel(ObservedModel):
         return locations, aliases, hints
 
     def parameters(self) -> Mapping[str, npt.NDArray[Any]]:
-        named = original_module(self.model).named_parameters()
-        parameters = {name: _to_numpy(tensor) for name, tensor in named if tensor.requires_grad}
+        parameters = {
+            name: _to_numpy(tensor)
+            for name, tensor in _parameters_and_buffers(self.model).items()
+            if tensor.requires_grad
+        }
         if not parameters:
             raise UnsupportedError(
                 f"no parameter of model {self._name!r} has requires_grad=True, so that nothing is "
@@ -205,33 +215,26 @@ class TorchModel(ObservedModel):
         return parameters
 
     def statistics(self) -> Mapping[str, npt.NDArray[Any]]:
-        buffers = dict(original_module(self.model).named_buffers())
-        names = _statistics(original_module(self.model))
-        return {name: _to_numpy(buffers[name]) for name in names}
+        return {name: _to_numpy(tensor) for name, tensor in _statistics(self.model).items()}
 
     def with_parameters(self, parameters: Mapping[str, npt.NDArray[Any]]) -> TorchModel:
-        self._check_trainable()
-        try:
-            tuned = copy.deepcopy(self.model)
-        except Exception as error:  # the model is user code, and may raise anything
-            raise UnsupportedError(
-                f"model {self._name!r} cannot be copied: {type(error).__name__}: {error}"
-            ) from error
-        inner = original_module(tuned)
-        tensors = {**dict(inner.named_parameters()), **dict(inner.named_buffers())}
+        wrapped = copy.copy(self)
+        wrapped.model = self._copied_model()
+        tensors = _parameters_and_buffers(wrapped.model)
         with torch.inference_mode(False), torch.no_grad():
             for name, array in parameters.items():
                 tensors[name].copy_(torch.as_tensor(np.array(array)))
-        wrapped = copy.copy(self)
-        wrapped.model = tuned
         return wrapped
 
-    def _check_trainable(self) -> None:
+    def _copied_model(self) -> nn.Module:
         if any(isinstance(module, torch.jit.ScriptModule) for module in self.model.modules()):
             raise UnsupportedError(
                 f"TorchScript model {self._name!r} cannot be trained further; pass the "
                 "torch.nn.Module that it was made from, or train the head only"
             )
+        # A copy that is made in inference mode could not be trained further.
+        with torch.inference_mode(False):
+            return super()._copied_model()
 
     def _run(
         self,
@@ -256,7 +259,7 @@ class TorchModel(ObservedModel):
 
         names = {location.name for location in locations if location.kind in (LAYER, LAYER_INPUT)}
         has_activation = any(location.kind == PRE_ACTIVATION for location in locations)
-        module = copy_for_evaluation(self.model)
+        module = copy_for_evaluation(self.model, self._values(call))
         if torch.is_grad_enabled() and _has_inference_tensors(module):
             raise UnsupportedError(
                 f"TorchScript model {self._name!r} was made in inference mode, so it has no "
@@ -270,34 +273,42 @@ class TorchModel(ObservedModel):
         tensors |= select_outputs(output, locations, _is_tensor)
         return {location: self._from_model(tensor) for location, tensor in tensors.items()}
 
+    def _values(self, call: StatelessCall | None) -> list[tuple[Tensor, Tensor]]:
+        """Return the parameters and buffers of the model that a call replaces, with the new ones.
+
+        They are copies where the model may write into them.
+        """
+        tensors = _parameters_and_buffers(self.model)
+        given = {} if call is None else call.parameters
+        return [
+            (
+                tensors[name],
+                value.to(
+                    tensors[name].device,
+                    tensors[name].dtype,
+                    copy=not isinstance(tensors[name], nn.Parameter),
+                ),
+            )
+            for name, value in given.items()
+            if name in tensors
+        ]
+
     def _call(self, module: nn.Module, x: Tensor, call: StatelessCall | None) -> Any:
         """Return the output of a copy of the model, which is run once."""
-        if call is None:
+        if call is None or not call.training:
             return module(x)
-        statistics = set(_statistics(module))
-        dtypes = {
-            name: tensor.dtype
-            for name, tensor in (*module.named_parameters(), *module.named_buffers())
-        }
-        # Copies of the statistics, which batch norms update in place.
-        state = {
-            name: tensor.to(dtypes[name], copy=name in statistics)
-            for name, tensor in call.parameters.items()
-            if name in dtypes
-        }
-        if not call.training:
-            return torch.func.functional_call(module, state, (x,))
         module.train()
         for inner in module.modules():
-            if isinstance(inner, nn.modules.batchnorm._BatchNorm):
+            if isinstance(inner, _NORM):
                 inner.train(call.update_batch_norm)
-        devices = [] if x.device.type == "cpu" else [x.device]
-        with torch.random.fork_rng(devices, device_type=x.device.type if devices else "cuda"):
-            torch.manual_seed(int(call.seed[0]))
-            output = torch.func.functional_call(module, state, (x,))
+        with _seeded(int(call.seed[0]), x.device):
+            output = module(x)
         if call.update_batch_norm:
             call.updates.update(
-                {name: state[name].to(self._table.dtype) for name in statistics & state.keys()}
+                {
+                    name: tensor.to(self._table.device, self._table.dtype)
+                    for name, tensor in _statistics(module).items()
+                }
             )
         return output
 
@@ -317,14 +328,43 @@ class TorchModel(ObservedModel):
         return x.permute(0, 2, 3, 1) if x.ndim == 4 else x
 
 
-def _statistics(module: nn.Module) -> list[str]:
-    """Return the names of the running statistics of batch norms."""
-    return [
-        f"{path}.{name}" if path else name
-        for path, inner in module.named_modules()
-        if isinstance(inner, nn.modules.batchnorm._BatchNorm) and inner.track_running_stats
-        for name in ("running_mean", "running_var")
-    ]
+def _parameters_and_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters and buffers of a model, by the names that they have in its copies."""
+    return _without_compiled([*model.named_parameters(), *model.named_buffers()])
+
+
+def _statistics(model: nn.Module) -> dict[str, Tensor]:
+    """Return the running statistics of the norms of a model, and their numbers of batches."""
+    return _without_compiled(
+        named
+        for path, module in model.named_modules()
+        if isinstance(module, _NORM)
+        for named in module.named_buffers(path, recurse=False)
+    )
+
+
+def _without_compiled(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """Return tensors by their names, without the part that ``torch.compile`` adds to names."""
+    return {name.replace(_COMPILED, ""): tensor for name, tensor in named}
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed the generators of random layers on the CPU and on a device, and restore them."""
+    states: list[tuple[Any, tuple[Any, ...], Tensor]] = []
+    # Not `torch.manual_seed`, which seeds the generators of all devices.
+    with _RANDOM_LOCK:
+        try:
+            for each in {torch.device("cpu"), device}:
+                module = torch if each.type == "cpu" else getattr(torch, each.type)
+                arguments = (each,) if each.type in ("cuda", "xpu") else ()
+                states.append((module, arguments, module.get_rng_state(*arguments)))
+                state = torch.Generator(each).manual_seed(seed).get_state()
+                module.set_rng_state(state, *arguments)
+            yield
+        finally:
+            for module, arguments, state in states:
+                module.set_rng_state(state, *arguments)
 
 
 def _to_numpy(tensor: Tensor) -> npt.NDArray[Any]:

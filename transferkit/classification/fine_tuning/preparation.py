@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,8 @@ from transferkit.training.step import ParameterGroups
 __all__ = ["Preparation", "prepare", "with_tuned"]
 
 Array = npt.NDArray[Any]
+
+_OWN = "model."
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,10 +96,10 @@ def prepare(model: Model, settings: FineTuning, seed: int) -> Preparation:
     parameters: dict[str, Array] = {name: model.weights[name] for name in network.parameters}
     candidates = [name for name in network.parameters if name not in statistics]
     wrapped = model.wrapped
-    if wrapped is not None:
-        # A classifier of the model itself, of the same name, comes after the embedding.
-        own = {name: a for name, a in wrapped.parameters().items() if name not in head}
-        buffers = {name: a for name, a in wrapped.statistics().items() if name not in head}
+    # The head of any model object is trained, also of one without trainable parameters.
+    if wrapped is not None and settings.trainable != "head":
+        own = {_outer_name(name, head): array for name, array in wrapped.parameters().items()}
+        buffers = wrapped.statistics()
         candidates = [*own, *candidates]
         parameters = {**own, **buffers, **parameters}
         statistics = frozenset(buffers)
@@ -128,7 +130,9 @@ def prepare(model: Model, settings: FineTuning, seed: int) -> Preparation:
         ),
         masks,
         cut,
-        _stateless(wrapped, network, settings) if has_wrapped and wrapped is not None else None,
+        _stateless(wrapped, network, head, settings)
+        if has_wrapped and wrapped is not None
+        else None,
         frozenset(name for name in trained if name not in head),
     )
 
@@ -172,9 +176,30 @@ def _add_masks(
     return network, Masks(seed, dropout, depth, seeds)
 
 
-def _stateless(wrapped: WrappedModel, network: Network, settings: FineTuning) -> StatelessFunction:
+def _stateless(
+    wrapped: WrappedModel, network: Network, head: Collection[str], settings: FineTuning
+) -> StatelessFunction:
     layers = [node.name for node in network.nodes if node.operation == WRAPPED]
-    return wrapped.stateless(layers, update_batch_norm=settings.batch_norm == "update")
+    function = wrapped.stateless(layers, update_batch_norm=settings.batch_norm == "update")
+
+    def run(
+        parameters: Mapping[str, Any], x: Any, training: bool, seed: Any
+    ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        own = {_inner_name(n, head): tensor for n, tensor in parameters.items() if n not in head}
+        return function(own, x, training, seed)
+
+    return run
+
+
+def _outer_name(name: str, head: Collection[str]) -> str:
+    """Return the name of a parameter of a model object, which may have a layer like the head."""
+    return f"{_OWN}{name}" if name in head else name
+
+
+def _inner_name(name: str, head: Collection[str]) -> str:
+    """Return the name in the model object of a parameter that `_outer_name` named."""
+    inner = name.removeprefix(_OWN)
+    return inner if inner in head else name
 
 
 def with_tuned(model: Model, parameters: Mapping[str, Array]) -> Model:
@@ -191,7 +216,11 @@ def with_tuned(model: Model, parameters: Mapping[str, Array]) -> Model:
         name: _read_only(parameters[name]) if name in parameters else array
         for name, array in model.weights.items()
     }
-    own = {name: array for name, array in parameters.items() if name not in weights}
+    own = {
+        _inner_name(name, weights): array
+        for name, array in parameters.items()
+        if name not in weights
+    }
     wrapped = model.wrapped
     if wrapped is not None and own:
         wrapped = wrapped.with_parameters(own)
