@@ -282,7 +282,7 @@ def test_an_order_needs_a_sequence() -> None:
         (lambda: Translation(2), r"fraction is 2"),
         (lambda: Hue(0.6), "shift is 0.6"),
         (lambda: Brightness(-1), "strength is -1"),
-        (lambda: RandomResizedCrop(scale=(0.0, 1.0)), r"scale is \(0.0, 1.0\); expected two"),
+        (lambda: RandomResizedCrop(scale=(0.0, 1.0)), r"scale is \(0.0, 1.0\); expected a tuple"),
         (lambda: RandomResizedCrop(ratio=(2.0, 1.0)), r"ratio is \(2.0, 1.0\)"),
         (lambda: MixUp(0), "alpha is 0"),
         (lambda: RandAugment(magnitude=31), "magnitude is 31"),
