@@ -144,8 +144,8 @@ def test_parameters_without_an_effect(augmentation: Augmentation) -> None:
 
 
 # How much changes of color can amplify a difference, such as that due to the rounding of resized
-# bytes: the sum of the coefficients' absolute values for the largest factor, which is 1.4; for a hue
-# shifted by 0.1, that of green + 0.6 * (red - blue).
+# bytes: the sum of the absolute values of the coefficients for the largest factor, which is 1.4; for
+# a hue shifted by 0.1, that of green + 0.6 * (red - blue).
 AMPLIFICATION = {Brightness: 1.4, Contrast: 1.8, Saturation: 1.8, Hue: 2.2}
 
 
