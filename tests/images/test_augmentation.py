@@ -144,8 +144,8 @@ def test_parameters_without_an_effect(augmentation: Augmentation) -> None:
 
 
 # How much changes of color can amplify a difference, such as that due to the rounding of resized
-# bytes: the sum of the absolute values of the coefficients for the largest factor, which is 1.4; for
-# a hue shifted by 0.1, that of green + 0.6 * (red - blue).
+# bytes: the sum of the absolute values of the coefficients for the largest factor, which is 1.4;
+# for a hue shifted by 0.1, that of green + 0.6 * (red - blue).
 AMPLIFICATION = {Brightness: 1.4, Contrast: 1.8, Saturation: 1.8, Hue: 2.2}
 
 
@@ -463,14 +463,17 @@ def test_a_crop_of_an_extreme_image_is_central() -> None:
     assert abs((right - left) / 10 - 4 / 3) < 0.1
 
 
-def test_crops_of_bytes_and_floats_agree() -> None:
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
+def test_crops_of_bytes_and_floats_agree(interpolation: str) -> None:
     image = Image.fromarray((noise(60, 80) * 255).astype(np.uint8))
     floats = np.asarray(image, np.float32) / 255
-    preprocessing = Preprocessing(32)
-    crop = RandomResizedCrop(scale=(0.35, 1.0))
+    preprocessing = Preprocessing(32, interpolation=interpolation)
+    crop = RandomResizedCrop(scale=(0.1, 0.2))
     of_bytes = crop.crop(image, preprocessing, generator(3)).astype(np.float32) / 255
     of_floats = crop.crop(floats, preprocessing, generator(3))
     assert np.abs(of_bytes - of_floats).max() <= 1.01 / 255
+    assert of_floats.min() >= 0
+    assert of_floats.max() <= 1
 
 
 def test_mixup_is_a_weighted_mean() -> None:
