@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
-from transferkit.errors import ParameterError, ShapeError
+from transferkit.errors import ImageError, ParameterError, ShapeError
 from transferkit.images import Preprocessing, Skipped, stream_batches
 from transferkit.images.augmentation import (
     Augmentation,
@@ -144,8 +144,8 @@ def test_parameters_without_an_effect(augmentation: Augmentation) -> None:
 
 
 # How much changes of color can amplify a difference, such as that due to the rounding of resized
-# bytes: the sum of the absolute values of the coefficients for the largest factor, which is 1.4; for
-# a hue shifted by 0.1, that of green + 0.6 * (red - blue).
+# bytes: the sum of the absolute values of the coefficients for the largest factor, 1.4; for a hue
+# shifted by 0.1, that of green + 0.6 * (red - blue).
 AMPLIFICATION = {Brightness: 1.4, Contrast: 1.8, Saturation: 1.8, Hue: 2.2}
 
 
@@ -604,6 +604,23 @@ def test_a_list_of_augmentations_is_copied() -> None:
     stage = AugmentationStage(flips, seed=0, epoch=0)  # type: ignore[arg-type]
     flips.clear()
     assert stage == AugmentationStage((HorizontalFlip(),), seed=0, epoch=0)
+
+
+@pytest.mark.parametrize("augmentations", [(), (RandomResizedCrop(),)], ids=["none", "crop"])
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (Image.new("L", (40, 30)), "a PIL image of mode 'L'"),
+        (np.zeros((30, 40, 3), np.float64), "an array of float64"),
+        (np.full((30, 40, 3), 2, np.float32), "photo"),
+    ],
+)
+def test_a_stage_takes_images_that_have_been_read(
+    augmentations: tuple[Augmentation, ...], image: Any, message: str
+) -> None:
+    stage = AugmentationStage(augmentations, seed=0, epoch=0)
+    with pytest.raises(ImageError, match=message):
+        stage.apply(image, Preprocessing(32), 0, "photo")
 
 
 def test_a_crop_needs_a_size_in_the_stream() -> None:
