@@ -32,7 +32,14 @@ from transferkit.images.reading import (
 from transferkit.images.skipped import Skipped, check_on_error
 from transferkit.support.validation import check_integer
 
-__all__ = ["Batch", "Images", "count_images", "stream_batches"]
+__all__ = [
+    "Batch",
+    "Images",
+    "count_images",
+    "image_sequence",
+    "source_name",
+    "stream_batches",
+]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -214,6 +221,11 @@ def image_sequence(images: Images) -> Sequence[ImageLike] | npt.NDArray[np.gener
     images
         As for `stream_batches`. Those of a generator are kept in memory, file objects are read.
 
+    Returns
+    -------
+    sequence
+        The images, which `stream_batches` accepts with an ``order``.
+
     Raises
     ------
     DatasetError
@@ -222,6 +234,13 @@ def image_sequence(images: Images) -> Sequence[ImageLike] | npt.NDArray[np.gener
         If ``images`` has an unsupported type.
     ShapeError
         If ``images`` is an array with an unsupported shape.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from transferkit.images.stream import image_sequence
+    >>> len(image_sequence(np.zeros((32, 32, 3), np.uint8) for _ in range(5)))
+    5
     """
     sources = _image_sources(images)
     if isinstance(sources, np.ndarray):

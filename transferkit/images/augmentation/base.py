@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from transferkit.errors import ParameterError, shorten
 from transferkit.images.conversion import to_float32
-from transferkit.images.preprocessing import Preprocessing
+from transferkit.images.preprocessing import Preprocessing, check_read
 from transferkit.support.validation import check_integer, is_number
 
 if TYPE_CHECKING:
@@ -191,6 +191,7 @@ class AugmentationStage:
         generator = np.random.default_rng((self.seed, self.epoch, index))
         rest = self.augmentations
         if rest and isinstance(rest[0], Cropping):
+            check_read(image, source)
             cropped = rest[0].crop(image, preprocessing, generator)
             rest = rest[1:]
         else:
