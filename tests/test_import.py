@@ -40,6 +40,18 @@ def test_creating_estimators_and_listing_backends_load_no_framework() -> None:
     assert not slow_modules_loaded_by(code) & frameworks
 
 
+def test_reading_and_flipping_images_load_no_scipy() -> None:
+    code = (
+        "import numpy as np\n"
+        "from transferkit.images import Preprocessing, stream_batches\n"
+        "from transferkit.images.augmentation import AugmentationStage, HorizontalFlip\n"
+        "stage = AugmentationStage((HorizontalFlip(),), seed=0, epoch=0)\n"
+        "image = np.zeros((4, 4, 3), np.uint8)\n"
+        "list(stream_batches([image], Preprocessing(2), batch_size=1, augment=stage))"
+    )
+    assert slow_modules_loaded_by(code) == {"PIL"}
+
+
 def test_public_names_can_be_imported() -> None:
     assert set(transferkit.__all__) <= set(dir(transferkit))
     for name in transferkit.__all__:

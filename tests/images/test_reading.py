@@ -650,7 +650,7 @@ def peak():
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
 report = {}
 for path in sys.argv[1:]:
-    before, start = peak(), time.perf_counter()
+    before, start = peak(), time.process_time()
     try:
         read_image(path, "F")
         reason = None
@@ -662,7 +662,7 @@ for path in sys.argv[1:]:
         in_memory = None
     except ImageError as error:
         in_memory = error.reason
-    report[path] = reason, in_memory, (peak() - before) // 1024, time.perf_counter() - start
+    report[path] = reason, in_memory, (peak() - before) // 1024, time.process_time() - start
 print(json.dumps(report))
 """
 

@@ -24,9 +24,11 @@ from transferkit.images import (
     Preprocessing,
     Skipped,
     count_images,
+    list_images,
     stream_batches,
 )
 from transferkit.images.reading import read_image_of_call
+from transferkit.images.stream import image_sequence
 
 SMALL = Preprocessing(8)
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -487,3 +489,40 @@ def test_the_bit_depth_is_applied_without_a_warning():
     list(stream_batches([bright, image, image], SMALL, batch_size=1))
     with pytest.raises(ImageError, match=r"images\[0\]: integers from 60000 .*bit_depth=12"):
         list(stream_batches([bright], Preprocessing(8, bit_depth=12), batch_size=1))
+
+
+def test_a_sequence_of_images_can_be_read_twice_in_any_order(folder):
+    """Sequences of images that could be read once, and of those that can be read again."""
+
+    def video():
+        frame = np.empty((8, 8, 3), np.uint8)
+        for index in range(4):
+            frame[...] = number(index)
+            yield frame
+
+    files = [io.BytesIO(png(index)) for index in range(4)]
+    arrays = np.stack([number(index) for index in range(4)])
+    for images in (video(), files, iter(list_images(folder)[:4]), arrays):
+        sequence = image_sequence(images)
+        assert count_images(sequence) == 4
+        for order in ([3, 0, 0, 2], np.array([1, 1, 3])):
+            batches = list(stream_batches(sequence, SMALL, batch_size=3, order=order))
+            assert numbers_of(batches) == list(order)
+            assert [index for batch in batches for index in batch.indices] == list(order)
+
+
+def test_an_order_without_positions_is_an_empty_stream():
+    with pytest.raises(DatasetError, match="no images were given"):
+        list(stream_batches([number(0)], SMALL, batch_size=1, order=[]))
+
+
+def test_a_file_in_a_sequence_that_cannot_be_read_is_reported_when_it_is_read():
+    closed = io.BytesIO(png(0))
+    closed.close()
+    sequence = image_sequence([png(1), closed])
+    skipped = []
+    (batch,) = stream_batches(
+        sequence, SMALL, batch_size=2, order=[1, 0], on_error="skip", skipped=skipped
+    )
+    assert batch.indices == [0]
+    assert [one.source for one in skipped] == ["images[1]"]

@@ -21,7 +21,7 @@ from transferkit.images.reading import MAX_PIXELS, ImageTypeError, check_range
 from transferkit.images.resizing import INTERPOLATIONS, resize
 from transferkit.support.validation import check_bool, check_integer, is_number
 
-__all__ = ["Preprocessing"]
+__all__ = ["Preprocessing", "check_read"]
 
 _CHANNEL_ORDERS = ("rgb", "bgr")
 
@@ -162,7 +162,7 @@ class Preprocessing:
         ImageTypeError
             If ``image`` has another type, such as a path.
         """
-        _check_read(image, source)
+        check_read(image, source)
         if self.size is None:
             return np.asarray(image, np.uint8) if isinstance(image, Image.Image) else image
         if isinstance(image, Image.Image):
@@ -263,8 +263,29 @@ class Preprocessing:
         )
 
 
-def _check_read(image: object, source: str) -> None:
-    """Raise an error if an image is not one that `read_image` returns."""
+def check_read(image: object, source: str) -> None:
+    """Check that an image is one that `read_image` returns.
+
+    Parameters
+    ----------
+    image
+        An RGB PIL image, or (h, w, 3) float32 in [0, 1].
+    source
+        Where the image came from, for error messages.
+
+    Raises
+    ------
+    ImageError
+        If it has another mode, dtype or shape, or values outside [0, 1].
+    ImageTypeError
+        If it has another type, such as a path.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from transferkit.images.preprocessing import check_read
+    >>> check_read(np.zeros((8, 8, 3), np.float32), "image")
+    """
     if isinstance(image, Image.Image):
         if image.mode != "RGB" or 0 in image.size:
             width, height = image.size

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from transferkit.errors import DatasetError, ImageError, ParameterError, ShapeError
+from transferkit.errors import DatasetError, ImageError, ParameterError, ShapeError, shorten
 from transferkit.images.augmentation.base import AugmentationStage
 from transferkit.images.bit_depth import BitDepth
 from transferkit.images.conversion import to_float32
@@ -32,7 +32,14 @@ from transferkit.images.reading import (
 from transferkit.images.skipped import Skipped, check_on_error
 from transferkit.support.validation import check_integer
 
-__all__ = ["Batch", "Images", "count_images", "stream_batches"]
+__all__ = [
+    "Batch",
+    "Images",
+    "count_images",
+    "image_sequence",
+    "source_name",
+    "stream_batches",
+]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -152,7 +159,8 @@ def stream_batches(
         of one size, so batches are not in input order, and can be smaller; at most two batches
         of images wait for others of their size.
     augment
-        The augmentations of each image; None for none.
+        The augmentations of each image; None for none. They depend on the position of the image
+        in ``images``, not on ``order`` or the number of threads.
     order
         The positions of the images to read, in this order; a position may occur several times,
         or not at all. ``images`` must be a sequence then. None: all of them, in their order.
@@ -164,8 +172,9 @@ def stream_batches(
     Raises
     ------
     ParameterError
-        If ``on_error`` or ``batch_size`` is invalid, or ``order`` is given and ``images`` is not a
-        sequence.
+        If ``on_error``, ``batch_size`` or ``order`` is invalid, or ``order`` is given and
+        ``images`` is not a sequence; while iterating: if ``augment`` has a `RandomResizedCrop` and
+        ``preprocessing`` no size.
     DatasetError
         If there are no images, or a path does not exist.
     ImageTypeError
@@ -194,7 +203,7 @@ def stream_batches(
     if order is None:
         named = _named(sources)
     elif isinstance(sources, (Sequence, np.ndarray)):
-        named = _ordered(sources, order)
+        named = _ordered(sources, _check_order(order, len(sources)))
     else:
         raise ParameterError(
             f"order is given, but images is a {type(images).__name__}, which can be read only "
@@ -212,6 +221,11 @@ def image_sequence(images: Images) -> Sequence[ImageLike] | npt.NDArray[np.gener
     images
         As for `stream_batches`. Those of a generator are kept in memory, file objects are read.
 
+    Returns
+    -------
+    sequence
+        The images, which `stream_batches` accepts with an ``order``.
+
     Raises
     ------
     DatasetError
@@ -220,6 +234,13 @@ def image_sequence(images: Images) -> Sequence[ImageLike] | npt.NDArray[np.gener
         If ``images`` has an unsupported type.
     ShapeError
         If ``images`` is an array with an unsupported shape.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from transferkit.images.stream import image_sequence
+    >>> len(image_sequence(np.zeros((32, 32, 3), np.uint8) for _ in range(5)))
+    5
     """
     sources = _image_sources(images)
     if isinstance(sources, np.ndarray):
@@ -438,8 +459,23 @@ def _named(sources: Iterable[ImageLike]) -> Iterator[tuple[int, str, ImageLike]]
             yield index, name, image
 
 
+def _check_order(order: Sequence[int], number: int) -> list[int]:
+    positions = np.asarray(order)
+    # Without positions, the dtype is that of floats.
+    if positions.ndim != 1 or (positions.size and positions.dtype.kind not in "iu"):
+        raise ParameterError(f"order is {shorten(order)}; expected a sequence of integers")
+    wrong = positions[(positions < 0) | (positions >= number)]
+    if wrong.size:
+        raise ParameterError(
+            f"order has {wrong[0]}, but there are {number} images; expected positions from 0 to "
+            f"{number - 1}"
+        )
+    checked: list[int] = positions.tolist()
+    return checked
+
+
 def _ordered(
-    sources: Sequence[ImageLike] | Array, order: Sequence[int]
+    sources: Sequence[ImageLike] | Array, order: list[int]
 ) -> Iterator[tuple[int, str, ImageLike]]:
     """Yield the images at some positions, with their positions and names."""
     for index in order:

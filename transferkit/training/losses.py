@@ -44,6 +44,18 @@ def cross_entropy(table: Table[Any], logits: Any, targets: Any) -> Any:
 def one_hot(indices: npt.ArrayLike, num_classes: int) -> npt.NDArray[np.float32]:
     """Return the probabilities (n, c) of images whose classes (n,) are certain.
 
+    Parameters
+    ----------
+    indices
+        (n,) integers in [0, c).
+    num_classes
+        The number of classes, c.
+
+    Returns
+    -------
+    array
+        (n, c) float32: 1 for the class of the image, 0 for the others.
+
     Examples
     --------
     >>> from transferkit.training.losses import one_hot
@@ -65,12 +77,17 @@ def smooth_labels(targets: npt.NDArray[np.float32], smoothing: float) -> npt.NDA
     smoothing
         In [0, 1).
 
+    Returns
+    -------
+    array
+        (n, c), of the dtype of the targets; rows sum to 1.
+
     Examples
     --------
     >>> import numpy as np
     >>> from transferkit.training.losses import smooth_labels
-    >>> smooth_labels(np.eye(2, dtype=np.float32), 0.2).round(2).tolist()[0]
-    [0.9..., 0.1...]
+    >>> smooth_labels(np.eye(2, dtype=np.float32), 0.5).tolist()
+    [[0.75, 0.25], [0.25, 0.75]]
     """
     smoothed = (1 - smoothing) * targets.astype(np.float64) + smoothing / targets.shape[1]
     return np.asarray(smoothed, targets.dtype)

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from transferkit.errors import ParameterError, shorten
 from transferkit.images.conversion import to_float32
-from transferkit.images.preprocessing import Preprocessing
-from transferkit.support.validation import is_number
+from transferkit.images.preprocessing import Preprocessing, check_read
+from transferkit.support.validation import check_integer, is_number
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -35,7 +35,21 @@ _ATTEMPTS = 10
 class Augmentation(ABC):
     """A random change of one image.
 
-    Augmentations are immutable, and two with the same settings are equal.
+    Augmentations are immutable, and two with the same settings are equal. A subclass of your own
+    should be a frozen dataclass, too, and draw all random numbers from the generator that it is
+    given.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> import numpy as np
+    >>> from transferkit.images.augmentation import Augmentation
+    >>> @dataclass(frozen=True)
+    ... class Negative(Augmentation):
+    ...     def apply(self, pixels, generator):
+    ...         return 1 - pixels if generator.random() < 0.5 else pixels
+    >>> Negative().apply(np.ones((2, 2, 3), np.float32), np.random.default_rng(4)).shape
+    (2, 2, 3)
     """
 
     @abstractmethod
@@ -88,21 +102,22 @@ class Cropping(Augmentation):
 class AugmentationStage:
     """The augmentations of an epoch, for `transferkit.images.stream_batches`.
 
-    The random numbers of an image depend on the seed, the epoch and the position of the image,
-    not on the order of the images or the number of threads.
+    The random numbers of an image are those of ``numpy.random.default_rng((seed, epoch, index))``,
+    where ``index`` is the position of the image in the data set. They do not depend on the order of
+    the images or on the number of threads.
 
     Parameters
     ----------
     augmentations
-        Applied in this order. The first one may be a `RandomResizedCrop`, which replaces the
-        resizing and cropping of the preprocessing.
+        A list or tuple, applied in this order. The first one may be a `RandomResizedCrop`, which
+        replaces the resizing and cropping of the preprocessing.
     seed, epoch
         Integers of at least 0.
 
     Raises
     ------
     ParameterError
-        If a crop is not the first augmentation.
+        If a value is invalid, or if a `RandomResizedCrop` is not the first augmentation.
 
     Examples
     --------
@@ -121,7 +136,20 @@ class AugmentationStage:
     epoch: int
 
     def __post_init__(self) -> None:
+        if not isinstance(self.augmentations, list | tuple):
+            raise ParameterError(
+                f"augmentations is {shorten(self.augmentations)}; expected a list of augmentations"
+            )
+        # A tuple, so that a stage can be compared and hashed, and does not change with a list.
+        object.__setattr__(self, "augmentations", tuple(self.augmentations))
+        object.__setattr__(self, "seed", check_integer("seed", self.seed, 0))
+        object.__setattr__(self, "epoch", check_integer("epoch", self.epoch, 0))
         for index, augmentation in enumerate(self.augmentations):
+            if not isinstance(augmentation, Augmentation):
+                raise ParameterError(
+                    f"augmentations[{index}] is {shorten(augmentation)}; expected an augmentation "
+                    "of single images, such as HorizontalFlip()"
+                )
             if isinstance(augmentation, Cropping) and index:
                 raise ParameterError(
                     f"{type(augmentation).__name__} is augmentation {index}; it must be the first "
@@ -163,6 +191,7 @@ class AugmentationStage:
         generator = np.random.default_rng((self.seed, self.epoch, index))
         rest = self.augmentations
         if rest and isinstance(rest[0], Cropping):
+            check_read(image, source)
             cropped = rest[0].crop(image, preprocessing, generator)
             rest = rest[1:]
         else:
@@ -219,6 +248,14 @@ def check_probability(name: str, value: object) -> None:
     ------
     ParameterError
         If it is not.
+
+    Examples
+    --------
+    >>> from transferkit.images.augmentation.base import check_probability
+    >>> check_probability("probability", 2)
+    Traceback (most recent call last):
+        ...
+    transferkit.errors.ParameterError: probability is 2; expected a number in [0, 1]
     """
     if not is_number(value) or not 0 <= value <= 1:
         raise ParameterError(f"{name} is {shorten(value)}; expected a number in [0, 1]")
@@ -229,10 +266,26 @@ def check_interval(
 ) -> None:
     """Check that a parameter is two numbers in a range, the first not larger than the second.
 
+    Parameters
+    ----------
+    name
+        The name of the parameter, for the message.
+    value
+        Its value.
+    low, high
+        The range.
+    open_at_low
+        Whether ``low`` itself is not allowed.
+
     Raises
     ------
     ParameterError
         If it is not.
+
+    Examples
+    --------
+    >>> from transferkit.images.augmentation.base import check_interval
+    >>> check_interval("scale", (0.1, 1.0), low=0, high=1)
     """
     is_pair = isinstance(value, tuple) and len(value) == 2 and all(map(is_number, value))
     if is_pair and isinstance(value, tuple):
@@ -241,6 +294,6 @@ def check_interval(
             return
     start = "(" if open_at_low else "["
     raise ParameterError(
-        f"{name} is {shorten(value)}; expected two numbers in {start}{low:g}, {high:g}], the "
-        "smaller one first"
+        f"{name} is {shorten(value)}; expected a tuple of two numbers in {start}{low:g}, "
+        f"{high:g}], the smaller one first"
     )

@@ -1,4 +1,8 @@
-"""Random changes of color and sharpness, with the formulas of torchvision's ``ColorJitter``."""
+"""Random changes of color and sharpness, with the formulas of torchvision's ``ColorJitter``.
+
+Brightness, contrast and saturation are the interpolations and extrapolations of Haeberli and
+Voorhies (1994, "Image Processing by Interpolation and Extrapolation").
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,6 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from transferkit.errors import ParameterError, shorten
 from transferkit.images.augmentation.base import Augmentation, check_interval, check_probability
@@ -24,12 +27,30 @@ _MAX_SIGMA = 100.0
 
 @dataclass(frozen=True)
 class Brightness(Augmentation):
-    """Multiplication by a factor that is uniform in [1 - strength, 1 + strength].
+    """Multiplication by a random factor.
+
+    ``factor * pixels``, clipped to [0, 1], with a factor that is uniform in
+    [max(0, 1 - strength), 1 + strength] (Haeberli and Voorhies, 1994; torchvision's
+    ``ColorJitter(brightness=strength)``).
 
     Parameters
     ----------
     strength
-        At least 0. Factors below 0 count as 0.
+        At least 0.
+
+    Raises
+    ------
+    ParameterError
+        If a value is invalid.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from transferkit.images.augmentation import Brightness
+    >>> image = np.full((2, 2, 3), 0.5, np.float32)
+    >>> brighter = Brightness(strength=0.4).apply(image, np.random.default_rng(0))
+    >>> [round(value, 3) for value in brighter[0, 0].tolist()]
+    [0.555, 0.555, 0.555]
     """
 
     strength: float = 0.4
@@ -44,12 +65,30 @@ class Brightness(Augmentation):
 
 @dataclass(frozen=True)
 class Contrast(Augmentation):
-    """Extrapolation from the mean luminance of the image, by a factor as for `Brightness`.
+    """Interpolation or extrapolation from the mean luminance of the image.
+
+    ``factor * pixels + (1 - factor) * mean``, clipped to [0, 1], with a factor as for `Brightness`
+    and the mean of ``0.299 * red + 0.587 * green + 0.114 * blue`` (Haeberli and Voorhies, 1994;
+    torchvision's ``ColorJitter(contrast=strength)``).
 
     Parameters
     ----------
     strength
         At least 0.
+
+    Raises
+    ------
+    ParameterError
+        If a value is invalid.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from transferkit.images.augmentation import Contrast
+    >>> image = np.float32([[[0.4], [0.6]]]).repeat(3, axis=2)
+    >>> result = Contrast(strength=0.4).apply(image, np.random.default_rng(0))
+    >>> [round(value, 3) for value in result[0, :, 0].tolist()]
+    [0.389, 0.611]
     """
 
     strength: float = 0.4
@@ -65,12 +104,30 @@ class Contrast(Augmentation):
 
 @dataclass(frozen=True)
 class Saturation(Augmentation):
-    """Extrapolation from the gray image, by a factor as for `Brightness`.
+    """Interpolation or extrapolation from the gray image.
+
+    ``factor * pixels + (1 - factor) * luminance``, clipped to [0, 1], with a factor as for
+    `Brightness` and a luminance as for `Contrast` (Haeberli and Voorhies, 1994; torchvision's
+    ``ColorJitter(saturation=strength)``).
 
     Parameters
     ----------
     strength
         At least 0.
+
+    Raises
+    ------
+    ParameterError
+        If a value is invalid.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from transferkit.images.augmentation import Saturation
+    >>> gray = np.full((2, 2, 3), 0.5, np.float32)
+    >>> result = Saturation(strength=0.4).apply(gray, np.random.default_rng(0))
+    >>> bool(np.allclose(result, gray))
+    True
     """
 
     strength: float = 0.4
@@ -85,12 +142,29 @@ class Saturation(Augmentation):
 
 @dataclass(frozen=True)
 class Hue(Augmentation):
-    """A shift of the hue that is uniform in [-shift, shift].
+    """Addition of a random number to the hue of all pixels.
+
+    ``hue + number`` modulo 1 in the color space HSV (Smith, 1978, "Color Gamut Transform Pairs"),
+    with a number that is uniform in [-shift, shift] (torchvision's ``ColorJitter(hue=shift)``).
 
     Parameters
     ----------
     shift
         As a fraction of the circle of hues, in [0, 0.5].
+
+    Raises
+    ------
+    ParameterError
+        If a value is invalid.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from transferkit.images.augmentation import Hue
+    >>> red = np.float32([[[1.0, 0.0, 0.0]]])
+    >>> shifted = Hue(shift=0.1).apply(red, np.random.default_rng(0))
+    >>> [round(value, 3) for value in shifted[0, 0].tolist()]
+    [1.0, 0.164, 0.0]
     """
 
     shift: float = 0.1
@@ -108,10 +182,28 @@ class Hue(Augmentation):
 class Grayscale(Augmentation):
     """Replacement of all channels by the luminance.
 
+    ``0.299 * red + 0.587 * green + 0.114 * blue``, the luma of ITU-R BT.601 (Chen et al., 2020, "A
+    Simple Framework for Contrastive Learning of Visual Representations", appendix A; torchvision's
+    ``RandomGrayscale``).
+
     Parameters
     ----------
     probability
         In [0, 1].
+
+    Raises
+    ------
+    ParameterError
+        If a value is invalid.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from transferkit.images.augmentation import Grayscale
+    >>> red = np.float32([[[1.0, 0.0, 0.0]]])
+    >>> gray = Grayscale(probability=1.0).apply(red, np.random.default_rng(0))
+    >>> [round(value, 3) for value in gray[0, 0].tolist()]
+    [0.299, 0.299, 0.299]
     """
 
     probability: float = 0.1
@@ -129,14 +221,32 @@ class Grayscale(Augmentation):
 
 @dataclass(frozen=True)
 class Blur(Augmentation):
-    """A Gaussian blur whose standard deviation is uniform in ``sigma``.
+    """Convolution with a Gaussian of random width.
+
+    The weights are proportional to ``exp(-d**2 / (2 * s**2))`` at distances d up to 4 s, with a
+    standard deviation s that is uniform in ``sigma``; the image is mirrored at its edges (Chen et
+    al., 2020, "A Simple Framework for Contrastive Learning of Visual Representations", appendix A).
 
     Parameters
     ----------
     sigma
-        The smallest and the largest standard deviation, in pixels, greater than 0.
+        The smallest and the largest standard deviation, in pixels, in (0, 100].
     probability
         In [0, 1].
+
+    Raises
+    ------
+    ParameterError
+        If a value is invalid.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from transferkit.images.augmentation import Blur
+    >>> image = np.full((8, 8, 3), 0.5, np.float32)
+    >>> blurred = Blur(probability=1.0).apply(image, np.random.default_rng(0))
+    >>> bool(np.allclose(blurred, 0.5))
+    True
     """
 
     sigma: tuple[float, float] = (0.1, 2.0)
@@ -150,6 +260,8 @@ class Blur(Augmentation):
         """Return the image, blurred or not; see `Augmentation.apply`."""
         if generator.random() >= self.probability:
             return pixels
+        from scipy import ndimage
+
         sigma = generator.uniform(*self.sigma)
         blurred: Floats = ndimage.gaussian_filter(pixels, (sigma, sigma, 0), mode="mirror")
         return np.clip(blurred, 0, 1)
@@ -167,21 +279,21 @@ def _blend(pixels: Floats, other: Floats | np.float32, factor: np.float32) -> Fl
 
 def _shift_hue(pixels: Floats, shift: float) -> Floats:
     """Return an image whose hues in HSV are shifted by a fraction of the circle."""
-    value = pixels.max(axis=-1)
-    chroma = value - pixels.min(axis=-1)
-    red, green, blue = np.moveaxis(pixels, -1, 0)
-    divisor = np.where(chroma > 0, chroma, 1)
-    # In sixths of the circle.
-    hue = np.where(
-        value == red,
-        (green - blue) / divisor,
-        np.where(value == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
-    )
-    hue = hue + 6 * shift
+    # Contiguous planes, on which NumPy is several times faster.
+    red, green, blue = np.ascontiguousarray(np.moveaxis(pixels, -1, 0))
+    value = np.maximum(np.maximum(red, green), blue)
+    chroma = value - np.minimum(np.minimum(red, green), blue)
+    is_red, is_green = value == red, value == green
+    difference = np.where(is_red, green - blue, np.where(is_green, blue - red, red - green))
+    sector = np.where(is_red, np.float32(0), np.where(is_green, np.float32(2), np.float32(4)))
+    hue = (difference / np.where(chroma > 0, chroma, np.float32(1)) + sector) / np.float32(6)
+    hue += np.float32(shift)
+    shifted = np.empty(pixels.shape, np.float32)
     # Each channel is a trapezoid over the hue, with its maximum around its own color.
-    channels = [
-        value - chroma * np.clip(np.minimum(k, 4 - k), 0, 1)
-        for k in ((offset + hue) % 6 for offset in (5, 3, 1))
-    ]
-    shifted: Floats = np.clip(np.stack(channels, axis=-1), 0, 1).astype(np.float32)
-    return shifted
+    for channel, offset in enumerate((5, 3, 1)):
+        sixths = hue + np.float32(offset / 6)
+        # Not with %, which takes three times as long.
+        sixths = (sixths - np.floor(sixths)) * np.float32(6)
+        depth = np.clip(np.minimum(sixths, np.float32(4) - sixths), 0, 1)
+        shifted[..., channel] = value - chroma * depth
+    return np.clip(shifted, 0, 1, out=shifted)

@@ -26,7 +26,7 @@ class RandomResizedCrop(Cropping):
     The area is uniform in ``scale`` times that of the image, the aspect ratio log-uniform in
     ``ratio``, and the position uniform (Szegedy et al., 2015, "Going Deeper with Convolutions",
     section 6). If no crop in ten attempts lies inside the image, the largest central part with
-    the nearest allowed aspect ratio is used, as in torchvision.
+    the nearest allowed aspect ratio is used, as in torchvision's ``RandomResizedCrop``.
 
     Parameters
     ----------

@@ -25,7 +25,9 @@ class Erasing(Augmentation):
     """Replacement of a random rectangle by noise that is uniform in [0, 1].
 
     The area is uniform in ``scale`` times that of the image, the aspect ratio log-uniform in
-    ``ratio`` (Zhong et al., 2020, "Random Erasing Data Augmentation", algorithm 1).
+    ``ratio``, and the position uniform (Zhong et al., 2020, "Random Erasing Data Augmentation",
+    algorithm 1, with the log-uniform ratio of torchvision's ``RandomErasing``). If none of ten
+    rectangles fits into the image, nothing is erased.
 
     Parameters
     ----------
@@ -35,6 +37,20 @@ class Erasing(Augmentation):
         The smallest and the largest quotient of width and height, in (0, 100].
     probability
         In [0, 1].
+
+    Raises
+    ------
+    ParameterError
+        If a value is invalid.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from transferkit.images.augmentation import Erasing
+    >>> image = np.zeros((20, 20, 3), np.float32)
+    >>> erased = Erasing(scale=(0.25, 0.25), ratio=(1.0, 1.0), probability=1.0)
+    >>> int(erased.apply(image, np.random.default_rng(0)).any(axis=2).sum())
+    100
     """
 
     scale: tuple[float, float] = (0.02, 0.33)

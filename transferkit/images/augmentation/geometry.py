@@ -8,7 +8,6 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from transferkit.errors import ParameterError, shorten
 from transferkit.images.augmentation.base import Augmentation, check_probability
@@ -25,10 +24,18 @@ _MAX_DEGREES = 180
 class HorizontalFlip(Augmentation):
     """Exchange of left and right.
 
+    ``result[y, x] = pixels[y, width - 1 - x]`` (Krizhevsky et al., 2012, "ImageNet Classification
+    with Deep Convolutional Neural Networks", section 4.1).
+
     Parameters
     ----------
     probability
         In [0, 1].
+
+    Raises
+    ------
+    ParameterError
+        If a value is invalid.
 
     Examples
     --------
@@ -54,10 +61,26 @@ class HorizontalFlip(Augmentation):
 class VerticalFlip(Augmentation):
     """Exchange of top and bottom, for images without an upright direction.
 
+    ``result[y, x] = pixels[height - 1 - y, x]``, as in torchvision.
+
     Parameters
     ----------
     probability
         In [0, 1].
+
+    Raises
+    ------
+    ParameterError
+        If a value is invalid.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from transferkit.images.augmentation import VerticalFlip
+    >>> image = np.float32([[[0.0]], [[1.0]]]).repeat(3, axis=2)
+    >>> flipped = VerticalFlip(probability=1.0).apply(image, np.random.default_rng(0))
+    >>> flipped[:, 0, 0].tolist()
+    [1.0, 0.0]
     """
 
     probability: float = 0.5
@@ -74,12 +97,27 @@ class VerticalFlip(Augmentation):
 class Rotation(Augmentation):
     """Rotation around the center by a random angle, with bilinear interpolation.
 
-    Pixels from outside of the image have the values of its edge.
+    The angle is uniform in [-degrees, degrees], as in torchvision's ``RandomRotation``. Pixels from
+    outside of the image have the values of its edge.
 
     Parameters
     ----------
     degrees
         The largest angle in either direction, in (0, 180].
+
+    Raises
+    ------
+    ParameterError
+        If a value is invalid.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from transferkit.images.augmentation import Rotation
+    >>> image = np.full((4, 4, 3), 0.5, np.float32)
+    >>> rotated = Rotation(degrees=30).apply(image, np.random.default_rng(0))
+    >>> bool(np.allclose(rotated, 0.5))
+    True
     """
 
     degrees: float = 15.0
@@ -104,12 +142,28 @@ class Rotation(Augmentation):
 class Translation(Augmentation):
     """Translation by a random distance, with bilinear interpolation.
 
-    Pixels from outside of the image have the values of its edge.
+    The distance along each axis is uniform in [-fraction, fraction] times the side, as for
+    ``translate`` in torchvision's ``RandomAffine``. Pixels from outside of the image have the
+    values of its edge.
 
     Parameters
     ----------
     fraction
         The largest distance in each direction, as a fraction of the height or width, in (0, 1].
+
+    Raises
+    ------
+    ParameterError
+        If a value is invalid.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from transferkit.images.augmentation import Translation
+    >>> image = np.full((4, 4, 3), 0.5, np.float32)
+    >>> moved = Translation(fraction=0.25).apply(image, np.random.default_rng(0))
+    >>> bool(np.allclose(moved, 0.5))
+    True
     """
 
     fraction: float = 0.1
@@ -129,6 +183,8 @@ class Translation(Augmentation):
 def _transform(
     pixels: Floats, matrix: npt.NDArray[np.float64], offset: npt.NDArray[np.float64]
 ) -> Floats:
+    from scipy import ndimage
+
     channels = [
         ndimage.affine_transform(pixels[..., channel], matrix, offset, order=1, mode="nearest")
         for channel in range(3)

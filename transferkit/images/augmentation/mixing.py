@@ -9,6 +9,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from transferkit.errors import ShapeError
 from transferkit.support.validation import check_positive
 
 __all__ = ["CutMix", "MixUp"]
@@ -22,12 +23,17 @@ class MixUp:
 
     ``factor * first + (1 - factor) * second`` with a factor from a Beta(alpha, alpha)
     distribution for the whole batch (Zhang et al., 2018, "mixup: Beyond Empirical Risk
-    Minimization", equation 2).
+    Minimization", equation 2). The second one is drawn from the same batch.
 
     Parameters
     ----------
     alpha
         Greater than 0; with small values, most factors are near 0 or 1.
+
+    Raises
+    ------
+    ParameterError
+        If ``alpha`` is invalid.
 
     Examples
     --------
@@ -57,7 +63,18 @@ class MixUp:
             (n, c) float32; rows sum to 1.
         generator
             The source of all random numbers.
+
+        Returns
+        -------
+        pixels, targets
+            New arrays of the same shapes.
+
+        Raises
+        ------
+        ShapeError
+            If there is not one row of targets for each image.
         """
+        _check_numbers(pixels, targets)
         factor = np.float32(generator.beta(self.alpha, self.alpha))
         partners = generator.permutation(len(pixels))
         rest = np.float32(1) - factor
@@ -80,6 +97,22 @@ class CutMix:
     ----------
     alpha
         Greater than 0.
+
+    Raises
+    ------
+    ParameterError
+        If ``alpha`` is invalid.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from transferkit.images.augmentation import CutMix
+    >>> pixels = np.stack([np.zeros((8, 8, 3), np.float32), np.ones((8, 8, 3), np.float32)])
+    >>> mixed, targets = CutMix().apply(
+    ...     pixels, np.eye(2, dtype=np.float32), np.random.default_rng(0)
+    ... )
+    >>> bool(np.allclose(mixed.mean(axis=(1, 2, 3)), targets[:, 1]))
+    True
     """
 
     alpha: float = 1.0
@@ -90,7 +123,28 @@ class CutMix:
     def apply(
         self, pixels: Floats, targets: Floats, generator: np.random.Generator
     ) -> tuple[Floats, Floats]:
-        """Return mixed images and their targets; see `MixUp.apply`."""
+        """Return mixed images and their targets.
+
+        Parameters
+        ----------
+        pixels
+            (n, h, w, 3) float32 in [0, 1].
+        targets
+            (n, c) float32; rows sum to 1.
+        generator
+            The source of all random numbers.
+
+        Returns
+        -------
+        pixels, targets
+            New arrays of the same shapes.
+
+        Raises
+        ------
+        ShapeError
+            If there is not one row of targets for each image.
+        """
+        _check_numbers(pixels, targets)
         height, width = pixels.shape[1:3]
         side = math.sqrt(1 - generator.beta(self.alpha, self.alpha))
         y, x = generator.integers(height), generator.integers(width)
@@ -103,3 +157,10 @@ class CutMix:
         area = max(0, bottom - top) * max(0, right - left)
         factor = np.float32(1 - area / (height * width))
         return mixed, factor * targets + (np.float32(1) - factor) * targets[partners]
+
+
+def _check_numbers(pixels: Floats, targets: Floats) -> None:
+    if len(pixels) != len(targets):
+        raise ShapeError(
+            f"{len(pixels)} images but {len(targets)} rows of targets; expected one for each image"
+        )

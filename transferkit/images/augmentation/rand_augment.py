@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image, ImageEnhance, ImageOps
 
 from transferkit.images.augmentation.base import Augmentation
-from transferkit.images.conversion import to_float32
+from transferkit.images.conversion import to_float32, to_uint8
 from transferkit.support.validation import check_integer
 
 __all__ = ["RandAugment"]
@@ -36,8 +36,11 @@ class RandAugment(Augmentation):
     The operations are identity, automatic contrast, equalization, rotation, solarization, color,
     posterization, contrast, brightness, sharpness, and shear and translation along each axis
     (Cubuk et al., 2020, "RandAugment: Practical automated data augmentation with a reduced search
-    space"). Those with a direction have a random sign. They work on 8 bits per channel; pixels
-    from outside of the image have its mean color.
+    space", section 3). Those with a direction have a random sign. Magnitudes are those of
+    torchvision's ``RandAugment``: at 30, rotation is by 30 degrees, shear by 0.3, translation by
+    150 / 331 of the side, and the factors of color, contrast, brightness and sharpness are 0.1 or
+    1.9. Operations work on 8 bits per channel; pixels from outside of the image have its mean
+    color.
 
     Parameters
     ----------
@@ -45,6 +48,19 @@ class RandAugment(Augmentation):
         At least 1.
     magnitude
         From 0 to 30.
+
+    Raises
+    ------
+    ParameterError
+        If a value is invalid.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from transferkit.images.augmentation import RandAugment
+    >>> image = np.random.default_rng(0).random((8, 8, 3), np.float32)
+    >>> RandAugment(magnitude=5).apply(image, np.random.default_rng(0)).shape
+    (8, 8, 3)
     """
 
     num_operations: int = 2
@@ -56,7 +72,7 @@ class RandAugment(Augmentation):
 
     def apply(self, pixels: Floats, generator: np.random.Generator) -> Floats:
         """Return the image after the operations; see `Augmentation.apply`."""
-        image = Image.fromarray(np.round(pixels * 255).astype(np.uint8))
+        image = Image.fromarray(to_uint8(pixels))
         for _ in range(self.num_operations):
             sign = 1.0 if generator.random() < 0.5 else -1.0
             operations = _operations(image, self.magnitude / _MAX_MAGNITUDE, sign)
