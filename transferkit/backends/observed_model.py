@@ -132,7 +132,7 @@ class ObservedModel(WrappedModel):
             If it cannot be copied.
         """
         try:
-            return copy.deepcopy(self.model)
+            return self._deepcopy()
         except Exception as error:  # the model is user code, and may raise anything
             reason = textwrap.shorten(self._describe(error), _MAX_REASON, placeholder=" ...")
             raise UnsupportedError(
@@ -140,6 +140,10 @@ class ObservedModel(WrappedModel):
                 f"{type(error).__name__}: {reason}. {self.copy_remedy}, or train the head only, "
                 "trainable='head'"
             ) from error
+
+    def _deepcopy(self) -> Any:
+        """Return a deep copy of the model object, or raise whatever its code raises."""
+        return copy.deepcopy(self.model)
 
     def _describe(self, error: Exception) -> str:
         """Return the message of an error of the model."""

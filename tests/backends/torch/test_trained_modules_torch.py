@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -402,8 +403,8 @@ def test_the_head_of_a_frozen_module_is_trained() -> None:
 
 def test_a_module_that_cannot_be_copied_is_rejected_before_training() -> None:
     module = net()
-    module.cache = module.fc.weight * 2
-    with pytest.raises(UnsupportedError, match=r"copy\.deepcopy\(model\) fails: RuntimeError"):
+    module.lock = threading.Lock()
+    with pytest.raises(UnsupportedError, match=r"copy\.deepcopy\(model\) fails: TypeError"):
         wrapped(module).stateless([])
     # A hook is user code that observes the module: it is kept, and the copy has it too.
     calls: list[int] = []
@@ -412,3 +413,47 @@ def test_a_module_that_cannot_be_copied_is_rejected_before_training() -> None:
     native = wrapped(hooked).with_parameters({}).model
     assert isinstance(native, Net)
     assert len(hooked.fc._forward_hooks) == len(native.fc._forward_hooks) == 1
+
+
+def test_a_module_that_was_called_with_gradients_is_copied() -> None:
+    class Keeping(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.last = super().forward(x)
+            return self.last
+
+    module = Keeping()
+    # It computes the weight before each call, and leaves it in an attribute.
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        nn.utils.weight_norm(module.fc)
+    module(torch.tensor(pixels()).permute(0, 3, 1, 2))
+    model = wrapped(module)
+    other: Any = model.with_parameters(
+        {name: 1.1 * array for name, array in model.parameters().items()}
+    ).model
+    expected = own_gradient(other)
+    assert {"fc.weight_g", "fc.weight_v"} <= expected.keys()
+    parameters = dict(other.named_parameters())
+    found = wrapped(other).parameters()
+    assert all(np.array_equal(found[n], p.detach()) for n, p in parameters.items())
+    result = differentiated(wrapped(other))
+    for name, slope in expected.items():
+        assert_close(result["gradient"][name].numpy(), slope.numpy(), GRADIENT_TOLERANCE, name)
+
+
+def test_train_of_a_module_is_not_called() -> None:
+    class Merging(nn.Linear):
+        """Changes its weight when its mode changes, as low-rank adapters do."""
+
+        def train(self, mode: bool = True) -> Any:
+            if mode:
+                self.weight.data.add_(1.0)
+            return super().train(mode)
+
+    module = net(dropout=0.5)
+    module.fc = Merging(6, 4).requires_grad_(False)
+    weight = module.fc.weight.clone()
+    model = wrapped(module)
+    results = [differentiated(model, seed=seed)["outputs"] for seed in (1, None)]
+    (training,), (inference,) = (outputs.values() for outputs in results)
+    assert not torch.equal(training, inference)
+    assert torch.equal(module.fc.weight, weight)

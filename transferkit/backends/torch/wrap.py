@@ -236,6 +236,17 @@ class TorchModel(ObservedModel):
         with torch.inference_mode(False):
             return super()._copied_model()
 
+    def _deepcopy(self) -> nn.Module:
+        # PyTorch copies no tensor with a graph. Those that a call left in attributes, such as the
+        # weight that `torch.nn.utils.weight_norm` computes, are replaced by the next call.
+        left = {
+            id(value): value.detach().clone()
+            for module in self.model.modules()
+            for value in vars(module).values()
+            if isinstance(value, Tensor) and not value.is_leaf
+        }
+        return copy.deepcopy(self.model, left)
+
     def _run(
         self,
         x: Tensor,
@@ -297,10 +308,9 @@ class TorchModel(ObservedModel):
         """Return the output of a copy of the model, which is run once."""
         if call is None or not call.training:
             return module(x)
-        module.train()
         for inner in module.modules():
-            if isinstance(inner, _NORM):
-                inner.train(call.update_batch_norm)
+            # Not by `train`, which a subclass may override to change its weights.
+            inner.training = call.update_batch_norm or not isinstance(inner, _NORM)
         with _seeded(int(call.seed[0]), x.device):
             output = module(x)
         if call.update_batch_norm:
