@@ -329,6 +329,7 @@ def test_a_backend_without_training_is_named() -> None:
         ({"optimizer": "normalized_momentum"}, ParameterError, "which is for images"),
         ({"schedule": "cosin"}, UnknownNameError, "unknown schedule 'cosin'.*cosine"),
         ({"batch_norm": "off"}, UnknownNameError, "unknown batch_norm 'off'"),
+        ({"batch_norm": "update", "batch_size": 1}, ParameterError, "batch_size is 1 with"),
         ({"sampling": "all"}, UnknownNameError, "unknown sampling 'all'"),
         ({"dropout": 1.0}, ParameterError, r"dropout is 1.0; expected a number in \[0, 1\)"),
         ({"layer_decay": 0}, ParameterError, r"layer_decay is 0; expected a number in \(0, 1\]"),

@@ -35,9 +35,11 @@ from transferkit.classification.head import fit_head
 from transferkit.classification.labels import (
     Labels,
     check_classes,
+    class_indices,
     format_labels,
     list_small_classes,
     of_rows,
+    unknown_labels_error,
     with_labels,
 )
 from transferkit.classification.saved_file import (
@@ -522,11 +524,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         X, labels = with_labels(X, y, on_error=on_error, skipped=skipped)
         weights = check_sample_weight(sample_weight, len(labels))
         images = image_sequence(X)
-        index_of = {label: index for index, label in enumerate(self.classes_.tolist())}
-        unknown = set(labels.tolist()) - index_of.keys()
-        if unknown:
-            raise self._unknown_labels(unknown)
-        indices = np.asarray([index_of[label] for label in labels.tolist()], np.intp)
+        indices = class_indices(labels, self.classes_)
         combined = combine_weights(self.classes_, indices, weights, self.class_weight)
         data = LabeledImages(
             [*images],
@@ -573,15 +571,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
             return data.take(rows), data.take(held_out), rows
         X, y = validation if isinstance(validation, tuple) else (validation, None)
         images, labels = with_labels(X, y)  # type: ignore[arg-type]
-        index_of = {label: index for index, label in enumerate(classes.tolist())}
-        unknown = set(labels.tolist()) - index_of.keys()
-        if unknown:
-            raise DatasetError(
-                f"validation has labels that are not classes of the classifier: "
-                f"{format_labels(sorted(unknown, key=str))}; its classes are "
-                f"{format_labels(classes.tolist())}"
-            )
-        indices = np.asarray([index_of[label] for label in labels.tolist()], np.intp)
+        indices = class_indices(labels, classes, of="validation")
         check_validation_classes(indices, classes)
         sequence = image_sequence(images)
         held = LabeledImages(
@@ -805,7 +795,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         X, labels = with_labels(X, y)
         weights = check_sample_weight(sample_weight, len(labels))
         if set(self.classes_.tolist()).isdisjoint(labels.tolist()):
-            raise self._unknown_labels(set(labels.tolist()))
+            raise unknown_labels_error(set(labels.tolist()), self.classes_)
         outputs = self._outputs(X, "probabilities", on_error="raise")
         expected = of_rows(labels, outputs)
         predicted = self.classes_[outputs["probabilities"].argmax(axis=1)]
@@ -839,13 +829,9 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         check_is_fitted(self, "classes_")
         skipped: list[Skipped] = []
         X, labels = with_labels(X, y, on_error=on_error, skipped=skipped)
-        index_of = {label: index for index, label in enumerate(self.classes_.tolist())}
-        unknown = set(labels.tolist()) - index_of.keys()
-        if unknown:
-            raise self._unknown_labels(unknown)
+        indices = class_indices(labels, self.classes_)
         outputs = self._outputs(X, "probabilities", on_error=on_error)
-        expected = of_rows(labels, outputs)
-        indices = np.asarray([index_of[label] for label in expected.tolist()], np.intp)
+        indices = of_rows(indices, outputs)
         return Evaluation(
             self.classes_,
             indices,
@@ -1044,13 +1030,6 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         tags.target_tags.required = False  # A folder of class folders has the labels.
         tags.target_tags.one_d_labels = True
         return takes_images(tags)
-
-    def _unknown_labels(self, unknown: set[Hashable]) -> DatasetError:
-        return DatasetError(
-            f"labels that are not classes of the classifier: "
-            f"{format_labels(sorted(unknown, key=str))}; its classes are "
-            f"{format_labels(self.classes_.tolist())}"
-        )
 
     def _set_fitted(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,9 +18,11 @@ from transferkit.support.numerics import as_array
 __all__ = [
     "Labels",
     "check_classes",
+    "class_indices",
     "format_labels",
     "list_small_classes",
     "of_rows",
+    "unknown_labels_error",
     "with_labels",
 ]
 
@@ -110,6 +112,43 @@ def of_rows(values: npt.NDArray[Any], features: Features) -> npt.NDArray[Any]:
     if number != len(values):
         raise DatasetError(f"X has {number} images, but y has {len(values)} labels")
     return np.asarray(values[features.indices])
+
+
+def class_indices(
+    labels: npt.NDArray[Any], classes: npt.NDArray[Any], *, of: str = ""
+) -> npt.NDArray[np.intp]:
+    """Return the index of the class of each label.
+
+    Parameters
+    ----------
+    labels
+        (n,) the label of each image.
+    classes
+        (c,) the classes of a classifier.
+    of
+        What has the labels, for the message.
+
+    Raises
+    ------
+    DatasetError
+        If a label is not one of the classes.
+    """
+    index_of = {label: index for index, label in enumerate(classes.tolist())}
+    unknown = set(labels.tolist()) - index_of.keys()
+    if unknown:
+        raise unknown_labels_error(unknown, classes, of=of)
+    return np.asarray([index_of[label] for label in labels.tolist()], np.intp)
+
+
+def unknown_labels_error(
+    unknown: Iterable[Hashable], classes: npt.NDArray[Any], *, of: str = ""
+) -> DatasetError:
+    """Return the error for labels that are not classes of a classifier."""
+    return DatasetError(
+        f"{of + ' has ' if of else ''}labels that are not classes of the classifier: "
+        f"{format_labels(sorted(unknown, key=str))}; its classes are "
+        f"{format_labels(classes.tolist())}"
+    )
 
 
 def check_classes(

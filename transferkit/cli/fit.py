@@ -198,7 +198,7 @@ def _print_history(history: History | None) -> None:
     if history is None:
         return
     for name, value in history.choices.items():
-        print_line(f"chosen by measurements: {name.replace('_', ' ')} {_format_choice(value)}")
+        print_line(f"chosen: {name.replace('_', ' ')} {_format_choice(value)}")
     scores = {
         candidate.name: f"validation accuracy {candidate.validation_accuracy:.4f}, loss "
         f"{candidate.validation_loss:.4f}"

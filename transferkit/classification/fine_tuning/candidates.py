@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from transferkit.training.history import Candidate
+from transferkit.training.history import Candidate, epoch_name
 
 __all__ = ["Candidates", "RunningMean", "Score", "interpolate", "mean_weights"]
 
@@ -109,7 +109,7 @@ class Candidates:
 
     def add_epoch(self, epoch: int, score: Score, weights: Weights) -> None:
         """Add the weights after an epoch (counted from 1)."""
-        self.add(f"epoch {epoch}", score, weights)
+        self.add(epoch_name(epoch), score, weights)
         if self.num_epochs:
             self.epochs.append((epoch, score, weights))
             self.epochs.sort(key=lambda entry: entry[1], reverse=True)

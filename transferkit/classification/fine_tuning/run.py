@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -41,7 +41,14 @@ from transferkit.images.augmentation import Augmentation, HorizontalFlip, Random
 from transferkit.models import Model
 from transferkit.support.progress import print_progress, show_progress
 from transferkit.support.warning import warn
-from transferkit.training.history import Candidate, EpochRecord, History, StepRecord, Trial
+from transferkit.training.history import (
+    Candidate,
+    EpochRecord,
+    History,
+    StepRecord,
+    Trial,
+    epoch_name,
+)
 from transferkit.training.optimizers import Optimizer, find_optimizer
 from transferkit.training.schedules import Warmup, find_schedule
 from transferkit.training.step import TrainingState, TrainingStep
@@ -184,6 +191,9 @@ class FineTuningRun:
         self._saved: Checkpoint | None = None
         if settings.checkpoint is not None:
             description = _describe_run(model, backend, train, validation, settings, seed)
+            # The names of two functions may be equal.
+            trained = self.preparation.groups.learning_rate_factors
+            description["trained parameters"] = _digest_of_names(trained)
             self._folder = CheckpointFolder(settings.checkpoint, description)
             self._saved = self._folder.read()
         check_memory(
@@ -294,7 +304,7 @@ class FineTuningRun:
             self._candidates.add_epoch(epoch + 1, score, self._last)
             if state.average:
                 average = self._changed(state, state.average)
-                name = f"moving average after epoch {epoch + 1}"
+                name = f"moving average after {epoch_name(epoch + 1)}"
                 self._candidates.add(name, scores["average"], average)
         if self._settings.swa and 2 * (epoch + 1) > self._num_epochs:
             self._candidates.mean.add(self._last)
@@ -557,6 +567,10 @@ def _digest_of_weights(model: Model) -> str:
             sha256.update(name.encode())
             sha256.update(np.ascontiguousarray(array).tobytes())
     return sha256.hexdigest()[:16]
+
+
+def _digest_of_names(names: Collection[str]) -> str:
+    return f"{len(names)}, {hashlib.sha256(repr(sorted(names)).encode()).hexdigest()[:16]}"
 
 
 def _digest_of_images(data: LabeledImages) -> str:

@@ -55,7 +55,8 @@ class FineTuning(BaseEstimator):  # type: ignore[misc]
         The number of passes over the training images; None: chosen by the number of images.
     learning_rate
         The learning rate of the head, before the schedule. None: that of ``optimizer`` if it is
-        an object, and otherwise chosen from `LEARNING_RATES` by short trials.
+        an object, and otherwise chosen from 0.0001, 0.0003 and 0.001 by short trials, or 0.0001
+        without validation images. For ``"sgd"`` by name these are low; give a rate.
     trainable
         ``"all"``; ``"head"``; the name of a layer: that layer and everything after it; or a
         function from the name of a parameter to whether it is trained. What comes before the
@@ -91,7 +92,8 @@ class FineTuning(BaseEstimator):  # type: ignore[misc]
         the first (Huang et al., 2016, "Deep Networks with Stochastic Depth", section 3).
     augmentation
         A list of augmentations from `transferkit.images.augmentation`, applied in this order;
-        None: random resized crops, and horizontal flips if the head recognizes mirrored images.
+        None: random resized crops, and horizontal flips if the classifier recognizes mirrored
+        validation images as well as they are; no flips without validation images.
     views
         If only a part of the network is trained: the number of augmentations of each image for
         which the rest runs; the epochs use them in turn. 1: images are not augmented.
@@ -186,6 +188,11 @@ class FineTuning(BaseEstimator):  # type: ignore[misc]
         if self.schedule is not None:
             find_schedule(self.schedule)
         check_integer("batch_size", self.batch_size, 1)
+        if self.batch_norm == "update" and self.batch_size == 1:
+            raise ParameterError(
+                "batch_size is 1 with batch_norm='update', which normalizes by the batch; use at "
+                "least 2, or batch_norm='frozen'"
+            )
         check_integer("views", self.views, 1)
         if not is_number(self.layer_decay) or not 0 < self.layer_decay <= 1:
             raise ParameterError(

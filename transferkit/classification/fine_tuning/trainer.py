@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,8 +24,6 @@ from transferkit.training.optimizers import Optimizer
 from transferkit.training.step import TrainingBatch, TrainingState, TrainingStep
 
 __all__ = ["DivergedError", "LabeledExamples", "Trainer"]
-
-_LOGGER = logging.getLogger(__name__)
 
 Array: TypeAlias = npt.NDArray[Any]
 
