@@ -62,7 +62,7 @@ def minimize(
                 slots[name],
                 table.asarray(coefficients),
                 learning_rate_factor=factors.get(name, 1.0),
-                decays=name in decayed,
+                decay_factor=float(name in decayed),
             )
     return parameters
 

@@ -38,8 +38,6 @@ from transferkit.training import (
     Adam,
     AdamW,
     Exponential,
-    NormalizedGradientDescent,
-    NormalizedMomentum,
     OneCycle,
     Optimizer,
     RMSprop,
@@ -103,8 +101,6 @@ _RUNS = {
         Adagrad(0.01, Step(gamma=0.5, num_parts=4)),
         settings={"l2_sp": 0.5, "average_decay": 0.9},
     ),
-    "normalized_gradient_descent": _Run(NormalizedGradientDescent(0.003, Warmup("cosine"))),
-    "normalized_momentum": _Run(NormalizedMomentum(0.0003, "constant")),
     "sgd, batch norm by the batch": _Run(
         SGD(0.05, momentum=0.9),
         "updated",
@@ -385,7 +381,7 @@ def _expected_update(
             tuple(state[f"slot{slot}"][name] for slot in range(number)),
             run.optimizer.coefficients(index, _STEPS),
             learning_rate_factor=problem.groups.learning_rate_factors[name],
-            decays=name in problem.groups.decayed,
+            decay_factor=float(name in problem.groups.decayed),
         )
         for slot, array in enumerate(slots):
             expected[f"slot{slot}"][name] = array

@@ -154,7 +154,9 @@ def test_parameters_without_axes_keep_their_shape(
 def test_zero_gradient_without_decay_changes_nothing(optimizer: Optimizer) -> None:
     table, zeros = ReferenceTable(), np.zeros_like(START)
     slots = (zeros,) * optimizer.num_slots
-    x, _ = optimizer.update(table, START, zeros, slots, optimizer.coefficients(0, 1), decays=False)
+    x, _ = optimizer.update(
+        table, START, zeros, slots, optimizer.coefficients(0, 1), decay_factor=0.0
+    )
     np.testing.assert_array_equal(x, START)
     x, _ = optimizer.update(table, START, zeros, slots, optimizer.coefficients(0, 1))
     assert np.array_equal(x, START) == (optimizer.weight_decay == 0)

@@ -112,6 +112,18 @@ class Table(ABC, Generic[Tensor]):
         """
         raise UnsupportedError(f"{type(self).__name__} has no derivative of kernels")
 
+    def reshape(self, x: Tensor, *, shape: tuple[int, ...]) -> Tensor:
+        """Return ``x`` with another shape, its elements in row-major order.
+
+        Tables of backends that train define it.
+
+        Raises
+        ------
+        UnsupportedError
+            If the backend does not train.
+        """
+        raise UnsupportedError(f"{type(self).__name__} does not reshape tensors")
+
     @abstractmethod
     def conv2d(
         self,

@@ -740,6 +740,29 @@ class BackendConformance:
 
         agree_with_reference()
 
+    @pytest.mark.parametrize("shape", [(24,), (4, 6), (3, 1, 2, 4)], ids=str)
+    def test_reshaped_tensors_and_their_derivative_are_in_row_major_order(
+        self, backend: Backend, shape: tuple[int, ...]
+    ) -> None:
+        _need_training(backend)
+        table = backend.table
+        x, weights = _arrays((2, 3, 4), shape)
+
+        def function(tensors: Tensors, weights: Any) -> dict[str, Any]:
+            y = table.reshape(table.transpose(tensors["x"], axes=(0, 2, 1)), shape=shape)
+            axes = tuple(range(len(shape)))
+            return {"value": table.sum(table.multiply(y, weights), axes=axes), "y": y}
+
+        result = backend.compile_tensors(backend.value_and_grad(function))(
+            {"x": table.asarray(x)}, table.asarray(weights)
+        )
+        np.testing.assert_array_equal(
+            table.to_numpy(result["y"]), x.transpose(0, 2, 1).reshape(shape)
+        )
+        np.testing.assert_array_equal(
+            table.to_numpy(result["gradient"]["x"]), weights.reshape(2, 4, 3).transpose(0, 2, 1)
+        )
+
     def test_batch_norm_by_the_batch_has_the_documented_values(self, backend: Backend) -> None:
         _need_training(backend)
 

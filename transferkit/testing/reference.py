@@ -62,6 +62,9 @@ class ReferenceTable(Table[Array]):
     def kernel_of_tensor(self, weight: Array, groups: int) -> Array:
         return weight
 
+    def reshape(self, x: Array, *, shape: tuple[int, ...]) -> Array:
+        return x.reshape(shape)
+
     def conv2d(
         self,
         x: Array,

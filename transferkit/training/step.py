@@ -19,6 +19,7 @@ from transferkit.networks.training import BATCH_NORM_TRAINING
 from transferkit.training.averages import moving_average
 from transferkit.training.losses import cross_entropy
 from transferkit.training.optimizers import Optimizer
+from transferkit.training.vectors import VectorLayout
 
 __all__ = ["ParameterGroups", "StepResult", "TrainingBatch", "TrainingState", "TrainingStep"]
 
@@ -179,12 +180,12 @@ class TrainingStep:
         self._l2_sp = l2_sp
         self._average_decay = average_decay
         self._wrapped = wrapped
-        self._anchors = self.from_numpy(anchors)
+        self._anchors = anchors
+        self._constants: Tensors | None = None
         self._logits = network.resolve("logits")
-        self._compute_gradient = backend.compile_tensors(
-            backend.value_and_grad(self._loss_and_updates)
-        )
-        self._sum = backend.compile_tensors(self._add_mappings)
+        self._differentiate = backend.value_and_grad(self._loss_and_updates)
+        self._compute_gradient = backend.compile_tensors(self._loss_and_gradient)
+        self._sum = backend.compile_tensors(self._table.add)
         self._update = backend.compile_tensors(self._update_state)
         self._compute_logits = backend.compile_tensors(self._evaluate)
 
@@ -223,12 +224,13 @@ class TrainingStep:
             str(index): self.from_numpy(arrays[f"slot{index}"])
             for index in range(self.optimizer.num_slots)
         }
-        return TrainingState(
-            self.from_numpy(arrays["trained"]),
-            self.from_numpy(arrays["fixed"]),
-            slots,
-            self.from_numpy(arrays["average"]),
-        )
+        trained, average = (self.from_numpy(arrays[group]) for group in ("trained", "average"))
+        # Parts of a vector, as after a step: how sums are rounded depends on the alignment.
+        layout = self._layout(trained)
+        trained = layout.split(self._table, layout.join(self._table, trained))
+        if average:
+            average |= layout.split(self._table, layout.join(self._table, average))
+        return TrainingState(trained, self.from_numpy(arrays["fixed"]), slots, average)
 
     def run(
         self, state: TrainingState, batch: TrainingBatch, coefficients: Array
@@ -254,7 +256,7 @@ class TrainingStep:
         table = self._table
         size = None if self._needs_whole_batch() else self.backend.training_micro_batch_size
         count = table.asarray([float(len(batch.x))])
-        gradient: Tensors | None = None
+        gradient: Any = None
         losses, hits = 0.0, 0
         fixed = state.fixed
         for part in batch.parts(size):
@@ -272,16 +274,16 @@ class TrainingStep:
             hits += int((predicted == part.targets.argmax(axis=1)).sum())
             fixed = {**fixed, **result["updates"]}
             of_part = result["gradient"]
-            gradient = of_part if gradient is None else self._sum(dict(gradient), of_part)
+            gradient = of_part if gradient is None else self._sum(gradient, of_part)
         if not np.isfinite(losses):
             raise NotFiniteError(f"the loss is {losses}")
         updated = self._update(
             dict(state.trained),
-            dict(gradient or {}),
+            gradient,
             {name: dict(tensors) for name, tensors in state.slots.items()},
             dict(state.average),
             {name: fixed[name] for name in self.groups.statistics if name in state.average},
-            dict(self._anchors),
+            self._constants_of(state.trained),
             table.asarray(coefficients),
         )
         norm = float(table.to_numpy(updated["norm"]).sum())
@@ -315,6 +317,11 @@ class TrainingStep:
             node.operation == BATCH_NORM_TRAINING for node in self.network.nodes
         )
 
+    def _loss_and_gradient(self, trained: Tensors, *rest: Any) -> dict[str, Any]:
+        result = self._differentiate(trained, *rest)
+        gradient = self._layout(trained).join(self._table, result["gradient"])
+        return {**result, "gradient": gradient}
+
     def _loss_and_updates(
         self, trained: Tensors, fixed: Tensors, draws: Tensors, x: Any, targets: Any, *rest: Any
     ) -> dict[str, Any]:
@@ -347,73 +354,85 @@ class TrainingStep:
         )
         return outputs[self._logits]
 
-    def _add_mappings(self, first: Tensors, second: Tensors) -> dict[str, Any]:
-        return {name: self._table.add(first[name], second[name]) for name in first}
-
     def _update_state(
         self,
         trained: Tensors,
-        gradient: Tensors,
+        gradient: Any,
         slots: Mapping[str, Tensors],
         average: Tensors,
         statistics: Tensors,
-        anchors: Tensors,
+        constants: Tensors,
         coefficients: Any,
     ) -> dict[str, Any]:
-        table = self._table
-        norm = self._norm(gradient)
+        table, layout = self._table, self._layout(trained)
+        parameters = layout.join(table, trained)
+        total = table.sum(table.multiply(gradient, gradient), axes=(0,))
+        norm = table.sqrt(table.add(total, table.asarray([0.0])))
         gradient = self._clip(gradient, norm)
-        new_trained: dict[str, Any] = {}
-        new_slots: dict[str, dict[str, Any]] = {index: {} for index in slots}
-        for name, parameter in trained.items():
-            slope = gradient[name]
-            if name in anchors:
-                distance = table.subtract(parameter, anchors[name])
-                penalty = table.multiply(distance, table.asarray(self._l2_sp))
-                slope = table.add(slope, penalty)
-            new_trained[name], changed = self.optimizer.update(
-                table,
-                parameter,
-                slope,
-                tuple(slots[str(index)][name] for index in range(len(slots))),
-                coefficients,
-                learning_rate_factor=self.groups.learning_rate_factors[name],
-                decays=name in self.groups.decayed,
-            )
-            for index, slot in enumerate(changed):
-                new_slots[str(index)][name] = slot
-        values = {**statistics, **new_trained}
-        new_average = {
-            name: moving_average(table, tensor, values[name], self._average_decay or 0.0)
-            for name, tensor in average.items()
-        }
+        if self._l2_sp:
+            distance = table.subtract(parameters, constants["anchors"])
+            penalty = table.multiply(distance, constants["l2_sp"])
+            gradient = table.add(gradient, penalty)
+        parameters, updated = self.optimizer.update(
+            table,
+            parameters,
+            gradient,
+            tuple(layout.join(table, slots[str(index)]) for index in range(len(slots))),
+            coefficients,
+            learning_rate_factor=constants["learning_rate_factor"],
+            decay_factor=constants["decay_factor"],
+        )
+        new_average: Tensors = {}
+        if average:
+            before = layout.join(table, average)
+            decay = self._average_decay or 0.0
+            after = moving_average(table, before, parameters, decay)
+            new_average = {
+                **layout.split(table, after),
+                **{
+                    name: moving_average(table, average[name], value, decay)
+                    for name, value in statistics.items()
+                },
+            }
         return {
-            "trained": new_trained,
-            "slots": new_slots,
+            "trained": layout.split(table, parameters),
+            "slots": {str(i): layout.split(table, slot) for i, slot in enumerate(updated)},
             "average": new_average,
             "norm": norm,
         }
 
-    def _norm(self, gradient: Tensors) -> Any:
-        """Return the Euclidean norm of a gradient, of shape (1,)."""
-        table = self._table
-        total = table.asarray([0.0])
-        for tensor in gradient.values():
-            axes = tuple(range(len(tensor.shape)))
-            total = table.add(total, table.sum(table.multiply(tensor, tensor), axes=axes))
-        return table.sqrt(total)
+    def _layout(self, trained: Tensors) -> VectorLayout:
+        # In the order of the groups: how sums are rounded depends on it.
+        names = self.groups.learning_rate_factors
+        return VectorLayout({name: tuple(trained[name].shape) for name in names})
 
-    def _clip(self, gradient: Tensors, norm: Any) -> Tensors:
+    def _clip(self, gradient: Any, norm: Any) -> Any:
         table = self._table
         if self._clip_norm is not None:
             ratio = table.divide(
                 table.asarray(self._clip_norm), table.add(norm, table.asarray(_TINY_NORM))
             )
-            factor = table.clip(ratio, low=0.0, high=1.0)
-            gradient = {name: table.multiply(slope, factor) for name, slope in gradient.items()}
+            gradient = table.multiply(gradient, table.clip(ratio, low=0.0, high=1.0))
         if self._clip_value is not None:
-            limit = self._clip_value
-            gradient = {
-                name: table.clip(slope, low=-limit, high=limit) for name, slope in gradient.items()
-            }
+            gradient = table.clip(gradient, low=-self._clip_value, high=self._clip_value)
         return gradient
+
+    def _constants_of(self, trained: Tensors) -> Tensors:
+        """Return what `_update_state` needs besides the state, made once."""
+        if self._constants is None:
+            layout, groups = self._layout(trained), self.groups
+            decays = {name: float(name in groups.decayed) for name in trained}
+            constants: dict[str, Any] = {
+                "learning_rate_factor": layout.repeat(groups.learning_rate_factors),
+                "decay_factor": layout.repeat(decays),
+            }
+            if self._l2_sp:
+                weights = {name: self._l2_sp * (name in self._anchors) for name in trained}
+                zeros = {name: np.zeros(shape) for name, shape in layout.shapes.items()}
+                anchors = {**zeros, **self._anchors}
+                constants["l2_sp"] = layout.repeat(weights)
+                constants["anchors"] = np.concatenate(
+                    [anchors[name].ravel() for name in layout.shapes]
+                )
+            self._constants = self.from_numpy(constants)
+        return self._constants

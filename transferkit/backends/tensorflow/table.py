@@ -69,6 +69,9 @@ class TensorFlowTable(Table[Any]):
             return tf.transpose(weight, [2, 3, 0, 1])
         return tf.transpose(weight, [2, 3, 1, 0])
 
+    def reshape(self, x: Any, *, shape: tuple[int, ...]) -> Any:
+        return tf.reshape(x, shape)
+
     def conv2d(
         self,
         x: Any,

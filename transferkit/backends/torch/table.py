@@ -38,6 +38,10 @@ class TorchTable(Table[Tensor]):
     def asarray(self, array: npt.ArrayLike) -> Tensor:
         # All computations begin with a tensor from here.
         check_not_forked(self.device)
+        if self.device.type != "cpu" and np.ndim(array) == 0:
+            # Unlike a copy, this does not wait for the device.
+            with torch.inference_mode(False):
+                return torch.full((), float(array), dtype=self.dtype, device=self.device)  # type: ignore[arg-type]
         # PyTorch warns of read-only memory, so read-only arrays are copied.
         array = np.require(array, requirements=["C", "W"])
         # Tensors of inference mode, which the caller may be in, have no gradients later.
@@ -54,6 +58,9 @@ class TorchTable(Table[Tensor]):
 
     def kernel_of_tensor(self, weight: Tensor, groups: int) -> Tensor:
         return weight
+
+    def reshape(self, x: Tensor, *, shape: tuple[int, ...]) -> Tensor:
+        return x.reshape(shape)
 
     def conv2d(
         self,

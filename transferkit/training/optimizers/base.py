@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from transferkit.backends.base import Table
 from transferkit.errors import NotFiniteError
-from transferkit.support.validation import check_positive
-from transferkit.training.optimizers.terms import coefficient, multiply_add
+from transferkit.support.validation import check_positive, is_number
+from transferkit.training.optimizers.terms import coefficient
 from transferkit.training.schedules import Schedule, find_schedule
 
 __all__ = ["Optimizer"]
@@ -150,8 +150,8 @@ class Optimizer(ABC):
         slots: tuple[Any, ...],
         coefficients: Any,
         *,
-        learning_rate_factor: float = 1.0,
-        decays: bool = True,
+        learning_rate_factor: float | Any = 1.0,
+        decay_factor: float | Any = 1.0,
     ) -> tuple[Any, tuple[Any, ...]]:
         """Return the parameters and the slots after one step.
 
@@ -168,9 +168,10 @@ class Optimizer(ABC):
         coefficients
             The `coefficients` of this step as a tensor.
         learning_rate_factor
-            A factor of the learning rate of these parameters, at least 0.
-        decays
-            Whether the weight decay of the optimizer, if it has one, applies to them.
+            A factor of the learning rate of these parameters, at least 0: a number, or a tensor
+            with one for each of them.
+        decay_factor
+            The same for the weight decay of the optimizer, if it has one.
 
         Returns
         -------
@@ -193,13 +194,20 @@ class Optimizer(ABC):
         ... )
         (array([0.8, 2.2]), ())
         """
-        weight_decay = self.weight_decay if decays else 0.0
-        if weight_decay and not self.is_decay_decoupled:
-            gradient = multiply_add(table, parameters, weight_decay, gradient)
+        decay: Any = None
+        if self.weight_decay:
+            decay = _product(table, table.asarray(self.weight_decay), decay_factor)
+        if decay is not None and not self.is_decay_decoupled:
+            gradient = table.add(table.multiply(parameters, decay), gradient)
         direction, slots = self.direction(table, gradient, slots, coefficients)
-        if weight_decay and self.is_decay_decoupled:
-            direction = multiply_add(table, parameters, weight_decay, direction)
-        learning_rate = coefficient(table, coefficients, 0)
-        if learning_rate_factor != 1.0:
-            learning_rate = table.multiply(learning_rate, table.asarray(learning_rate_factor))
+        if decay is not None and self.is_decay_decoupled:
+            direction = table.add(table.multiply(parameters, decay), direction)
+        learning_rate = _product(table, coefficient(table, coefficients, 0), learning_rate_factor)
         return table.subtract(parameters, table.multiply(learning_rate, direction)), slots
+
+
+def _product(table: Table[Any], tensor: Any, factor: float | Any) -> Any:
+    """Return the product of a tensor and a number or another tensor."""
+    if is_number(factor):
+        return tensor if factor == 1 else table.multiply(tensor, table.asarray(factor))
+    return table.multiply(tensor, factor)
