@@ -15,8 +15,14 @@ from sklearn.model_selection import GridSearchCV
 
 from transferkit import Classifier, FineTuning, Preprocessing, find_learning_rate
 from transferkit.backends import Backend
+from transferkit.classification.fine_tuning import refit
 from transferkit.classification.fine_tuning.candidates import Candidates, Score
-from transferkit.classification.fine_tuning.choices import is_mirrored_recognized
+from transferkit.classification.fine_tuning.choices import (
+    are_mirror_images_different,
+    calibrated_losses,
+    choose_within_standard_error,
+)
+from transferkit.classification.fine_tuning.course import Course
 from transferkit.classification.fine_tuning.draws import Masks, epoch_order
 from transferkit.classification.fine_tuning.run import FineTuningRun
 from transferkit.classification.fine_tuning.splitting import split_by_class
@@ -171,8 +177,9 @@ def test_two_fits_are_equal_bit_for_bit(differentiable: Backend) -> None:
         np.testing.assert_array_equal(array, two.model_.weights[name])
 
 
+@pytest.mark.parametrize("note", ["", ", all images"], ids=["first", "refit"])
 def test_a_killed_run_resumes_bit_for_bit(
-    differentiable: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    differentiable: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, note: str
 ) -> None:
     settings: dict[str, Any] = {
         "epochs": 4,
@@ -184,15 +191,15 @@ def test_a_killed_run_resumes_bit_for_bit(
         "batch_norm": "update",
     }
     expected = fitted(differentiable, **settings)
-    finish = FineTuningRun._finish_epoch
+    write = FineTuningRun._write_checkpoint
 
-    def killed_after_two(self: FineTuningRun, *arguments: Any) -> None:
-        finish(self, *arguments)
-        if len(self._epochs) == 2:
+    def killed_after_two(self: FineTuningRun, course: Course) -> None:
+        write(self, course)
+        if len(course.epochs) == 2 and self._note == note:
             raise SystemExit
 
     with monkeypatch.context() as context:
-        context.setattr(FineTuningRun, "_finish_epoch", killed_after_two)
+        context.setattr(FineTuningRun, "_write_checkpoint", killed_after_two)
         with pytest.raises(SystemExit):
             fitted(differentiable, checkpoint=tmp_path / "run", **settings)
     resumed = fitted(differentiable, checkpoint=tmp_path / "run", **settings)
@@ -203,6 +210,11 @@ def test_a_killed_run_resumes_bit_for_bit(
     assert resumed.history_.candidates == expected.history_.candidates
     assert resumed.history_.choices == expected.history_.choices
     assert len(resumed.history_.steps) == len(expected.history_.steps)
+    assert resumed.history_.refit is not None
+    assert [record.loss for record in resumed.history_.refit.steps] == [
+        record.loss
+        for record in expected.history_.refit.steps  # type: ignore[union-attr]
+    ]
     # A third run has nothing left to do.
     again = fitted(differentiable, checkpoint=tmp_path / "run", **settings)
     np.testing.assert_array_equal(
@@ -224,13 +236,10 @@ def test_a_checkpoint_of_another_run_is_rejected(differentiable: Backend, tmp_pa
 def test_an_interrupted_run_keeps_the_best_so_far(
     differentiable: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finish = FineTuningRun._finish_epoch
-
-    def interrupted(self: FineTuningRun, *arguments: Any) -> None:
-        finish(self, *arguments)
+    def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(FineTuningRun, "_finish_epoch", interrupted)
+    monkeypatch.setattr(FineTuningRun, "_write_checkpoint", interrupted)
     with pytest.warns(UserWarning, match="interrupted after 1 of 2 epochs"):
         tuned = fitted(differentiable)
     assert tuned.history_ is not None
@@ -248,8 +257,8 @@ def test_choices_are_reported(differentiable: Backend) -> None:
     history = fitted(differentiable, epochs=None, learning_rate=None, augmentation=None).history_
     assert history is not None
     assert history.choices["epochs"] == len(history.epochs)
-    best = min(history.trials, key=lambda trial: trial.validation_loss)
-    assert history.choices["learning_rate"] == best.learning_rate
+    rates = [trial.learning_rate for trial in history.trials]
+    assert history.choices["learning_rate"] in rates
     assert "horizontal_flip" in history.choices
 
 
@@ -437,11 +446,172 @@ def test_a_layer_selects_itself_and_everything_after_it() -> None:
     ]
 
 
-def test_mirrored_images_are_recognized_or_not() -> None:
+def test_mirror_images_are_told_apart_by_their_handedness() -> None:
     generator = np.random.default_rng(0)
-    hits = generator.random(100) < 0.8
-    assert is_mirrored_recognized(hits, generator.random(100) < 0.8)
-    assert not is_mirrored_recognized(hits, generator.random(100) < 0.4)
+    images = generator.normal(size=(60, 20)).astype(np.float32)
+    images /= np.linalg.norm(images, axis=1, keepdims=True)
+    handed, mirrored = images.copy(), images.copy()
+    handed[:, 0] += 0.5
+    mirrored[:, 0] -= 0.5
+    assert are_mirror_images_different(handed, mirrored, generator)
+    # Each image has a handedness, but they are equally frequent.
+    swapped = (np.arange(60) % 2 == 0)[:, np.newaxis]
+    one, other = np.where(swapped, handed, mirrored), np.where(swapped, mirrored, handed)
+    assert not are_mirror_images_different(one, other, generator)
+    # Three images are too few to be certain, whatever they show.
+    assert not are_mirror_images_different(handed[:2], mirrored[:2], generator)
+
+
+@pytest.mark.parametrize("is_handed", [True, False])
+def test_images_are_flipped_unless_they_have_a_handedness(
+    differentiable: Backend, *, is_handed: bool
+) -> None:
+    images = [image.copy() for image in IMAGES]
+    for index, image in enumerate(images):
+        side = 0 if is_handed or index % 2 else image.shape[1] // 2
+        image[:, side : side + image.shape[1] // 2] //= 4
+    settings = FineTuning(**{**BASE, "augmentation": None, "epochs": 1})
+    tuned = tiny_classifier(backend=differentiable, C=1.0, fine_tuning=settings)
+    history = tuned.fit(images, NUMBERS).history_
+    assert history is not None
+    assert history.choices["horizontal_flip"] is not is_handed
+
+
+def test_losses_are_calibrated() -> None:
+    generator = np.random.default_rng(0)
+    logits, classes = generator.normal(size=(50, 4)), generator.integers(0, 4, 50)
+    logits[np.arange(50), classes] += 1
+    weights = generator.uniform(0.5, 1.5, 50)
+    losses = calibrated_losses(logits, classes, weights)
+    for factor in (0.1, 7.0):
+        scaled = calibrated_losses(logits * factor, classes, weights)
+        np.testing.assert_allclose(scaled, losses, atol=1e-4)
+    # No factor is better.
+    for factor in np.exp(np.linspace(-4, 4, 41)):
+        of_images = log_loss_of_images(logits * factor, classes) * weights
+        assert of_images.mean() >= losses.mean() - 1e-9
+
+
+def log_loss_of_images(logits: npt.NDArray[Any], classes: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return -np.log(probabilities[np.arange(len(classes)), classes])
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        ([[1, 1, 1, 1], [0, 0, 0, 1]], 1),
+        # A mean difference of 0.25, with a standard error of 0.25.
+        ([[0, 0, 0, 1], [0, 0, 0, 0]], 0),
+        ([[9, 9, 9, 9], [1, 1, 1, 1.1], [1, 1, 1, 1]], 1),
+        ([[1, 1], [np.inf, 1], [np.nan, 1]], 0),
+        ([[np.nan, 1], [2, 1], [1, 0]], 2),
+        ([[np.nan, 1], [2, np.inf]], 0),
+        ([[2], [1]], 0),
+    ],
+)
+def test_the_first_within_one_standard_error_is_chosen(losses: Any, expected: int) -> None:
+    assert choose_within_standard_error(np.asarray(losses, float)) == expected
+
+
+def test_trials_are_the_beginning_of_the_run(differentiable: Backend) -> None:
+    settings = {"optimizer": "adamw", "epochs": 4, "refit": False}
+    chosen = fitted(differentiable, learning_rate=None, **settings)
+    assert chosen.history_ is not None
+    rate = chosen.history_.choices["learning_rate"]
+    assert [trial.learning_rate for trial in chosen.history_.trials] == [1e-4, 3e-4, 1e-3]
+    given = fitted(differentiable, learning_rate=rate, **settings)
+    assert given.history_ is not None
+    assert given.history_.candidates == chosen.history_.candidates
+    for name, array in given.model_.weights.items():
+        np.testing.assert_array_equal(array, chosen.model_.weights[name])
+
+
+def test_the_best_is_trained_again_on_all_images(differentiable: Backend) -> None:
+    again = fitted(differentiable, epochs=3)
+    assert again.history_ is not None
+    assert again.history_.best != "probe"
+    assert again.history_.refit is not None
+    expected = fitted(differentiable, epochs=3, validation=None)
+    assert again.history_.refit.steps[-1].loss == expected.history_.steps[-1].loss  # type: ignore[union-attr]
+    for name, array in expected.model_.weights.items():
+        np.testing.assert_array_equal(array, again.model_.weights[name])
+    once = fitted(differentiable, epochs=3, refit=False)
+    assert once.history_ is not None
+    assert once.history_.refit is None
+    assert once.history_.candidates == again.history_.candidates
+    assert changed(once)
+    assert not np.array_equal(
+        once.model_.weights["conv2.weight"], again.model_.weights["conv2.weight"]
+    )
+
+
+def test_an_interpolation_is_repeated_on_all_images(
+    differentiable: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As far from the head that is fitted to all images."""
+    monkeypatch.setattr(refit, "interpolated_fraction", lambda *_: 0.25)
+    tuned = fitted(differentiable, epochs=3)
+    end = fitted(differentiable, epochs=3, validation=None)
+    probe = tiny_classifier(backend=differentiable, C=1.0).fit(IMAGES, NUMBERS)
+    for name, array in tuned.model_.weights.items():
+        expected = 0.75 * probe.model_.weights[name] + 0.25 * end.model_.weights[name]
+        np.testing.assert_allclose(array, expected, atol=1e-6)
+
+
+def test_ctrl_c_while_training_on_all_images_keeps_the_validated_weights(
+    differentiable: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = FineTuningRun._write_checkpoint
+
+    def interrupted(self: FineTuningRun, course: Course) -> None:
+        write(self, course)
+        if self._note:
+            raise KeyboardInterrupt
+
+    once = fitted(differentiable, refit=False)
+    monkeypatch.setattr(FineTuningRun, "_write_checkpoint", interrupted)
+    with pytest.warns(UserWarning, match="interrupted after 1 of 2 epochs"):
+        tuned = fitted(differentiable)
+    assert tuned.history_ is not None
+    assert tuned.history_.interrupted
+    assert tuned.history_.refit is None
+    for name, array in once.model_.weights.items():
+        np.testing.assert_array_equal(array, tuned.model_.weights[name])
+
+
+@pytest.mark.parametrize("method", ["_are_mirror_images_different", "_make_trainer", "_score"])
+def test_ctrl_c_before_the_first_step_keeps_the_probe(
+    differentiable: Backend, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FineTuningRun, method, interrupted)
+    with pytest.warns(UserWarning, match="interrupted after 0 of 2 epochs"):
+        tuned = fitted(differentiable, augmentation=None)
+    assert tuned.history_ is not None
+    assert tuned.history_.interrupted
+    assert tuned.history_.best == "probe"
+    assert len(tuned.predict(IMAGES)) == len(IMAGES)
+
+
+def test_ctrl_c_during_trials_keeps_the_best_so_far(
+    differentiable: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_epochs = FineTuningRun._run_epochs
+
+    def interrupted(self: FineTuningRun, course: Course, *arguments: Any, **options: Any) -> None:
+        if course.learning_rate == 1e-3:
+            raise KeyboardInterrupt
+        run_epochs(self, course, *arguments, **options)
+
+    monkeypatch.setattr(FineTuningRun, "_run_epochs", interrupted)
+    with pytest.warns(UserWarning, match="interrupted after 1 of 4 epochs"):
+        tuned = fitted(differentiable, learning_rate=None, epochs=4)
+    assert tuned.history_ is not None
+    assert [trial.learning_rate for trial in tuned.history_.trials] == [1e-4, 3e-4]
+    assert tuned.history_.best is not None
 
 
 def _weights(value: float) -> dict[str, npt.NDArray[Any]]:

@@ -20,8 +20,9 @@ from transferkit.backends import Backend, get_backend
 from transferkit.backends.base import INFERENCE, TRAINING
 from transferkit.classification.evaluation import Evaluation
 from transferkit.classification.fine_tuning.draws import SPLIT, generator_for
+from transferkit.classification.fine_tuning.examples import LabeledImages
 from transferkit.classification.fine_tuning.preparation import with_tuned
-from transferkit.classification.fine_tuning.run import LabeledImages, fine_tune_model
+from transferkit.classification.fine_tuning.refit import RefitStart, fine_tune_model
 from transferkit.classification.fine_tuning.serialization import (
     settings_from_dict,
     settings_to_dict,
@@ -384,12 +385,14 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
                     sample_weight=None if weights is None else weights[rows],
                 )
                 start = with_tuned(fitted, {"head.weight": part.weight, "head.bias": part.bias})
+            is_refit = start is not fitted and fine_tuning.refit
             tuned, history = fine_tune_model(
                 start,
                 program.backend,
                 train,
                 validation,
                 fine_tuning,
+                refit=RefitStart(fitted, data) if is_refit else None,
                 start=PROBE,
                 seed=seed,
                 progress=self.progress,
@@ -448,12 +451,14 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
             device=self.device if wrapped is None else None,
         )
         train, validation, _ = self._split(data, self.classes_, settings, seed)
+        is_split = len(train.images) < len(data.images)
         self.model_, self.history_ = fine_tune_model(
             self.model_,
             backend,
             train,
             validation,
             settings,
+            refit=RefitStart(self.model_, data) if is_split and settings.refit else None,
             start="start",
             seed=seed,
             progress=self.progress,

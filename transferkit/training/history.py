@@ -131,7 +131,8 @@ class Trial:
     learning_rate
         The learning rate.
     validation_loss, validation_accuracy
-        On the validation images, after the short training of the trial.
+        Of the moving average on the validation images at the end of the trial. The loss is
+        calibrated: its logits are multiplied by the factor that makes it lowest.
     """
 
     learning_rate: float
@@ -171,6 +172,9 @@ class History:
         these.
     interrupted
         Whether the training was stopped before its end.
+    refit
+        The history of the training on all images that followed; None if there was none. Its
+        weights were kept.
 
     Raises
     ------
@@ -198,6 +202,7 @@ class History:
     trials: Sequence[Trial] = ()
     choices: Mapping[str, object] = dataclasses.field(default_factory=dict)
     interrupted: bool = False
+    refit: History | None = None
 
     def __post_init__(self) -> None:
         for name in _TABLES:
@@ -292,10 +297,11 @@ class History:
                 for name, value in self.choices.items()
             },
             "interrupted": bool(self.interrupted),
+            "refit": None if self.refit is None else self.refit.to_dict(),
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, object]) -> History:
+    def from_dict(cls, data: object) -> History:
         """Return the history that `to_dict` wrote.
 
         Raises
@@ -325,6 +331,7 @@ class History:
                 for name, value in choices.items()
             },
             interrupted=check_bool("interrupted", entries["interrupted"]),
+            refit=None if entries["refit"] is None else cls.from_dict(entries["refit"]),
         )
 
     def plot(self, path: str | os.PathLike[str]) -> None:
@@ -416,6 +423,8 @@ class History:
             parts.append(f"validation accuracy {kept.validation_accuracy:.4f}")
         elif self.epochs:
             parts.append(f"training accuracy {self.epochs[-1].accuracy:.4f}")
+        if self.refit is not None:
+            parts.append("trained again on all images")
         if self.interrupted:
             parts.append("interrupted")
         return f"History({', '.join(parts)})"

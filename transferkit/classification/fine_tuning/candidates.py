@@ -12,7 +12,15 @@ import numpy.typing as npt
 
 from transferkit.training.history import Candidate, epoch_name
 
-__all__ = ["Candidates", "RunningMean", "Score", "interpolate", "mean_weights"]
+__all__ = [
+    "Candidates",
+    "RunningMean",
+    "Score",
+    "Weights",
+    "interpolate",
+    "interpolated_fraction",
+    "mean_weights",
+]
 
 Weights: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
@@ -101,6 +109,11 @@ class Candidates:
     epochs: list[tuple[int, Score, Weights]] = field(default_factory=list)
     mean: RunningMean = field(default_factory=RunningMean)
 
+    @property
+    def best_score(self) -> Score:
+        """The score of the best candidate; the worst possible one if there is none."""
+        return Score(-np.inf, -np.inf) if self.best is None else self.best[1]
+
     def add(self, name: str, score: Score, weights: Weights | None) -> None:
         """Add a candidate; it becomes the best one if it is better than those before."""
         self.records.append(Candidate(name, score.loss, score.accuracy))
@@ -145,7 +158,7 @@ class Candidates:
             return
         for fraction in fractions:
             weights = interpolate(start, best, fraction)
-            name = f"{fraction:g} of the way from {start_name} to {best_name}"
+            name = f"{_of_the_way(fraction)} from {start_name} to {best_name}"
             self.add(name, evaluate(weights), weights)
 
     def _add_soup(self, evaluate: Callable[[Weights], Score]) -> None:
@@ -161,7 +174,7 @@ class Candidates:
             weights = mean_weights([member[2] for member in members])
             self.add(f"soup of epochs {numbers}", score, weights)
 
-    def choose(self, start: str, last: Weights | None) -> tuple[str, Weights | None]:
+    def choose(self, start: str, last: tuple[str, Weights] | None) -> tuple[str, Weights | None]:
         """Return the name and the weights to keep.
 
         Parameters
@@ -169,14 +182,14 @@ class Candidates:
         start
             The name of the weights from which training started.
         last
-            The weights after the last epoch, which are kept if nothing was evaluated; None: there
-            was no epoch.
+            The name and the weights that are kept if nothing was evaluated and there is no mean;
+            None: there was no epoch.
         """
         if self.best is not None:
             return self.best[0], self.best[2]
         if self.mean.count:
             return f"mean of the last {self.mean.count} epochs", self.mean.mean
-        return (start, None) if last is None else ("last epoch", last)
+        return last or (start, None)
 
     def to_dict(self) -> tuple[dict[str, Any], dict[str, Weights]]:
         """Return the candidates as plain data and groups of arrays, which `from_dict` takes."""
@@ -251,3 +264,22 @@ def interpolate(start: Weights, end: Weights, fraction: float) -> Weights:
         ).astype(array.dtype)
         for name, array in end.items()
     }
+
+
+def interpolated_fraction(name: str | None, fractions: Sequence[float]) -> float:
+    """Return how far the weights of a candidate are on the way from the start, in (0, 1].
+
+    Examples
+    --------
+    >>> from transferkit.classification.fine_tuning.candidates import interpolated_fraction
+    >>> interpolated_fraction("0.5 of the way from probe to epoch 2", (0.25, 0.5))
+    0.5
+    >>> interpolated_fraction("epoch 2", (0.25, 0.5))
+    1.0
+    """
+    name = name or ""
+    return next((each for each in fractions if name.startswith(_of_the_way(each))), 1.0)
+
+
+def _of_the_way(fraction: float) -> str:
+    return f"{fraction:g} of the way"

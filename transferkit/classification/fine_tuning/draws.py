@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from transferkit.backends.stateless import SEED
 
-__all__ = ["MIXING", "ORDER", "SPLIT", "Masks", "epoch_order", "generator_for"]
+__all__ = ["MIRRORED", "MIXING", "ORDER", "SPLIT", "Masks", "epoch_order", "generator_for"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -23,6 +23,7 @@ ORDER = 1
 MASKS = 2
 MIXING = 3
 SPLIT = 4
+MIRRORED = 5
 
 # Integers that float32 represents exactly.
 _MAX_SEED = 1 << 24

@@ -19,12 +19,43 @@ from transferkit.errors import OutputError
 from transferkit.images import Preprocessing, stream_batches
 from transferkit.images.augmentation import Augmentation, AugmentationStage
 
-__all__ = ["Examples", "ImageExamples", "StoredExamples", "store_activations"]
+__all__ = ["Examples", "ImageExamples", "LabeledImages", "StoredExamples", "store_activations"]
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 
 # More than this is written to a temporary file instead of being kept in memory.
 _MAX_BYTES_IN_MEMORY = 1 << 30
+
+
+@dataclass(frozen=True, eq=False)
+class LabeledImages:
+    """Images with their classes and weights.
+
+    Attributes
+    ----------
+    images
+        (n,) images: paths, arrays and so on.
+    sources
+        (n,) their names.
+    classes
+        (n,) the index of the class of each.
+    weights
+        (n,) the weight of each, greater than 0.
+    """
+
+    images: Sequence[Any]
+    sources: Sequence[str]
+    classes: npt.NDArray[np.intp]
+    weights: npt.NDArray[np.float64]
+
+    def take(self, rows: npt.NDArray[np.intp]) -> LabeledImages:
+        """Return some of the images."""
+        return LabeledImages(
+            [self.images[row] for row in rows],
+            [self.sources[row] for row in rows],
+            self.classes[rows],
+            self.weights[rows],
+        )
 
 
 class Examples(Protocol):

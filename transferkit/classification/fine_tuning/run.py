@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-import hashlib
 import logging
-import math
-import os
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from transferkit.backends import Backend
-from transferkit.classification.fine_tuning.candidates import Candidates, Score
+from transferkit.classification.fine_tuning.candidates import (
+    Candidates,
+    Score,
+    Weights,
+    interpolate,
+)
 from transferkit.classification.fine_tuning.checkpoint import Checkpoint, CheckpointFolder
 from transferkit.classification.fine_tuning.choices import (
     LEARNING_RATES,
+    are_mirror_images_different,
+    calibrated_losses,
     choose_epochs,
-    is_mirrored_recognized,
+    choose_within_standard_error,
 )
+from transferkit.classification.fine_tuning.course import Course
+from transferkit.classification.fine_tuning.description import describe_run, digest_of_names
+from transferkit.classification.fine_tuning.draws import MIRRORED, generator_for
 from transferkit.classification.fine_tuning.examples import (
     Examples,
     ImageExamples,
+    LabeledImages,
     store_activations,
 )
 from transferkit.classification.fine_tuning.memory import check_memory
@@ -53,61 +62,22 @@ from transferkit.training.optimizers import Optimizer, find_optimizer
 from transferkit.training.schedules import Warmup, find_schedule
 from transferkit.training.step import TrainingState, TrainingStep
 
-__all__ = ["FineTuningRun", "LabeledImages", "fine_tune_model"]
+__all__ = ["FineTuningRun"]
 
 _LOGGER = logging.getLogger(__name__)
 
 Array: TypeAlias = npt.NDArray[Any]
-Weights: TypeAlias = Mapping[str, Array]
 
-_TRIAL_STEPS = 48
+# The share of the epochs after which the learning rate is chosen.
+_TRIAL = 1 / 3
+# The largest number of images that are compared with their mirror images.
+_MAX_MIRRORED = 200
 # How far a random crop zooms in: the share of the area of the image.
 _CROP_SCALE = (0.35, 1.0)
 
 
-@dataclass(frozen=True, eq=False)
-class LabeledImages:
-    """Images with their classes and weights.
-
-    Attributes
-    ----------
-    images
-        (n,) images: paths, arrays and so on.
-    sources
-        (n,) their names.
-    classes
-        (n,) the index of the class of each.
-    weights
-        (n,) the weight of each, greater than 0.
-    """
-
-    images: Sequence[Any]
-    sources: Sequence[str]
-    classes: npt.NDArray[np.intp]
-    weights: npt.NDArray[np.float64]
-
-    def take(self, rows: npt.NDArray[np.intp]) -> LabeledImages:
-        """Return some of the images."""
-        return LabeledImages(
-            [self.images[row] for row in rows],
-            [self.sources[row] for row in rows],
-            self.classes[rows],
-            self.weights[rows],
-        )
-
-
-def fine_tune_model(
-    model: Model,
-    backend: Backend,
-    train: LabeledImages,
-    validation: LabeledImages | None,
-    settings: FineTuning,
-    *,
-    start: str,
-    seed: int,
-    progress: bool | None,
-) -> tuple[Model, History]:
-    """Train a model with a head further.
+class FineTuningRun:
+    """A run: its choices, its epochs, and what is kept.
 
     Parameters
     ----------
@@ -125,13 +95,15 @@ def fine_tune_model(
         The seed of all randomness.
     progress
         Whether to show progress; None: on a terminal or in a notebook.
+    note
+        Added to the titles of the progress.
 
-    Returns
-    -------
-    model : Model
-        With the best weights: the given model if nothing is better.
-    history : History
-        What happened.
+    Attributes
+    ----------
+    preparation
+        The part of the model that is trained.
+    optimizer
+        The optimizer of the settings.
 
     Raises
     ------
@@ -143,28 +115,6 @@ def fine_tune_model(
         If ``settings.checkpoint`` has a checkpoint of another run.
     OutputError
         If a file cannot be written.
-    """
-    return FineTuningRun(
-        model, backend, train, validation, settings, start=start, seed=seed, progress=progress
-    ).run()
-
-
-class FineTuningRun:
-    """The parts of a run, for `fine_tune_model` and the learning rate range test.
-
-    Parameters
-    ----------
-    model, backend, train, validation, settings, start, seed, progress
-        As for `fine_tune_model`.
-
-    Attributes
-    ----------
-    preparation
-        The part of the model that is trained.
-    trainer
-        The training loop.
-    optimizer
-        The optimizer of the settings.
     """
 
     def __init__(
@@ -178,10 +128,15 @@ class FineTuningRun:
         start: str,
         seed: int,
         progress: bool | None,
+        note: str = "",
     ) -> None:
         self._model = model
+        self._backend = backend
+        self._train = train
+        self._validation_images = validation
         self._settings = settings
         self._start = start
+        self._note = note
         self._progress = progress
         self._seed = seed
         self._program = model.program(backend)
@@ -190,10 +145,10 @@ class FineTuningRun:
         self._folder: CheckpointFolder | None = None
         self._saved: Checkpoint | None = None
         if settings.checkpoint is not None:
-            description = _describe_run(model, backend, train, validation, settings, seed)
+            description = describe_run(model, backend, train, validation, settings, seed)
             # The names of two functions may be equal.
             trained = self.preparation.groups.learning_rate_factors
-            description["trained parameters"] = _digest_of_names(trained)
+            description["trained parameters"] = digest_of_names(trained)
             self._folder = CheckpointFolder(settings.checkpoint, description)
             self._saved = self._folder.read()
         check_memory(
@@ -207,93 +162,196 @@ class FineTuningRun:
         )
         self._choices: dict[str, Any] = {}
         self._trials: list[Trial] = []
-        self._steps: list[StepRecord] = []
-        self._epochs: list[EpochRecord] = []
-        self._candidates = Candidates(settings.soup)
-        # The weights after the last epoch, which are kept if there are no validation images.
-        self._last: Weights | None = None
+        # The course that is kept; None before the learning rate is chosen.
+        self._course: Course | None = None
+        # Those of the learning rates that were tried so far.
+        self._tried: list[Course] = []
+        self._started = time.monotonic()
         if self._saved is not None:
-            self._restore_records(self._saved)
+            self._course = self._restored(self._saved)
         number = len(train.classes)
         self._num_epochs = int(
             settings.epochs or self._choose("epochs", lambda: choose_epochs(number))
         )
-        augmentations = self._augmentations(validation)
-        self._validation = None if validation is None else self._labeled(validation, (), 1)
-        self.trainer = self._make_trainer(
-            backend, self._labeled(train, augmentations, settings.views), len(model.labels or ())
-        )
 
-    def run(self) -> tuple[Model, History]:
-        """Train, and return the best model and the history."""
+    @cached_property
+    def trainer(self) -> Trainer:
+        """The training loop; it reads images when it is made."""
+        labeled = self._labeled(self._train, self.augmentations, self._settings.views)
+        return self._make_trainer(labeled)
+
+    @cached_property
+    def augmentations(self) -> tuple[Augmentation, ...]:
+        """The augmentations of single images, given or chosen."""
+        settings = self._settings
+        if settings.augmentation is not None:
+            return tuple(
+                entry for entry in settings.augmentation if isinstance(entry, Augmentation)
+            )
+        if self.preparation.cut is not None and settings.views == 1:
+            return ()
+        flips: tuple[Augmentation, ...] = ()
+        if self._choose("horizontal_flip", lambda: not self._are_mirror_images_different()):
+            flips = (HorizontalFlip(),)
+        return (RandomResizedCrop(scale=_CROP_SCALE), *flips)
+
+    @cached_property
+    def _validation(self) -> LabeledExamples | None:
+        data = self._validation_images
+        return None if data is None else self._labeled(data, (), 1)
+
+    def run(self, fraction: float = 1.0) -> tuple[Model, History]:
+        """Train, and return the best model and the history.
+
+        Parameters
+        ----------
+        fraction
+            How far the weights of the model are on the way from those at the start to the best
+            ones, in (0, 1].
+        """
         interrupted = False
         try:
-            state = self._first_state()
-            optimizer = self._with_schedule(self._learning_rate(state))
-            state = self._run_epochs(state, optimizer)
-            self._candidates.add_averages(
-                self._score, self.preparation.parameters, self._start, self._settings.interpolation
-            )
+            self._train_and_average()
         except KeyboardInterrupt:
             interrupted = True
+            course = self._best_course()
+            epochs = 0 if course is None else len(course.epochs)
             warn(
-                f"training was interrupted after {len(self._epochs)} of {self._num_epochs} epochs; "
-                "the best weights so far are kept"
+                f"training was interrupted after {epochs} of {self._num_epochs} epochs; the best "
+                "weights so far are kept"
             )
-        name, weights = self._candidates.choose(self._start, self._last)
-        if not self._candidates.records:
-            self._candidates.records.append(Candidate(name, None, None))
+        except DivergedError as error:
+            warn(f"training stopped: {error}. The best weights so far are kept")
+        course = self._best_course()
+        name, weights = self._start, None
+        if course is not None:
+            name, weights = course.candidates.choose(self._start, self._last(course))
+        candidates = [] if course is None else course.candidates.records
         _LOGGER.info("kept the weights of %s", name)
         history = dataclasses.replace(
-            self._history(),
-            candidates=tuple(self._candidates.records),
+            self._history(course),
+            candidates=tuple(candidates) or (Candidate(name, None, None),),
             best=name,
             interrupted=interrupted,
         )
-        return self._model if weights is None else with_tuned(self._model, weights), history
+        if weights is None:
+            return self._model, history
+        if fraction < 1:
+            weights = interpolate(self.preparation.parameters, weights, fraction)
+        return with_tuned(self._model, weights), history
 
-    def _first_state(self) -> TrainingState:
-        """Return the state to begin with: that of the checkpoint if there is one."""
-        if self._saved is not None:
-            return self.trainer.step.state_from_numpy(
-                {"average": {}, "fixed": {}, **self._saved.arrays}
-            )
+    def _train_and_average(self) -> None:
+        """Train, and evaluate the averages over epochs."""
+        if self._course is None:
+            self._course = self._first_course()
+        self._run_epochs(self._course, self._num_epochs)
+        self._course.candidates.add_averages(
+            self._score, self.preparation.parameters, self._start, self._settings.interpolation
+        )
+
+    def _best_course(self) -> Course | None:
+        """Return the chosen course, or the best of those that were tried; None if there is none."""
+        if self._course is not None or not self._tried:
+            return self._course
+        return max(self._tried, key=lambda course: course.candidates.best_score)
+
+    def _last(self, course: Course) -> tuple[str, Weights] | None:
+        """Return the weights after the last epoch: their moving average if there is one."""
+        if not course.epochs:
+            return None
+        state, name = course.state, "last epoch"
+        if state.average:
+            return f"moving average after {name}", self._changed(state, state.average)
+        return name, self._changed(state, state.trained)
+
+    def _first_course(self) -> Course:
+        """Return the course to continue: with the given learning rate, or the best of trials."""
         state = self.trainer.step.initial_state(self.preparation.parameters)
+        candidates = Candidates(self._settings.soup)
         if self._validation is not None:
-            score = self._score(self.preparation.parameters)
-            self._candidates.add(self._start, score, None)
-        return state
+            candidates.add(self._start, self._score(self.preparation.parameters), None)
+        if self._settings.learning_rate is not None:
+            return Course(float(self._settings.learning_rate), state, candidates)
+        if not isinstance(self._settings.optimizer, str):
+            return Course(self.optimizer.learning_rate, state, candidates)
+        if self._validation is None:
+            rate = float(self._choose("learning_rate", lambda: LEARNING_RATES[0]))
+            return Course(rate, state, candidates)
+        return self._try_learning_rates(state, candidates, self._validation)
 
-    def _run_epochs(self, state: TrainingState, optimizer: Optimizer) -> TrainingState:
-        elapsed = self._epochs[-1].seconds if self._epochs else 0.0
-        started = time.monotonic() - elapsed
-        for epoch in range(len(self._epochs), self._num_epochs):
-            if self._is_stopped():
+    def _try_learning_rates(
+        self, state: TrainingState, candidates: Candidates, validation: LabeledExamples
+    ) -> Course:
+        """Return the course with the best learning rate, of which some epochs are done."""
+        epochs = max(1, round(_TRIAL * self._num_epochs))
+        losses = []
+        for rate in LEARNING_RATES:
+            course = Course(rate, state, copy.deepcopy(candidates))
+            try:
+                self._run_epochs(course, epochs, is_trial=True)
+            except DivergedError:
+                # Greater rates diverge as well.
+                break
+            self._tried.append(course)
+            after = course.state
+            # At a rate that is best in the end, the weights themselves are often worse than before
+            # for some epochs, but not their moving average.
+            parameters = {**after.fixed, **after.trained, **after.average}
+            logits = self.trainer.logits({"": parameters}, validation)[""]
+            loss = calibrated_losses(logits, validation.classes, validation.weights)
+            hits = logits.argmax(axis=1) == validation.classes
+            accuracy = float(np.average(hits, weights=validation.weights))
+            self._trials.append(Trial(rate, float(loss.mean()), accuracy))
+            losses.append(loss)
+        course = Course(LEARNING_RATES[0], state, candidates)
+        if self._tried:
+            course = self._tried[choose_within_standard_error(np.stack(losses))]
+        self._choices["learning_rate"] = course.learning_rate
+        if course.epochs:
+            self._write_checkpoint(course)
+        return course
+
+    def _run_epochs(self, course: Course, until: int, *, is_trial: bool = False) -> None:
+        """Continue a course up to an epoch.
+
+        Raises
+        ------
+        DivergedError
+            If the loss or the gradient is NaN or infinite.
+        """
+        optimizer = self._with_schedule(course.learning_rate)
+        suffix = f" at learning rate {course.learning_rate:g}" if is_trial else self._note
+        for epoch in range(len(course.epochs), until):
+            if course.has_stalled(self._settings.patience):
                 break
             records: list[StepRecord] = []
-            title = f"Epoch {epoch + 1} of {self._num_epochs}"
+            title = f"Epoch {epoch + 1} of {self._num_epochs}{suffix}"
+            steps = self.trainer.steps_per_epoch
             try:
-                with show_progress(
-                    title, self.trainer.steps_per_epoch, shown=self._progress
-                ) as advance:
+                with show_progress(title, steps, shown=self._progress) as advance:
                     state = self.trainer.run_epoch(
-                        state,
+                        course.state,
                         optimizer,
                         epoch,
                         self._num_epochs,
                         report=_recorder(records, advance),
-                        started=started,
+                        started=self._started,
                     )
-            except DivergedError as error:
-                warn(f"training stopped: {error}. The best weights so far are kept")
-                self._steps += records
-                break
-            self._finish_epoch(state, epoch, records)
-        return state
+            except DivergedError:
+                course.steps += records
+                raise
+            record = self._finish_epoch(course, state, records)
+            line = _format_epoch(record, self._num_epochs, suffix)
+            print_progress(line, shown=self._progress)
+            if not is_trial:
+                self._write_checkpoint(course)
 
-    def _finish_epoch(self, state: TrainingState, epoch: int, records: list[StepRecord]) -> None:
-        """Evaluate the weights after an epoch and their moving average, and write a checkpoint."""
-        self._last = self._changed(state, state.trained)
+    def _finish_epoch(
+        self, course: Course, state: TrainingState, records: list[StepRecord]
+    ) -> EpochRecord:
+        """Evaluate the weights after an epoch and their moving average."""
+        epoch = len(course.epochs) + 1
+        weights = self._changed(state, state.trained)
         score = None
         if self._validation is not None:
             parameters = {"epoch": {**state.fixed, **state.trained}}
@@ -301,28 +359,18 @@ class FineTuningRun:
                 parameters["average"] = {**parameters["epoch"], **state.average}
             scores = self.trainer.evaluate(parameters, self._validation)
             score = scores["epoch"]
-            self._candidates.add_epoch(epoch + 1, score, self._last)
+            course.candidates.add_epoch(epoch, score, weights)
             if state.average:
                 average = self._changed(state, state.average)
-                name = f"moving average after {epoch_name(epoch + 1)}"
-                self._candidates.add(name, scores["average"], average)
-        if self._settings.swa and 2 * (epoch + 1) > self._num_epochs:
-            self._candidates.mean.add(self._last)
-        self._steps += records
-        record = summarize(epoch, records, score)
-        self._epochs.append(record)
-        print_progress(_format_epoch(record, self._num_epochs), shown=self._progress)
-        if self._folder is not None:
-            self._folder.write(self._to_checkpoint(state))
-
-    def _is_stopped(self) -> bool:
-        """Return whether the validation loss has not decreased for too many epochs."""
-        patience = self._settings.patience
-        losses = [record.validation_loss for record in self._epochs]
-        if patience is None or len(losses) <= patience:
-            return False
-        finite = [np.inf if loss is None or not np.isfinite(loss) else loss for loss in losses]
-        return bool(min(finite[-patience:]) >= min(finite[:-patience]))
+                name = f"moving average after {epoch_name(epoch)}"
+                course.candidates.add(name, scores["average"], average)
+        if self._settings.swa and 2 * epoch > self._num_epochs:
+            course.candidates.mean.add(weights)
+        course.state = state
+        course.steps += records
+        record = summarize(epoch - 1, records, score)
+        course.epochs.append(record)
+        return record
 
     def _changed(self, state: TrainingState, values: Mapping[str, Any]) -> Weights:
         """Return the arrays of all parameters that training changes."""
@@ -331,14 +379,10 @@ class FineTuningRun:
 
     def _score(self, weights: Weights) -> Score:
         """Return the score of some weights on the validation images."""
-        return self._evaluate(
-            self.trainer.step.from_numpy({**self.preparation.parameters, **weights})
-        )
-
-    def _evaluate(self, parameters: Mapping[str, Any]) -> Score:
         if self._validation is None:
             raise RuntimeError("there are no validation images")
-        return self.trainer.evaluate({"": parameters}, self._validation)[""]
+        tensors = self.trainer.step.from_numpy({**self.preparation.parameters, **weights})
+        return self.trainer.evaluate({"": tensors}, self._validation)[""]
 
     def _labeled(
         self, data: LabeledImages, augmentations: tuple[Augmentation, ...], views: int
@@ -361,14 +405,14 @@ class FineTuningRun:
                 )
         return LabeledExamples(examples, data.classes, data.weights / data.weights.mean())
 
-    def _make_trainer(self, backend: Backend, train: LabeledExamples, num_classes: int) -> Trainer:
+    def _make_trainer(self, train: LabeledExamples) -> Trainer:
         settings, preparation = self._settings, self.preparation
         anchors: Weights = {}
         if settings.l2_sp:
             names = preparation.pretrained & preparation.groups.decayed
             anchors = {name: preparation.parameters[name] for name in sorted(names)}
         step = TrainingStep(
-            backend,
+            self._backend,
             preparation.network,
             preparation.groups,
             self.optimizer,
@@ -379,6 +423,7 @@ class FineTuningRun:
             wrapped=preparation.stateless,
             anchors=anchors,
         )
+        num_classes = len(self._model.labels or ())
         return Trainer(step, preparation, settings, train, num_classes, self._seed)
 
     def _choose(self, name: str, measure: Callable[[], Any]) -> Any:
@@ -387,87 +432,21 @@ class FineTuningRun:
             self._choices[name] = measure()
         return self._choices[name]
 
-    def _augmentations(self, validation: LabeledImages | None) -> tuple[Augmentation, ...]:
-        """Return the augmentations of single images."""
-        settings = self._settings
-        if settings.augmentation is not None:
-            return tuple(
-                entry for entry in settings.augmentation if isinstance(entry, Augmentation)
-            )
-        if self.preparation.cut is not None and settings.views == 1:
-            return ()
-        flips: tuple[Augmentation, ...] = ()
-        if validation is not None and self._choose(
-            "horizontal_flip", lambda: self._is_mirrored_recognized(validation)
-        ):
-            flips = (HorizontalFlip(),)
-        return (RandomResizedCrop(scale=_CROP_SCALE), *flips)
-
-    def _is_mirrored_recognized(self, validation: LabeledImages) -> bool:
-        hits = []
+    def _are_mirror_images_different(self) -> bool:
+        """Return whether some training images can be told from their mirror images."""
+        generator = generator_for(self._seed, MIRRORED)
+        number = min(_MAX_MIRRORED, len(self._train.images))
+        rows = generator.permutation(len(self._train.images))[:number]
+        layer = self._model.network.node("logits").inputs[0]
+        embeddings: list[Array] = []
         for augmentations in ((), (HorizontalFlip(probability=1.0),)):
             images = ImageExamples(
-                validation.images, self._model.preprocessing, augmentations, self._seed
+                self._train.take(rows).images, self._model.preprocessing, augmentations, self._seed
             )
-            rows = np.empty(len(images), bool)
-            batches = images.batches(range(len(images)), self._settings.batch_size, 0)
-            for pixels, indices in batches:
-                logits = self._program.run(pixels, ["logits"])["logits"]
-                rows[indices] = logits.argmax(axis=1) == validation.classes[indices]
-            hits.append(rows)
-        return is_mirrored_recognized(*hits)
-
-    def _learning_rate(self, state: TrainingState) -> float:
-        """Return the learning rate: the given one, or the best of short trials."""
-        if self._settings.learning_rate is not None:
-            return float(self._settings.learning_rate)
-        if not isinstance(self._settings.optimizer, str):
-            return self.optimizer.learning_rate
-        if self._validation is None:
-            return float(self._choose("learning_rate", lambda: LEARNING_RATES[0]))
-        return float(self._choose("learning_rate", lambda: self._best_trial(state)))
-
-    def _best_trial(self, state: TrainingState) -> float:
-        """Return the rate after whose first steps the validation loss is lowest.
-
-        It is that of the moving average, if there is one: at a rate that is best in the end, the
-        weights themselves are often worse than before for some epochs.
-        """
-        epochs = math.ceil(_TRIAL_STEPS / self.trainer.steps_per_epoch)
-        total = _TRIAL_STEPS * len(LEARNING_RATES)
-        with show_progress("Choosing the learning rate", total, shown=self._progress) as advance:
-            for rate in LEARNING_RATES:
-                try:
-                    after = self._take_trial_steps(state, rate, epochs, advance)
-                except DivergedError:
-                    break
-                score = self._evaluate({**after.fixed, **after.trained, **after.average})
-                self._trials.append(Trial(rate, score.loss, score.accuracy))
-        finite = [trial for trial in self._trials if np.isfinite(trial.validation_loss)]
-        if not finite:
-            return LEARNING_RATES[0]
-        return min(finite, key=lambda trial: trial.validation_loss).learning_rate
-
-    def _take_trial_steps(
-        self, state: TrainingState, rate: float, epochs: int, advance: Callable[[int], None]
-    ) -> TrainingState:
-        """Return the state after the first steps at a constant rate, with the warm-up."""
-        optimizer = dataclasses.replace(
-            self.optimizer, learning_rate=rate, schedule=Warmup("constant")
-        )
-        left = _TRIAL_STEPS
-        for epoch in range(epochs):
-            state = self.trainer.run_epoch(
-                state,
-                optimizer,
-                epoch,
-                epochs,
-                report=_recorder([], advance),
-                started=0.0,
-                max_steps=left,
-            )
-            left -= self.trainer.steps_per_epoch
-        return state
+            batches = images.batches(range(number), self._settings.batch_size, 0)
+            parts = [self._program.run(pixels, [layer])[layer] for pixels, _ in batches]
+            embeddings.append(np.concatenate(parts))
+        return are_mirror_images_different(embeddings[0], embeddings[1], generator)
 
     def _with_schedule(self, learning_rate: float) -> Optimizer:
         """Return the optimizer with a learning rate and the schedule of the settings."""
@@ -480,31 +459,39 @@ class FineTuningRun:
             schedule = Warmup(schedule, self._settings.warmup)
         return dataclasses.replace(self.optimizer, learning_rate=learning_rate, schedule=schedule)
 
-    def _history(self) -> History:
-        """Return the history so far, without candidates."""
+    def _history(self, course: Course | None) -> History:
+        """Return the history of a course, without candidates."""
         return History(
-            steps=self._steps, epochs=self._epochs, trials=self._trials, choices=self._choices
+            steps=() if course is None else course.steps,
+            epochs=() if course is None else course.epochs,
+            trials=self._trials,
+            choices=self._choices,
         )
 
-    def _to_checkpoint(self, state: TrainingState) -> Checkpoint:
-        arrays = self.trainer.step.state_to_numpy(state)
-        candidates, kept = self._candidates.to_dict()
-        progress = {"history": self._history().to_dict(), "candidates": candidates}
-        return Checkpoint({**arrays, **kept}, progress)
+    def _write_checkpoint(self, course: Course) -> None:
+        if self._folder is None:
+            return
+        arrays = self.trainer.step.state_to_numpy(course.state)
+        candidates, kept = course.candidates.to_dict()
+        progress = {
+            "history": self._history(course).to_dict(),
+            "candidates": candidates,
+            "learning_rate": course.learning_rate,
+        }
+        self._folder.write(Checkpoint({**arrays, **kept}, progress))
 
-    def _restore_records(self, saved: Checkpoint) -> None:
+    def _restored(self, saved: Checkpoint) -> Course:
+        """Return the course of a checkpoint, whose choices are made again without measurements."""
         history = History.from_dict(saved.progress["history"])
-        self._steps, self._epochs = list(history.steps), list(history.epochs)
         self._trials, self._choices = list(history.trials), dict(history.choices)
-        self._candidates = Candidates.from_dict(
+        candidates = Candidates.from_dict(
             self._settings.soup, saved.progress["candidates"], saved.arrays
         )
-        trained = self.preparation.groups.learning_rate_factors
-        fixed = saved.arrays.get("fixed", {})
-        self._last = {
-            **{name: fixed[name] for name in self.preparation.groups.statistics},
-            **{name: saved.arrays["trained"][name] for name in trained},
-        }
+        steps, epochs = list(history.steps), list(history.epochs)
+        self._started -= epochs[-1].seconds
+        state = self.trainer.step.state_from_numpy({"average": {}, "fixed": {}, **saved.arrays})
+        rate = float(saved.progress["learning_rate"])
+        return Course(rate, state, candidates, steps, epochs)
 
 
 def _recorder(
@@ -517,68 +504,12 @@ def _recorder(
     return report
 
 
-def _format_epoch(record: EpochRecord, epochs: int) -> str:
-    text = f"epoch {record.epoch}/{epochs}: loss {record.loss:.4f}, accuracy {record.accuracy:.4f}"
+def _format_epoch(record: EpochRecord, epochs: int, suffix: str) -> str:
+    text = f"epoch {record.epoch}/{epochs}{suffix}: loss {record.loss:.4f}"
+    text += f", accuracy {record.accuracy:.4f}"
     if record.validation_loss is not None and record.validation_accuracy is not None:
         text += (
             f", validation loss {record.validation_loss:.4f}, validation accuracy "
             f"{record.validation_accuracy:.4f}"
         )
     return f"{text}, {record.seconds:.0f} s"
-
-
-def _describe_run(
-    model: Model,
-    backend: Backend,
-    train: LabeledImages,
-    validation: LabeledImages | None,
-    settings: FineTuning,
-    seed: int,
-) -> dict[str, str]:
-    """Return what determines a run, by name, for its checkpoint."""
-    parameters = settings.get_params(deep=False)
-    parameters.pop("checkpoint")
-    parameters.pop("validation")
-    described = {name: _describe(value) for name, value in parameters.items()}
-    return {
-        **described,
-        "backend": f"{backend.name} on {backend.device}",
-        "network": model.network.name,
-        "weights": _digest_of_weights(model),
-        "preprocessing": repr(model.preprocessing),
-        "training images": _digest_of_images(train),
-        "validation images": "none" if validation is None else _digest_of_images(validation),
-        "random_state": str(seed),
-    }
-
-
-def _describe(value: object) -> str:
-    # The default repr of a function has an address.
-    return getattr(value, "__qualname__", None) or repr(value)
-
-
-def _digest_of_weights(model: Model) -> str:
-    sha256 = hashlib.sha256()
-    for name, array in model.weights.items():
-        sha256.update(name.encode())
-        sha256.update(np.ascontiguousarray(array).tobytes())
-    if model.wrapped is not None:
-        for name, array in model.wrapped.parameters().items():
-            sha256.update(name.encode())
-            sha256.update(np.ascontiguousarray(array).tobytes())
-    return sha256.hexdigest()[:16]
-
-
-def _digest_of_names(names: Collection[str]) -> str:
-    return f"{len(names)}, {hashlib.sha256(repr(sorted(names)).encode()).hexdigest()[:16]}"
-
-
-def _digest_of_images(data: LabeledImages) -> str:
-    sha256 = hashlib.sha256()
-    for image, source in zip(data.images, data.sources, strict=True):
-        sha256.update(os.fsencode(source))
-        if isinstance(image, np.ndarray):
-            sha256.update(np.ascontiguousarray(image).tobytes())
-    sha256.update(data.classes.astype("<i8").tobytes())
-    sha256.update(data.weights.astype("<f8").tobytes())
-    return f"{len(data.classes)} images, {sha256.hexdigest()[:16]}"

@@ -55,8 +55,9 @@ class FineTuning(BaseEstimator):  # type: ignore[misc]
         The number of passes over the training images; None: chosen by the number of images.
     learning_rate
         The learning rate of the head, before the schedule. None: that of ``optimizer`` if it is
-        an object, and otherwise chosen from 0.0001, 0.0003 and 0.001 by short trials, or 0.0001
-        without validation images. For ``"sgd"`` by name these are low; give a rate.
+        an object, and otherwise chosen from 0.0001, 0.0003 and 0.001 by training with each for a
+        third of the epochs, or 0.0001 without validation images. For ``"sgd"`` by name these are
+        low; give a rate.
     trainable
         ``"all"``; ``"head"``; the name of a layer: that layer and everything after it; or a
         function from the name of a parameter to whether it is trained. What comes before the
@@ -92,8 +93,8 @@ class FineTuning(BaseEstimator):  # type: ignore[misc]
         the first (Huang et al., 2016, "Deep Networks with Stochastic Depth", section 3).
     augmentation
         A list of augmentations from `transferkit.images.augmentation`, applied in this order;
-        None: random resized crops, and horizontal flips if the classifier recognizes mirrored
-        validation images as well as they are; no flips without validation images.
+        None: random resized crops, and horizontal flips unless training images can be told from
+        their mirror images, as characters can.
     views
         If only a part of the network is trained: the number of augmentations of each image for
         which the rest runs; the epochs use them in turn. 1: images are not augmented.
@@ -107,7 +108,10 @@ class FineTuning(BaseEstimator):  # type: ignore[misc]
     validation
         The fraction of the images of each class that is kept for validation, in (0, 1); a
         folder of class folders; or a tuple of images and labels. None: no validation; the
-        weights after the last epoch are kept.
+        moving average of the weights after the last epoch is kept, or the mean of ``swa``.
+    refit
+        If ``validation`` is a fraction and training is better than the head alone: whether to
+        train again on all images, with what was chosen, and keep the result.
     patience
         Stop after this number of epochs without a better validation loss; None: never.
     average_decay
@@ -154,6 +158,7 @@ class FineTuning(BaseEstimator):  # type: ignore[misc]
     clip_value: float | None = None
     sampling: str = "shuffled"
     validation: Validation = 0.15
+    refit: bool = True
     patience: int | None = None
     average_decay: float | None = 0.98
     swa: bool = False
@@ -206,6 +211,7 @@ class FineTuning(BaseEstimator):  # type: ignore[misc]
             if getattr(self, name) not in choices:
                 raise UnknownNameError(name, getattr(self, name), choices)
         check_bool("swa", self.swa)
+        check_bool("refit", self.refit)
         self._check_sequences()
         self._check_validation()
 

@@ -101,7 +101,6 @@ class Trainer:
         *,
         report: Callable[[StepRecord], None],
         started: float,
-        max_steps: int | None = None,
     ) -> TrainingState:
         """Train for an epoch.
 
@@ -117,8 +116,6 @@ class Trainer:
             Called after each step.
         started
             The time of `time.monotonic` at which training started.
-        max_steps
-            End the epoch after this number of steps.
 
         Raises
         ------
@@ -127,8 +124,6 @@ class Trainer:
         """
         total = epochs * self.steps_per_epoch
         for index, batch in enumerate(self.batches(epoch)):
-            if index == max_steps:
-                break
             number = epoch * self.steps_per_epoch + index
             learning_rate = optimizer.learning_rate_at(number, total)
             try:
@@ -163,18 +158,22 @@ class Trainer:
         validation
             The images.
         """
-        logits: dict[str, list[Array]] = {name: [] for name in candidates}
-        positions: list[int] = []
+        classes, weights = validation.classes, validation.weights
+        return {
+            name: score_logits(logits, classes, weights)
+            for name, logits in self.logits(candidates, validation).items()
+        }
+
+    def logits(
+        self, candidates: Mapping[str, Mapping[str, Any]], validation: LabeledExamples
+    ) -> dict[str, Array]:
+        """Return the logits (n, c) of validation images; see `evaluate`."""
         order = range(len(validation.classes))
-        for x, indices in validation.examples.batches(order, self.batch_size, 0):
-            positions += indices
+        logits: dict[str, list[Array]] = {name: [] for name in candidates}
+        for x, _ in validation.examples.batches(order, self.batch_size, 0):
             for name, parameters in candidates.items():
                 logits[name].append(self.step.logits(parameters, x))
-        classes, weights = validation.classes[positions], validation.weights[positions]
-        return {
-            name: score_logits(np.concatenate(rows), classes, weights)
-            for name, rows in logits.items()
-        }
+        return {name: np.concatenate(rows) for name, rows in logits.items()}
 
     def batches(self, epoch: int) -> Iterator[TrainingBatch]:
         """Yield the batches of an epoch, counted from 0, with their targets and masks."""

@@ -1,0 +1,112 @@
+"""Fine-tuning of a model, and a second run on all images with what the first one chose."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sklearn.base import clone
+
+from transferkit.backends import Backend
+from transferkit.classification.fine_tuning.candidates import interpolated_fraction
+from transferkit.classification.fine_tuning.examples import LabeledImages
+from transferkit.classification.fine_tuning.run import FineTuningRun
+from transferkit.classification.fine_tuning.settings import FineTuning
+from transferkit.images.augmentation import Augmentation, CutMix, MixUp
+from transferkit.models import Model
+from transferkit.training.history import History
+
+__all__ = ["RefitStart", "fine_tune_model"]
+
+# The folder in that of the checkpoint for the second run.
+_FOLDER = "refit"
+
+
+@dataclass(frozen=True, eq=False)
+class RefitStart:
+    """What a second run on all images starts from.
+
+    Attributes
+    ----------
+    model
+        The model, with a head that is fitted to all images.
+    images
+        The training and the validation images.
+    """
+
+    model: Model
+    images: LabeledImages
+
+
+def fine_tune_model(
+    model: Model,
+    backend: Backend,
+    train: LabeledImages,
+    validation: LabeledImages | None,
+    settings: FineTuning,
+    *,
+    refit: RefitStart | None,
+    start: str,
+    seed: int,
+    progress: bool | None,
+) -> tuple[Model, History]:
+    """Train a model with a head further.
+
+    Parameters
+    ----------
+    model, backend, train, validation, settings, start, seed, progress
+        As for `FineTuningRun`.
+    refit
+        What a second run starts from, if the first one finds weights that are better than those
+        at the start; None: no second run.
+
+    Returns
+    -------
+    model : Model
+        With the best weights; the given model if nothing is better.
+    history : History
+        What happened.
+    """
+    run = FineTuningRun(
+        model, backend, train, validation, settings, start=start, seed=seed, progress=progress
+    )
+    tuned, history = run.run()
+    if refit is None or tuned is model or history.interrupted:
+        return tuned, history
+    again = FineTuningRun(
+        refit.model,
+        backend,
+        refit.images,
+        None,
+        _settings_of_refit(settings, history, run.augmentations),
+        start=start,
+        seed=seed,
+        progress=progress,
+        note=", all images",
+    )
+    of_all, second = again.run(interpolated_fraction(history.best, settings.interpolation))
+    if len(second.epochs) < len(history.epochs):
+        # Interrupted or diverged: what was compared on validation images is kept.
+        return tuned, dataclasses.replace(history, interrupted=second.interrupted)
+    return of_all, dataclasses.replace(history, refit=second)
+
+
+def _settings_of_refit(
+    settings: FineTuning, history: History, augmentations: Sequence[Augmentation]
+) -> FineTuning:
+    mixing = [entry for entry in settings.augmentation or () if isinstance(entry, MixUp | CutMix)]
+    rate = history.choices.get("learning_rate", settings.learning_rate)
+    folder = settings.checkpoint
+    again: FineTuning = clone(settings).set_params(
+        epochs=len(history.epochs),
+        learning_rate=rate,
+        augmentation=[*augmentations, *mixing],
+        validation=None,
+        patience=None,
+        soup=0,
+        interpolation=(),
+        checkpoint=None if folder is None else Path(folder, _FOLDER),
+    )
+    return again
