@@ -31,13 +31,14 @@ def main() -> None:
     classifier.fit(train, on_error="skip")
     print("head only:", classifier.evaluate(test, on_error="skip"))
 
-    # All layers, from that head.
-    classifier.fine_tune(train, FineTuning(epochs=arguments.epochs), on_error="skip")
+    # All layers, from that head. `fine_tune` would continue with other images.
+    classifier.set_params(fine_tuning=FineTuning(epochs=arguments.epochs))
+    classifier.fit(train, on_error="skip")
     print("fine-tuned:", classifier.evaluate(test, on_error="skip"))
     if classifier.history_ is not None:
         for epoch in classifier.history_.epochs:
             print(f"epoch {epoch.epoch}: loss {epoch.loss:.4f}, accuracy {epoch.accuracy:.4f}")
-        print("kept:", classifier.history_.best)
+        print("kept:", classifier.history_.best, dict(classifier.history_.choices))
 
     # The file loads on any backend, also on one that cannot train.
     classifier.save(arguments.output)

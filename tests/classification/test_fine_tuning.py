@@ -288,6 +288,20 @@ def test_fine_tune_continues_from_a_fitted_classifier(differentiable: Backend) -
         classifier.fine_tune(IMAGES, settings, y=[7] * len(IMAGES))
 
 
+def test_validation_images_that_were_fitted_to_are_reported(
+    differentiable: Backend, tmp_path: Path
+) -> None:
+    first = labeled_folder(tmp_path / "first", classes=3)
+    other = labeled_folder(tmp_path / "other", classes=3, seed=9)
+    settings = FineTuning(**{**BASE, "epochs": 1})
+    classifier = tiny_classifier(backend=differentiable, C=1.0).fit(first)
+    classifier.fine_tune(other, settings)
+    for folder in (first, other):
+        with pytest.warns(UserWarning, match="images that the classifier was fitted to"):
+            classifier.fine_tune(folder, settings)
+    classifier.fine_tune(first, FineTuning(**{**BASE, "validation": None}))
+
+
 def test_a_tuned_classifier_is_saved_and_loaded(differentiable: Backend, tmp_path: Path) -> None:
     settings = {"augmentation": (RandomResizedCrop(), HorizontalFlip()), "optimizer": SGD(0.1)}
     tuned = fitted(differentiable, validation=None, **settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -401,6 +401,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
             fitted = fitted if tuned is start else tuned
         self._set_fitted(fitted, classes, head.C, skipped, head.cv_accuracy, len(indices), history)
         self._fit_parameters = self._current_parameters()
+        self._fitted_files: frozenset[str] = _files([features.sources[row] for row in used])
         _LOGGER.info("fitted classes %s with C = %g", format_labels(classes.tolist()), head.C)
         return self
 
@@ -452,6 +453,15 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         )
         train, validation, _ = self._split(data, self.classes_, settings, seed)
         is_split = len(train.images) < len(data.images)
+        if is_split and validation is not None:
+            known = self._fitted_files.intersection(validation.sources)
+            if known:
+                warn(
+                    f"{len(known)} of the {len(validation.images)} validation images are images "
+                    "that the classifier was fitted to, so that training will hardly seem to "
+                    "improve it; pass other images, validation=None, or fine_tuning to Classifier "
+                    "instead"
+                )
         self.model_, self.history_ = fine_tune_model(
             self.model_,
             backend,
@@ -464,6 +474,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
             progress=self.progress,
         )
         self.skipped_ = skipped
+        self._fitted_files |= _files(data.sources)
         return self
 
     def plot_history(self, path: str | os.PathLike[str]) -> None:
@@ -1053,6 +1064,8 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         self.n_samples_fit_ = n_samples
         self.skipped_ = skipped
         self.history_ = history
+        # Unknown for a loaded classifier.
+        self._fitted_files = frozenset()
 
     def _outputs(self, X: Images, layer: str, *, on_error: str) -> Features:
         """Return the output of a layer of the fitted model."""
@@ -1073,6 +1086,11 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         )
         check_finite(outputs[layer], outputs.sources, layer)
         return outputs
+
+
+def _files(sources: Iterable[str]) -> frozenset[str]:
+    """Return the sources that are paths, and not positions of arrays."""
+    return frozenset(source for source in sources if not source.startswith("images["))
 
 
 def _check_fine_tuning(fine_tuning: object) -> FineTuning | None:
