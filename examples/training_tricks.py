@@ -115,7 +115,7 @@ def main() -> None:
             settings = {"learning_rate": None, **settings}
         classifier = Classifier(
             arguments.network,
-            weights=arguments.weights or "imagenet1k_v1",
+            weights=arguments.weights,
             backend=arguments.backend,
             random_state=0,
             fine_tuning=FineTuning(**{**defaults, **settings}),
