@@ -20,7 +20,7 @@ from transferkit.classification.fine_tuning.candidates import Candidates, Score
 from transferkit.classification.fine_tuning.choices import (
     are_mirror_images_different,
     calibrated_losses,
-    choose_within_standard_error,
+    is_lower_beyond_error,
 )
 from transferkit.classification.fine_tuning.course import Course
 from transferkit.classification.fine_tuning.draws import Masks, epoch_order
@@ -512,20 +512,23 @@ def log_loss_of_images(logits: npt.NDArray[Any], classes: npt.NDArray[Any]) -> n
 
 
 @pytest.mark.parametrize(
-    ("losses", "expected"),
+    ("losses", "others", "expected"),
     [
-        ([[1, 1, 1, 1], [0, 0, 0, 1]], 1),
+        ([0, 0, 0, 1], [1, 1, 1, 1], True),
+        ([1, 1, 1, 1], [0, 0, 0, 1], False),
         # A mean difference of 0.25, with a standard error of 0.25.
-        ([[0, 0, 0, 1], [0, 0, 0, 0]], 0),
-        ([[9, 9, 9, 9], [1, 1, 1, 1.1], [1, 1, 1, 1]], 1),
-        ([[1, 1], [np.inf, 1], [np.nan, 1]], 0),
-        ([[np.nan, 1], [2, 1], [1, 0]], 2),
-        ([[np.nan, 1], [2, np.inf]], 0),
-        ([[2], [1]], 0),
+        ([0, 0, 0, 0], [0, 0, 0, 1], False),
+        ([0, 0, 0, 0], [0, 0.2, 0, 1], True),
+        ([1, 1], [1, 1], False),
+        ([np.nan, 0], [1, 2], False),
+        ([0, 0], [np.inf, 0], True),
+        ([0], [1], False),
     ],
 )
-def test_the_first_within_one_standard_error_is_chosen(losses: Any, expected: int) -> None:
-    assert choose_within_standard_error(np.asarray(losses, float)) == expected
+def test_a_loss_is_lower_beyond_the_standard_error(
+    losses: Any, others: Any, expected: bool
+) -> None:
+    assert is_lower_beyond_error(np.asarray(losses, float), np.asarray(others, float)) is expected
 
 
 def test_trials_are_the_beginning_of_the_run(differentiable: Backend) -> None:

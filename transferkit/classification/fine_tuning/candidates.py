@@ -109,11 +109,6 @@ class Candidates:
     epochs: list[tuple[int, Score, Weights]] = field(default_factory=list)
     mean: RunningMean = field(default_factory=RunningMean)
 
-    @property
-    def best_score(self) -> Score:
-        """The score of the best candidate; the worst possible one if there is none."""
-        return Score(-np.inf, -np.inf) if self.best is None else self.best[1]
-
     def add(self, name: str, score: Score, weights: Weights | None) -> None:
         """Add a candidate; it becomes the best one if it is better than those before."""
         self.records.append(Candidate(name, score.loss, score.accuracy))

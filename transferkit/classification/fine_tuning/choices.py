@@ -17,7 +17,7 @@ __all__ = [
     "are_mirror_images_different",
     "calibrated_losses",
     "choose_epochs",
-    "choose_within_standard_error",
+    "is_lower_beyond_error",
 ]
 
 Floats: TypeAlias = npt.NDArray[np.float32]
@@ -142,35 +142,28 @@ def calibrated_losses(
     return losses(float(best.x))
 
 
-def choose_within_standard_error(losses: Doubles) -> int:
-    """Return the first row whose mean exceeds the lowest by at most one standard error.
+def is_lower_beyond_error(losses: Doubles, others: Doubles) -> bool:
+    """Return whether a mean loss is lower than another one by more than one standard error.
 
     Parameters
     ----------
-    losses
-        (k, n) the loss of each image after each of k trials, from the most cautious one.
-
-    Returns
-    -------
-    int
-        The row, among those whose losses are finite; 0 if there is none. The standard error is
-        that of the differences from the row with the lowest mean (Breiman et al., 1984,
-        "Classification and Regression Trees", section 3.4.3, for trees).
+    losses, others
+        (n,) the loss of each image in two trials. The standard error is that of the mean of their
+        differences.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from transferkit.classification.fine_tuning.choices import choose_within_standard_error
-    >>> choose_within_standard_error(np.array([[1.0, 3.0, 0.0, 0.1], [0.0, 0.0, 1.0, 1.0]]))
-    0
-    >>> choose_within_standard_error(np.array([[1.0, 1.1, 0.9, 1.0], [0.0, 0.0, 0.1, 0.2]]))
-    1
+    >>> from transferkit.classification.fine_tuning.choices import is_lower_beyond_error
+    >>> is_lower_beyond_error(np.array([0.0, 0.0, 0.1, 0.2]), np.array([1.0, 1.1, 0.9, 1.0]))
+    True
+    >>> is_lower_beyond_error(np.array([0.0, 0.0, 1.0, 1.0]), np.array([1.0, 3.0, 0.0, 0.1]))
+    False
     """
-    is_finite = np.isfinite(losses).all(axis=1)
-    rows, number = np.flatnonzero(is_finite), losses.shape[1]
-    if not len(rows) or number == 1:
-        return 0
-    losses = losses[rows]
-    differences = losses - losses[losses.mean(axis=1).argmin()]
-    errors = differences.std(axis=1, ddof=1) / math.sqrt(number)
-    return int(rows[np.argmax(differences.mean(axis=1) <= errors)])
+    if not np.isfinite(losses).all() or len(losses) == 1:
+        return False
+    if not np.isfinite(others).all():
+        return True
+    differences = others - losses
+    error = differences.std(ddof=1) / math.sqrt(len(losses))
+    return bool(differences.mean() > error)

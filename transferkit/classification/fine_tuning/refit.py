@@ -75,12 +75,15 @@ def fine_tune_model(
     tuned, history = run.run()
     if refit is None or tuned is model or history.interrupted:
         return tuned, history
+    repeated = _settings_of_refit(settings, history, run.augmentations)
+    # Its tensors and activations are not needed any more.
+    del run
     again = FineTuningRun(
         refit.model,
         backend,
         refit.images,
         None,
-        _settings_of_refit(settings, history, run.augmentations),
+        repeated,
         start=start,
         seed=seed,
         progress=progress,

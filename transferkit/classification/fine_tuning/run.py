@@ -26,7 +26,7 @@ from transferkit.classification.fine_tuning.choices import (
     are_mirror_images_different,
     calibrated_losses,
     choose_epochs,
-    choose_within_standard_error,
+    is_lower_beyond_error,
 )
 from transferkit.classification.fine_tuning.course import Course
 from transferkit.classification.fine_tuning.description import describe_run, digest_of_names
@@ -164,8 +164,8 @@ class FineTuningRun:
         self._trials: list[Trial] = []
         # The course that is kept; None before the learning rate is chosen.
         self._course: Course | None = None
-        # Those of the learning rates that were tried so far.
-        self._tried: list[Course] = []
+        # That of the best of the learning rates that were tried so far.
+        self._tried: Course | None = None
         self._started = time.monotonic()
         if self._saved is not None:
             self._course = self._restored(self._saved)
@@ -214,7 +214,7 @@ class FineTuningRun:
             self._train_and_average()
         except KeyboardInterrupt:
             interrupted = True
-            course = self._best_course()
+            course = self._course or self._tried
             epochs = 0 if course is None else len(course.epochs)
             warn(
                 f"training was interrupted after {epochs} of {self._num_epochs} epochs; the best "
@@ -222,7 +222,7 @@ class FineTuningRun:
             )
         except DivergedError as error:
             warn(f"training stopped: {error}. The best weights so far are kept")
-        course = self._best_course()
+        course = self._course or self._tried
         name, weights = self._start, None
         if course is not None:
             name, weights = course.candidates.choose(self._start, self._last(course))
@@ -248,12 +248,6 @@ class FineTuningRun:
         self._course.candidates.add_averages(
             self._score, self.preparation.parameters, self._start, self._settings.interpolation
         )
-
-    def _best_course(self) -> Course | None:
-        """Return the chosen course, or the best of those that were tried; None if there is none."""
-        if self._course is not None or not self._tried:
-            return self._course
-        return max(self._tried, key=lambda course: course.candidates.best_score)
 
     def _last(self, course: Course) -> tuple[str, Weights] | None:
         """Return the weights after the last epoch: their moving average if there is one."""
@@ -282,9 +276,12 @@ class FineTuningRun:
     def _try_learning_rates(
         self, state: TrainingState, candidates: Candidates, validation: LabeledExamples
     ) -> Course:
-        """Return the course with the best learning rate, of which some epochs are done."""
+        """Return the course with the best learning rate, of which some epochs are done.
+
+        A greater rate replaces a smaller one if it is better by more than chance.
+        """
         epochs = max(1, round(_TRIAL * self._num_epochs))
-        losses = []
+        lowest: Array | None = None
         for rate in LEARNING_RATES:
             course = Course(rate, state, copy.deepcopy(candidates))
             try:
@@ -292,20 +289,18 @@ class FineTuningRun:
             except DivergedError:
                 # Greater rates diverge as well.
                 break
-            self._tried.append(course)
             after = course.state
             # At a rate that is best in the end, the weights themselves are often worse than before
             # for some epochs, but not their moving average.
             parameters = {**after.fixed, **after.trained, **after.average}
             logits = self.trainer.logits({"": parameters}, validation)[""]
-            loss = calibrated_losses(logits, validation.classes, validation.weights)
+            losses = calibrated_losses(logits, validation.classes, validation.weights)
             hits = logits.argmax(axis=1) == validation.classes
             accuracy = float(np.average(hits, weights=validation.weights))
-            self._trials.append(Trial(rate, float(loss.mean()), accuracy))
-            losses.append(loss)
-        course = Course(LEARNING_RATES[0], state, candidates)
-        if self._tried:
-            course = self._tried[choose_within_standard_error(np.stack(losses))]
+            self._trials.append(Trial(rate, float(losses.mean()), accuracy))
+            if lowest is None or is_lower_beyond_error(losses, lowest):
+                self._tried, lowest = course, losses
+        course = self._tried or Course(LEARNING_RATES[0], state, candidates)
         self._choices["learning_rate"] = course.learning_rate
         if course.epochs:
             self._write_checkpoint(course)
