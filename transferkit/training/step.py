@@ -74,17 +74,18 @@ class TrainingState:
         The parameters that are trained, by name.
     fixed
         The other parameters: those that are not trained, and running statistics.
-    slots
-        The slots of the optimizer, by the name of the parameter and the index of the slot.
-    average
-        The moving average of the trained parameters and the running statistics; empty if there
-        is none.
+    vectors
+        Vectors of the elements of all trained parameters: ``"trained"``, of which those of
+        ``trained`` are parts; ``"slot0"`` and so on, the slots of the optimizer; ``"average"``,
+        the moving average, if there is one.
+    averaged_statistics
+        The moving average of the running statistics, by name; empty if there is none.
     """
 
     trained: Tensors
     fixed: Tensors
-    slots: Mapping[str, Tensors]
-    average: Tensors
+    vectors: Tensors
+    averaged_statistics: Tensors
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -175,6 +176,7 @@ class TrainingStep:
         self.groups = groups
         self.optimizer = optimizer
         self._table = backend.table
+        self._slots = [f"slot{index}" for index in range(optimizer.num_slots)]
         self._clip_norm = clip_norm
         self._clip_value = clip_value
         self._l2_sp = l2_sp
@@ -187,6 +189,7 @@ class TrainingStep:
         self._compute_gradient = backend.compile_tensors(self._loss_and_gradient)
         self._sum = backend.compile_tensors(self._table.add)
         self._update = backend.compile_tensors(self._update_state)
+        self._split = backend.compile_tensors(self._split_vector)
         self._compute_logits = backend.compile_tensors(self._evaluate)
 
     def initial_state(self, parameters: Mapping[str, Array]) -> TrainingState:
@@ -197,40 +200,47 @@ class TrainingStep:
         parameters
             All parameters of the network, by name.
         """
-        names = self.groups.learning_rate_factors
-        trained = self.from_numpy({name: parameters[name] for name in names})
-        fixed = self.from_numpy({n: array for n, array in parameters.items() if n not in names})
-        zeros = {name: np.zeros_like(parameters[name]) for name in names}
-        slots = {str(index): self.from_numpy(zeros) for index in range(self.optimizer.num_slots)}
-        average: Tensors = {}
+        groups = self.groups
+        zeros = {name: np.zeros_like(parameters[name]) for name in groups.learning_rate_factors}
+        slots = dict.fromkeys(self._slots, zeros)
+        trained = {name: parameters[name] for name in groups.learning_rate_factors}
+        fixed = {name: array for name, array in parameters.items() if name not in trained}
+        average: Mapping[str, Array] = {}
         if self._average_decay is not None:
-            average = {**trained, **{name: fixed[name] for name in self.groups.statistics}}
-        return TrainingState(trained, fixed, slots, average)
+            average = {**trained, **{name: fixed[name] for name in groups.statistics}}
+        arrays = {"trained": trained, "fixed": fixed, "average": average, **slots}
+        return self.state_from_numpy(arrays)
 
     def state_to_numpy(self, state: TrainingState) -> dict[str, Mapping[str, Array]]:
-        """Return the arrays of a state, which `state_from_numpy` takes."""
-        slots = {f"slot{index}": tensors for index, tensors in state.slots.items()}
+        """Return the arrays of a state by name, in groups, which `state_from_numpy` takes."""
+        layout = self._layout(state.trained)
         groups = {
-            "trained": state.trained,
-            "fixed": state.fixed,
-            "average": state.average,
-            **slots,
+            group: layout.split(self._table, vector)
+            for group, vector in state.vectors.items()
+            if group != "average"
         }
+        groups |= {"fixed": dict(state.fixed), "average": self.average(state)}
         return {group: self.to_numpy(tensors) for group, tensors in groups.items()}
 
     def state_from_numpy(self, arrays: Mapping[str, Mapping[str, Array]]) -> TrainingState:
         """Return the state whose arrays `state_to_numpy` returned."""
-        slots = {
-            str(index): self.from_numpy(arrays[f"slot{index}"])
-            for index in range(self.optimizer.num_slots)
-        }
-        trained, average = (self.from_numpy(arrays[group]) for group in ("trained", "average"))
-        # Parts of a vector, as after a step: how sums are rounded depends on the alignment.
-        layout = self._layout(trained)
-        trained = layout.split(self._table, layout.join(self._table, trained))
-        if average:
-            average |= layout.split(self._table, layout.join(self._table, average))
-        return TrainingState(trained, self.from_numpy(arrays["fixed"]), slots, average)
+        names = ["trained", *self._slots, *(["average"] if arrays["average"] else [])]
+        groups = {name: self.from_numpy(arrays[name]) for name in names}
+        layout = self._layout(groups["trained"])
+        vectors = {name: layout.join(self._table, tensors) for name, tensors in groups.items()}
+        # Parts of the vector, as after a step: how sums are rounded depends on the alignment.
+        trained = layout.split(self._table, vectors["trained"])
+        average = groups.get("average", {})
+        statistics = {name: average[name] for name in self.groups.statistics if average}
+        return TrainingState(trained, self.from_numpy(arrays["fixed"]), vectors, statistics)
+
+    def average(self, state: TrainingState) -> dict[str, Any]:
+        """Return the moving average of the trained parameters and statistics; {}: there is none."""
+        if "average" not in state.vectors:
+            return {}
+        layout = self._layout(state.trained)
+        parameters = layout.split(self._table, state.vectors["average"])
+        return {**parameters, **state.averaged_statistics}
 
     def run(
         self, state: TrainingState, batch: TrainingBatch, coefficients: Array
@@ -278,18 +288,19 @@ class TrainingStep:
         if not np.isfinite(losses):
             raise NotFiniteError(f"the loss is {losses}")
         updated = self._update(
-            dict(state.trained),
+            dict(state.vectors),
             gradient,
-            {name: dict(tensors) for name, tensors in state.slots.items()},
-            dict(state.average),
-            {name: fixed[name] for name in self.groups.statistics if name in state.average},
+            dict(state.averaged_statistics),
+            {name: fixed[name] for name in state.averaged_statistics},
             self._constants_of(state.trained),
             table.asarray(coefficients),
         )
         norm = float(table.to_numpy(updated["norm"]).sum())
         if not np.isfinite(norm):
             raise NotFiniteError(f"the norm of the gradient is {norm}")
-        after = TrainingState(updated["trained"], fixed, updated["slots"], updated["average"])
+        vectors = updated["vectors"]
+        trained = self._split(dict(state.trained), vectors["trained"])
+        after = TrainingState(trained, fixed, vectors, updated["statistics"])
         return after, StepResult(losses, hits / len(batch.x), norm)
 
     def logits(self, parameters: Tensors, x: Array) -> Array:
@@ -356,16 +367,14 @@ class TrainingStep:
 
     def _update_state(
         self,
-        trained: Tensors,
+        vectors: Tensors,
         gradient: Any,
-        slots: Mapping[str, Tensors],
-        average: Tensors,
+        averaged: Tensors,
         statistics: Tensors,
         constants: Tensors,
         coefficients: Any,
     ) -> dict[str, Any]:
-        table, layout = self._table, self._layout(trained)
-        parameters = layout.join(table, trained)
+        table, parameters = self._table, vectors["trained"]
         total = table.sum(table.multiply(gradient, gradient), axes=(0,))
         norm = table.sqrt(table.add(total, table.asarray([0.0])))
         gradient = self._clip(gradient, norm)
@@ -373,33 +382,31 @@ class TrainingStep:
             distance = table.subtract(parameters, constants["anchors"])
             penalty = table.multiply(distance, constants["l2_sp"])
             gradient = table.add(gradient, penalty)
-        parameters, updated = self.optimizer.update(
+        parameters, slots = self.optimizer.update(
             table,
             parameters,
             gradient,
-            tuple(layout.join(table, slots[str(index)]) for index in range(len(slots))),
+            tuple(vectors[name] for name in self._slots),
             coefficients,
             learning_rate_factor=constants["learning_rate_factor"],
             decay_factor=constants["decay_factor"],
         )
-        new_average: Tensors = {}
-        if average:
-            before = layout.join(table, average)
-            decay = self._average_decay or 0.0
-            after = moving_average(table, before, parameters, decay)
-            new_average = {
-                **layout.split(table, after),
-                **{
-                    name: moving_average(table, average[name], value, decay)
-                    for name, value in statistics.items()
-                },
-            }
+        updated = {"trained": parameters, **dict(zip(self._slots, slots, strict=True))}
+        decay = self._average_decay or 0.0
+        if "average" in vectors:
+            updated["average"] = moving_average(table, vectors["average"], parameters, decay)
         return {
-            "trained": layout.split(table, parameters),
-            "slots": {str(i): layout.split(table, slot) for i, slot in enumerate(updated)},
-            "average": new_average,
+            "vectors": updated,
+            "statistics": {
+                name: moving_average(table, averaged[name], value, decay)
+                for name, value in statistics.items()
+            },
             "norm": norm,
         }
+
+    def _split_vector(self, trained: Tensors, vector: Any) -> dict[str, Any]:
+        """Return the parts of a vector, which have the shapes of those of ``trained``."""
+        return self._layout(trained).split(self._table, vector)
 
     def _layout(self, trained: Tensors) -> VectorLayout:
         # In the order of the groups: how sums are rounded depends on it.

@@ -53,8 +53,9 @@ def estimate_memory(
         preparation.parameters[name].size for name in preparation.groups.learning_rate_factors
     )
     fixed = sum(array.size for array in preparation.parameters.values()) - trained
-    # The parameters, their gradient, the slots and the average, before and after the update.
-    copies = 2 * (1 + num_slots + int(has_average)) + 1
+    # The parameters, the slots and the average, before and after the update; the gradient, by
+    # parameter and as a vector; the factors of learning rate and decay; two products in the update.
+    copies = 2 * (1 + num_slots + int(has_average)) + 6
     numbers = (
         _COPIES_OF_OUTPUTS * outputs * images_at_once
         + _BATCHES * batch_size * inputs

@@ -254,8 +254,9 @@ class FineTuningRun:
         if not course.epochs:
             return None
         state, name = course.state, "last epoch"
-        if state.average:
-            return f"moving average after {name}", self._changed(state, state.average)
+        average = self.trainer.step.average(state)
+        if average:
+            return f"moving average after {name}", self._changed(state, average)
         return name, self._changed(state, state.trained)
 
     def _first_course(self) -> Course:
@@ -292,7 +293,8 @@ class FineTuningRun:
             after = course.state
             # At a rate that is best in the end, the weights themselves are often worse than before
             # for some epochs, but not their moving average.
-            parameters = {**after.fixed, **after.trained, **after.average}
+            average = self.trainer.step.average(after)
+            parameters = {**after.fixed, **after.trained, **average}
             logits = self.trainer.logits({"": parameters}, validation)[""]
             losses = calibrated_losses(logits, validation.classes, validation.weights)
             hits = logits.argmax(axis=1) == validation.classes
@@ -350,15 +352,16 @@ class FineTuningRun:
         score = None
         if self._validation is not None:
             parameters = {"epoch": {**state.fixed, **state.trained}}
-            if state.average:
-                parameters["average"] = {**parameters["epoch"], **state.average}
+            average = self.trainer.step.average(state)
+            if average:
+                parameters["average"] = {**parameters["epoch"], **average}
             scores = self.trainer.evaluate(parameters, self._validation)
             score = scores["epoch"]
             course.candidates.add_epoch(epoch, score, weights)
-            if state.average:
-                average = self._changed(state, state.average)
+            if average:
                 name = f"moving average after {epoch_name(epoch)}"
-                course.candidates.add(name, scores["average"], average)
+                weights_of_average = self._changed(state, average)
+                course.candidates.add(name, scores["average"], weights_of_average)
         if self._settings.swa and 2 * epoch > self._num_epochs:
             course.candidates.mean.add(weights)
         course.state = state
