@@ -13,6 +13,7 @@ from transferkit.errors import NotFiniteError
 from transferkit.networks import INPUT, WRAPPED, Network, NetworkBuilder
 from transferkit.testing import FiniteDifferencesBackend
 from transferkit.training import SGD
+from transferkit.training import step as step_module
 from transferkit.training.losses import one_hot
 from transferkit.training.step import ParameterGroups, TrainingBatch, TrainingStep
 
@@ -82,11 +83,17 @@ def test_parts_of_a_batch_have_nearly_the_same_size() -> None:
         np.testing.assert_array_equal(together, batch.draws["mask"])
 
 
-def test_model_object_is_given_a_batch_in_parts() -> None:
+@pytest.mark.parametrize(("elements", "expected"), [(48, 3), (96, 6), (480, 7), (1, 1)])
+def test_model_object_is_given_a_batch_in_parts(
+    monkeypatch: pytest.MonkeyPatch, elements: int, expected: int
+) -> None:
+    """The parts have more images if these are smaller than those of the backend's number."""
+    monkeypatch.setattr(step_module, "_ELEMENTS", elements)
     model = _RecordingModel()
     step = _wrapped_step(model, frozenset())
     step.run(step.initial_state(_weights()), _batch(), np.ones(1))
-    assert max(model.counts) == 3
+    # Six images at most are two parts of nearly equal size.
+    assert max(model.counts) == {6: 4}.get(expected, expected)
 
 
 def test_model_object_whose_statistics_are_updated_is_given_a_whole_batch() -> None:

@@ -608,7 +608,7 @@ class Backend(ABC):
     capabilities
         ``"inference"``; ``"gradients"`` if the backend defines `value_and_grad` and
         `compile_tensors`; ``"training"`` if these also take mappings of tensors and the table
-        defines `Table.kernel_of_tensor`.
+        defines `Table.kernel_of_tensor` and `Table.reshape`.
     table
         The primitives. Functions given to `compile` are written in terms of it.
     micro_batch_size
@@ -616,7 +616,7 @@ class Backend(ABC):
         slower because their feature maps do not fit into the CPU's cache; None for no limit.
     training_micro_batch_size
         The same for the gradient with respect to parameters, which is then summed over parts of
-        a batch.
+        a batch, for images of 224 x 224 pixels; there are more smaller ones at a time.
     """
 
     name: ClassVar[str]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -21,11 +22,20 @@ from transferkit.training.losses import cross_entropy
 from transferkit.training.optimizers import Optimizer
 from transferkit.training.vectors import VectorLayout
 
-__all__ = ["ParameterGroups", "StepResult", "TrainingBatch", "TrainingState", "TrainingStep"]
+__all__ = [
+    "ParameterGroups",
+    "StepResult",
+    "TrainingBatch",
+    "TrainingState",
+    "TrainingStep",
+    "images_at_once",
+]
 
 Array: TypeAlias = npt.NDArray[Any]
 Tensors: TypeAlias = Mapping[str, Any]
 
+# The elements of the images for which backends state how many are fastest at a time.
+_ELEMENTS = 224 * 224 * 3
 # Added to the norm that a gradient is divided by, as in PyTorch.
 _TINY_NORM = 1e-6
 
@@ -252,9 +262,8 @@ class TrainingStep:
         state
             The state before the step.
         batch
-            The images of the step. The gradient is summed over parts of
-            ``backend.training_micro_batch_size`` images, unless a batch norm normalizes by the
-            batch.
+            The images of the step. The gradient is summed over parts of `images_at_once` images,
+            unless a batch norm normalizes by the batch.
         coefficients
             `Optimizer.coefficients` of the step.
 
@@ -264,7 +273,9 @@ class TrainingStep:
             If the loss or the gradient is NaN or infinite; ``state`` is unchanged.
         """
         table = self._table
-        size = None if self._needs_whole_batch() else self.backend.training_micro_batch_size
+        size = (
+            None if self._needs_whole_batch() else images_at_once(self.backend, batch.x.shape[1:])
+        )
         count = table.asarray([float(len(batch.x))])
         gradient: Any = None
         losses, hits = 0.0, 0
@@ -443,3 +454,18 @@ class TrainingStep:
                 )
             self._constants = self.from_numpy(constants)
         return self._constants
+
+
+def images_at_once(backend: Backend, shape: tuple[int, ...]) -> int | None:
+    """Return the number of images whose gradient is computed at a time; None: any number.
+
+    Parameters
+    ----------
+    backend
+        The backend, whose ``training_micro_batch_size`` is for images of 224 x 224 pixels.
+    shape
+        The shape of one image, or of the activations that replace it. If they have fewer elements,
+        more images are computed at a time.
+    """
+    size = backend.training_micro_batch_size
+    return None if size is None else max(1, round(size * _ELEMENTS / math.prod(shape)))

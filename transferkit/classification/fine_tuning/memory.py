@@ -10,6 +10,7 @@ from transferkit.classification.fine_tuning.preparation import Preparation
 from transferkit.errors import ParameterError
 from transferkit.models import Model
 from transferkit.support.memory import available_memory
+from transferkit.training.step import images_at_once
 
 __all__ = ["check_memory", "estimate_memory"]
 
@@ -87,7 +88,7 @@ def check_memory(
         return
     side = model.image_size
     shapes = {**model.layers(), "pixels": (side, side, 3)}
-    part = backend.training_micro_batch_size
+    part = images_at_once(backend, shapes[preparation.cut or "pixels"])
     at_once = batch_size if part is None or needs_whole_batch else min(part, batch_size)
     needed = estimate_memory(
         preparation, shapes, batch_size, at_once, num_slots, has_average=has_average
