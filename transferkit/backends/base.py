@@ -426,12 +426,14 @@ class Table(ABC, Generic[Tensor]):
         return self.divide(scaled, self.sqrt(self.add(squares, is_zero)))
 
 
+_NOT_IN_NETWORKS = frozenset(
+    {"asarray", "to_numpy", "kernel", "kernel_of_tensor", "reshape", "batch_norm_training"}
+)
+
 OPERATIONS: frozenset[str] = frozenset(
     name
     for name, member in vars(Table).items()
-    if callable(member)
-    and not name.startswith("_")
-    and name not in {"asarray", "to_numpy", "kernel", "kernel_of_tensor", "batch_norm_training"}
+    if callable(member) and not name.startswith("_") and name not in _NOT_IN_NETWORKS
 )
 """The names of the operations that a node may have: the primitives of `Table`."""
 

@@ -99,6 +99,7 @@ def tuned(network: Any, **settings: Any) -> Classifier:
             "batch_size": len(NUMBERS),
             "augmentation": (),
             "validation": None,
+            "average_decay": None,
             "optimizer": "sgd",
             "warmup": 0.0,
             "schedule": "constant",

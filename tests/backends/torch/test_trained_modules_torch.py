@@ -118,6 +118,7 @@ def tuned(module: nn.Module, **settings: Any) -> Classifier:
             "batch_size": len(NUMBERS),
             "augmentation": (),
             "validation": None,
+            "average_decay": None,
             "optimizer": "sgd",
             "warmup": 0.0,
             "schedule": "constant",
