@@ -145,6 +145,7 @@ def test_fine_tuning_is_reported_and_resumed(tmp_path: Path, differentiable: Bac
     tuned = Classifier.load(tmp_path / "tuned.safetensors", backend="onnxruntime")
     assert tuned.history_ is not None
     assert len(tuned.history_.epochs) == 1
+    assert ("trained again on all images" in text) == (tuned.history_.refit is not None)
     assert tuned.score(TEST) == 1
     # The second run has nothing left to train, and gives the same file.
     content = (tmp_path / "tuned.safetensors").read_bytes()

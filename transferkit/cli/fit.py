@@ -209,6 +209,8 @@ def _print_history(history: History | None) -> None:
     print_line(": ".join((f"kept {kept}", *([scores[kept]] if kept in scores else []))))
     if kept != PROBE and PROBE in scores:
         print_line(f"{PROBE}: {scores[PROBE]}")
+    if history.refit is not None:
+        print_line("trained again on all images with what was chosen")
 
 
 def _format_choice(value: object) -> str:
