@@ -480,6 +480,9 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
     def plot_history(self, path: str | os.PathLike[str]) -> None:
         """Draw the loss and the accuracy over the epochs of the last fine-tuning.
 
+        Of two runs it is the first one, which has validation images; ``history_.refit.plot`` draws
+        the one on all images.
+
         Parameters
         ----------
         path

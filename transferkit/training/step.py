@@ -386,8 +386,7 @@ class TrainingStep:
         coefficients: Any,
     ) -> dict[str, Any]:
         table, parameters = self._table, vectors["trained"]
-        total = table.sum(table.multiply(gradient, gradient), axes=(0,))
-        norm = table.sqrt(table.add(total, table.asarray([0.0])))
+        norm = table.sqrt(table.sum(table.multiply(gradient, gradient), axes=(0,), keepdims=True))
         gradient = self._clip(gradient, norm)
         if self._l2_sp:
             distance = table.subtract(parameters, constants["anchors"])

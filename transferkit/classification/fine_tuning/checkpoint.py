@@ -121,7 +121,3 @@ class CheckpointFolder:
             group, _, own = name.partition(_SEPARATOR)
             arrays.setdefault(group, {})[own] = array
         return Checkpoint(arrays, json.loads(metadata["progress"]))
-
-    def clear(self) -> None:
-        """Delete the checkpoint of a run that is complete."""
-        self._path.unlink(missing_ok=True)

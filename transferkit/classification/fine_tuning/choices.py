@@ -24,7 +24,7 @@ Floats: TypeAlias = npt.NDArray[np.float32]
 Doubles: TypeAlias = npt.NDArray[np.float64]
 
 LEARNING_RATES = (1e-4, 3e-4, 1e-3)
-"""The learning rates among which short trials choose."""
+"""The learning rates that are tried if none is given, from the most cautious one."""
 
 _IMAGES = 3000
 _MIN_EPOCHS = 3

@@ -44,6 +44,7 @@ class FineTuning(BaseEstimator):  # type: ignore[misc]
     more accurate than to start from a random head (Kumar et al., 2022, "Fine-Tuning can Distort
     Pretrained Features and Underperform Out-of-Distribution", LP-FT). Of the head alone, the
     epochs and the averages, the weights with the best accuracy on validation images are kept.
+    Unless these are those of the head alone, training is then repeated on all images (``refit``).
 
     Values are checked when a classifier is fitted. The parameters of a classifier's
     ``fine_tuning`` can be searched by ``GridSearchCV`` as ``fine_tuning__learning_rate`` and so
