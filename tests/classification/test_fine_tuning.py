@@ -15,7 +15,6 @@ from sklearn.model_selection import GridSearchCV
 
 from transferkit import Classifier, FineTuning, Preprocessing, find_learning_rate
 from transferkit.backends import Backend
-from transferkit.classification.fine_tuning import refit
 from transferkit.classification.fine_tuning.candidates import Candidates, Score
 from transferkit.classification.fine_tuning.choices import (
     are_mirror_images_different,
@@ -73,7 +72,7 @@ def test_training_lowers_the_loss(differentiable: Backend) -> None:
 
 
 def test_the_best_on_the_validation_images_is_kept(differentiable: Backend) -> None:
-    history = fitted(differentiable, epochs=3, swa=True, soup=2, interpolation=(0.5,)).history_
+    history = fitted(differentiable, epochs=3, swa=True, soup=2, interpolation=()).history_
     assert history is not None
     best = max(
         history.candidates,
@@ -567,7 +566,7 @@ def test_an_interpolation_is_repeated_on_all_images(
     differentiable: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As far from the head that is fitted to all images."""
-    monkeypatch.setattr(refit, "interpolated_fraction", lambda *_: 0.25)
+    monkeypatch.setattr(FineTuningRun, "fraction", 0.25)
     tuned = fitted(differentiable, epochs=3)
     end = fitted(differentiable, epochs=3, validation=None)
     probe = tiny_classifier(backend=differentiable, C=1.0).fit(IMAGES, NUMBERS)
@@ -639,7 +638,7 @@ def _weights(value: float) -> dict[str, npt.NDArray[Any]]:
 def test_a_soup_takes_only_what_improves_it(second: float, expected: str) -> None:
     # The accuracy is best at 1; epoch 1 is at 1.5.
     def evaluate(weights: Any) -> Score:
-        return Score(0.5, -abs(float(weights["w"][0]) - 1))
+        return Score(0.5, -abs(float(weights["w"][0]) - 1), 0.0)
 
     candidates = Candidates(2)
     for epoch, value in enumerate((1.5, second), 1):
@@ -650,10 +649,43 @@ def test_a_soup_takes_only_what_improves_it(second: float, expected: str) -> Non
     assert weights is not None
 
 
+@pytest.mark.parametrize(
+    ("half", "expected"),
+    [
+        (Score(0.6, -9.0, 0.5), "0.5 of the way from probe to epoch 1"),
+        (Score(0.6, -0.1, 0.7), "epoch 1"),
+        (Score(0.5, -0.1, 0.5), "epoch 1"),
+    ],
+    ids=["lower", "lower only without calibration", "less accurate than the probe"],
+)
+def test_weights_on_the_way_need_a_lower_calibrated_loss(half: Score, expected: str) -> None:
+    candidates = Candidates(0)
+    candidates.add("probe", Score(0.6, -1.0, 1.0), None)
+    candidates.add_epoch(1, Score(0.8, -0.9, 0.6), _weights(1.0))
+    seen: list[float] = []
+
+    def evaluate(weights: Any) -> Score:
+        seen.append(float(weights["w"][0]))
+        return half
+
+    candidates.add_averages(evaluate, _weights(0.0), "probe", (0.5,))
+    name, weights = candidates.choose("probe", None)
+    assert name == expected
+    assert weights is not None
+    assert seen == [0.5]
+    assert candidates.fraction == float(weights["w"][0])
+
+
+def test_half_way_is_compared_by_default(differentiable: Backend) -> None:
+    history = fitted(differentiable, epochs=3).history_
+    assert history is not None
+    assert history.candidates[-1].name.startswith("0.5 of the way from probe to ")
+
+
 def test_candidates_survive_a_checkpoint() -> None:
     candidates = Candidates(1)
-    candidates.add("probe", Score(0.5, -1.0), None)
-    candidates.add_epoch(1, Score(0.6, -0.9), _weights(1.0))
+    candidates.add("probe", Score(0.5, -1.0, 1.0), None)
+    candidates.add_epoch(1, Score(0.6, -0.9, 0.9), _weights(1.0))
     candidates.mean.add(_weights(2.0))
     data, groups = candidates.to_dict()
     restored = Candidates.from_dict(1, json.loads(json.dumps(data)), groups)

@@ -18,7 +18,6 @@ __all__ = [
     "Score",
     "Weights",
     "interpolate",
-    "interpolated_fraction",
     "mean_weights",
 ]
 
@@ -35,10 +34,13 @@ class Score:
         The weighted fraction of the images that are classified correctly, in [0, 1].
     negative_loss
         Minus the weighted mean of the cross-entropy.
+    calibrated_loss
+        That mean after temperature scaling.
     """
 
     accuracy: float
     negative_loss: float
+    calibrated_loss: float = field(compare=False)
 
     @property
     def loss(self) -> float:
@@ -101,6 +103,9 @@ class Candidates:
         The best epochs: their numbers, scores and weights, from the best.
     mean
         The mean of the weights after the last epochs.
+    fraction
+        How far the best weights are from the start on the way to the best of an epoch or an
+        average, in (0, 1].
     """
 
     num_epochs: int
@@ -108,6 +113,7 @@ class Candidates:
     best: tuple[str, Score, Weights | None] | None = None
     epochs: list[tuple[int, Score, Weights]] = field(default_factory=list)
     mean: RunningMean = field(default_factory=RunningMean)
+    fraction: float = 1.0
 
     def add(self, name: str, score: Score, weights: Weights | None) -> None:
         """Add a candidate; it becomes the best one if it is better than those before."""
@@ -132,6 +138,10 @@ class Candidates:
     ) -> None:
         """Add the averages over epochs, and weights between the start and the best ones.
 
+        Weights between them become the best if their loss after temperature scaling is lower and
+        their accuracy is not below that of the start. A few validation images often have the
+        same accuracy, whereas the loss tells more.
+
         Parameters
         ----------
         evaluate
@@ -148,13 +158,18 @@ class Candidates:
             self.add(name, evaluate(self.mean.mean), self.mean.mean)
         if len(self.epochs) > 1:
             self._add_soup(evaluate)
-        best_name, _, best = self.best
+        best_name, lowest, best = self.best
         if best is None:
             return
+        accuracy_of_start = self.records[0].validation_accuracy or 0.0
         for fraction in fractions:
             weights = interpolate(start, best, fraction)
-            name = f"{_of_the_way(fraction)} from {start_name} to {best_name}"
-            self.add(name, evaluate(weights), weights)
+            name = f"{fraction:g} of the way from {start_name} to {best_name}"
+            score = evaluate(weights)
+            self.records.append(Candidate(name, score.loss, score.accuracy))
+            is_lower = score.calibrated_loss < lowest.calibrated_loss
+            if is_lower and score.accuracy >= accuracy_of_start:
+                self.best, self.fraction, lowest = (name, score, weights), fraction, score
 
     def _add_soup(self, evaluate: Callable[[Weights], Score]) -> None:
         """Average the best epochs greedily: one is left out if the mean becomes worse with it."""
@@ -209,16 +224,15 @@ class Candidates:
         """Return the candidates that `to_dict` returned."""
         best = None
         if data["best"] is not None:
-            name, accuracy, negative_loss, is_start = data["best"]
-            weights = None if is_start else groups["best"]
-            best = (name, Score(accuracy, negative_loss), weights)
+            name, *score, is_start = data["best"]
+            best = (name, Score(*score), None if is_start else groups["best"])
         return cls(
             num_epochs,
             [Candidate(*record) for record in data["records"]],
             best,
             [
-                (epoch, Score(accuracy, negative_loss), groups[f"epoch{epoch}"])
-                for epoch, accuracy, negative_loss in data["epochs"]
+                (epoch, Score(*score), groups[f"epoch{epoch}"])
+                for epoch, *score in data["epochs"]
             ],
             RunningMean(data["mean"], groups.get("mean", {})),
         )
@@ -259,22 +273,3 @@ def interpolate(start: Weights, end: Weights, fraction: float) -> Weights:
         ).astype(array.dtype)
         for name, array in end.items()
     }
-
-
-def interpolated_fraction(name: str | None, fractions: Sequence[float]) -> float:
-    """Return how far the weights of a candidate are on the way from the start, in (0, 1].
-
-    Examples
-    --------
-    >>> from transferkit.classification.fine_tuning.candidates import interpolated_fraction
-    >>> interpolated_fraction("0.5 of the way from probe to epoch 2", (0.25, 0.5))
-    0.5
-    >>> interpolated_fraction("epoch 2", (0.25, 0.5))
-    1.0
-    """
-    name = name or ""
-    return next((each for each in fractions if name.startswith(_of_the_way(each))), 1.0)
-
-
-def _of_the_way(fraction: float) -> str:
-    return f"{fraction:g} of the way"

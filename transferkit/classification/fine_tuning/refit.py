@@ -10,7 +10,6 @@ from pathlib import Path
 from sklearn.base import clone
 
 from transferkit.backends import Backend
-from transferkit.classification.fine_tuning.candidates import interpolated_fraction
 from transferkit.classification.fine_tuning.examples import LabeledImages
 from transferkit.classification.fine_tuning.run import FineTuningRun
 from transferkit.classification.fine_tuning.settings import FineTuning
@@ -75,7 +74,7 @@ def fine_tune_model(
     tuned, history = run.run()
     if refit is None or tuned is model or history.interrupted:
         return tuned, history
-    repeated = _settings_of_refit(settings, history, run.augmentations)
+    repeated, fraction = _settings_of_refit(settings, history, run.augmentations), run.fraction
     # Its tensors and activations are not needed any more.
     del run
     again = FineTuningRun(
@@ -89,7 +88,7 @@ def fine_tune_model(
         progress=progress,
         note=", all images",
     )
-    of_all, second = again.run(interpolated_fraction(history.best, settings.interpolation))
+    of_all, second = again.run(fraction)
     if len(second.epochs) < len(history.epochs):
         # Interrupted or diverged: what was compared on validation images is kept.
         return tuned, dataclasses.replace(history, interrupted=second.interrupted)
@@ -109,7 +108,7 @@ def _settings_of_refit(
         validation=None,
         patience=None,
         soup=0,
-        interpolation=(),
+        interpolation=None,
         checkpoint=None if folder is None else Path(folder, _FOLDER),
     )
     return again

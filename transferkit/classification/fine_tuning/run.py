@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -72,6 +72,8 @@ Array: TypeAlias = npt.NDArray[Any]
 _TRIAL = 1 / 3
 # The largest number of images that are compared with their mirror images.
 _MAX_MIRRORED = 200
+# How far weights that are compared are from the start on the way to the best ones.
+_FRACTIONS = (0.5,)
 # How far a random crop zooms in: the share of the area of the image.
 _CROP_SCALE = (0.35, 1.0)
 
@@ -240,13 +242,25 @@ class FineTuningRun:
             weights = interpolate(self.preparation.parameters, weights, fraction)
         return with_tuned(self._model, weights), history
 
+    @property
+    def fraction(self) -> float:
+        """How far the weights that are kept are from the start on the way to the best ones."""
+        return 1.0 if self._course is None else self._course.candidates.fraction
+
+    @property
+    def _fractions(self) -> Sequence[float]:
+        """The fractions of that way that are compared."""
+        if self._settings.interpolation is not None:
+            return self._settings.interpolation
+        return () if self._validation is None else _FRACTIONS
+
     def _train_and_average(self) -> None:
         """Train, and evaluate the averages over epochs."""
         if self._course is None:
             self._course = self._first_course()
         self._run_epochs(self._course, self._num_epochs)
         self._course.candidates.add_averages(
-            self._score, self.preparation.parameters, self._start, self._settings.interpolation
+            self._score, self.preparation.parameters, self._start, self._fractions
         )
 
     def _last(self, course: Course) -> tuple[str, Weights] | None:

@@ -126,7 +126,9 @@ class FineTuning(BaseEstimator):  # type: ignore[misc]
         al., 2022, "Model soups", algorithm 1); 0: none.
     interpolation
         The fractions of the way from the head on the pre-trained network to the best weights that
-        are candidates (Wortsman et al., 2022, "Robust fine-tuning of zero-shot models").
+        are candidates (Wortsman et al., 2022, "Robust fine-tuning of zero-shot models"). One is
+        kept if its validation loss after temperature scaling is lower, and its accuracy not below
+        that of the head alone. None: 0.5 if there are validation images.
     checkpoint
         A folder in which the state is written after each epoch. If it has a checkpoint of the
         same run, training resumes there.
@@ -164,7 +166,7 @@ class FineTuning(BaseEstimator):  # type: ignore[misc]
     average_decay: float | None = 0.98
     swa: bool = False
     soup: int = 0
-    interpolation: Sequence[float] = ()
+    interpolation: Sequence[float] | None = None
     checkpoint: str | os.PathLike[str] | None = None
 
     def check(self) -> None:
@@ -229,7 +231,7 @@ class FineTuning(BaseEstimator):  # type: ignore[misc]
         check_integer("soup", self.soup, 0)
 
     def _check_sequences(self) -> None:
-        for index, fraction in enumerate(self.interpolation):
+        for index, fraction in enumerate(self.interpolation or ()):
             if not is_number(fraction) or not 0 < fraction < 1:
                 raise ParameterError(
                     f"interpolation[{index}] is {shorten(fraction)}; expected a number in (0, 1)"

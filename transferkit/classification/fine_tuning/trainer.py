@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from transferkit.classification.fine_tuning.candidates import Score
+from transferkit.classification.fine_tuning.choices import calibrated_losses
 from transferkit.classification.fine_tuning.draws import MIXING, epoch_order, generator_for
 from transferkit.classification.fine_tuning.examples import Examples
 from transferkit.classification.fine_tuning.preparation import Preparation
@@ -198,14 +199,19 @@ class Trainer:
 def score_logits(
     logits: Array, classes: npt.NDArray[np.intp], weights: npt.NDArray[np.float64]
 ) -> Score:
-    """Return the weighted accuracy and cross-entropy of logits (n, c), in float64."""
+    """Return the weighted accuracy and cross-entropy of logits (n, c), in float64.
+
+    The cross-entropy also after temperature scaling.
+    """
     logits = logits.astype(np.float64)
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     losses = -log_probabilities[np.arange(len(classes)), classes]
     hits = logits.argmax(axis=1) == classes
     return Score(
-        float(np.average(hits, weights=weights)), -float(np.average(losses, weights=weights))
+        float(np.average(hits, weights=weights)),
+        -float(np.average(losses, weights=weights)),
+        float(calibrated_losses(logits, classes, weights).mean()),
     )
 
 
