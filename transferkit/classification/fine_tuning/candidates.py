@@ -230,10 +230,7 @@ class Candidates:
             num_epochs,
             [Candidate(*record) for record in data["records"]],
             best,
-            [
-                (epoch, Score(*score), groups[f"epoch{epoch}"])
-                for epoch, *score in data["epochs"]
-            ],
+            [(epoch, Score(*score), groups[f"epoch{epoch}"]) for epoch, *score in data["epochs"]],
             RunningMean(data["mean"], groups.get("mean", {})),
         )
 
