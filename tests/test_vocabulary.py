@@ -43,6 +43,8 @@ ALLOWED = (
     "weights/catalogue",
     "weights.catalogue",
     "AutoImageProcessor",
+    "labelled_images",
+    '"grey"',
     '"licence"',
     'metadata["licence"]',
 )

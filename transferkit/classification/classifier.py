@@ -20,7 +20,7 @@ from transferkit.backends import Backend, get_backend
 from transferkit.backends.base import INFERENCE, TRAINING
 from transferkit.classification.evaluation import Evaluation
 from transferkit.classification.fine_tuning.draws import SPLIT, generator_for
-from transferkit.classification.fine_tuning.examples import LabeledImages
+from transferkit.classification.fine_tuning.examples import TrainingImages
 from transferkit.classification.fine_tuning.preparation import with_tuned
 from transferkit.classification.fine_tuning.refit import RefitStart, fine_tune_model
 from transferkit.classification.fine_tuning.serialization import (
@@ -34,7 +34,6 @@ from transferkit.classification.fine_tuning.splitting import (
 )
 from transferkit.classification.head import fit_head
 from transferkit.classification.labels import (
-    Labels,
     check_classes,
     class_indices,
     format_labels,
@@ -56,6 +55,8 @@ from transferkit.classification.weighting import (
     check_sample_weight,
     combine_weights,
 )
+from transferkit.datasets import LabelledImages
+from transferkit.datasets.labels import Labels
 from transferkit.errors import (
     DatasetError,
     FileFormatError,
@@ -263,7 +264,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
 
     def fit(
         self,
-        X: Images,
+        X: Images | LabelledImages,
         y: Labels | None = None,
         *,
         sample_weight: SampleWeight | None = None,
@@ -277,9 +278,10 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X
-            A folder with one subfolder of images for each class if ``y`` is None; otherwise
-            images, as for `transferkit.FeatureExtractor`: of a folder, the images in it and its
-            subfolders, whose names do not matter then, in the order of `transferkit.list_images`.
+            If ``y`` is None, a folder with one subfolder of images for each class, or
+            `transferkit.datasets.LabelledImages`; otherwise images, as for
+            `transferkit.FeatureExtractor`: of a folder, the images in it and its subfolders, whose
+            names do not matter then, in the order of `transferkit.list_images`.
         y
             (n,) the label of each image: strings, numbers or booleans.
         sample_weight
@@ -368,7 +370,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         program.release()
         history = None
         if fine_tuning is not None:
-            data = LabeledImages(
+            data = TrainingImages(
                 [X[index] for index in features.indices[used]],  # type: ignore[index]
                 [features.sources[row] for row in used],
                 indices,
@@ -407,7 +409,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
 
     def fine_tune(
         self,
-        X: Images,
+        X: Images | LabelledImages,
         fine_tuning: FineTuning | None = None,
         *,
         y: Labels | None = None,
@@ -532,20 +534,20 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
 
     def _labeled_images(
         self,
-        X: Images,
+        X: Images | LabelledImages,
         y: Labels | None,
         sample_weight: SampleWeight | None,
         *,
         on_error: str = "raise",
         skipped: list[Skipped] | None = None,
-    ) -> LabeledImages:
+    ) -> TrainingImages:
         """Return images of the classes of the fitted classifier, those of weight 0 left out."""
         X, labels = with_labels(X, y, on_error=on_error, skipped=skipped)
         weights = check_sample_weight(sample_weight, len(labels))
         images = image_sequence(X)
         indices = class_indices(labels, self.classes_)
         combined = combine_weights(self.classes_, indices, weights, self.class_weight)
-        data = LabeledImages(
+        data = TrainingImages(
             [*images],
             [source_name(image, index) for index, image in enumerate(images)],
             indices,
@@ -574,11 +576,11 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
 
     def _split(
         self,
-        data: LabeledImages,
+        data: TrainingImages,
         classes: npt.NDArray[Any],
         settings: FineTuning,
         seed: int,
-    ) -> tuple[LabeledImages, LabeledImages | None, npt.NDArray[np.intp]]:
+    ) -> tuple[TrainingImages, TrainingImages | None, npt.NDArray[np.intp]]:
         """Return the training images, the validation images, and the rows of the former."""
         everything = np.arange(len(data.classes))
         validation = settings.validation
@@ -593,7 +595,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         indices = class_indices(labels, classes, of="validation")
         check_validation_classes(indices, classes)
         sequence = image_sequence(images)
-        held = LabeledImages(
+        held = TrainingImages(
             [*sequence],
             [source_name(image, index) for index, image in enumerate(sequence)],
             indices,
@@ -782,7 +784,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
 
     def score(
         self,
-        X: Images,
+        X: Images | LabelledImages,
         y: Labels | None = None,
         sample_weight: SampleWeight | None = None,
     ) -> float:
@@ -821,7 +823,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         return float(np.average(predicted == expected, weights=weights))
 
     def evaluate(
-        self, X: Images, y: Labels | None = None, *, on_error: str = "raise"
+        self, X: Images | LabelledImages, y: Labels | None = None, *, on_error: str = "raise"
     ) -> Evaluation:
         """Evaluate the classifier on labeled images.
 

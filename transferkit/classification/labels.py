@@ -1,22 +1,21 @@
-"""Labels as an array, checked: one for each image, all of one type, at least two classes."""
+"""Images with their labels, and labels as indices of classes."""
 
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Hashable, Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from transferkit.datasets import LabelledImages
+from transferkit.datasets.labels import Labels, label_array
 from transferkit.errors import DatasetError, shorten
 from transferkit.features import Features
 from transferkit.images import Images, Skipped, count_images, list_labeled_images
-from transferkit.support.numerics import as_array
 
 __all__ = [
-    "Labels",
     "check_classes",
     "class_indices",
     "format_labels",
@@ -26,16 +25,11 @@ __all__ = [
     "with_labels",
 ]
 
-Labels: TypeAlias = Sequence[Hashable] | npt.NDArray[Any]
-"""The types of the parameter ``y``."""
-
-# The groups of types that labels may have, by NumPy's code for the type; they may not be mixed.
-_GROUPS = {"U": str, "b": bool, "i": float, "u": float, "f": float}
 _MAX_SHOWN = 5
 
 
 def with_labels(
-    X: Images,
+    X: Images | LabelledImages,
     y: Labels | None,
     *,
     on_error: str = "raise",
@@ -48,7 +42,7 @@ def with_labels(
     Parameters
     ----------
     X, y
-        Images and their labels, or a folder of class folders and None.
+        Images and their labels, or a folder of class folders or `LabelledImages`, and None.
     on_error, skipped
         Of class folders without images, as for `transferkit.list_labeled_images`.
 
@@ -57,15 +51,18 @@ def with_labels(
     DatasetError
         If labels are missing, of mixed or other types, not finite, or not as many as images.
     """
+    if isinstance(X, LabelledImages):
+        return _images_and_labels(X, y)
     if y is None:
         if not isinstance(X, (str, os.PathLike)):
             raise DatasetError(
                 "labels are missing: pass y, one label for each image, or the path of a folder "
-                "with one subfolder of images for each class"
+                "with one subfolder of images for each class, or transferkit.datasets.from_csv and "
+                "the like"
             )
         paths, names = list_labeled_images(X, on_error=on_error, skipped=skipped)
         return paths, np.asarray(names)
-    labels = _normalize_text(_label_array(y))
+    labels = label_array(y)
     _check_images(X, len(labels))
     if labels.dtype.kind == "f" and not np.isfinite(labels).all():
         index = int(np.argmin(np.isfinite(labels)))
@@ -74,6 +71,19 @@ def with_labels(
     if number is not None and number != len(labels):
         raise DatasetError(f"X has {number} images, but y has {len(labels)} labels")
     return X, labels
+
+
+def _images_and_labels(data: LabelledImages, y: Labels | None) -> tuple[Images, npt.NDArray[Any]]:
+    """Return the images of a data set and their labels."""
+    if y is not None:
+        raise DatasetError("X has its own labels; leave y out, or pass X.images and y")
+    splits = data.split_names
+    if len(splits) > 1:
+        names = format_labels(splits)
+        raise DatasetError(
+            f"X has the splits {names}; pass one of them, such as X.of_split({splits[0]!r})"
+        )
+    return data.images, data.labels
 
 
 def _check_images(X: Images, number: int) -> None:
@@ -215,48 +225,7 @@ def list_small_classes(
     ]
 
 
-def _normalize_text(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    if labels.dtype.kind not in "OU" or all(
-        unicodedata.is_normalized("NFC", label) for label in labels
-    ):
-        return labels
-    return np.asarray(
-        [unicodedata.normalize("NFC", label) for label in labels.tolist()],
-        dtype=labels.dtype if labels.dtype == object else None,
-    )
-
-
 def format_labels(labels: Sequence[Hashable]) -> str:
     """Return the first few labels and the number of further ones, for a message."""
     more = f" and {len(labels) - _MAX_SHOWN} more" if len(labels) > _MAX_SHOWN else ""
     return ", ".join(map(shorten, labels[:_MAX_SHOWN])) + more
-
-
-def _label_array(labels: Labels) -> npt.NDArray[Any]:
-    """Return labels as an array with one axis, without changing their type."""
-    try:
-        array = as_array(labels)
-    except ValueError as error:
-        raise DatasetError(f"y is not a sequence of one label for each image: {error}") from error
-    if array.ndim != 1:
-        raise DatasetError(f"y has shape {array.shape}; expected (n,), one label for each image")
-    if array.dtype == object or isinstance(labels, Sequence):
-        # NumPy would turn numbers among strings into strings, and booleans among numbers into
-        # numbers.
-        groups = {_GROUPS.get(np.dtype(type(label)).kind, type(label)) for label in labels}
-        if len(groups) > 1 or not groups <= set(_GROUPS.values()):
-            types = sorted({type(label).__name__ for label in labels})
-            raise DatasetError(
-                f"y has labels of type {', '.join(types)}; expected only strings, only numbers or "
-                "only booleans"
-            )
-        if array.dtype == object and groups != {str}:
-            array = np.asarray(array.tolist())
-            if array.dtype == object:
-                raise DatasetError("y has integers of more than 64 bits")
-    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
-        # JSON, in which a classifier is saved, has numbers in double precision.
-        array = array.astype(np.float64)
-    if array.dtype.kind not in "OUbiuf":
-        raise DatasetError(f"y has dtype {array.dtype}; expected strings, numbers or booleans")
-    return array

@@ -9,7 +9,7 @@ from pathlib import Path
 from transferkit.errors import DatasetError, shorten, shorten_path
 from transferkit.images.skipped import Skipped, check_on_error
 
-__all__ = ["SUFFIXES", "list_images", "list_labeled_images"]
+__all__ = ["SUFFIXES", "list_images", "list_labeled_images", "split_folders"]
 
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
@@ -164,6 +164,38 @@ def list_labeled_images(
     if not paths:
         raise DatasetError(f"{root}: no images in any class folder")
     return paths, labels
+
+
+def split_folders(folder: str | os.PathLike[str]) -> list[Path]:
+    """Return the folders of the splits of a data set with ``split/class/file``, sorted.
+
+    Parameters
+    ----------
+    folder
+        A folder.
+
+    Returns
+    -------
+    list of Path
+        All subfolders, if each has the name of a split, such as train or test, and has folders but
+        no images in it; otherwise none.
+
+    Raises
+    ------
+    DatasetError
+        If the folder does not exist or cannot be read.
+    """
+    root = _existing(folder)
+    if not root.is_dir():
+        return []
+    parts = [root / name for name, is_folder in sorted(_entries(root)) if is_folder]
+    are_splits = all(
+        part.name.lower() in _SPLITS
+        and not _has_images(part)
+        and any(is_folder for _, is_folder in _entries(part))
+        for part in parts
+    )
+    return parts if are_splits else []
 
 
 def _check_level(root: Path, classes: list[str]) -> None:

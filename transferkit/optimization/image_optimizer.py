@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from transferkit.backends import Backend, Program, backend_names, get_backend
 from transferkit.backends.base import GRADIENTS, INFERENCE
 from transferkit.classification import Classifier
-from transferkit.classification.labels import Labels
+from transferkit.datasets.labels import Labels
 from transferkit.errors import (
     ArgumentTypeError,
     ParameterError,

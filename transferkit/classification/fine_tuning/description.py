@@ -9,7 +9,7 @@ from collections.abc import Collection
 import numpy as np
 
 from transferkit.backends import Backend
-from transferkit.classification.fine_tuning.examples import LabeledImages
+from transferkit.classification.fine_tuning.examples import TrainingImages
 from transferkit.classification.fine_tuning.settings import FineTuning
 from transferkit.models import Model
 
@@ -19,8 +19,8 @@ __all__ = ["describe_run", "digest_of_names"]
 def describe_run(
     model: Model,
     backend: Backend,
-    train: LabeledImages,
-    validation: LabeledImages | None,
+    train: TrainingImages,
+    validation: TrainingImages | None,
     settings: FineTuning,
     seed: int,
 ) -> dict[str, str]:
@@ -63,7 +63,7 @@ def digest_of_names(names: Collection[str]) -> str:
     return f"{len(names)}, {hashlib.sha256(repr(sorted(names)).encode()).hexdigest()[:16]}"
 
 
-def _digest_of_images(data: LabeledImages) -> str:
+def _digest_of_images(data: TrainingImages) -> str:
     sha256 = hashlib.sha256()
     for image, source in zip(data.images, data.sources, strict=True):
         sha256.update(os.fsencode(source))

@@ -19,7 +19,7 @@ from transferkit.errors import OutputError
 from transferkit.images import Preprocessing, stream_batches
 from transferkit.images.augmentation import Augmentation, AugmentationStage
 
-__all__ = ["Examples", "ImageExamples", "LabeledImages", "StoredExamples", "store_activations"]
+__all__ = ["Examples", "ImageExamples", "StoredExamples", "TrainingImages", "store_activations"]
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 
@@ -28,7 +28,7 @@ _MAX_BYTES_IN_MEMORY = 1 << 30
 
 
 @dataclass(frozen=True, eq=False)
-class LabeledImages:
+class TrainingImages:
     """Images with their classes and weights.
 
     Attributes
@@ -48,9 +48,9 @@ class LabeledImages:
     classes: npt.NDArray[np.intp]
     weights: npt.NDArray[np.float64]
 
-    def take(self, rows: npt.NDArray[np.intp]) -> LabeledImages:
+    def take(self, rows: npt.NDArray[np.intp]) -> TrainingImages:
         """Return some of the images."""
-        return LabeledImages(
+        return TrainingImages(
             [self.images[row] for row in rows],
             [self.sources[row] for row in rows],
             self.classes[rows],

@@ -15,7 +15,8 @@ from transferkit.backends.base import TRAINING
 from transferkit.classification.classifier import Classifier
 from transferkit.classification.fine_tuning.run import FineTuningRun
 from transferkit.classification.fine_tuning.settings import FineTuning
-from transferkit.classification.labels import Labels
+from transferkit.datasets import LabelledImages
+from transferkit.datasets.labels import Labels
 from transferkit.errors import NotFiniteError
 from transferkit.images import Images
 from transferkit.support.progress import show_progress
@@ -31,7 +32,7 @@ _MIN_STEPS_BEFORE_END = 10
 
 def find_learning_rate(
     classifier: Classifier,
-    X: Images,
+    X: Images | LabelledImages,
     y: Labels | None = None,
     *,
     smallest: float = 1e-6,

@@ -10,7 +10,7 @@ from pathlib import Path
 from sklearn.base import clone
 
 from transferkit.backends import Backend
-from transferkit.classification.fine_tuning.examples import LabeledImages
+from transferkit.classification.fine_tuning.examples import TrainingImages
 from transferkit.classification.fine_tuning.run import FineTuningRun
 from transferkit.classification.fine_tuning.settings import FineTuning
 from transferkit.images.augmentation import Augmentation, CutMix, MixUp
@@ -36,14 +36,14 @@ class RefitStart:
     """
 
     model: Model
-    images: LabeledImages
+    images: TrainingImages
 
 
 def fine_tune_model(
     model: Model,
     backend: Backend,
-    train: LabeledImages,
-    validation: LabeledImages | None,
+    train: TrainingImages,
+    validation: TrainingImages | None,
     settings: FineTuning,
     *,
     refit: RefitStart | None,

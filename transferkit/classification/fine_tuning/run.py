@@ -34,7 +34,7 @@ from transferkit.classification.fine_tuning.draws import MIRRORED, generator_for
 from transferkit.classification.fine_tuning.examples import (
     Examples,
     ImageExamples,
-    LabeledImages,
+    TrainingImages,
     store_activations,
 )
 from transferkit.classification.fine_tuning.memory import check_memory
@@ -123,8 +123,8 @@ class FineTuningRun:
         self,
         model: Model,
         backend: Backend,
-        train: LabeledImages,
-        validation: LabeledImages | None,
+        train: TrainingImages,
+        validation: TrainingImages | None,
         settings: FineTuning,
         *,
         start: str,
@@ -397,7 +397,7 @@ class FineTuningRun:
         return self.trainer.evaluate({"": tensors}, self._validation)[""]
 
     def _labeled(
-        self, data: LabeledImages, augmentations: tuple[Augmentation, ...], views: int
+        self, data: TrainingImages, augmentations: tuple[Augmentation, ...], views: int
     ) -> LabeledExamples:
         """Return the inputs of the trained part of the network with their classes and weights."""
         images = ImageExamples(data.images, self._model.preprocessing, augmentations, self._seed)

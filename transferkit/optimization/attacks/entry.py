@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from transferkit.backends import Program
-from transferkit.classification.labels import Labels
+from transferkit.datasets.labels import Labels
 from transferkit.errors import (
     ArgumentTypeError,
     DatasetError,

@@ -1,0 +1,1 @@
+"""Comparison of networks on the same photos, by the same cross-validation."""

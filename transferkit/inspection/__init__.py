@@ -1,0 +1,1 @@
+"""What is wrong with the photos of a data set: files, duplicates, leaks, labels."""
