@@ -36,9 +36,7 @@ def test_charts_of_a_page_share_no_ids() -> None:
 
 
 def test_a_chart_has_the_color_of_the_page_and_no_links() -> None:
-    svg = chart(
-        lambda figure: figure.subplots().set_xlabel("x"), width=3, height=2, title="Axis"
-    )
+    svg = chart(lambda figure: figure.subplots().set_xlabel("x"), width=3, height=2, title="Axis")
     assert "currentColor" in svg
     # Namespaces are names, not links.
     assert set(re.findall(r"https?://[^\s\"']+", svg)) <= {
