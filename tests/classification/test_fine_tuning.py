@@ -221,6 +221,15 @@ def test_a_killed_run_resumes_bit_for_bit(
     )
 
 
+def test_a_checkpoint_knows_a_schedule_without_a_name(
+    differentiable: Backend, tmp_path: Path
+) -> None:
+    fitted(differentiable, checkpoint=tmp_path, schedule=lambda _: 1.0)
+    fitted(differentiable, checkpoint=tmp_path, schedule=lambda _: 1.0)
+    with pytest.raises(FileFormatError, match="another run: schedule was"):
+        fitted(differentiable, checkpoint=tmp_path, schedule=lambda part: 1.0 - part)
+
+
 def test_a_checkpoint_of_another_run_is_rejected(differentiable: Backend, tmp_path: Path) -> None:
     fitted(differentiable, checkpoint=tmp_path)
     with pytest.raises(FileFormatError, match=r"another run: dropout was 0\.0, now 0\.5"):

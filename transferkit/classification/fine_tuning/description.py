@@ -15,6 +15,8 @@ from transferkit.models import Model
 
 __all__ = ["describe_run", "digest_of_names"]
 
+_SCHEDULE_PARTS = 8
+
 
 def describe_run(
     model: Model,
@@ -29,6 +31,10 @@ def describe_run(
     parameters.pop("checkpoint")
     parameters.pop("validation")
     described = {name: _describe(value) for name, value in parameters.items()}
+    if callable(settings.schedule):
+        # The names of two functions may be equal.
+        factors = [settings.schedule(part / _SCHEDULE_PARTS) for part in range(_SCHEDULE_PARTS)]
+        described["schedule"] += f", with factors {factors}"
     return {
         **described,
         "backend": f"{backend.name} on {backend.device}",
