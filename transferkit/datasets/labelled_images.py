@@ -11,11 +11,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from transferkit.datasets.copies import content_keys
 from transferkit.datasets.labels import Labels, label_array
-from transferkit.errors import DatasetError, UnknownNameError
+from transferkit.datasets.splitting import link_images, split_units
+from transferkit.errors import DatasetError, ParameterError, UnknownNameError, shorten
 from transferkit.images import ImageLike, Skipped
 from transferkit.images.stream import source_name
 from transferkit.support.data_frames import import_pandas
+from transferkit.support.random_state import RandomState, as_seed
+from transferkit.support.validation import is_number
 
 __all__ = ["LabelledImages"]
 
@@ -139,6 +143,74 @@ class LabelledImages:
             raise UnknownNameError("split", name, self.split_names)
         part = self.take(np.flatnonzero(self.splits == name))
         return dataclasses.replace(part, splits=None)
+
+    def split(
+        self,
+        test: float = 0.2,
+        *,
+        random_state: RandomState = 0,
+        groups: Labels | None = None,
+    ) -> tuple[LabelledImages, LabelledImages]:
+        """Split the images into those for training and those for testing.
+
+        The split is stratified: each class is split in the same proportion. Images with the same
+        content (the same SHA-256) and images of one group stay on one side, so that nothing is
+        tested on what was trained on. The same images, in the same order, are split in the same
+        way on every machine.
+
+        Parameters
+        ----------
+        test
+            The fraction of the images of each class for testing, between 0 and 1. At least one
+            image of each class is on each side. With groups of several images, the numbers are
+            those closest to it that were found.
+        random_state
+            An int of at least 0; another one gives another split. Or a generator, or None, as for
+            the estimators.
+        groups
+            (n,) what several images have in common, such as the animal; None: ``groups`` of the
+            images.
+
+        Returns
+        -------
+        train, test : LabelledImages
+            Both in the order of the images.
+
+        Raises
+        ------
+        DatasetError
+            If a class has fewer than two images or groups, or the images already have splits.
+        ImageError
+            If a file cannot be read.
+        ParameterError
+            If ``test`` or ``random_state`` is invalid.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from transferkit.datasets import LabelledImages
+        >>> images = [np.full((8, 8, 3), value, np.uint8) for value in range(10)]
+        >>> data = LabelledImages(images, ["cat", "dog"] * 5)
+        >>> train, test = data.split(test=0.2)
+        >>> train.counts, test.counts
+        ({'cat': 4, 'dog': 4}, {'cat': 1, 'dog': 1})
+        """
+        if not is_number(test) or not 0 < test < 1:
+            raise ParameterError(f"test is {shorten(test)}; expected a fraction such as 0.2")
+        seed = as_seed(random_state)
+        if self.splits is not None:
+            raise DatasetError(
+                f"the images already have the splits {', '.join(self.split_names)}; split one of "
+                f"them, such as that of of_split({self.split_names[0]!r})"
+            )
+        of_groups = self.groups if groups is None else label_array(groups)
+        if of_groups is not None and len(of_groups) != len(self):
+            raise DatasetError(f"there are {len(self)} images, but {len(of_groups)} groups")
+        keys = [content_keys(self.images)]
+        if of_groups is not None:
+            keys.append(of_groups.tolist())
+        is_test = split_units(link_images(len(self), keys), self.labels, float(test), seed)
+        return self.take(np.flatnonzero(~is_test)), self.take(np.flatnonzero(is_test))
 
     def to_pandas(self) -> Any:
         """Return a data frame with the columns source, label, and split and group if known.
