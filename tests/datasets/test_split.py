@@ -119,13 +119,13 @@ def test_copies_of_files_are_found_by_content(
     for path, written in zip(paths, contents, strict=True):
         path.write_bytes(written)
     read: list[Path] = []
-    original = open
+    original = Path.open
 
-    def recorded(path: Any, *arguments: Any) -> Any:
+    def recorded(path: Path, *arguments: Any) -> Any:
         read.append(path)
         return original(path, *arguments)
 
-    monkeypatch.setattr("builtins.open", recorded)
+    monkeypatch.setattr(Path, "open", recorded)
     keys = content_keys(paths)
     assert keys[0] == keys[2] is not None
     assert [keys[1], keys[3], keys[4]] == [None, None, None]

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Hashable, Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -78,14 +79,12 @@ def _size(image: ImageLike, source: str) -> Hashable | None:
 
 
 def _digest(image: ImageLike, source: str) -> str:
-    if isinstance(image, np.ndarray):
-        return hashlib.sha256(np.ascontiguousarray(image)).hexdigest()
-    if isinstance(image, Image.Image):
+    if isinstance(image, (np.ndarray, Image.Image)):
         return hashlib.sha256(image.tobytes()).hexdigest()
     if isinstance(image, (bytes, bytearray, memoryview)):
         return hashlib.sha256(image).hexdigest()
     try:
-        with open(image, "rb") as file:  # type: ignore[arg-type]
+        with Path(os.fsdecode(image)).open("rb") as file:  # type: ignore[arg-type]
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ImageError(source, f"cannot be read: {_reason(error)}") from None
