@@ -252,7 +252,7 @@ class ImageError(TransferkitError, ValueError):
 
 
 class DatasetError(TransferkitError, ValueError):
-    """Unusable training data: no images, one class only, or not one label per image."""
+    """Unusable data: no images, one class only, not one label per image, a table without them."""
 
 
 class DownloadError(TransferkitError, OSError):
@@ -260,7 +260,7 @@ class DownloadError(TransferkitError, OSError):
 
 
 class FileFormatError(TransferkitError, ValueError):
-    """A weights or classifier file that is damaged, of another format, or of a newer version."""
+    """A file that is damaged, of another format or of a newer version: weights, an archive."""
 
 
 class NoGradientError(TransferkitError, ValueError):

@@ -136,7 +136,7 @@ def from_csv(
     check_on_error(on_error)
     table = _read_table(Path(path))
     given = {"file": file, "label": label, "split": split, "group": group}
-    # Of a table without names of columns, its only row is taken for them: they are shown first.
+    # Before the rows: if names are missing, the first row is shown as them.
     columns = _find_columns(table, given) if table.columns else {}
     if not table.rows:
         raise DatasetError(f"{table.path}: the table has no rows")

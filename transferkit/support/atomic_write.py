@@ -11,7 +11,7 @@ from typing import IO
 
 from transferkit.errors import OutputError, shorten_path
 
-__all__ = ["check_writable", "png_path", "write_atomically"]
+__all__ = ["check_folder_writable", "check_writable", "png_path", "write_atomically"]
 
 
 @contextmanager
@@ -87,6 +87,39 @@ def check_writable(path: Path) -> None:
     except OSError as error:
         # For example a name that is too long, or a folder that must not be read.
         raise OutputError(f"{shorten_path(path)}: cannot be written: {error.strerror}") from None
+
+
+def check_folder_writable(folder: Path) -> None:
+    """Check that files can be written into a folder, which need not exist yet.
+
+    Raises
+    ------
+    OutputError
+        If it is a file, or it, or the first of its parents that exists, is not writable.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from transferkit.support.atomic_write import check_folder_writable
+    >>> with TemporaryDirectory() as folder:
+    ...     check_folder_writable(Path(folder, "new", "data"))
+    """
+    try:
+        existing = folder.absolute()
+        while not os.path.lexists(existing) and existing != existing.parent:
+            existing = existing.parent
+        if not existing.is_dir():
+            raise OutputError(f"{shorten_path(folder)}: {shorten_path(existing)} is not a folder")
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise OutputError(
+                f"{shorten_path(folder)}: the folder '{shorten_path(existing)}' is not writable"
+            )
+    except OutputError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{shorten_path(folder)}: cannot be written: {reason}") from None
 
 
 def png_path(path: str | os.PathLike[str]) -> Path:
