@@ -22,7 +22,7 @@ from transferkit.cli import main
 CAT = DEMO / "cat.jpg"
 COMMANDS = (
     "demo", "fit", "evaluate", "predict", "extract", "show-layer", "visualize", "attack",
-    "networks", "layers", "backends", "download", "cache",
+    "networks", "layers", "backends", "download", "dataset", "cache",
 )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from transferkit.cli.attack import attack
 from transferkit.cli.backends import backends
 from transferkit.cli.cache import cache
 from transferkit.cli.console import EXIT_CODE_INTERRUPTED, print_line, print_warning
+from transferkit.cli.dataset import dataset
 from transferkit.cli.demo import demo
 from transferkit.cli.download import download
 from transferkit.cli.evaluate import evaluate
@@ -35,7 +36,7 @@ from transferkit.support.version import __version__
 __all__ = ["app", "main"]
 
 # Commands that keep their results when they are interrupted.
-_RESUMABLE = frozenset(("download", "extract"))
+_RESUMABLE = frozenset(("dataset", "download", "extract"))
 
 
 class _Commands(TyperGroup):
@@ -104,6 +105,7 @@ for _command in (
     layers,
     backends,
     download,
+    dataset,
 ):
     app.command()(_command)
 app.add_typer(cache, name="cache")

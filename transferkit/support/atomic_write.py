@@ -107,7 +107,7 @@ def check_folder_writable(folder: Path) -> None:
     """
     try:
         existing = folder.absolute()
-        while not os.path.lexists(existing) and existing != existing.parent:
+        while not _exists(existing):
             existing = existing.parent
         if not existing.is_dir():
             raise OutputError(f"{shorten_path(folder)}: {shorten_path(existing)} is not a folder")
@@ -120,6 +120,15 @@ def check_folder_writable(folder: Path) -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise OutputError(f"{shorten_path(folder)}: cannot be written: {reason}") from None
+
+
+def _exists(path: Path) -> bool:
+    """Return whether a path exists; an invalid one, such as a name that is too long, raises."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def png_path(path: str | os.PathLike[str]) -> Path:

@@ -27,6 +27,7 @@ __all__ = [
     "on_disk",
     "part_files",
     "problem_of",
+    "remove_downloads",
 ]
 
 CACHE_VARIABLE = "TRANSFERKIT_CACHE"
@@ -173,12 +174,34 @@ def clear_cache() -> list[Path]:
     OutputError
         If a file cannot be removed.
     """
+    folder = cache_folder()
+    return remove_downloads(folder / entry.file for entry in WEIGHTS)
+
+
+def remove_downloads(paths: Iterable[Path]) -> list[Path]:
+    """Remove downloaded files, and those of partial downloads to the same paths.
+
+    A file that another process is downloading stays.
+
+    Parameters
+    ----------
+    paths
+        The files, which may not exist.
+
+    Returns
+    -------
+    list of Path
+        The removed files.
+
+    Raises
+    ------
+    OutputError
+        If a file cannot be removed.
+    """
     import filelock  # slow to import, and rarely needed
 
     removed: list[Path] = []
-    folder = cache_folder()
-    for entry in WEIGHTS:
-        path = folder / entry.file
+    for path in paths:
         part, validator, lock = part_files(path)
         if not any(file.exists() for file in (path, part, validator, lock)):
             continue

@@ -34,7 +34,7 @@ from transferkit.weights.catalogue import WeightsEntry
 if TYPE_CHECKING:
     import requests
 
-__all__ = ["OFFLINE_VARIABLE", "download", "fetch"]
+__all__ = ["OFFLINE_VARIABLE", "download", "fetch", "fetch_file"]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -79,13 +79,49 @@ def fetch(entry: WeightsEntry, *, progress: bool | None = None) -> Path:
     if cached is not None:
         return cached
     path = cache_folder() / entry.file
-    by_hand = (
-        f"to install the file manually, put it at {path} "
-        f"({entry.checksum or 'its publisher states no checksum'})"
+    fetch_file(
+        entry.url,
+        path,
+        what=str(entry),
+        expected=str(entry.checksum or "its publisher states no checksum"),
+        check=lambda file: problem_of(file, entry),
+        progress=progress,
     )
+    return path
+
+
+def fetch_file(
+    url: str,
+    path: Path,
+    *,
+    what: str,
+    expected: str,
+    check: Callable[[Path], str | None],
+    progress: bool | None = None,
+) -> None:
+    """Download a file into the cache folder, unless connections are forbidden.
+
+    Parameters
+    ----------
+    url, path, check, progress
+        As for `download`; the folder of ``path`` is created.
+    what
+        What the file is, for messages.
+    expected
+        The checksum of the file, for messages.
+
+    Raises
+    ------
+    DownloadError
+        As for `download`, and if ``TRANSFERKIT_OFFLINE`` is set. The message says where to put the
+        file manually.
+    OutputError
+        If the folder cannot be created or written to.
+    """
+    by_hand = f"to install the file manually, put it at {path} ({expected})"
     if os.environ.get(OFFLINE_VARIABLE, "0") not in {"", "0"}:
         raise DownloadError(
-            f"{OFFLINE_VARIABLE} is set, so {entry} were not downloaded from {entry.url}; {by_hand}"
+            f"{OFFLINE_VARIABLE} is set, so {url} was not downloaded ({what}); {by_hand}"
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,10 +131,9 @@ def fetch(entry: WeightsEntry, *, progress: bool | None = None) -> Path:
             "a writable folder"
         ) from error
     try:
-        download(entry.url, path, check=lambda file: problem_of(file, entry), progress=progress)
+        download(url, path, check=check, progress=progress)
     except DownloadError as error:
         raise DownloadError(f"{error}; {by_hand}") from error
-    return path
 
 
 def download(
