@@ -11,7 +11,7 @@ import numpy as np
 from command_line import error_of, output_of, run, usage_error_of
 from samples import DEMO
 
-from transferkit import Classifier
+from transferkit import Classifier, list_labeled_images
 from transferkit.backends import Backend
 
 CAT = DEMO / "cat.jpg"
@@ -48,7 +48,70 @@ def test_held_out_images_are_tested_on_and_not_trained_on(tmp_path: Path) -> Non
         "fit", TRAIN, "-o", output, "--holdout", 0.25, "--test", TEST
     )
     assert "expected a fraction" in usage_error_of("fit", TRAIN, "-o", output, "--holdout", 1.5)
-    assert "cannot be split" in error_of("fit", TRAIN, "-o", output, "--holdout", 0.01)
+    # One of each class at least.
+    text = output_of("fit", TRAIN, "-o", output, "--holdout", 0.01, "--C", 10)
+    assert "accuracy on 3 images held out: " in text
+
+
+def test_copies_are_not_held_out_from_each_other(tmp_path: Path) -> None:
+    folder = tmp_path / "train"
+    for name in ("brick", "grass"):
+        (folder / name).mkdir(parents=True)
+        for copy in ("a.jpg", "b.jpg"):
+            shutil.copy(TRAIN / name / f"{name}-1.jpg", folder / name / copy)
+    message = error_of("fit", folder, "-o", tmp_path / "c.safetensors", "--holdout", 0.5)
+    assert "all images of 2 classes: 'brick', 'grass' are copies of each other" in message
+
+
+def test_a_table_with_splits_is_trained_and_tested_on(tmp_path: Path) -> None:
+    lines = ["path;kind of ground;split"]
+    for split, root in (("train", TRAIN), ("test", TEST)):
+        paths, labels = list_labeled_images(root)
+        lines += [f"{path};{label};{split}" for path, label in zip(paths, labels, strict=True)]
+    table = tmp_path / "photos.csv"
+    table.write_text("\n".join([*lines, "missing.jpg;grass;train"]))
+    output = tmp_path / "c.safetensors"
+    assert "'path', 'kind of ground', 'split'" in error_of("fit", table, "-o", output)
+    table.write_text(table.read_text().replace("kind of ground", "label"))
+    result = run("fit", table, "-o", output, "--C", 10)
+    assert result.exit_code == 0
+    assert "1 skipped:\n" in result.stderr
+    table.write_text(table.read_text().replace("missing.jpg;grass;train", ""))
+    result = run("fit", table, "-o", output, "--test", table, "--C", 10)
+    assert result.stderr == ""
+    assert f"accuracy on 24 images of {table}: 1.0000" in result.stdout
+    text = output_of("evaluate", output, table)
+    assert f"accuracy on 24 images of {table}: 1.0000" in text
+    table.write_text(table.read_text().replace(";test", ";validation"))
+    assert "no rows of the split 'test'; the table has 'train', 'validation'" in error_of(
+        "evaluate", output, table
+    )
+
+
+def test_a_table_without_splits_is_tested_on(tmp_path: Path, classifier_file: Path) -> None:
+    paths, labels = list_labeled_images(TEST)
+    rows = [f"{path},{label}" for path, label in zip(paths, labels, strict=True)]
+    table = tmp_path / "photos.csv"
+    table.write_text("\n".join(["file,label", *rows, "missing.jpg,grass"]))
+    result = run("evaluate", classifier_file, table)
+    assert f"accuracy on 24 images of {table}: 1.0000" in result.stdout
+    assert "missing.jpg: no such file (photos.csv, line 26)" in result.stderr
+
+
+def test_labels_of_a_table_may_be_numbers(tmp_path: Path) -> None:
+    paths, labels = list_labeled_images(TRAIN)
+    numbers = [["brick", "grass", "gravel"].index(label) for label in labels]
+    rows = [
+        json.dumps({"file_name": str(path), "label": number})
+        for path, number in zip(paths, numbers, strict=True)
+    ]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(rows))
+    (tmp_path / "other.jsonl").write_text(rows[0].replace(": 0}", ": 7}"))
+    output = tmp_path / "c.safetensors"
+    text = output_of("fit", tmp_path / "metadata.jsonl", "-o", output, "--C", 10)
+    assert "3 classes (0, 1, 2)" in text
+    options = ("-o", output, "--test", tmp_path / "other.jsonl")
+    assert "1 of its classes are not in" in error_of("fit", tmp_path / "metadata.jsonl", *options)
 
 
 def test_long_list_of_classes_is_shortened(tmp_path: Path) -> None:

@@ -44,7 +44,8 @@ def with_labels(
     X, y
         Images and their labels, or a folder of class folders or `LabelledImages`, and None.
     on_error, skipped
-        Of class folders without images, as for `transferkit.list_labeled_images`.
+        Of class folders without images, as for `transferkit.list_labeled_images`; and what
+        `LabelledImages` already left out.
 
     Raises
     ------
@@ -52,6 +53,8 @@ def with_labels(
         If labels are missing, of mixed or other types, not finite, or not as many as images.
     """
     if isinstance(X, LabelledImages):
+        if skipped is not None:
+            skipped += X.skipped
         return _images_and_labels(X, y)
     if y is None:
         if not isinstance(X, (str, os.PathLike)):

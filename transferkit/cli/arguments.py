@@ -12,9 +12,10 @@ from transferkit.cli.options import CLASSIFIER_SUFFIX
 from transferkit.errors import DatasetError, UnknownNameError
 
 if TYPE_CHECKING:
+    from transferkit.datasets import LabelledImages
     from transferkit.optimization import ImageOptimizer
 
-__all__ = ["list_files", "load_optimizer", "parse_class", "parse_path"]
+__all__ = ["is_table", "list_files", "load_optimizer", "parse_class", "parse_path", "read_data_set"]
 
 
 def list_files(paths: Sequence[Path]) -> list[Path]:
@@ -27,6 +28,45 @@ def list_files(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         files += list_images(path) if path.is_dir() else [path]
     return files
+
+
+def read_data_set(path: Path, split: str, *, on_error: str = "raise") -> LabelledImages:
+    """Return the images in a folder of class folders, or those that a table lists.
+
+    Parameters
+    ----------
+    path
+        The folder or table.
+    split
+        Of a table with a column for the split, the rows to use: ``"train"`` or ``"test"``.
+    on_error
+        ``"raise"`` or ``"skip"``, as for `transferkit.datasets.from_csv`.
+    """
+    from transferkit.datasets import LabelledImages, from_csv
+    from transferkit.images import Skipped, list_labeled_images
+
+    if is_table(path):
+        data = from_csv(path, on_error=on_error)
+        return data if data.splits is None else _of_split(data, split, path)
+    skipped: list[Skipped] = []
+    paths, labels = list_labeled_images(path, on_error=on_error, skipped=skipped)
+    return LabelledImages(paths, labels, skipped=skipped)
+
+
+def _of_split(data: LabelledImages, split: str, path: Path) -> LabelledImages:
+    if split not in data.split_names:
+        names = ", ".join(map(repr, data.split_names[:5]))
+        raise DatasetError(f"{path}: no rows of the split {split!r}; the table has {names}")
+    part = data.of_split(split)
+    part.skipped = data.skipped
+    return part
+
+
+def is_table(path: Path) -> bool:
+    """Return whether a path is that of a table of images, by its name."""
+    from transferkit.datasets.tables import TABLE_SUFFIXES
+
+    return path.suffix.lower() in TABLE_SUFFIXES and not path.is_dir()
 
 
 def parse_class(text: str, optimizer: ImageOptimizer) -> str | int:

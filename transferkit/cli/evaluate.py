@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from transferkit.cli.arguments import parse_path
+from transferkit.cli.arguments import parse_path, read_data_set
 from transferkit.cli.console import print_line, print_table, write_csv
 from transferkit.cli.evaluation import print_evaluation
 from transferkit.cli.options import Backend, BatchSize, Quiet
@@ -30,7 +30,8 @@ def evaluate(
         typer.Argument(
             parser=parse_path,
             metavar="FOLDER",
-            help="A folder with one subfolder of images for each class.",
+            help="A folder with one subfolder of images for each class; or a table, such as a "
+            ".csv file, with the path and label of each image.",
         ),
     ],
     csv_file: Annotated[
@@ -48,8 +49,9 @@ def evaluate(
 ) -> None:
     """Evaluate a classifier on a folder of class folders.
 
-    Prints the accuracy with its 95% confidence interval, top-3 accuracy, precision and recall of
-    each class, and the classes that are confused most often.
+    If a table has a column for the split, its rows of the split test are used. Prints the accuracy
+    with its 95% confidence interval, top-3 accuracy, precision and recall of each class, and the
+    classes that are confused most often.
     """
     from transferkit.classification import Classifier
     from transferkit.classification.evaluation import format_score
@@ -57,10 +59,11 @@ def evaluate(
 
     if csv_file is not None:
         check_writable(csv_file)
+    data = read_data_set(folder, "test", on_error="skip")
     model = Classifier.load(
         classifier, backend=backend, batch_size=batch_size, progress=False if quiet else None
     )
-    evaluation = model.evaluate(folder, on_error="skip")
+    evaluation = model.evaluate(data, on_error="skip")
     rows = [
         (label, format_score(score.precision), format_score(score.recall), score.support)
         for label, score in evaluation.per_class.items()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from transferkit.cli.arguments import parse_path
+from transferkit.cli.arguments import parse_path, read_data_set
 from transferkit.cli.console import format_count, print_line, print_skipped, print_warning
 from transferkit.cli.evaluation import format_accuracy, print_evaluation
 from transferkit.cli.options import (
@@ -23,7 +23,6 @@ from transferkit.cli.options import (
 from transferkit.errors import DatasetError, OutputError
 
 if TYPE_CHECKING:
-    from transferkit.images import Skipped
     from transferkit.training import History
 
 __all__ = ["fit"]
@@ -37,7 +36,8 @@ def fit(
         typer.Argument(
             parser=parse_path,
             metavar="FOLDER",
-            help="A folder with one subfolder of images for each class.",
+            help="A folder with one subfolder of images for each class; or a table, such as a "
+            ".csv file, with the path and label of each image.",
         ),
     ],
     output: Annotated[
@@ -52,7 +52,9 @@ def fit(
     ],
     test: Annotated[
         Path | None,
-        typer.Option(parser=parse_path, metavar="FOLDER", help="A labeled folder to test on."),
+        typer.Option(
+            parser=parse_path, metavar="FOLDER", help="A labeled folder or table to test on."
+        ),
     ] = None,
     holdout: Annotated[
         float | None,
@@ -119,13 +121,14 @@ def fit(
     """Train a classifier on a folder of class folders.
 
     The class folders are subfolders with the images of one class each, named after the class.
-    Images that cannot be read are skipped and listed at the end. Without --test, --holdout or --C,
-    prints the accuracy of the cross-validation that chooses C. With --fine-tune, Ctrl-C ends the
-    training, and the best weights so far are saved.
+    Images that cannot be read are skipped and listed at the end. If a table has a column for the
+    split, its rows of the split train are used, and those of test for testing. Images with the same
+    content are held out together. Without --test, --holdout or --C, prints the accuracy of the
+    cross-validation that chooses C. With --fine-tune, Ctrl-C ends the training, and the best
+    weights so far are saved.
     """
     from transferkit.classification.classifier import Classifier
     from transferkit.classification.fine_tuning import FineTuning
-    from transferkit.images import list_labeled_images
     from transferkit.support.atomic_write import check_writable
 
     # Everything that can be checked before the network runs is checked here.
@@ -148,11 +151,10 @@ def fit(
         raise typer.BadParameter(
             "--epochs, --learning-rate, --trainable and --checkpoint need --fine-tune"
         )
-    skipped: list[Skipped] = []
-    X, y = list_labeled_images(folder, on_error="skip", skipped=skipped)
-    labels = set(y)
-    if test is not None and (unknown := set(list_labeled_images(test)[1]) - labels):
-        names = ", ".join(sorted(unknown)[:5]) + (", ..." if len(unknown) > 5 else "")
+    data = read_data_set(folder, "train", on_error="skip")
+    tested = None if test is None else read_data_set(test, "test")
+    if tested is not None and (unknown := set(tested.counts) - set(data.counts)):
+        names = ", ".join(sorted(map(str, unknown))[:5]) + (", ..." if len(unknown) > 5 else "")
         raise DatasetError(f"{test}: {len(unknown)} of its classes are not in {folder}: {names}")
     classifier = Classifier(
         network,
@@ -165,26 +167,23 @@ def fit(
         fine_tuning=settings,
     )
     if holdout is not None:
-        X, held_out, y, labels_held_out = _split(X, y, holdout, seed)
-    classifier.fit(X, y, on_error="skip")
+        data, tested = data.split(holdout, random_state=seed)
+    classifier.fit(data, on_error="skip")
     classifier.save(output)
-    if test is not None and test.resolve() == folder.resolve():
+    if test is not None and tested is not None and tested.sources == data.sources:
         print_warning(
             f"{test} is also the training folder: the accuracy on new images may be lower"
         )
-    print_skipped(skipped + classifier.skipped_)
-    classes = classifier.classes_.tolist()
+    print_skipped(classifier.skipped_)
+    classes = [str(label) for label in classifier.classes_.tolist()]
     names = ", ".join(classes[:_MAX_CLASSES_PRINTED])
     if len(classes) > _MAX_CLASSES_PRINTED:
         names += ", ..."
     print_line(f"saved {output}: {len(classes)} classes ({names}), C = {classifier.C_:g}")
     _print_history(classifier.history_)
-    if test is not None:
-        print_evaluation(classifier.evaluate(test, on_error="skip"), f"of {test}")
-    elif holdout is not None:
-        print_evaluation(
-            classifier.evaluate(held_out, labels_held_out, on_error="skip"), "held out"
-        )
+    if tested is not None:
+        what = "held out" if test is None else f"of {test}"
+        print_evaluation(classifier.evaluate(tested, on_error="skip"), what)
     elif classifier.cv_accuracy_ is not None and classifier.n_samples_fit_ is not None:
         number = classifier.n_samples_fit_
         accuracy = format_accuracy(classifier.cv_accuracy_, number)
@@ -217,26 +216,3 @@ def _format_choice(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _split(
-    X: list[Path], y: list[str], fraction: float, seed: int
-) -> tuple[list[Path], list[Path], list[str], list[str]]:
-    """Split labeled images into training and test images, each class in proportion.
-
-    Raises
-    ------
-    DatasetError
-        If a class has too few images.
-    """
-    from sklearn.model_selection import train_test_split
-
-    try:
-        train, test, y_train, y_test = train_test_split(
-            X, y, test_size=fraction, stratify=y, random_state=seed
-        )
-    except ValueError as error:
-        raise DatasetError(
-            f"the images cannot be split by --holdout {fraction:g}: {error}"
-        ) from error
-    return train, test, y_train, y_test

@@ -174,7 +174,7 @@ class LabelledImages:
         Returns
         -------
         train, test : LabelledImages
-            Both in the order of the images.
+            Both in the order of the images; ``skipped`` of the images is that of ``train``.
 
         Raises
         ------
@@ -210,7 +210,9 @@ class LabelledImages:
         if of_groups is not None:
             keys.append(of_groups.tolist())
         is_test = split_units(link_images(len(self), keys), self.labels, float(test), seed)
-        return self.take(np.flatnonzero(~is_test)), self.take(np.flatnonzero(is_test))
+        train, held_out = self.take(np.flatnonzero(~is_test)), self.take(np.flatnonzero(is_test))
+        train.skipped = list(self.skipped)
+        return train, held_out
 
     def to_pandas(self) -> Any:
         """Return a data frame with the columns source, label, and split and group if known.
