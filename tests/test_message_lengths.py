@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from samples import NETWORK, SIDE, WEIGHTS, noise, tiny_classifier, tiny_extractor
 
-from transferkit import Classifier, ImageOptimizer, Preprocessing, training
+from transferkit import Classifier, ImageOptimizer, Preprocessing, datasets, training
 from transferkit.backends import Backend, Program, backend_of, describe_backend, get_backend
 from transferkit.images import (
     count_images,
@@ -53,6 +53,8 @@ def calls(folder: Path) -> dict[str, Call]:
     """Return the public entry points that need no gradients, with valid arguments."""
     extractor, classifier = tiny_extractor(progress=False), fitted()
     classifier.save(folder / "saved.safetensors")
+    table = folder / "table.csv"
+    table.write_text("file,label\ntable.csv,a\n")
 
     def extract(X: Any = noise(2), **parameters: Any) -> Any:  # noqa: B008
         return tiny_extractor(**parameters).transform(X)
@@ -100,6 +102,20 @@ def calls(folder: Path) -> dict[str, Call]:
         "apply": (Preprocessing(SIDE).apply, {"image": read_image(noise(1)[0])}),
         "list_images": (list_images, {"folder": folder}),
         "list_labeled_images": (list_labeled_images, {"folder": folder}),
+        "LabelledImages": (datasets.LabelledImages, {"images": [b"1", b"2"], "labels": ["a", "b"]}),
+        "split": (
+            datasets.LabelledImages([b"1", b"2"], ["a", "a"]).split,
+            {"test": 0.5, "random_state": 0},
+        ),
+        "of_split": (
+            datasets.LabelledImages([b"1"], ["a"], splits=["test"]).of_split,
+            {"name": "test"},
+        ),
+        "from_folder": (datasets.from_folder, {"folder": folder}),
+        "from_csv": (datasets.from_csv, {"path": table}),
+        "from_names": (datasets.from_names, {"folder": table, "pattern": "(?P<label>.*)"}),
+        "oxford_iiit_pet": (datasets.oxford_iiit_pet, {"folder": table}),
+        "cats_vs_dogs": (datasets.cats_vs_dogs, {"folder": table}),
         "count_images": (count_images, {"images": noise(1)}),
         "read_image": (read_image, {"image": noise(1)[0]}),
         "stream_batches": (stream, dict.fromkeys(("images", "size", "batch_size", "on_error"))),
