@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
@@ -94,33 +94,44 @@ def split_units(
     """
     classes, indices = np.unique(labels, return_inverse=True)
     sizes = np.bincount(indices, minlength=len(classes))
-    members = [np.bincount(indices[[*unit]], minlength=len(classes)) for unit in units]
-    _check_classes(classes, sizes, np.sum([counts > 0 for counts in members], axis=0))
-    wanted = np.clip(np.floor(test * sizes + 0.5), 1, sizes - 1)
+    # The classes of each unit, with its number of images of each.
+    members = [Counter(indices[[*unit]].tolist()) for unit in units]
     order = sorted(range(len(units)), key=lambda unit: _digest(seed, units[unit][0]))
-    chosen: set[int] = set()
-    reached = np.zeros(len(classes))
+    of_class: list[list[int]] = [[] for _ in classes]
     for unit in order:
-        then = reached + members[unit]
-        is_closer = np.sum((wanted - then) ** 2) < np.sum((wanted - reached) ** 2)
-        if is_closer and (then < sizes).all():
-            chosen.add(unit)
-            reached = then
+        for index in members[unit]:
+            of_class[index].append(unit)
+    _check_classes(classes, sizes, np.array([len(of_one) for of_one in of_class]))
+    wanted = np.clip(np.floor(test * sizes + 0.5), 1, sizes - 1).tolist()
+    reached = [0] * len(classes)
+    chosen: set[int] = set()
+
+    def choose(unit: int) -> None:
+        chosen.add(unit)
+        for index, count in members[unit].items():
+            reached[index] += count
+
+    def leaves_some(unit: int) -> bool:
+        return all(reached[index] + count < sizes[index] for index, count in members[unit].items())
+
+    for unit in order:
+        # By how much the sum of the squared differences to the wanted numbers changes.
+        change = sum(
+            (reached[index] + count - wanted[index]) ** 2 - (reached[index] - wanted[index]) ** 2
+            for index, count in members[unit].items()
+        )
+        if change < 0 and leaves_some(unit):
+            choose(unit)
     # Where all units of a class are too large, none is chosen: the smallest one is, then.
-    for index in np.flatnonzero(reached == 0):
-        candidates = [
-            unit
-            for unit in order
-            if members[unit][index] and (reached + members[unit] < sizes).all()
-        ]
-        if reached[index] == 0 and candidates:
-            smallest = min(candidates, key=lambda unit: len(units[unit]))
-            chosen.add(smallest)
-            reached = reached + members[smallest]
-    if not (reached > 0).all():
+    for index, of_one in enumerate(of_class):
+        candidates = [unit for unit in of_one if leaves_some(unit)] if not reached[index] else []
+        if candidates:
+            choose(min(candidates, key=lambda unit: len(units[unit])))
+    if not all(reached):
+        missing = classes[[not number for number in reached]]
         raise DatasetError(
-            f"the images of {_names(classes[reached == 0])} cannot be split: they form groups "
-            "with images of other classes, which are needed on both sides; give other groups"
+            f"no split was found for the images of {_names(missing)}: they form groups with images "
+            "of other classes, which are needed on both sides; give other groups"
         )
     is_test = np.zeros(len(labels), bool)
     for unit in chosen:
