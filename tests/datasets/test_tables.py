@@ -172,15 +172,15 @@ def test_missing_values_are_named_or_skipped(folder: Path) -> None:
 
 
 PROBLEMS: dict[str, tuple[str | bytes, str]] = {
-    "no header": ("a.png,cat\n", r"which column is the file is not known; .*'a\.png', 'cat'"),
+    "no header": ("a.png,cat\n", r"the column with the file is not recognized; .*'a\.png', 'cat'"),
     "two file columns": (
         "file,image,label\na.png,a.png,cat\n",
-        "several columns may be the file: 'file', 'image'; name it with file=",
+        "several columns may be the file: 'file', 'image'; rename it to 'file', or name it with",
     ),
     "one name twice": ("file,label,label\na.png,b,c\n", "several columns may be the label"),
     "no label": (
         "file,breed\na.png,pug\n",
-        "which column is the label .*: *'file', 'breed'|label=",
+        "the column with the label is not recognized; .*label=; the columns are 'file', 'breed'",
     ),
     "two splits": ("file,label,split,subset\na,b,c,d\n", "several columns may be the split"),
     "no rows": ("file,label\n", "the table has no rows"),

@@ -30,8 +30,10 @@ def list_files(paths: Sequence[Path]) -> list[Path]:
     return files
 
 
-def read_data_set(path: Path, split: str, *, on_error: str = "raise") -> LabelledImages:
+def read_data_set(path: Path, split: str) -> LabelledImages:
     """Return the images in a folder of class folders, or those that a table lists.
+
+    Missing files and empty class folders are skipped, and listed in ``skipped`` of the result.
 
     Parameters
     ----------
@@ -39,17 +41,15 @@ def read_data_set(path: Path, split: str, *, on_error: str = "raise") -> Labelle
         The folder or table.
     split
         Of a table with a column for the split, the rows to use: ``"train"`` or ``"test"``.
-    on_error
-        ``"raise"`` or ``"skip"``, as for `transferkit.datasets.from_csv`.
     """
     from transferkit.datasets import LabelledImages, from_csv
     from transferkit.images import Skipped, list_labeled_images
 
     if is_table(path):
-        data = from_csv(path, on_error=on_error)
+        data = from_csv(path, on_error="skip")
         return data if data.splits is None else _of_split(data, split, path)
     skipped: list[Skipped] = []
-    paths, labels = list_labeled_images(path, on_error=on_error, skipped=skipped)
+    paths, labels = list_labeled_images(path, on_error="skip", skipped=skipped)
     return LabelledImages(paths, labels, skipped=skipped)
 
 

@@ -59,7 +59,7 @@ def evaluate(
 
     if csv_file is not None:
         check_writable(csv_file)
-    data = read_data_set(folder, "test", on_error="skip")
+    data = read_data_set(folder, "test")
     model = Classifier.load(
         classifier, backend=backend, batch_size=batch_size, progress=False if quiet else None
     )

@@ -151,7 +151,7 @@ def fit(
         raise typer.BadParameter(
             "--epochs, --learning-rate, --trainable and --checkpoint need --fine-tune"
         )
-    data = read_data_set(folder, "train", on_error="skip")
+    data = read_data_set(folder, "train")
     tested = None if test is None else read_data_set(test, "test")
     if tested is not None and (unknown := set(tested.counts) - set(data.counts)):
         names = ", ".join(sorted(map(str, unknown))[:5]) + (", ..." if len(unknown) > 5 else "")

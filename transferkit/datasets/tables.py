@@ -232,10 +232,10 @@ def _find_columns(table: _Table, given: Mapping[str, str | None]) -> dict[str, s
             problem = (
                 f"several columns may be the {role}: {_listed(candidates)}"
                 if candidates
-                else f"which column is the {role} is not known"
+                else f"the column with the {role} is not recognized"
             )
             raise DatasetError(
-                f"{table.path}: {problem}; name it with {role}=; the columns are "
+                f"{table.path}: {problem}; rename it to {role!r}, or name it with {role}=; the columns are "
                 f"{_listed(table.columns)}"
             )
     return found
