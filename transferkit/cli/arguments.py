@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import typer
 
 from transferkit.cli.options import CLASSIFIER_SUFFIX
-from transferkit.errors import DatasetError, UnknownNameError
+from transferkit.errors import DatasetError, UnknownNameError, shorten
 
 if TYPE_CHECKING:
     from transferkit.datasets import LabelledImages
     from transferkit.optimization import ImageOptimizer
 
-__all__ = ["is_table", "list_files", "load_optimizer", "parse_class", "parse_path", "read_data_set"]
+__all__ = ["list_files", "load_optimizer", "parse_class", "parse_path", "read_data_set"]
 
 
 def list_files(paths: Sequence[Path]) -> list[Path]:
@@ -43,9 +43,10 @@ def read_data_set(path: Path, split: str) -> LabelledImages:
         Of a table with a column for the split, the rows to use: ``"train"`` or ``"test"``.
     """
     from transferkit.datasets import LabelledImages, from_csv
+    from transferkit.datasets.tables import TABLE_SUFFIXES
     from transferkit.images import Skipped, list_labeled_images
 
-    if is_table(path):
+    if path.suffix.lower() in TABLE_SUFFIXES and not path.is_dir():
         data = from_csv(path, on_error="skip")
         return data if data.splits is None else _of_split(data, split, path)
     skipped: list[Skipped] = []
@@ -55,18 +56,11 @@ def read_data_set(path: Path, split: str) -> LabelledImages:
 
 def _of_split(data: LabelledImages, split: str, path: Path) -> LabelledImages:
     if split not in data.split_names:
-        names = ", ".join(map(repr, data.split_names[:5]))
+        names = ", ".join(map(shorten, data.split_names[:5]))
         raise DatasetError(f"{path}: no rows of the split {split!r}; the table has {names}")
     part = data.of_split(split)
     part.skipped = data.skipped
     return part
-
-
-def is_table(path: Path) -> bool:
-    """Return whether a path is that of a table of images, by its name."""
-    from transferkit.datasets.tables import TABLE_SUFFIXES
-
-    return path.suffix.lower() in TABLE_SUFFIXES and not path.is_dir()
 
 
 def parse_class(text: str, optimizer: ImageOptimizer) -> str | int:

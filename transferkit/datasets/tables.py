@@ -235,8 +235,8 @@ def _find_columns(table: _Table, given: Mapping[str, str | None]) -> dict[str, s
                 else f"the column with the {role} is not recognized"
             )
             raise DatasetError(
-                f"{table.path}: {problem}; rename it to {role!r}, or name it with {role}=; the columns are "
-                f"{_listed(table.columns)}"
+                f"{table.path}: {problem}; rename it to {role!r}, or name it with {role}=; the "
+                f"columns are {_listed(table.columns)}"
             )
     return found
 
