@@ -105,6 +105,13 @@ def test_a_class_of_two_large_groups_is_split() -> None:
     assert train.counts == {"a": 6, "b": 9}
 
 
+def test_large_groups_leave_images_for_training() -> None:
+    # Both groups together are closer to nine than one of them.
+    data = different(["a"] * 10, groups=[0] * 7 + [1] * 3)
+    train, test = data.split(0.9)
+    assert {len(train), len(test)} == {3, 7}
+
+
 def test_linked_images_are_found_through_others() -> None:
     assert link_images(5, [["a", "a", "b", "b", None], [1, 2, 2, 3, None]]) == [[0, 1, 2, 3], [4]]
     assert link_images(3, [[None, None, None]]) == [[0], [1], [2]]
