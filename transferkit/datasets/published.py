@@ -291,10 +291,12 @@ def _check_empty(root: Path) -> None:
     """Raise an error if the folder has content that no unfinished call wrote."""
     if not root.exists():
         return
+    names = os.listdir(root)
     allowed = {_LOCK, _UNFINISHED}
-    if (root / _UNFINISHED / _RECORD).is_file():
-        allowed.update(_SPLITS)
-    others = sorted(name for name in os.listdir(root) if name not in allowed)
+    # In this order, since another process may be moving it.
+    if (root / _UNFINISHED / _RECORD).is_file() or (root / _RECORD).is_file():
+        allowed.update((*_SPLITS, _RECORD))
+    others = sorted(set(names) - allowed)
     if others:
         raise DatasetError(
             f"{root}: the folder is not empty: {', '.join(map(shorten_path, others[:3]))}"
