@@ -79,7 +79,13 @@ def compare(
     finished are kept.
     """
     from transferkit.comparison import compare as compare_networks
-    from transferkit.comparison.table import COLUMNS, format_row, label_of
+    from transferkit.comparison.table import (
+        ACCURACY_COLUMNS,
+        SIZE_COLUMNS,
+        format_accuracy,
+        format_size,
+        label_of,
+    )
     from transferkit.reports import check_report
     from transferkit.support.atomic_write import check_writable
     from transferkit.support.plots import check_plot
@@ -103,7 +109,8 @@ def compare(
         random_state=seed,
         progress=False if quiet else None,
     )
-    print_table(COLUMNS, map(format_row, comparison.finished))
+    print_table(ACCURACY_COLUMNS, map(format_accuracy, comparison.finished))
+    print_table(SIZE_COLUMNS, map(format_size, comparison.finished))
     for row in comparison.failed:
         print_warning(f"{label_of(row)}: {row.error}")
     print_skipped(comparison.skipped)

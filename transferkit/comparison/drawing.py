@@ -34,6 +34,8 @@ def draw_comparison(figure: Figure, rows: Sequence[ComparedNetwork], chance: flo
     chance
         The accuracy of a classifier that always predicts the most frequent class, in [0, 1].
     """
+    from matplotlib.ticker import LogLocator, NullLocator
+
     axes = figure.subplots()
     rows = sorted(rows, key=lambda row: row.images_per_second or 0.0)
     for position, row in enumerate(rows):
@@ -62,9 +64,14 @@ def draw_comparison(figure: Figure, rows: Sequence[ComparedNetwork], chance: flo
         fontsize="small",
     )
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("images per second")
     axes.set_ylabel("cross-validated accuracy")
     axes.margins(x=0.2, y=0.15)
+    # Room for names, but no accuracies outside of [0, 1].
+    limits = axes.get_ylim()
+    axes.set_yticks([tick for tick in axes.get_yticks() if 0 <= tick <= 1])
+    axes.set_ylim(limits)
     axes.grid(alpha=0.3)

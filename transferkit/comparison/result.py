@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from html import escape
@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from transferkit.comparison.drawing import HEIGHT, WIDTH, draw_comparison
-from transferkit.comparison.table import COLUMNS, ComparedNetwork, format_row, label_of
+from transferkit.comparison.table import (
+    ACCURACY_COLUMNS,
+    SIZE_COLUMNS,
+    ComparedNetwork,
+    format_accuracy,
+    format_size,
+    label_of,
+)
 from transferkit.images import Skipped
 from transferkit.reports import chart, write_page
 from transferkit.support.atomic_write import write_atomically
@@ -158,8 +165,10 @@ class Comparison:
         draw = partial(draw_comparison, rows=self.finished, chance=self.chance)
         content = {
             "comparison": self,
-            "columns": COLUMNS,
-            "rows": [format_row(row) for row in self.finished],
+            "accuracy_columns": ACCURACY_COLUMNS,
+            "accuracies": [format_accuracy(row) for row in self.finished],
+            "size_columns": SIZE_COLUMNS,
+            "sizes": [format_size(row) for row in self.finished],
             "label_of": label_of,
             "skipped": [(item.source, item.reason) for item in self.skipped],
             "plot": chart(
@@ -185,15 +194,17 @@ class Comparison:
         return f"<Comparison of {len(self.table)} rows: {str(self).splitlines()[0]}>"
 
     def _repr_html_(self) -> str:
-        headings = "".join(f"<th>{escape(name)}</th>" for name in COLUMNS)
-        rows = "".join(
-            f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in format_row(row))}</tr>"
-            for row in self.finished
-        )
+        tables = _html_table(ACCURACY_COLUMNS, map(format_accuracy, self.finished))
+        tables += _html_table(SIZE_COLUMNS, map(format_size, self.finished))
         failed = "".join(
             f"<p>{escape(label_of(row))}: {escape(str(row.error))}</p>" for row in self.failed
         )
-        return (
-            f"<p>{escape(str(self).splitlines()[0])}</p><table><thead><tr>{headings}</tr></thead>"
-            f"<tbody>{rows}</tbody></table>{failed}"
-        )
+        return f"<p>{escape(str(self).splitlines()[0])}</p>{tables}{failed}"
+
+
+def _html_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    headings = "".join(f"<th>{escape(name)}</th>" for name in columns)
+    body = "".join(
+        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows
+    )
+    return f"<table><thead><tr>{headings}</tr></thead><tbody>{body}</tbody></table>"

@@ -7,24 +7,23 @@ from typing import NamedTuple
 
 from transferkit.training.history import PROBE
 
-__all__ = ["COLUMNS", "FINE_TUNED", "ComparedNetwork", "format_row", "label_of"]
+__all__ = [
+    "ACCURACY_COLUMNS",
+    "FINE_TUNED",
+    "SIZE_COLUMNS",
+    "ComparedNetwork",
+    "format_accuracy",
+    "format_size",
+    "label_of",
+]
 
 FINE_TUNED = "fine-tuned"
 
-COLUMNS = (
-    "network",
-    "weights",
-    "accuracy",
-    "95% interval",
-    "difference",
-    "95% interval",
-    "LogME",
-    "images/s",
-    "parameters",
-    "MB",
-    "license",
-)
-"""The columns of the tables for people; see `format_row`."""
+ACCURACY_COLUMNS = ("network", "accuracy", "95% interval", "difference", "95% interval", "LogME")
+"""The columns of the first table for people; see `format_accuracy`."""
+
+SIZE_COLUMNS = ("network", "weights", "images/s", "backend", "parameters", "MB", "license")
+"""The columns of the second; see `format_size`."""
 
 _NONE = "-"
 
@@ -91,18 +90,26 @@ def label_of(row: ComparedNetwork) -> str:
     return row.network if row.method == PROBE else f"{row.network}, {row.method}"
 
 
-def format_row(row: ComparedNetwork) -> Sequence[str]:
-    """Return the values of a row that has a result, as text for `COLUMNS`."""
-    is_best = row.difference == 0 and row.difference_low == row.difference_high == 0
+def format_accuracy(row: ComparedNetwork) -> Sequence[str]:
+    """Return the values of a row that has a result, as text for `ACCURACY_COLUMNS`."""
+    is_best = row.difference == row.difference_low == row.difference_high == 0
     return (
         label_of(row),
-        row.weights,
         _format(row.accuracy, ".4f"),
         _format_interval(row.low, row.high, ".4f"),
         "best" if is_best else _format(row.difference, "+.4f"),
         "" if is_best else _format_interval(row.difference_low, row.difference_high, "+.4f"),
         _format(row.logme, ".3f"),
+    )
+
+
+def format_size(row: ComparedNetwork) -> Sequence[str]:
+    """Return the values of a row that has a result, as text for `SIZE_COLUMNS`."""
+    return (
+        label_of(row),
+        row.weights,
         _format_speed(row.images_per_second),
+        row.backend or _NONE,
         _NONE if row.parameters is None else f"{row.parameters / 1e6:.3g} M",
         _format(row.megabytes, ".1f"),
         row.license or _NONE,
