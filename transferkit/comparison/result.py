@@ -184,9 +184,8 @@ class Comparison:
         images, classes = sum(self.counts.values()), len(self.counts)
         lines = [f"{images} images of {classes} classes, {self.cv}-fold cross-validation"]
         for row in self.finished:
-            cells = dict(zip(ComparedNetwork._fields, row, strict=True))
-            line = "{network}, {method}: accuracy {accuracy:.4f} ({low:.4f} to {high:.4f})"
-            lines.append(line.format(**cells))
+            interval = f"{row.low:.4f} to {row.high:.4f}"
+            lines.append(f"{label_of(row)}: accuracy {row.accuracy:.4f} ({interval})")
         lines += [f"{label_of(row)}: {row.error}" for row in self.failed]
         return "\n".join(lines)
 
