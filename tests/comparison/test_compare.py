@@ -16,6 +16,7 @@ from sklearn.model_selection import StratifiedKFold
 from transferkit import Classifier, FeatureExtractor, FineTuning, Preprocessing, compare
 from transferkit.backends import Backend, Program
 from transferkit.classification.evaluation import wilson_interval
+from transferkit.classification.fine_tuning.run import FineTuningRun
 from transferkit.comparison import Comparison, logme, paired_interval
 from transferkit.comparison import compare as module_function
 from transferkit.comparison.timing import TimedProgram
@@ -228,7 +229,16 @@ def test_ctrl_c_before_any_result_is_raised(
         compared([model(), other_model()], backend=backend)
 
 
-def test_images_that_cannot_be_read(backend: Backend, tmp_path: Path) -> None:
+def test_images_that_cannot_be_read(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+
+    def load(network: Any, *arguments: Any, **parameters: Any) -> Model:
+        loaded.append(network.network.name)
+        return load_model(network, *arguments, **parameters)
+
+    monkeypatch.setattr("transferkit.comparison.run.load_model", load)
     folder = labeled_folder(tmp_path / "photos", number=6)
     broken = folder / "blood" / "000.png"
     broken.write_bytes(b"no image")
@@ -239,6 +249,8 @@ def test_images_that_cannot_be_read(backend: Backend, tmp_path: Path) -> None:
     (folder / "empty").rmdir()
     with pytest.raises(ImageError, match=r"000\.png"):
         compare([model(), other_model()], folder, **parameters)
+    # No other network can read it either, so that none is tried.
+    assert loaded == ["tiny"]
     comparison = compare([model(), other_model()], folder, **parameters, on_error="skip")
     assert [row.images for row in comparison.table] == [11, 11]
     assert comparison.counts == {"blood": 5, "grass": 6}
@@ -273,6 +285,22 @@ def test_fine_tuned_networks_have_a_second_row(
     )
     assert tuned.logme is None
     assert "tiny, fine-tuned: accuracy" in str(comparison)
+
+
+def test_ctrl_c_during_fine_tuning_keeps_the_probe(
+    differentiable: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FineTuningRun, "_write_checkpoint", interrupted)
+    first = model()
+    with pytest.warns(UserWarning, match="interrupted"):
+        comparison = compared([first, other_model()], backend=differentiable, fine_tune=[first])
+    assert comparison.interrupted
+    assert [(row.network, row.method) for row in comparison.finished] == [("tiny", "probe")]
+    failed = [(row.network, row.method) for row in comparison.failed]
+    assert failed == [("tiny", "fine-tuned"), ("other", "probe")]
 
 
 def test_fine_tuning_of_a_network_that_failed(differentiable: Backend) -> None:

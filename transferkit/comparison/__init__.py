@@ -1,6 +1,6 @@
 """Comparison of networks on the same photos, by the same cross-validation."""
 
-from transferkit.comparison.compare import compare
+from transferkit.comparison.run import compare
 from transferkit.comparison.evidence import logme
 from transferkit.comparison.intervals import paired_interval
 from transferkit.comparison.result import Comparison
