@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
-from command_line import error_of, output_of, run, usage_error_of
+from command_line import error_of, output_of, run, run_process, usage_error_of
+from interruption import INTERRUPTED_MAIN
 from samples import DEMO
 
 TRAIN = DEMO / "train"
@@ -75,3 +77,17 @@ def test_invalid_usage_is_rejected() -> None:
     assert "twice" in usage_error_of(
         *options, "mobilenet_v2=random", "--weights", "mobilenet_v2=keras"
     )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_ctrl_c_keeps_the_finished_networks(tmp_path: Path) -> None:
+    table = tmp_path / "c.json"
+    networks = ("mobilenet_v1_025", "mobilenet_v1_050", "mobilenet_v1_075")
+    process = run_process(
+        "compare", TRAIN, *networks, "--weights", "random", "--cv", 4, "--json", table,
+        "--backend", "onnxruntime", code=INTERRUPTED_MAIN,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    assert b"interrupted: 2 of 3 networks have results" in process.stderr
+    rows = json.loads(table.read_text(encoding="utf-8"))["networks"]
+    assert [row["network"] for row in rows if row["accuracy"] is None] == [networks[2]]

@@ -367,7 +367,7 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "twice": (
         lambda: compared(["resnet18", "resnet18"]),
         ParameterError,
-        "networks has resnet18 twice",
+        "networks has 'resnet18' twice",
     ),
     "one fold": (lambda: compared(["resnet18"], cv=1), ParameterError, "cv is 1"),
     "on_error": (lambda: compared(["resnet18"], on_error="x"), ParameterError, "on_error"),

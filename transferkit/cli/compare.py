@@ -25,9 +25,7 @@ def compare(
     ],
     networks: Annotated[
         list[str],
-        typer.Argument(
-            metavar="NETWORK...", help="The networks; 'transferkit networks' lists them."
-        ),
+        typer.Argument(metavar="NETWORK", help="The networks; 'transferkit networks' lists them."),
     ],
     fine_tune: Annotated[
         list[str] | None,

@@ -69,7 +69,7 @@ def make_candidates(networks: object, weights: WeightsOf, fine_tune: object) -> 
     for position, network in enumerate(given):
         _check_type(network)
         if any(network is other or _is_same_name(network, other) for other in given[:position]):
-            raise ParameterError(f"networks has {_name(network)} twice")
+            raise ParameterError(f"networks has {shorten(_name(network))} twice")
     catalogued = [network for network in given if isinstance(network, str)]
     if isinstance(weights, Mapping):
         for name in weights:
