@@ -43,7 +43,7 @@ def paired_interval(
     >>> first = np.arange(100) < 90
     >>> low, high = paired_interval(first, np.arange(100) < 85)
     >>> round(low, 3), round(high, 3)
-    (0.015, 0.106)
+    (0.001, 0.108)
     """
     n = len(first)
     both = int((first & second).sum())
