@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from samples import NETWORK, SIDE, WEIGHTS, noise, tiny_classifier, tiny_extractor
 
-from transferkit import Classifier, ImageOptimizer, Preprocessing, datasets, training
+from transferkit import Classifier, ImageOptimizer, Preprocessing, compare, datasets, training
 from transferkit.backends import Backend, Program, backend_of, describe_backend, get_backend
+from transferkit.comparison import logme
 from transferkit.images import (
     count_images,
     list_images,
@@ -66,6 +67,11 @@ def calls(folder: Path) -> dict[str, Call]:
         parameters = {"batch_size": 2, **parameters}
         return list(stream_batches(images, Preprocessing(size), **parameters))
 
+    small = load_model(NETWORK, WEIGHTS, Preprocessing(SIDE))
+
+    def run_comparison(networks: Any = (small,), **parameters: Any) -> Any:
+        return compare(networks, **{"cv": 3, "progress": False, **parameters})
+
     common = dict.fromkeys(inspect.signature(type(extractor)).parameters)
     common.pop("progress")
     program = Program(ReferenceBackend(), NETWORK, WEIGHTS)
@@ -87,6 +93,11 @@ def calls(folder: Path) -> dict[str, Call]:
         "predict_top": (classifier.predict_top, images),
         "score": (classifier.score, images_and_labels()),
         "evaluate": (classifier.evaluate, images_and_labels()),
+        "compare": (
+            run_comparison,
+            {**images_and_labels(), "fine_tune": None, "weights": None, "cv": None, "device": None},
+        ),
+        "logme": (logme, {"features": np.eye(6), "labels": ["a", "b"] * 3}),
         "top_k": (evaluation.top_k, {"k": 1}),
         "worst_pairs": (evaluation.worst_pairs, {}),
         "save": (classifier.save, {"path": folder / "b.safetensors"}),

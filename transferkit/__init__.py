@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from transferkit.classification import FineTuning as FineTuning
     from transferkit.classification import Prediction as Prediction
     from transferkit.classification import find_learning_rate as find_learning_rate
+    from transferkit.comparison import Comparison as Comparison
+    from transferkit.comparison import compare as compare
     from transferkit.errors import TransferkitError as TransferkitError
     from transferkit.features import FeatureExtractor as FeatureExtractor
     from transferkit.features import Features as Features
@@ -33,6 +35,7 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 _HOMES = {
     "Classifier": "transferkit.classification",
+    "Comparison": "transferkit.comparison",
     "Evaluation": "transferkit.classification",
     "FeatureExtractor": "transferkit.features",
     "Features": "transferkit.features",
@@ -41,6 +44,7 @@ _HOMES = {
     "Prediction": "transferkit.classification",
     "Preprocessing": "transferkit.images",
     "TransferkitError": "transferkit.errors",
+    "compare": "transferkit.comparison",
     "find_learning_rate": "transferkit.classification",
     "list_images": "transferkit.images",
     "list_labeled_images": "transferkit.images",
@@ -48,6 +52,7 @@ _HOMES = {
 
 __all__ = [
     "Classifier",
+    "Comparison",
     "Evaluation",
     "FeatureExtractor",
     "Features",
@@ -56,6 +61,7 @@ __all__ = [
     "Prediction",
     "Preprocessing",
     "TransferkitError",
+    "compare",
     "find_learning_rate",
     "list_images",
     "list_labeled_images",

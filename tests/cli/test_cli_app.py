@@ -21,8 +21,8 @@ from transferkit.cli import main
 
 CAT = DEMO / "cat.jpg"
 COMMANDS = (
-    "demo", "fit", "evaluate", "predict", "extract", "show-layer", "visualize", "attack",
-    "networks", "layers", "backends", "download", "dataset", "cache",
+    "demo", "fit", "evaluate", "compare", "predict", "extract", "show-layer", "visualize",
+    "attack", "networks", "layers", "backends", "download", "dataset", "cache",
 )  # fmt: skip
 
 

@@ -493,6 +493,11 @@ class WrappedModel(ABC):
             If the model does not accept images of this size.
         """
 
+    @property
+    def num_parameters(self) -> int | None:
+        """The number of parameters, without the statistics of batch norm; None if unknown."""
+        return None
+
     def parameters(self) -> Mapping[str, npt.NDArray[Any]]:
         """Return the trainable parameters of the model by name, in the framework's own shapes.
 

@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 from transferkit.cli.attack import attack
 from transferkit.cli.backends import backends
 from transferkit.cli.cache import cache
+from transferkit.cli.compare import compare
 from transferkit.cli.console import EXIT_CODE_INTERRUPTED, print_line, print_warning
 from transferkit.cli.dataset import dataset
 from transferkit.cli.demo import demo
@@ -96,6 +97,7 @@ for _command in (
     demo,
     fit,
     evaluate,
+    compare,
     predict,
     extract,
     show_layer,

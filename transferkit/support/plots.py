@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transferkit.errors import UnsupportedError
@@ -13,9 +14,35 @@ from transferkit.support.atomic_write import check_writable, png_path, write_ato
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["plot_file"]
+__all__ = ["check_plot", "plot_file"]
 
 _DOTS_PER_INCH = 120
+
+
+def check_plot(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a plot that is to be written, after checking that it can be.
+
+    Parameters
+    ----------
+    path
+        Ends in ``.png``.
+
+    Raises
+    ------
+    UnsupportedError
+        If matplotlib is not installed.
+    OutputError
+        If the file cannot be written, or its name does not end in ``.png``.
+    """
+    try:
+        import matplotlib as mpl  # noqa: F401
+    except ImportError as error:
+        raise UnsupportedError(
+            'plots need matplotlib, which is not installed; pip install "transferkit[plots]"'
+        ) from error
+    target = png_path(path)
+    check_writable(target)
+    return target
 
 
 @contextmanager
@@ -44,15 +71,10 @@ def plot_file(path: str | os.PathLike[str], width: float, height: float) -> Iter
     OutputError
         If the file cannot be written, or its name does not end in ``.png``.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UnsupportedError(
-            'plots need matplotlib, which is not installed; pip install "transferkit[plots]"'
-        ) from error
-    target = png_path(path)
-    check_writable(target)
+    target = check_plot(path)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     yield figure

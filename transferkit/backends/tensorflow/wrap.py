@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import random
 import re
 import threading
@@ -277,6 +278,15 @@ class KerasModel(ObservedModel):
             return tf.function(
                 function, input_signature=[spec], autograph=False
             ).get_concrete_function()
+
+    @property
+    def num_parameters(self) -> int:
+        moving = self._moving()
+        return sum(
+            math.prod(variable.shape)
+            for name, variable in self._weights().items()
+            if name not in moving
+        )
 
     def parameters(self) -> Mapping[str, npt.NDArray[Any]]:
         trainable = {id(variable) for variable in self.model.trainable_variables}

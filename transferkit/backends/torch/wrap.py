@@ -201,6 +201,10 @@ class TorchModel(ObservedModel):
         )
         return locations, aliases, hints
 
+    @property
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
     def parameters(self) -> Mapping[str, npt.NDArray[Any]]:
         parameters = {
             name: _to_numpy(tensor)
