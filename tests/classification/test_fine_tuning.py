@@ -80,6 +80,8 @@ def test_the_best_on_the_validation_images_is_kept(differentiable: Backend) -> N
     )
     assert history.best == best.name
     names = [entry.name for entry in history.candidates]
+    rates = [step.learning_rate for step in history.steps if step.epoch == 2]
+    assert history.epochs[1].learning_rate == pytest.approx(np.mean(rates))
     assert names[:3] == ["probe", "epoch 1", "moving average after epoch 1"]
     assert "mean of the last 2 epochs" in names
 

@@ -217,14 +217,13 @@ def score_logits(
 
 def summarize(epoch: int, steps: Sequence[StepRecord], score: Score | None) -> EpochRecord:
     """Return the means of an epoch's steps, with its score on the validation images."""
-    last = steps[-1]
     return EpochRecord(
         epoch + 1,
         float(np.mean([step.loss for step in steps])),
         float(np.mean([step.accuracy for step in steps])),
         None if score is None else score.loss,
         None if score is None else score.accuracy,
-        last.learning_rate,
+        float(np.mean([step.learning_rate for step in steps])),
         float(np.mean([step.gradient_norm for step in steps])),
-        last.seconds,
+        steps[-1].seconds,
     )
