@@ -313,7 +313,12 @@ def test_validation_images_that_were_fitted_to_are_reported(
 
 
 def test_a_tuned_classifier_is_saved_and_loaded(differentiable: Backend, tmp_path: Path) -> None:
-    settings = {"augmentation": (RandomResizedCrop(), HorizontalFlip()), "optimizer": SGD(0.1)}
+    settings = {
+        "augmentation": (RandomResizedCrop(), HorizontalFlip()),
+        "optimizer": SGD(0.1),
+        "epochs": np.int64(2),
+        "learning_rate_factors": {"head": np.float32(2)},
+    }
     tuned = fitted(differentiable, validation=None, **settings)
     tuned.save(tmp_path / "tuned.safetensors")
     loaded = Classifier.load(tmp_path / "tuned.safetensors", backend="onnxruntime")
