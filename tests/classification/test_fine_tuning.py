@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+import math
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +17,13 @@ from sklearn.model_selection import GridSearchCV
 
 from transferkit import Classifier, FineTuning, Preprocessing, find_learning_rate
 from transferkit.backends import Backend
-from transferkit.classification.fine_tuning.candidates import Candidates, Score
+from transferkit.classification.fine_tuning.candidates import (
+    AVERAGE,
+    EPOCH,
+    MEAN,
+    Candidates,
+    Score,
+)
 from transferkit.classification.fine_tuning.choices import (
     are_mirror_images_different,
     calibrated_losses,
@@ -564,7 +572,7 @@ def test_the_best_is_trained_again_on_all_images(differentiable: Backend) -> Non
     assert again.history_ is not None
     assert again.history_.best != "probe"
     assert again.history_.refit is not None
-    expected = fitted(differentiable, epochs=3, validation=None)
+    expected = fitted(differentiable, epochs=3, validation=None, average_decay=None)
     assert again.history_.refit.steps[-1].loss == expected.history_.steps[-1].loss  # type: ignore[union-attr]
     for name, array in expected.model_.weights.items():
         np.testing.assert_array_equal(array, again.model_.weights[name])
@@ -584,7 +592,7 @@ def test_an_interpolation_is_repeated_on_all_images(
     """As far from the head that is fitted to all images."""
     monkeypatch.setattr(FineTuningRun, "fraction", 0.25)
     tuned = fitted(differentiable, epochs=3)
-    end = fitted(differentiable, epochs=3, validation=None)
+    end = fitted(differentiable, epochs=3, validation=None, average_decay=None)
     probe = tiny_classifier(backend=differentiable, C=1.0).fit(IMAGES, NUMBERS)
     for name, array in tuned.model_.weights.items():
         expected = 0.75 * probe.model_.weights[name] + 0.25 * end.model_.weights[name]
@@ -683,6 +691,46 @@ def test_weights_on_the_way_need_a_lower_calibrated_loss(half: Score, expected: 
     def evaluate(weights: Any) -> Score:
         seen.append(float(weights["w"][0]))
         return half
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (EPOCH, {"average_decay": None}),
+        (AVERAGE, {}),
+        (MEAN, {"average_decay": None, "swa": True}),
+    ],
+)
+def test_what_is_kept_of_all_images_is_of_the_kind_of_the_best(
+    differentiable: Backend, monkeypatch: pytest.MonkeyPatch, kind: str, settings: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(FineTuningRun, "kind", kind)
+    again = fitted(differentiable, swa=True)
+    expected = fitted(differentiable, validation=None, **settings)
+    for name, array in expected.model_.weights.items():
+        np.testing.assert_array_equal(array, again.model_.weights[name])
+
+
+def test_candidates_know_the_kind_of_the_best() -> None:
+    candidates = Candidates(0)
+    kinds = []
+    candidates.add("probe", Score(0.5, -1.0, 1.0), None)
+    candidates.add_epoch(1, Score(0.6, -1.0, 1.0), _weights(1.0))
+    kinds.append(candidates.kind)
+    candidates.add("moving average", Score(0.7, -1.0, 1.0), _weights(1.0), AVERAGE)
+    candidates.add_epoch(2, Score(0.6, -1.0, 1.0), _weights(1.0))
+    kinds.append(Candidates.from_dict(0, *candidates.to_dict()).kind)
+    candidates.mean.add(_weights(2.0))
+    candidates.add_averages(lambda _: Score(0.8, -1.0, 1.0), _weights(0.0), "probe", (0.5,))
+    kinds.append(candidates.kind)
+    assert kinds == [EPOCH, AVERAGE, MEAN]
+
+
+def test_weights_without_finite_logits_are_not_kept() -> None:
+    candidates = Candidates(0)
+    candidates.add("probe", Score(0.2, -1.0, 1.0), None)
+    candidates.add_epoch(1, Score(0.4, -math.nan, math.nan), _weights(math.inf))
+    assert candidates.choose("probe", None) == ("probe", None)
+
 
     candidates.add_averages(evaluate, _weights(0.0), "probe", (0.5,))
     name, weights = candidates.choose("probe", None)

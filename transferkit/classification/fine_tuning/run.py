@@ -15,6 +15,8 @@ import numpy.typing as npt
 
 from transferkit.backends import Backend
 from transferkit.classification.fine_tuning.candidates import (
+    AVERAGE,
+    EPOCH,
     Candidates,
     Score,
     Weights,
@@ -277,6 +279,11 @@ class FineTuningRun:
         """Return the course to continue: with the given learning rate, or the best of trials."""
         state = self.trainer.step.initial_state(self.preparation.parameters)
         candidates = Candidates(self._settings.soup)
+    @property
+    def kind(self) -> str:
+        """What the best weights are: those after an epoch, or an average."""
+        return EPOCH if self._course is None else self._course.candidates.kind
+
         if self._validation is not None:
             candidates.add(self._start, self._score(self.preparation.parameters), None)
         if self._settings.learning_rate is not None:
@@ -375,7 +382,7 @@ class FineTuningRun:
             if average:
                 name = f"moving average after {epoch_name(epoch)}"
                 weights_of_average = self._changed(state, average)
-                course.candidates.add(name, scores["average"], weights_of_average)
+                course.candidates.add(name, scores["average"], weights_of_average, AVERAGE)
         if self._settings.swa and 2 * epoch > self._num_epochs:
             course.candidates.mean.add(weights)
         course.state = state
