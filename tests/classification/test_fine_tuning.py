@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 import pytest
-from samples import NETWORK, SIDE, WEIGHTS, colored, labeled_folder, tiny_classifier
+from PIL import Image
+from samples import NETWORK, SIDE, WEIGHTS, colored, labeled_folder, tiny_classifier, write_images
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
@@ -46,7 +49,7 @@ from transferkit.errors import (
 )
 from transferkit.images.augmentation import CutMix, HorizontalFlip, MixUp, RandomResizedCrop
 from transferkit.networks import build_network
-from transferkit.training import SGD
+from transferkit.training import SGD, Exponential, Warmup
 
 NUMBERS = [0, 1, 2] * 8
 IMAGES = colored(NUMBERS, spread=120)
@@ -249,6 +252,74 @@ def test_a_checkpoint_of_another_run_is_rejected(differentiable: Backend, tmp_pa
     )
     with pytest.raises(FileFormatError, match="training images was 21 images"):
         classifier.fit(IMAGES[3:], NUMBERS[3:])
+
+
+class Half:
+    """A schedule and a choice of parameters without a repr of their own."""
+
+    def __call__(self, value: Any) -> Any:
+        return "conv" in value if isinstance(value, str) else 1 - value / 2
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: {"trainable": functools.partial(lambda part, name: part in name, "conv")},
+        lambda: {"trainable": Half()},
+        lambda: {"schedule": Half()},
+        lambda: {"schedule": Exponential()},
+        lambda: {"schedule": Warmup(lambda part: 1 - part)},
+        lambda: {"optimizer": SGD(0.01, schedule=lambda part: 1 - part)},
+    ],
+    ids=["partial", "object", "schedule", "exponential", "warm-up", "optimizer"],
+)
+def test_a_run_with_functions_resumes_in_another_process(
+    differentiable: Backend, tmp_path: Path, make: Callable[[], dict[str, Any]]
+) -> None:
+    """The addresses of the objects differ, as in another process."""
+    first = make()
+    expected = fitted(differentiable, checkpoint=tmp_path, refit=False, **first)
+    again = fitted(differentiable, checkpoint=tmp_path, refit=False, **make())
+    assert again.history_ == expected.history_
+
+
+def test_a_checkpoint_knows_the_schedule_of_the_optimizer(
+    differentiable: Backend, tmp_path: Path
+) -> None:
+    fitted(differentiable, checkpoint=tmp_path, optimizer=SGD(0.01, schedule=lambda _: 1.0))
+    with pytest.raises(FileFormatError, match=r"another run: schedule was .* with factors"):
+        fitted(
+            differentiable, checkpoint=tmp_path, optimizer=SGD(0.01, schedule=lambda part: 1 - part)
+        )
+
+
+def _in_memory(images: list[Any]) -> list[Any]:
+    contents: list[Any] = [Image.fromarray(image) for image in images]
+    for index in range(0, len(contents), 2):
+        buffer = io.BytesIO()
+        contents[index].save(buffer, "png")
+        contents[index] = buffer.getvalue()
+    return contents
+
+
+def test_a_checkpoint_knows_the_content_of_images(differentiable: Backend, tmp_path: Path) -> None:
+    settings = FineTuning(**BASE, checkpoint=tmp_path)
+    for _ in range(2):
+        fitted(differentiable).fine_tune(_in_memory(IMAGES), settings, y=NUMBERS)
+    others = [255 - image for image in IMAGES]
+    with pytest.raises(FileFormatError, match="another run: training images was"):
+        fitted(differentiable).fine_tune(_in_memory(others), settings, y=NUMBERS)
+
+
+def test_a_checkpoint_knows_when_a_file_was_replaced(
+    differentiable: Backend, tmp_path: Path
+) -> None:
+    paths = write_images(tmp_path / "photos", IMAGES)
+    settings = FineTuning(**BASE, checkpoint=tmp_path / "run")
+    fitted(differentiable).fine_tune(paths, settings, y=NUMBERS)
+    Image.new("RGB", (SIDE, SIDE)).save(paths[0])
+    with pytest.raises(FileFormatError, match="another run: training images was"):
+        fitted(differentiable).fine_tune(paths, settings, y=NUMBERS)
 
 
 def test_an_interrupted_run_keeps_the_best_so_far(
