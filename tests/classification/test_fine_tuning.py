@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import io
 import json
-from pathlib import Path
-from typing import Any
 import math
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,7 @@ from transferkit.classification.fine_tuning.trainable import (
     find_trained,
     learning_rate_factors,
 )
+from transferkit.datasets import from_folder
 from transferkit.errors import (
     DatasetError,
     FileFormatError,
@@ -79,6 +80,8 @@ def test_training_lowers_the_loss(differentiable: Backend) -> None:
     assert history is not None
     assert [record.epoch for record in history.epochs] == list(range(1, 11))
     assert len(history.steps) == 30
+    rates = [step.learning_rate for step in history.steps if step.epoch == 2]
+    assert history.epochs[1].learning_rate == pytest.approx(np.mean(rates))
     assert history.epochs[-1].loss < 0.8 * history.epochs[0].loss
 
 
@@ -91,8 +94,6 @@ def test_the_best_on_the_validation_images_is_kept(differentiable: Backend) -> N
     )
     assert history.best == best.name
     names = [entry.name for entry in history.candidates]
-    rates = [step.learning_rate for step in history.steps if step.epoch == 2]
-    assert history.epochs[1].learning_rate == pytest.approx(np.mean(rates))
     assert names[:3] == ["probe", "epoch 1", "moving average after epoch 1"]
     assert "mean of the last 2 epochs" in names
 
@@ -147,6 +148,16 @@ def test_views_are_different_augmentations(differentiable: Backend) -> None:
     one = fitted(differentiable, trainable="conv2", augmentation=None, validation=None)
     two = fitted(differentiable, trainable="conv2", augmentation=None, validation=None, views=2)
     assert not np.array_equal(one.model_.weights["conv2.bias"], two.model_.weights["conv2.bias"])
+
+
+def test_with_one_view_images_are_not_augmented(differentiable: Backend) -> None:
+    settings = {"trainable": "conv2", "validation": None}
+    plain = fitted(differentiable, **settings)
+    with pytest.warns(UserWarning, match="images are not augmented: .* set views to"):
+        tuned = fitted(differentiable, augmentation=(RandomResizedCrop(),), **settings)
+    np.testing.assert_array_equal(
+        plain.model_.weights["conv2.bias"], tuned.model_.weights["conv2.bias"]
+    )
 
 
 def test_batch_norms_are_frozen_or_updated(differentiable: Backend) -> None:
@@ -243,17 +254,6 @@ def test_a_checkpoint_knows_a_schedule_without_a_name(
         fitted(differentiable, checkpoint=tmp_path, schedule=lambda part: 1.0 - part)
 
 
-def test_a_checkpoint_of_another_run_is_rejected(differentiable: Backend, tmp_path: Path) -> None:
-    fitted(differentiable, checkpoint=tmp_path)
-    with pytest.raises(FileFormatError, match=r"another run: dropout was 0\.0, now 0\.5"):
-        fitted(differentiable, checkpoint=tmp_path, dropout=0.5)
-    classifier = tiny_classifier(
-        backend=differentiable, C=1.0, fine_tuning=FineTuning(**BASE, checkpoint=tmp_path)
-    )
-    with pytest.raises(FileFormatError, match="training images was 21 images"):
-        classifier.fit(IMAGES[3:], NUMBERS[3:])
-
-
 class Half:
     """A schedule and a choice of parameters without a repr of their own."""
 
@@ -322,6 +322,17 @@ def test_a_checkpoint_knows_when_a_file_was_replaced(
         fitted(differentiable).fine_tune(paths, settings, y=NUMBERS)
 
 
+def test_a_checkpoint_of_another_run_is_rejected(differentiable: Backend, tmp_path: Path) -> None:
+    fitted(differentiable, checkpoint=tmp_path)
+    with pytest.raises(FileFormatError, match=r"another run: dropout was 0\.0, now 0\.5"):
+        fitted(differentiable, checkpoint=tmp_path, dropout=0.5)
+    classifier = tiny_classifier(
+        backend=differentiable, C=1.0, fine_tuning=FineTuning(**BASE, checkpoint=tmp_path)
+    )
+    with pytest.raises(FileFormatError, match="training images was 21 images"):
+        classifier.fit(IMAGES[3:], NUMBERS[3:])
+
+
 def test_an_interrupted_run_keeps_the_best_so_far(
     differentiable: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -359,6 +370,7 @@ def test_validation_images_may_be_a_folder(differentiable: Backend, tmp_path: Pa
     assert tuned.history_ is not None
     assert tuned.history_.epochs[0].validation_accuracy is not None
     incomplete = labeled_folder(tmp_path / "incomplete", number=2, classes=2, seed=9)
+    tuned.set_params(fine_tuning__validation=from_folder(held_out)).fit(train)
     with pytest.raises(DatasetError, match="no validation images of 1 of 3 classes: 'sky'"):
         tuned.set_params(fine_tuning__validation=incomplete).fit(train)
 
@@ -458,9 +470,23 @@ def test_a_backend_without_training_is_named() -> None:
             ParameterError,
             "must be the first",
         ),
+        ({"augmentation": HorizontalFlip()}, ParameterError, "expected a list or tuple, such as"),
+        (
+            {"augmentation": (CutMix(),), "trainable": "head"},
+            ParameterError,
+            "augmentation has CutMix, but the trained part begins after layer 'unit_embedding'",
+        ),
+        ({"learning_rate_factors": 2.0}, ParameterError, "learning_rate_factors is 2.0"),
+        ({"learning_rate_factors": {3: 2.0}}, ParameterError, "learning_rate_factors is {3: 2.0}"),
+        ({"checkpoint": 5}, ParameterError, "checkpoint is 5; expected the path of a folder"),
+        ({"schedule": Exponential}, ParameterError, "an object such as Cosine"),
+        ({"schedule": lambda _: -1.0}, ParameterError, "makes the learning rate -.* at step 0"),
         ({"validation": 1.5}, ParameterError, "validation is 1.5"),
+        ({"validation": True}, ParameterError, "validation is True; expected a fraction"),
+        ({"validation": (IMAGES,)}, ParameterError, "validation is a tuple of 1; expected"),
         ({"validation": None, "patience": 2}, ParameterError, "validation is None, but patience"),
         ({"interpolation": (2,)}, ParameterError, r"interpolation\[0\] is 2"),
+        ({"interpolation": 0.5}, ParameterError, "interpolation is 0.5; expected a list or tuple"),
     ],
 )
 def test_invalid_settings(
@@ -468,6 +494,15 @@ def test_invalid_settings(
 ) -> None:
     with pytest.raises(error, match=message):
         fitted(differentiable, **settings)
+
+
+def test_one_image_can_be_trained_on_but_not_normalized_by(differentiable: Backend) -> None:
+    classifier = fitted(differentiable)
+    settings = FineTuning(epochs=1, learning_rate=0.01, validation=None)
+    classifier.fine_tune(IMAGES[:1], settings, y=NUMBERS[:1])
+    settings.set_params(batch_norm="update")
+    with pytest.raises(ParameterError, match="one training image with batch_norm='update'"):
+        classifier.fine_tune(IMAGES[:1], settings, y=NUMBERS[:1])
 
 
 def test_fine_tuning_must_be_a_fine_tuning() -> None:
@@ -657,6 +692,46 @@ def test_the_best_is_trained_again_on_all_images(differentiable: Backend) -> Non
     )
 
 
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (EPOCH, {"average_decay": None}),
+        (AVERAGE, {}),
+        (MEAN, {"average_decay": None, "swa": True}),
+    ],
+)
+def test_what_is_kept_of_all_images_is_of_the_kind_of_the_best(
+    differentiable: Backend, monkeypatch: pytest.MonkeyPatch, kind: str, settings: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(FineTuningRun, "kind", kind)
+    again = fitted(differentiable, swa=True)
+    expected = fitted(differentiable, validation=None, **settings)
+    for name, array in expected.model_.weights.items():
+        np.testing.assert_array_equal(array, again.model_.weights[name])
+
+
+def test_candidates_know_the_kind_of_the_best() -> None:
+    candidates = Candidates(0)
+    kinds = []
+    candidates.add("probe", Score(0.5, -1.0, 1.0), None)
+    candidates.add_epoch(1, Score(0.6, -1.0, 1.0), _weights(1.0))
+    kinds.append(candidates.kind)
+    candidates.add("moving average", Score(0.7, -1.0, 1.0), _weights(1.0), AVERAGE)
+    candidates.add_epoch(2, Score(0.6, -1.0, 1.0), _weights(1.0))
+    kinds.append(Candidates.from_dict(0, *candidates.to_dict()).kind)
+    candidates.mean.add(_weights(2.0))
+    candidates.add_averages(lambda _: Score(0.8, -1.0, 1.0), _weights(0.0), "probe", (0.5,))
+    kinds.append(candidates.kind)
+    assert kinds == [EPOCH, AVERAGE, MEAN]
+
+
+def test_weights_without_finite_logits_are_not_kept() -> None:
+    candidates = Candidates(0)
+    candidates.add("probe", Score(0.2, -1.0, 1.0), None)
+    candidates.add_epoch(1, Score(0.4, -math.nan, math.nan), _weights(math.inf))
+    assert candidates.choose("probe", None) == ("probe", None)
+
+
 def test_an_interpolation_is_repeated_on_all_images(
     differentiable: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -762,46 +837,6 @@ def test_weights_on_the_way_need_a_lower_calibrated_loss(half: Score, expected: 
     def evaluate(weights: Any) -> Score:
         seen.append(float(weights["w"][0]))
         return half
-
-@pytest.mark.parametrize(
-    ("kind", "settings"),
-    [
-        (EPOCH, {"average_decay": None}),
-        (AVERAGE, {}),
-        (MEAN, {"average_decay": None, "swa": True}),
-    ],
-)
-def test_what_is_kept_of_all_images_is_of_the_kind_of_the_best(
-    differentiable: Backend, monkeypatch: pytest.MonkeyPatch, kind: str, settings: dict[str, Any]
-) -> None:
-    monkeypatch.setattr(FineTuningRun, "kind", kind)
-    again = fitted(differentiable, swa=True)
-    expected = fitted(differentiable, validation=None, **settings)
-    for name, array in expected.model_.weights.items():
-        np.testing.assert_array_equal(array, again.model_.weights[name])
-
-
-def test_candidates_know_the_kind_of_the_best() -> None:
-    candidates = Candidates(0)
-    kinds = []
-    candidates.add("probe", Score(0.5, -1.0, 1.0), None)
-    candidates.add_epoch(1, Score(0.6, -1.0, 1.0), _weights(1.0))
-    kinds.append(candidates.kind)
-    candidates.add("moving average", Score(0.7, -1.0, 1.0), _weights(1.0), AVERAGE)
-    candidates.add_epoch(2, Score(0.6, -1.0, 1.0), _weights(1.0))
-    kinds.append(Candidates.from_dict(0, *candidates.to_dict()).kind)
-    candidates.mean.add(_weights(2.0))
-    candidates.add_averages(lambda _: Score(0.8, -1.0, 1.0), _weights(0.0), "probe", (0.5,))
-    kinds.append(candidates.kind)
-    assert kinds == [EPOCH, AVERAGE, MEAN]
-
-
-def test_weights_without_finite_logits_are_not_kept() -> None:
-    candidates = Candidates(0)
-    candidates.add("probe", Score(0.2, -1.0, 1.0), None)
-    candidates.add_epoch(1, Score(0.4, -math.nan, math.nan), _weights(math.inf))
-    assert candidates.choose("probe", None) == ("probe", None)
-
 
     candidates.add_averages(evaluate, _weights(0.0), "probe", (0.5,))
     name, weights = candidates.choose("probe", None)

@@ -184,7 +184,7 @@ class Trainer:
         )
         batches = train.examples.batches(order.tolist(), self.batch_size, epoch)
         for index, (x, indices) in enumerate(batches):
-            if settings.batch_norm == "update" and len(indices) == 1 < len(train.classes):
+            if settings.batch_norm == "update" and len(indices) == 1:
                 # The statistics of a single image are meaningless; each epoch leaves out another.
                 continue
             targets = one_hot(train.classes[indices], self._num_classes)
