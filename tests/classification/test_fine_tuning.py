@@ -541,7 +541,7 @@ def test_the_split_has_images_of_each_class() -> None:
     train, held_out = split_by_class(indices, classes, 0.2, np.random.default_rng(0))
     assert sorted([*train, *held_out]) == list(range(57))
     assert np.bincount(indices[held_out]).tolist() == [1, 1, 2, 8]
-    with pytest.raises(DatasetError, match="classes with only one image: 'b'"):
+    with pytest.raises(DatasetError, match="classes with fewer than two images: 'b'"):
         split_by_class(np.array([0, 0, 1]), classes[:2], 0.5, np.random.default_rng(0))
 
 
