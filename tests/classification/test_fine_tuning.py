@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from samples import NETWORK, SIDE, WEIGHTS, colored, labeled_folder, tiny_classifier
+from PIL import Image
+from samples import NETWORK, SIDE, WEIGHTS, colored, labeled_folder, tiny_classifier, write_images
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
 from transferkit import Classifier, FineTuning, Preprocessing, find_learning_rate
 from transferkit.backends import Backend
-from transferkit.classification.fine_tuning.candidates import Candidates, Score
+from transferkit.classification.fine_tuning.candidates import (
+    AVERAGE,
+    EPOCH,
+    MEAN,
+    Candidates,
+    Score,
+)
 from transferkit.classification.fine_tuning.choices import (
     are_mirror_images_different,
     calibrated_losses,
@@ -29,6 +40,7 @@ from transferkit.classification.fine_tuning.trainable import (
     find_trained,
     learning_rate_factors,
 )
+from transferkit.datasets import from_folder
 from transferkit.errors import (
     DatasetError,
     FileFormatError,
@@ -38,7 +50,7 @@ from transferkit.errors import (
 )
 from transferkit.images.augmentation import CutMix, HorizontalFlip, MixUp, RandomResizedCrop
 from transferkit.networks import build_network
-from transferkit.training import SGD
+from transferkit.training import SGD, Exponential, Warmup
 
 NUMBERS = [0, 1, 2] * 8
 IMAGES = colored(NUMBERS, spread=120)
@@ -68,6 +80,8 @@ def test_training_lowers_the_loss(differentiable: Backend) -> None:
     assert history is not None
     assert [record.epoch for record in history.epochs] == list(range(1, 11))
     assert len(history.steps) == 30
+    rates = [step.learning_rate for step in history.steps if step.epoch == 2]
+    assert history.epochs[1].learning_rate == pytest.approx(np.mean(rates))
     assert history.epochs[-1].loss < 0.8 * history.epochs[0].loss
 
 
@@ -134,6 +148,16 @@ def test_views_are_different_augmentations(differentiable: Backend) -> None:
     one = fitted(differentiable, trainable="conv2", augmentation=None, validation=None)
     two = fitted(differentiable, trainable="conv2", augmentation=None, validation=None, views=2)
     assert not np.array_equal(one.model_.weights["conv2.bias"], two.model_.weights["conv2.bias"])
+
+
+def test_with_one_view_images_are_not_augmented(differentiable: Backend) -> None:
+    settings = {"trainable": "conv2", "validation": None}
+    plain = fitted(differentiable, **settings)
+    with pytest.warns(UserWarning, match="images are not augmented: .* set views to"):
+        tuned = fitted(differentiable, augmentation=(RandomResizedCrop(),), **settings)
+    np.testing.assert_array_equal(
+        plain.model_.weights["conv2.bias"], tuned.model_.weights["conv2.bias"]
+    )
 
 
 def test_batch_norms_are_frozen_or_updated(differentiable: Backend) -> None:
@@ -230,6 +254,74 @@ def test_a_checkpoint_knows_a_schedule_without_a_name(
         fitted(differentiable, checkpoint=tmp_path, schedule=lambda part: 1.0 - part)
 
 
+class Half:
+    """A schedule and a choice of parameters without a repr of their own."""
+
+    def __call__(self, value: Any) -> Any:
+        return "conv" in value if isinstance(value, str) else 1 - value / 2
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: {"trainable": functools.partial(lambda part, name: part in name, "conv")},
+        lambda: {"trainable": Half()},
+        lambda: {"schedule": Half()},
+        lambda: {"schedule": Exponential()},
+        lambda: {"schedule": Warmup(lambda part: 1 - part)},
+        lambda: {"optimizer": SGD(0.01, schedule=lambda part: 1 - part)},
+    ],
+    ids=["partial", "object", "schedule", "exponential", "warm-up", "optimizer"],
+)
+def test_a_run_with_functions_resumes_in_another_process(
+    differentiable: Backend, tmp_path: Path, make: Callable[[], dict[str, Any]]
+) -> None:
+    """The addresses of the objects differ, as in another process."""
+    first = make()
+    expected = fitted(differentiable, checkpoint=tmp_path, refit=False, **first)
+    again = fitted(differentiable, checkpoint=tmp_path, refit=False, **make())
+    assert again.history_ == expected.history_
+
+
+def test_a_checkpoint_knows_the_schedule_of_the_optimizer(
+    differentiable: Backend, tmp_path: Path
+) -> None:
+    fitted(differentiable, checkpoint=tmp_path, optimizer=SGD(0.01, schedule=lambda _: 1.0))
+    with pytest.raises(FileFormatError, match=r"another run: schedule was .* with factors"):
+        fitted(
+            differentiable, checkpoint=tmp_path, optimizer=SGD(0.01, schedule=lambda part: 1 - part)
+        )
+
+
+def _in_memory(images: list[Any]) -> list[Any]:
+    contents: list[Any] = [Image.fromarray(image) for image in images]
+    for index in range(0, len(contents), 2):
+        buffer = io.BytesIO()
+        contents[index].save(buffer, "png")
+        contents[index] = buffer.getvalue()
+    return contents
+
+
+def test_a_checkpoint_knows_the_content_of_images(differentiable: Backend, tmp_path: Path) -> None:
+    settings = FineTuning(**BASE, checkpoint=tmp_path)
+    for _ in range(2):
+        fitted(differentiable).fine_tune(_in_memory(IMAGES), settings, y=NUMBERS)
+    others = [255 - image for image in IMAGES]
+    with pytest.raises(FileFormatError, match="another run: training images was"):
+        fitted(differentiable).fine_tune(_in_memory(others), settings, y=NUMBERS)
+
+
+def test_a_checkpoint_knows_when_a_file_was_replaced(
+    differentiable: Backend, tmp_path: Path
+) -> None:
+    paths = write_images(tmp_path / "photos", IMAGES)
+    settings = FineTuning(**BASE, checkpoint=tmp_path / "run")
+    fitted(differentiable).fine_tune(paths, settings, y=NUMBERS)
+    Image.new("RGB", (SIDE, SIDE)).save(paths[0])
+    with pytest.raises(FileFormatError, match="another run: training images was"):
+        fitted(differentiable).fine_tune(paths, settings, y=NUMBERS)
+
+
 def test_a_checkpoint_of_another_run_is_rejected(differentiable: Backend, tmp_path: Path) -> None:
     fitted(differentiable, checkpoint=tmp_path)
     with pytest.raises(FileFormatError, match=r"another run: dropout was 0\.0, now 0\.5"):
@@ -278,6 +370,7 @@ def test_validation_images_may_be_a_folder(differentiable: Backend, tmp_path: Pa
     assert tuned.history_ is not None
     assert tuned.history_.epochs[0].validation_accuracy is not None
     incomplete = labeled_folder(tmp_path / "incomplete", number=2, classes=2, seed=9)
+    tuned.set_params(fine_tuning__validation=from_folder(held_out)).fit(train)
     with pytest.raises(DatasetError, match="no validation images of 1 of 3 classes: 'sky'"):
         tuned.set_params(fine_tuning__validation=incomplete).fit(train)
 
@@ -311,7 +404,12 @@ def test_validation_images_that_were_fitted_to_are_reported(
 
 
 def test_a_tuned_classifier_is_saved_and_loaded(differentiable: Backend, tmp_path: Path) -> None:
-    settings = {"augmentation": (RandomResizedCrop(), HorizontalFlip()), "optimizer": SGD(0.1)}
+    settings = {
+        "augmentation": (RandomResizedCrop(), HorizontalFlip()),
+        "optimizer": SGD(0.1),
+        "epochs": np.int64(2),
+        "learning_rate_factors": {"head": np.float32(2)},
+    }
     tuned = fitted(differentiable, validation=None, **settings)
     tuned.save(tmp_path / "tuned.safetensors")
     loaded = Classifier.load(tmp_path / "tuned.safetensors", backend="onnxruntime")
@@ -372,9 +470,23 @@ def test_a_backend_without_training_is_named() -> None:
             ParameterError,
             "must be the first",
         ),
+        ({"augmentation": HorizontalFlip()}, ParameterError, "expected a list or tuple, such as"),
+        (
+            {"augmentation": (CutMix(),), "trainable": "head"},
+            ParameterError,
+            "augmentation has CutMix, but the trained part begins after layer 'unit_embedding'",
+        ),
+        ({"learning_rate_factors": 2.0}, ParameterError, "learning_rate_factors is 2.0"),
+        ({"learning_rate_factors": {3: 2.0}}, ParameterError, "learning_rate_factors is {3: 2.0}"),
+        ({"checkpoint": 5}, ParameterError, "checkpoint is 5; expected the path of a folder"),
+        ({"schedule": Exponential}, ParameterError, "an object such as Cosine"),
+        ({"schedule": lambda _: -1.0}, ParameterError, "makes the learning rate -.* at step 0"),
         ({"validation": 1.5}, ParameterError, "validation is 1.5"),
+        ({"validation": True}, ParameterError, "validation is True; expected a fraction"),
+        ({"validation": (IMAGES,)}, ParameterError, "validation is a tuple of 1; expected"),
         ({"validation": None, "patience": 2}, ParameterError, "validation is None, but patience"),
         ({"interpolation": (2,)}, ParameterError, r"interpolation\[0\] is 2"),
+        ({"interpolation": 0.5}, ParameterError, "interpolation is 0.5; expected a list or tuple"),
     ],
 )
 def test_invalid_settings(
@@ -382,6 +494,15 @@ def test_invalid_settings(
 ) -> None:
     with pytest.raises(error, match=message):
         fitted(differentiable, **settings)
+
+
+def test_one_image_can_be_trained_on_but_not_normalized_by(differentiable: Backend) -> None:
+    classifier = fitted(differentiable)
+    settings = FineTuning(epochs=1, learning_rate=0.01, validation=None)
+    classifier.fine_tune(IMAGES[:1], settings, y=NUMBERS[:1])
+    settings.set_params(batch_norm="update")
+    with pytest.raises(ParameterError, match="one training image with batch_norm='update'"):
+        classifier.fine_tune(IMAGES[:1], settings, y=NUMBERS[:1])
 
 
 def test_fine_tuning_must_be_a_fine_tuning() -> None:
@@ -420,7 +541,7 @@ def test_the_split_has_images_of_each_class() -> None:
     train, held_out = split_by_class(indices, classes, 0.2, np.random.default_rng(0))
     assert sorted([*train, *held_out]) == list(range(57))
     assert np.bincount(indices[held_out]).tolist() == [1, 1, 2, 8]
-    with pytest.raises(DatasetError, match="classes with only one image: 'b'"):
+    with pytest.raises(DatasetError, match="classes with fewer than two images: 'b'"):
         split_by_class(np.array([0, 0, 1]), classes[:2], 0.5, np.random.default_rng(0))
 
 
@@ -557,7 +678,7 @@ def test_the_best_is_trained_again_on_all_images(differentiable: Backend) -> Non
     assert again.history_ is not None
     assert again.history_.best != "probe"
     assert again.history_.refit is not None
-    expected = fitted(differentiable, epochs=3, validation=None)
+    expected = fitted(differentiable, epochs=3, validation=None, average_decay=None)
     assert again.history_.refit.steps[-1].loss == expected.history_.steps[-1].loss  # type: ignore[union-attr]
     for name, array in expected.model_.weights.items():
         np.testing.assert_array_equal(array, again.model_.weights[name])
@@ -571,13 +692,53 @@ def test_the_best_is_trained_again_on_all_images(differentiable: Backend) -> Non
     )
 
 
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (EPOCH, {"average_decay": None}),
+        (AVERAGE, {}),
+        (MEAN, {"average_decay": None, "swa": True}),
+    ],
+)
+def test_what_is_kept_of_all_images_is_of_the_kind_of_the_best(
+    differentiable: Backend, monkeypatch: pytest.MonkeyPatch, kind: str, settings: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(FineTuningRun, "kind", kind)
+    again = fitted(differentiable, swa=True)
+    expected = fitted(differentiable, validation=None, **settings)
+    for name, array in expected.model_.weights.items():
+        np.testing.assert_array_equal(array, again.model_.weights[name])
+
+
+def test_candidates_know_the_kind_of_the_best() -> None:
+    candidates = Candidates(0)
+    kinds = []
+    candidates.add("probe", Score(0.5, -1.0, 1.0), None)
+    candidates.add_epoch(1, Score(0.6, -1.0, 1.0), _weights(1.0))
+    kinds.append(candidates.kind)
+    candidates.add("moving average", Score(0.7, -1.0, 1.0), _weights(1.0), AVERAGE)
+    candidates.add_epoch(2, Score(0.6, -1.0, 1.0), _weights(1.0))
+    kinds.append(Candidates.from_dict(0, *candidates.to_dict()).kind)
+    candidates.mean.add(_weights(2.0))
+    candidates.add_averages(lambda _: Score(0.8, -1.0, 1.0), _weights(0.0), "probe", (0.5,))
+    kinds.append(candidates.kind)
+    assert kinds == [EPOCH, AVERAGE, MEAN]
+
+
+def test_weights_without_finite_logits_are_not_kept() -> None:
+    candidates = Candidates(0)
+    candidates.add("probe", Score(0.2, -1.0, 1.0), None)
+    candidates.add_epoch(1, Score(0.4, -math.nan, math.nan), _weights(math.inf))
+    assert candidates.choose("probe", None) == ("probe", None)
+
+
 def test_an_interpolation_is_repeated_on_all_images(
     differentiable: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As far from the head that is fitted to all images."""
     monkeypatch.setattr(FineTuningRun, "fraction", 0.25)
     tuned = fitted(differentiable, epochs=3)
-    end = fitted(differentiable, epochs=3, validation=None)
+    end = fitted(differentiable, epochs=3, validation=None, average_decay=None)
     probe = tiny_classifier(backend=differentiable, C=1.0).fit(IMAGES, NUMBERS)
     for name, array in tuned.model_.weights.items():
         expected = 0.75 * probe.model_.weights[name] + 0.25 * end.model_.weights[name]

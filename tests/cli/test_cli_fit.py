@@ -198,13 +198,14 @@ def test_invalid_arguments_are_rejected(tmp_path: Path) -> None:
 
 def test_fine_tuning_is_reported_and_resumed(tmp_path: Path, differentiable: Backend) -> None:
     arguments = (
-        *("fit", TRAIN, "-o", tmp_path / "tuned.safetensors", "--C", 10),
+        *("fit", TRAIN, "-o", tmp_path / "tuned.safetensors", "--seed", 0),
         *("--fine-tune", "--epochs", 1, "--learning-rate", 1e-4, "--trainable", "features.17"),
         *("--checkpoint", tmp_path / "run", "--backend", differentiable.name),
     )
     text = output_of(*arguments)
     assert "\nkept " in text
     assert "validation accuracy 1.0000, loss 0.0" in text
+    assert "cross-validated accuracy of the probe on 24 images: 1.0000" in text
     tuned = Classifier.load(tmp_path / "tuned.safetensors", backend="onnxruntime")
     assert tuned.history_ is not None
     assert len(tuned.history_.epochs) == 1

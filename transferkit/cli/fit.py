@@ -187,7 +187,11 @@ def fit(
     elif classifier.cv_accuracy_ is not None and classifier.n_samples_fit_ is not None:
         number = classifier.n_samples_fit_
         accuracy = format_accuracy(classifier.cv_accuracy_, number)
-        print_line(f"cross-validated accuracy on {format_count(number, 'image')}: {accuracy}")
+        # The folds are those of the head on the frozen network.
+        of_probe = "" if classifier.history_ is None else " of the probe"
+        print_line(
+            f"cross-validated accuracy{of_probe} on {format_count(number, 'image')}: {accuracy}"
+        )
 
 
 def _print_history(history: History | None) -> None:

@@ -311,7 +311,7 @@ def find_schedule(schedule: str | Schedule, *, epochs: int | None = None) -> Sch
     UnknownNameError
         If no schedule has that name.
     ParameterError
-        If the schedule is neither a name nor a function.
+        If the schedule is neither a name nor a function, or a class.
 
     Examples
     --------
@@ -325,9 +325,12 @@ def find_schedule(schedule: str | Schedule, *, epochs: int | None = None) -> Sch
         if schedule not in SCHEDULES:
             raise UnknownNameError("schedule", schedule, SCHEDULES)
         schedule = SCHEDULES[schedule]
-    if not callable(schedule):
+    if not callable(schedule) or isinstance(schedule, type):
         names = ", ".join(map(repr, SCHEDULES))
-        raise ParameterError(f"schedule is {shorten(schedule)}; expected {names} or a function")
+        raise ParameterError(
+            f"schedule is {shorten(schedule)}; expected {names}, an object such as Cosine() or a "
+            "function"
+        )
     if epochs is None:
         return schedule
     if isinstance(schedule, Exponential) and schedule.epochs is None:

@@ -17,7 +17,7 @@ from torch import nn
 from transferkit import Classifier, FineTuning, Preprocessing
 from transferkit.backends import get_backend
 from transferkit.backends.base import WrappedModel
-from transferkit.errors import UnsupportedError
+from transferkit.errors import UnknownNameError, UnsupportedError
 from transferkit.testing.conformance import (
     ACTIVATION_TOLERANCE,
     GRADIENT_TOLERANCE,
@@ -232,6 +232,10 @@ def test_only_the_chosen_parameters_are_trained() -> None:
     assert not torch.equal(only.stem.bias, module.stem.bias)
     result = tuned(module, trainable="head", optimizer=SGD(0.1, momentum=0.9))
     assert result.to_native() is module
+    with pytest.raises(UnknownNameError, match=r"no trainable layer 'depthwize'.* 'depthwise'"):
+        tuned(module, trainable="depthwize")
+    with pytest.raises(UnknownNameError, match=r"available: head, all, stem, norm, depthwise, fc$"):
+        tuned(module, trainable="drop")
 
 
 def test_modules_that_cannot_be_trained() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -13,6 +14,9 @@ import numpy.typing as npt
 from transferkit.training.history import Candidate, epoch_name
 
 __all__ = [
+    "AVERAGE",
+    "EPOCH",
+    "MEAN",
     "Candidates",
     "RunningMean",
     "Score",
@@ -22,6 +26,12 @@ __all__ = [
 ]
 
 Weights: TypeAlias = Mapping[str, npt.NDArray[Any]]
+
+# The kinds of candidates: the weights after an epoch, their moving average over the steps, and
+# means over epochs.
+EPOCH = "epoch"
+AVERAGE = "average"
+MEAN = "mean"
 
 
 @dataclass(frozen=True, order=True)
@@ -106,6 +116,8 @@ class Candidates:
     fraction
         How far the best weights are from the start on the way to the best of an epoch or an
         average, in (0, 1].
+    kind
+        What the best of an epoch or an average is: `EPOCH`, `AVERAGE` or `MEAN`.
     """
 
     num_epochs: int
@@ -114,12 +126,14 @@ class Candidates:
     epochs: list[tuple[int, Score, Weights]] = field(default_factory=list)
     mean: RunningMean = field(default_factory=RunningMean)
     fraction: float = 1.0
+    kind: str = EPOCH
 
-    def add(self, name: str, score: Score, weights: Weights | None) -> None:
+    def add(self, name: str, score: Score, weights: Weights | None, kind: str = EPOCH) -> None:
         """Add a candidate; it becomes the best one if it is better than those before."""
         self.records.append(Candidate(name, score.loss, score.accuracy))
-        if self.best is None or score > self.best[1]:
-            self.best = (name, score, weights)
+        # Logits that are not finite may still have their maximum at the right class.
+        if self.best is None or (score > self.best[1] and math.isfinite(score.loss)):
+            self.best, self.kind = (name, score, weights), kind
 
     def add_epoch(self, epoch: int, score: Score, weights: Weights) -> None:
         """Add the weights after an epoch (counted from 1)."""
@@ -155,7 +169,7 @@ class Candidates:
             return
         if self.mean.count:
             name = f"mean of the last {self.mean.count} epochs"
-            self.add(name, evaluate(self.mean.mean), self.mean.mean)
+            self.add(name, evaluate(self.mean.mean), self.mean.mean, MEAN)
         if len(self.epochs) > 1:
             self._add_soup(evaluate)
         best_name, lowest, best = self.best
@@ -182,7 +196,7 @@ class Candidates:
         if len(members) > 1:
             numbers = ", ".join(map(str, sorted(member[0] for member in members)))
             weights = mean_weights([member[2] for member in members])
-            self.add(f"soup of epochs {numbers}", score, weights)
+            self.add(f"soup of epochs {numbers}", score, weights, MEAN)
 
     def choose(self, start: str, last: tuple[str, Weights] | None) -> tuple[str, Weights | None]:
         """Return the name and the weights to keep.
@@ -208,6 +222,7 @@ class Candidates:
             "epochs": [(epoch, *dataclasses.astuple(score)) for epoch, score, _ in self.epochs],
             "mean": self.mean.count,
             "best": None,
+            "kind": self.kind,
         }
         groups = {f"epoch{epoch}": weights for epoch, _, weights in self.epochs}
         groups["mean"] = self.mean.mean
@@ -232,6 +247,7 @@ class Candidates:
             best,
             [(epoch, Score(*score), groups[f"epoch{epoch}"]) for epoch, *score in data["epochs"]],
             RunningMean(data["mean"], groups.get("mean", {})),
+            kind=data["kind"],
         )
 
 

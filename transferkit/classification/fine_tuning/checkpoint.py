@@ -19,7 +19,8 @@ __all__ = ["Checkpoint", "CheckpointFolder"]
 
 Array: TypeAlias = npt.NDArray[Any]
 
-_FORMAT = "transferkit.fine_tuning.checkpoint"
+# The number changes with what a checkpoint holds.
+_FORMAT = "transferkit.fine_tuning.checkpoint.2"
 _FILE = "checkpoint.safetensors"
 _SEPARATOR = "|"
 
@@ -104,7 +105,7 @@ class CheckpointFolder:
         expected = metadata.pop("sha256", None)
         if metadata.get("format") != _FORMAT or digest(tensors, metadata) != expected:
             raise FileFormatError(
-                f"{where}: not a checkpoint of transferkit, or damaged; delete it"
+                f"{where}: not a checkpoint of this transferkit, or damaged; delete it"
             )
         run = json.loads(metadata["run"])
         different = [name for name in self._run if run.get(name) != self._run[name]]

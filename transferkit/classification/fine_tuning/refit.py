@@ -10,6 +10,7 @@ from pathlib import Path
 from sklearn.base import clone
 
 from transferkit.backends import Backend
+from transferkit.classification.fine_tuning.candidates import AVERAGE, MEAN
 from transferkit.classification.fine_tuning.examples import TrainingImages
 from transferkit.classification.fine_tuning.run import FineTuningRun
 from transferkit.classification.fine_tuning.settings import FineTuning
@@ -74,7 +75,8 @@ def fine_tune_model(
     tuned, history = run.run()
     if refit is None or tuned is model or history.interrupted:
         return tuned, history
-    repeated, fraction = _settings_of_refit(settings, history, run.augmentations), run.fraction
+    repeated = _settings_of_refit(settings, history, run.augmentations, run.kind)
+    fraction = run.fraction
     # Its tensors and activations are not needed any more.
     del run
     again = FineTuningRun(
@@ -96,7 +98,7 @@ def fine_tune_model(
 
 
 def _settings_of_refit(
-    settings: FineTuning, history: History, augmentations: Sequence[Augmentation]
+    settings: FineTuning, history: History, augmentations: Sequence[Augmentation], kind: str
 ) -> FineTuning:
     mixing = [entry for entry in settings.augmentation or () if isinstance(entry, MixUp | CutMix)]
     rate = history.choices.get("learning_rate", settings.learning_rate)
@@ -107,6 +109,10 @@ def _settings_of_refit(
         augmentation=[*augmentations, *mixing],
         validation=None,
         patience=None,
+        # Without validation images, an average is kept if there is one. After few steps it is
+        # still near the start, so that it does not stand for the weights after an epoch.
+        average_decay=settings.average_decay if kind == AVERAGE else None,
+        swa=kind == MEAN,
         soup=0,
         interpolation=None,
         checkpoint=None if folder is None else Path(folder, _FOLDER),

@@ -15,6 +15,8 @@ import numpy.typing as npt
 
 from transferkit.backends import Backend
 from transferkit.classification.fine_tuning.candidates import (
+    AVERAGE,
+    EPOCH,
     Candidates,
     Score,
     Weights,
@@ -46,7 +48,13 @@ from transferkit.classification.fine_tuning.trainer import (
     Trainer,
     summarize,
 )
-from transferkit.images.augmentation import Augmentation, HorizontalFlip, RandomResizedCrop
+from transferkit.errors import ParameterError
+from transferkit.images.augmentation import (
+    Augmentation,
+    CutMix,
+    HorizontalFlip,
+    RandomResizedCrop,
+)
 from transferkit.models import Model
 from transferkit.support.progress import print_progress, show_progress
 from transferkit.support.warning import warn
@@ -144,6 +152,7 @@ class FineTuningRun:
         self._program = model.program(backend)
         self.preparation: Preparation = prepare(model, settings, seed)
         self.optimizer: Optimizer = find_optimizer(settings.optimizer)
+        self._check_batches()
         self._folder: CheckpointFolder | None = None
         self._saved: Checkpoint | None = None
         if settings.checkpoint is not None:
@@ -176,6 +185,29 @@ class FineTuningRun:
             settings.epochs or self._choose("epochs", lambda: choose_epochs(number))
         )
 
+    def _check_batches(self) -> None:
+        """Check that the batches can be normalized and mixed as the settings say."""
+        settings, cut = self._settings, self.preparation.cut
+        if settings.batch_norm == "update" and len(self._train.classes) == 1:
+            raise ParameterError(
+                "there is one training image with batch_norm='update', which normalizes by the "
+                "batch; add images, or use batch_norm='frozen'"
+            )
+        entries = settings.augmentation or ()
+        if cut is None or not entries:
+            return
+        is_vector = len(self._model.layers()[cut]) == 1
+        if is_vector and any(isinstance(entry, CutMix) for entry in entries):
+            raise ParameterError(
+                f"augmentation has CutMix, but the trained part begins after layer {cut!r}, whose "
+                "output has no height and width; train an earlier layer, or use MixUp"
+            )
+        if settings.views == 1 and any(isinstance(entry, Augmentation) for entry in entries):
+            warn(
+                "images are not augmented: what comes before the first trained layer runs once "
+                "for each image; set views to the number of augmentations of each image"
+            )
+
     @cached_property
     def trainer(self) -> Trainer:
         """The training loop; it reads images when it is made."""
@@ -186,12 +218,12 @@ class FineTuningRun:
     def augmentations(self) -> tuple[Augmentation, ...]:
         """The augmentations of single images, given or chosen."""
         settings = self._settings
+        if self.preparation.cut is not None and settings.views == 1:
+            return ()
         if settings.augmentation is not None:
             return tuple(
                 entry for entry in settings.augmentation if isinstance(entry, Augmentation)
             )
-        if self.preparation.cut is not None and settings.views == 1:
-            return ()
         flips: tuple[Augmentation, ...] = ()
         if self._choose("horizontal_flip", lambda: not self._are_mirror_images_different()):
             flips = (HorizontalFlip(),)
@@ -246,6 +278,11 @@ class FineTuningRun:
     def fraction(self) -> float:
         """How far the weights that are kept are from the start on the way to the best ones."""
         return 1.0 if self._course is None else self._course.candidates.fraction
+
+    @property
+    def kind(self) -> str:
+        """What the best weights are: those after an epoch, or an average."""
+        return EPOCH if self._course is None else self._course.candidates.kind
 
     @property
     def _fractions(self) -> Sequence[float]:
@@ -375,7 +412,7 @@ class FineTuningRun:
             if average:
                 name = f"moving average after {epoch_name(epoch)}"
                 weights_of_average = self._changed(state, average)
-                course.candidates.add(name, scores["average"], weights_of_average)
+                course.candidates.add(name, scores["average"], weights_of_average, AVERAGE)
         if self._settings.swa and 2 * epoch > self._num_epochs:
             course.candidates.mean.add(weights)
         course.state = state
@@ -446,6 +483,8 @@ class FineTuningRun:
 
     def _are_mirror_images_different(self) -> bool:
         """Return whether some training images can be told from their mirror images."""
+        if len(self._train.images) < 2:
+            return False
         generator = generator_for(self._seed, MIRRORED)
         number = min(_MAX_MIRRORED, len(self._train.images))
         rows = generator.permutation(len(self._train.images))[:number]

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from transferkit.classification.fine_tuning.settings import FineTuning
 from transferkit.errors import ParameterError, UnsupportedError, shorten
 from transferkit.images import augmentation
@@ -65,6 +67,8 @@ def settings_from_dict(data: Mapping[str, Any]) -> FineTuning:
 
 
 def _encode(name: str, value: object) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, _PLAIN):
         return value
     if isinstance(value, os.PathLike):

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from sklearn.base import BaseEstimator
 
 from transferkit.classification.fine_tuning.trainable import Trainable
+from transferkit.datasets import LabelledImages
 from transferkit.errors import ParameterError, UnknownNameError, shorten
 from transferkit.images import Images
 from transferkit.images.augmentation import Augmentation, CutMix, MixUp
@@ -29,7 +30,9 @@ from transferkit.training.schedules import Schedule, find_schedule
 
 __all__ = ["FineTuning", "Validation"]
 
-Validation: TypeAlias = float | str | os.PathLike[str] | tuple[Images, Sequence[Any]] | None
+Validation: TypeAlias = (
+    float | str | os.PathLike[str] | tuple[Images, Sequence[Any]] | LabelledImages | None
+)
 """The validation images: a fraction, a folder of class folders, or images and their labels."""
 
 BATCH_NORMS = ("frozen", "update")
@@ -98,7 +101,8 @@ class FineTuning(BaseEstimator):  # type: ignore[misc]
         their mirror images, as characters can.
     views
         If only a part of the network is trained: the number of augmentations of each image for
-        which the rest runs; the epochs use them in turn. 1: images are not augmented.
+        which the rest runs; the epochs use them in turn. 1: images are not augmented, also not
+        by ``augmentation``, except for `MixUp` and `CutMix`, which mix activations then.
     clip_norm
         The largest norm of the gradient; None: any.
     clip_value
@@ -108,11 +112,14 @@ class FineTuning(BaseEstimator):  # type: ignore[misc]
         replacement, so that all classes are equally frequent.
     validation
         The fraction of the images of each class that is kept for validation, in (0, 1); a
-        folder of class folders; or a tuple of images and labels. None: no validation; the
-        moving average of the weights after the last epoch is kept, or the mean of ``swa``.
+        folder of class folders; a tuple of images and labels; or
+        `transferkit.datasets.LabelledImages`. None: no validation; the moving average of the
+        weights after the last epoch is kept, or the mean of ``swa``. After few steps the average
+        is still near the start; ``average_decay=None`` keeps the weights themselves.
     refit
         If ``validation`` is a fraction and training is better than the head alone: whether to
-        train again on all images, with what was chosen, and keep the result.
+        train again on all images, with what was chosen, and keep the result: the weights after
+        the last epoch, or an average of the kind that was the best.
     patience
         Stop after this number of epochs without a better validation loss; None: never.
     average_decay
@@ -206,8 +213,7 @@ class FineTuning(BaseEstimator):  # type: ignore[misc]
             raise ParameterError(
                 f"layer_decay is {shorten(self.layer_decay)}; expected a number in (0, 1]"
             )
-        for prefix, factor in (self.learning_rate_factors or {}).items():
-            check_positive(f"learning_rate_factors[{shorten(prefix)}]", factor)
+        self._check_learning_rate_factors()
         check_non_negative("l2_sp", self.l2_sp)
         self._check_numbers()
         for name, choices in (("batch_norm", BATCH_NORMS), ("sampling", SAMPLINGS)):
@@ -217,6 +223,22 @@ class FineTuning(BaseEstimator):  # type: ignore[misc]
         check_bool("refit", self.refit)
         self._check_sequences()
         self._check_validation()
+        if self.checkpoint is not None and not isinstance(self.checkpoint, (str, os.PathLike)):
+            raise ParameterError(
+                f"checkpoint is {shorten(self.checkpoint)}; expected the path of a folder, or None"
+            )
+
+    def _check_learning_rate_factors(self) -> None:
+        factors = self.learning_rate_factors
+        if factors is None:
+            return
+        if not isinstance(factors, Mapping) or not all(isinstance(key, str) for key in factors):
+            raise ParameterError(
+                f"learning_rate_factors is {shorten(factors)}; expected a mapping from the "
+                "beginnings of names to factors, such as {'head': 10.0}, or None"
+            )
+        for prefix, factor in factors.items():
+            check_positive(f"learning_rate_factors[{shorten(prefix)}]", factor)
 
     def _check_numbers(self) -> None:
         for name in ("warmup", "dropout", "label_smoothing", "stochastic_depth"):
@@ -231,6 +253,13 @@ class FineTuning(BaseEstimator):  # type: ignore[misc]
         check_integer("soup", self.soup, 0)
 
     def _check_sequences(self) -> None:
+        for name, example in (("interpolation", "(0.5,)"), ("augmentation", "[HorizontalFlip()]")):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, Sequence):
+                raise ParameterError(
+                    f"{name} is {shorten(value)}; expected a list or tuple, such as {example}, or "
+                    "None"
+                )
         for index, fraction in enumerate(self.interpolation or ()):
             if not is_number(fraction) or not 0 < fraction < 1:
                 raise ParameterError(
@@ -245,10 +274,19 @@ class FineTuning(BaseEstimator):  # type: ignore[misc]
 
     def _check_validation(self) -> None:
         validation = self.validation
-        if is_number(validation) and not 0 < validation < 1:
+        if is_number(validation):
+            is_valid = 0 < validation < 1
+        elif isinstance(validation, tuple):
+            is_valid = len(validation) == 2
+        else:
+            is_valid = isinstance(validation, (str, os.PathLike, LabelledImages, type(None)))
+        if not is_valid:
+            shown = shorten(validation)
+            if isinstance(validation, tuple):
+                shown = f"a tuple of {len(validation)}"
             raise ParameterError(
-                f"validation is {validation}; expected a fraction in (0, 1), a folder, a tuple of "
-                "images and labels, or None"
+                f"validation is {shown}; expected a fraction in (0, 1), a folder, a "
+                "tuple of images and labels, LabelledImages, or None"
             )
         if validation is None and (self.patience or self.soup or self.interpolation):
             raise ParameterError(

@@ -38,16 +38,15 @@ def split_by_class(
     Raises
     ------
     DatasetError
-        If a class has only one image.
+        If a class has fewer than two images.
     """
     is_validation = np.zeros(len(indices), bool)
     counts = np.bincount(indices, minlength=len(classes))
     small = classes[counts < 2].tolist()
     if small:
         raise DatasetError(
-            f"classes with only one image: {format_labels(small)}, so that none is left to train "
-            "on beside the validation image; add images, leave these classes out, or set "
-            "validation to a folder or None"
+            f"classes with fewer than two images: {format_labels(small)}; there must be one to "
+            "train on and one for validation. Add images, or set validation to a folder or None"
         )
     for index, count in enumerate(counts):
         number = min(max(round(fraction * count), 1), count - _MIN_TRAINING_IMAGES)

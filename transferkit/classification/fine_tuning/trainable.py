@@ -80,8 +80,15 @@ def _from_module(network: Network, layer: str, parameters: Sequence[str]) -> lis
             f"trainable is {shorten(layer)}, a layer without parameters of its own; choose one "
             "with parameters, or pass a function from the name of a parameter"
         )
-    choices = ["head", "all", *network.layers]
+    head = network.node("logits").parameters
+    layers = dict.fromkeys(_layer_of(name) for name in parameters if name not in head)
+    choices = ["head", "all", *filter(None, layers)]
     raise UnknownNameError("trainable layer", layer, choices, of=network.name)
+
+
+def _layer_of(parameter: str) -> str:
+    """Return the name of the layer that has a parameter; "" if it is in the model itself."""
+    return parameter.rpartition("/" if "/" in parameter else ".")[0]
 
 
 def _is_in(parameter: str, layer: str) -> bool:

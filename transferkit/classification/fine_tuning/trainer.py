@@ -184,7 +184,7 @@ class Trainer:
         )
         batches = train.examples.batches(order.tolist(), self.batch_size, epoch)
         for index, (x, indices) in enumerate(batches):
-            if settings.batch_norm == "update" and len(indices) == 1 < len(train.classes):
+            if settings.batch_norm == "update" and len(indices) == 1:
                 # The statistics of a single image are meaningless; each epoch leaves out another.
                 continue
             targets = one_hot(train.classes[indices], self._num_classes)
@@ -217,14 +217,13 @@ def score_logits(
 
 def summarize(epoch: int, steps: Sequence[StepRecord], score: Score | None) -> EpochRecord:
     """Return the means of an epoch's steps, with its score on the validation images."""
-    last = steps[-1]
     return EpochRecord(
         epoch + 1,
         float(np.mean([step.loss for step in steps])),
         float(np.mean([step.accuracy for step in steps])),
         None if score is None else score.loss,
         None if score is None else score.accuracy,
-        last.learning_rate,
+        float(np.mean([step.learning_rate for step in steps])),
         float(np.mean([step.gradient_norm for step in steps])),
-        last.seconds,
+        steps[-1].seconds,
     )

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from transferkit.backends.base import Table
-from transferkit.errors import NotFiniteError
+from transferkit.errors import NotFiniteError, ParameterError
 from transferkit.support.validation import check_positive, is_number
 from transferkit.training.optimizers.terms import coefficient
 from transferkit.training.schedules import Schedule, find_schedule
@@ -65,13 +65,19 @@ class Optimizer(ABC):
         NotFiniteError
             If the schedule makes the learning rate infinite or NaN.
         ParameterError
-            If the schedule needs the number of epochs and does not have it.
+            If the schedule needs the number of epochs and does not have it, or makes the learning
+            rate negative.
         """
         learning_rate = self.learning_rate * find_schedule(self.schedule)(step / steps)
         if not math.isfinite(learning_rate):
             raise NotFiniteError(
                 f"the schedule makes the learning rate {learning_rate} at step {step} (counted "
                 "from 0); expected a finite number"
+            )
+        if learning_rate < 0:
+            raise ParameterError(
+                f"the schedule makes the learning rate {learning_rate} at step {step} (counted "
+                "from 0); expected a factor of at least 0"
             )
         return learning_rate
 
@@ -103,7 +109,8 @@ class Optimizer(ABC):
         NotFiniteError
             If the schedule makes the learning rate infinite or NaN.
         ParameterError
-            If the schedule needs the number of epochs and does not have it.
+            If the schedule needs the number of epochs and does not have it, or makes the learning
+            rate negative.
         """
         return np.asarray([self.learning_rate_at(step, steps)], np.float64)
 
