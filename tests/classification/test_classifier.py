@@ -146,12 +146,16 @@ def test_labels_keep_their_type(labels: Any, classes: npt.NDArray[Any], tmp_path
 # ---- fits and predictions -------------------------------------------------------------------
 
 
-def test_probabilities_are_the_softmax_of_the_logits(backend: Backend, fitted: Classifier) -> None:
+def test_probabilities_are_the_softmax_of_the_scaled_logits(
+    backend: Backend, fitted: Classifier
+) -> None:
     images = colored(NUMBERS, seed=1)
     pixels = np.stack(images).astype(np.float32) / np.float32(255)
     program = Program(backend, fitted.model_.network, fitted.model_.weights)
     logits = program.run(pixels, ["logits"])["logits"].astype(np.float64)
-    softmax = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    assert fitted.temperature_ != 1
+    odds = np.exp(logits / fitted.temperature_)
+    softmax = odds / odds.sum(axis=1, keepdims=True)
     found = clone(fitted).set_params(backend=backend).fit(
         colored(NUMBERS, spread=200), NUMBERS
     ).predict_proba(images)  # fmt: skip
@@ -175,8 +179,11 @@ def test_the_fit_equals_the_logistic_regression_of_scikit_learn(classes: int) ->
         return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True))
 
     regression = LogisticRegression(C=20.0, tol=1e-9, max_iter=10_000).fit(unit(train), numbers)
-    expected = regression.predict_proba(unit(test))
+    odds = regression.predict_proba(unit(test)) ** (1 / classifier.temperature_)
+    expected = odds / odds.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(classifier.predict_proba(test), expected, atol=1e-3)
+    logits = classifier.decision_function(test)
+    np.testing.assert_allclose(logits, regression.decision_function(unit(test)), atol=5e-3)
     assert np.ptp(expected) > 0.5
 
 

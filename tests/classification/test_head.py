@@ -47,7 +47,7 @@ def test_the_fit_equals_that_of_scikit_learn(
 ) -> None:
     """The rotation to principal axes is exact, with fewer images than columns and with more."""
     embeddings, labels = problem(rows, columns, classes, seed)
-    weight, bias, used, _ = fit_head(embeddings, labels, C=C, seed=0)
+    weight, bias, used, *_ = fit_head(embeddings, labels, C=C, seed=0)
     assert weight.shape == (classes, columns)
     assert bias.shape == (classes,)
     assert weight.dtype == bias.dtype == np.float32

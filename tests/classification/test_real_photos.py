@@ -36,7 +36,7 @@ def part(folder: Path, backend: str) -> Part:
 def train(chosen: Part, test: Part) -> npt.NDArray[np.str_]:
     """Return the predictions for ``test`` of a classifier that is fitted to ``chosen``."""
     classes, numbers = np.unique(chosen.labels, return_inverse=True)
-    weight, bias, C, _ = fit_head(chosen.embeddings, numbers, C=None, seed=0)
+    weight, bias, C, *_ = fit_head(chosen.embeddings, numbers, C=None, seed=0)
     print(f"\n{len(numbers)} photos, {len(classes)} classes: C = {C:g}", end="")  # noqa: T201
     return classes[(test.embeddings @ weight.T + bias).argmax(axis=1)]
 

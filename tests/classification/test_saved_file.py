@@ -238,6 +238,10 @@ def _set(*keys: Any, to: Any) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+def _node(network: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(node for node in network["nodes"] if node["name"] == name)
+
+
 def _append(node: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
     return lambda network: network["nodes"].append(node)
 
@@ -295,8 +299,16 @@ INVALID_NETWORKS: dict[str, Callable[[dict[str, Any]], None]] = {
     "aliases that are a list": _set("aliases", to=["embedding"]),
     "an infinite input size": _set("input_size", to=float("inf")),
     "an input size that is text": _set("input_size", to="large"),
-    "a missing layer of probabilities": lambda network: network["nodes"].pop(),
-    "probabilities of the embedding": _set("nodes", -1, "inputs", to=["embedding"]),
+    "a missing layer of probabilities": lambda network: network["nodes"].remove(
+        _node(network, "probabilities")
+    ),
+    "probabilities of the embedding": lambda network: _node(network, "probabilities").update(
+        inputs=["embedding"]
+    ),
+    "a missing score of unknown images": lambda network: network["nodes"].pop(),
+    "two scores of unknown images": lambda network: network["nodes"][-1].update(
+        operation="multiply", inputs=["logits", "logits"], parameters=[]
+    ),
     "deep nesting": _set("nodes", 0, "attributes", "stride", to=json.loads("[" * 900 + "]" * 900)),
 }
 
@@ -417,10 +429,13 @@ def test_exported_classifier_has_probabilities_and_metadata(tmp_path: Path) -> N
     classifier.export(path)
     session = onnxruntime.InferenceSession(path)
     pixels = np.stack(X).astype(np.float32) / np.float32(255)
-    (probabilities,) = session.run(None, {"pixels": pixels})
+    probabilities, scores = session.run(None, {"pixels": pixels})
     np.testing.assert_allclose(probabilities, classifier.predict_proba(X), atol=1e-6)
-    assert [output.name for output in session.get_outputs()] == ["probabilities"]
+    np.testing.assert_allclose(scores[:, 0], classifier.unknown_score(X), rtol=1e-4)
+    outputs = {output.name: output.shape for output in session.get_outputs()}
+    assert outputs == {"probabilities": ["batch", 3], "unknown_score": ["batch", 1]}
     metadata = session.get_modelmeta().custom_metadata_map
+    assert float(metadata["unknown_threshold"]) == classifier.unknown_threshold()
     assert json.loads(metadata["labels"]) == ["blue", "green", "red"]
     expected = classifier.model_.preprocessing.to_dict()
     assert json.loads(metadata["preprocessing"]) == json.loads(json.dumps(expected))

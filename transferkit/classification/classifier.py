@@ -22,7 +22,11 @@ from transferkit.classification.evaluation import Evaluation
 from transferkit.classification.fine_tuning.draws import SPLIT, generator_for
 from transferkit.classification.fine_tuning.examples import TrainingImages
 from transferkit.classification.fine_tuning.preparation import with_tuned
-from transferkit.classification.fine_tuning.refit import RefitStart, fine_tune_model
+from transferkit.classification.fine_tuning.refit import (
+    FineTuned,
+    RefitStart,
+    fine_tune_model,
+)
 from transferkit.classification.fine_tuning.serialization import (
     settings_from_dict,
     settings_to_dict,
@@ -47,6 +51,14 @@ from transferkit.classification.saved_file import (
     FitParameters,
     read_classifier,
     write_classifier,
+)
+from transferkit.classification.temperature import temperature_of, with_temperature
+from transferkit.classification.unknown import (
+    KnownScores,
+    distances,
+    fit_distance,
+    held_out_scores,
+    with_unknown_score,
 )
 from transferkit.classification.weighting import (
     ClassWeight,
@@ -73,6 +85,7 @@ from transferkit.models.estimator import NetworkEstimator, document_parameters, 
 from transferkit.models.model import attach_metadata
 from transferkit.models.program_cache import ProgramCache
 from transferkit.networks import NETWORKS, Network, add_probabilities, replace_head
+from transferkit.networks.passes import UNKNOWN_SCORE
 from transferkit.support.numerics import l2_normalize
 from transferkit.support.random_state import RandomState, as_generator, as_seed
 from transferkit.support.validation import check_integer, check_positive, is_number
@@ -80,11 +93,14 @@ from transferkit.support.warning import warn
 from transferkit.training.history import PROBE, History
 from transferkit.weights.own_file import is_weights_file
 
-__all__ = ["Classifier", "Prediction", "top_predictions"]
+__all__ = ["KNOWN_SHARE", "Classifier", "Prediction", "top_predictions"]
 
 _LOGGER = logging.getLogger(__name__)
 
 _SEED_OF_FOLDS = 2**31
+
+KNOWN_SHARE = 0.98
+"""The share of images of the classes that is not taken for unknown by default."""
 
 
 class Prediction(NamedTuple):
@@ -152,6 +168,9 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         The cross-validated accuracy by which ``C_`` was chosen, in [0, 1]; None if it was not.
     n_samples_fit_ : int or None
         The number of images that the classifier was fitted to; None for one that was loaded.
+    temperature_ : float
+        By which the logits are divided before the softmax, so that the probabilities are
+        calibrated; fitted to images that were held out. 1 for a pretrained classifier.
     skipped_ : list of Skipped
         The images, class folders and classes that `fit` left out, and why.
     history_ : transferkit.training.History or None
@@ -362,9 +381,14 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
             flatten=activations.ndim > 2,
         )
         arrays = {**model.weights, "head.weight": head.weight, "head.bias": head.bias}
-        arrays = {name: arrays[name] for name in network.parameters}
         fitted = dataclasses.replace(
-            model, network=network, weights=arrays, labels=tuple(classes.tolist())
+            model,
+            network=network,
+            weights={name: arrays[name] for name in network.parameters},
+            labels=tuple(classes.tolist()),
+        )
+        fitted, known = _with_known_scores(
+            with_temperature(fitted, head.temperature), embeddings, indices, seed_of_folds
         )
         # The fitted network is a program of its own, with its own copy of the weights.
         program.release()
@@ -388,7 +412,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
                 )
                 start = with_tuned(fitted, {"head.weight": part.weight, "head.bias": part.bias})
             is_refit = start is not fitted and fine_tuning.refit
-            tuned, history = fine_tune_model(
+            tuned = fine_tune_model(
                 start,
                 program.backend,
                 train,
@@ -399,9 +423,15 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
                 seed=seed,
                 progress=self.progress,
             )
+            history = tuned.history
             # Of the probe, the one that is fitted to all images is kept.
-            fitted = fitted if tuned is start else tuned
-        self._set_fitted(fitted, classes, head.C, skipped, head.cv_accuracy, len(indices), history)
+            if tuned.model is not start:
+                fitted, known = self._with_unknown_score(
+                    tuned, program.backend, data, train, validation, seed_of_folds
+                )
+        self._set_fitted(
+            fitted, classes, head.C, skipped, head.cv_accuracy, len(indices), history, known
+        )
         self._fit_parameters = self._current_parameters()
         self._fitted_files: frozenset[str] = _files([features.sources[row] for row in used])
         _LOGGER.info("fitted classes %s with C = %g", format_labels(classes.tolist()), head.C)
@@ -464,7 +494,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
                     "improve it; pass other images, validation=None, or fine_tuning to Classifier "
                     "instead"
                 )
-        self.model_, self.history_ = fine_tune_model(
+        tuned = fine_tune_model(
             self.model_,
             backend,
             train,
@@ -475,6 +505,13 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
             seed=seed,
             progress=self.progress,
         )
+        if tuned.model is not self.model_:
+            seed_of_folds = int(as_generator(seed).integers(_SEED_OF_FOLDS))
+            self.model_, self._known_scores = self._with_unknown_score(
+                tuned, backend, data, train, validation, seed_of_folds
+            )
+            self.temperature_ = temperature_of(self.model_)
+        self.history_ = tuned.history
         self.skipped_ = skipped
         self._fitted_files |= _files(data.sources)
         return self
@@ -603,6 +640,52 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         )
         return data, held, everything
 
+    def _with_unknown_score(
+        self,
+        tuned: FineTuned,
+        backend: Backend,
+        data: TrainingImages,
+        train: TrainingImages,
+        validation: TrainingImages | None,
+        seed: int,
+    ) -> tuple[Model, KnownScores | None]:
+        """Return a fine-tuned model with a score of unknown images, and those of known images.
+
+        These are the scores of the validation images by the model that was not trained on them:
+        like a distance in standard deviations, they hardly depend on the scale of an embedding.
+        Without validation images they are cross-validated, and too low, since the network was
+        trained on all images.
+        """
+        is_refit = tuned.model is not tuned.compared
+        used = data if is_refit or validation is None else train
+        embeddings = self._embeddings(tuned.model, backend, used)
+        model, known = _with_known_scores(tuned.model, embeddings, used.classes, seed)
+        if known is None or validation is None:
+            return model, known
+        if is_refit:
+            embeddings = self._embeddings(tuned.compared, backend, train)
+        weights = fit_distance(embeddings, train.classes)
+        held_out = self._embeddings(tuned.compared, backend, validation)
+        return model, KnownScores.of(distances(held_out, weights))
+
+    def _embeddings(
+        self, model: Model, backend: Backend, data: TrainingImages
+    ) -> npt.NDArray[np.float32]:
+        """Return the input of a model's logits for some images."""
+        (layer,) = model.network.node("logits").inputs
+        program = model.program(backend)
+        features = compute_features(
+            program,
+            model.preprocessing,
+            data.images,
+            [layer],
+            batch_size=self.batch_size,
+            on_error="raise",
+            progress=self.progress,
+        )
+        program.release()
+        return features[layer]
+
     def _select(
         self,
         classes: npt.NDArray[Any],
@@ -694,28 +777,16 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         DatasetError
             If there are no images.
         """
-        try:
-            outputs = self._outputs(X, "probabilities", on_error=on_error)
-        except NoneReadableError as error:
-            skipped = error.skipped
-            probabilities = np.empty((0, len(self.classes_)), np.float32)
-            indices = np.empty(0, np.intp)
-        else:
-            skipped, indices = outputs.skipped, outputs.indices
-            probabilities = outputs["probabilities"]
-        if not skipped:
-            return probabilities
-        names = "; ".join(f"{skip.source}: {skip.reason}" for skip in skipped[:3])
-        number = len(probabilities) + len(skipped)
-        warn(
-            f"no prediction for {len(skipped)} of {number} images, which cannot be read: "
-            f"{names}{'; ...' if len(skipped) > 3 else ''}"
-        )
-        rows = np.full((number, probabilities.shape[1]), np.nan, np.float32)
-        rows[indices] = probabilities
-        return rows
+        return self._rows(X, "probabilities", on_error=on_error)["probabilities"]
 
-    def predict(self, X: Images, *, on_error: str = "raise") -> npt.NDArray[Any]:
+    def predict(
+        self,
+        X: Images,
+        *,
+        on_error: str = "raise",
+        unknown: Hashable | None = None,
+        known_share: float = KNOWN_SHARE,
+    ) -> npt.NDArray[Any]:
         """Return the most probable class of each image.
 
         Parameters
@@ -725,11 +796,18 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         on_error
             ``"raise"``, or ``"skip"`` to return None for each image that cannot be read, with a
             warning that names up to three of them.
+        unknown
+            What to return for images that are far from the training images, such as
+            ``"none of these"``; None: their most probable class too.
+        known_share
+            The share of images of the classes that keep their class, in (0, 1]; see
+            `unknown_threshold`.
 
         Returns
         -------
         array
-            (n,) entries of ``classes_``; of dtype object if there is a None.
+            (n,) entries of ``classes_``; of dtype object if there is a None, or ``unknown`` is of
+            another type than the classes.
 
         Raises
         ------
@@ -737,16 +815,117 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
             If an image cannot be read and ``on_error`` is ``"raise"``.
         DatasetError
             If there are no images.
+        ParameterError
+            If ``unknown`` is a class, or ``known_share`` is not in (0, 1].
+        UnsupportedError
+            If ``unknown`` is given, and the classifier has no score of unknown images.
+
+        Examples
+        --------
+        >>> from transferkit import Classifier
+        >>> from transferkit.demo import CAT, TRAIN
+        >>> Classifier(backend="onnxruntime").fit(TRAIN).predict([CAT], unknown="none of these")
+        array(['none of these'], dtype='<U13')
         """
-        probabilities = self.predict_proba(X, on_error=on_error)
+        check_is_fitted(self, "classes_")
+        if unknown is None:
+            probabilities = self.predict_proba(X, on_error=on_error)
+            is_unknown = np.zeros(len(probabilities), bool)
+        else:
+            if unknown in self.classes_.tolist():
+                raise ParameterError(
+                    f"unknown is {shorten(unknown)}, which is one of the classes; expected another "
+                    "label"
+                )
+            threshold = self.unknown_threshold(known_share)
+            rows = self._rows(X, "probabilities", UNKNOWN_SCORE, on_error=on_error)
+            probabilities = rows["probabilities"]
+            is_unknown = rows[UNKNOWN_SCORE][:, 0] > threshold
         # Only images that cannot be read have a row of NaN.
         unread = np.isnan(probabilities[:, 0])
-        if not unread.any():
+        if not unread.any() and unknown is None:
             return np.asarray(self.classes_[probabilities.argmax(axis=1)])
         predicted = np.full(len(probabilities), None, object)
         best = probabilities[~unread].argmax(axis=1)
         predicted[~unread] = self.classes_[best].tolist()
-        return predicted
+        for row in np.flatnonzero(is_unknown):
+            predicted[row] = unknown
+        is_text = self.classes_.dtype.kind == "U" and isinstance(unknown, str)
+        return predicted.astype(str) if is_text and not unread.any() else predicted
+
+    def unknown_score(self, X: Images, *, on_error: str = "raise") -> npt.NDArray[np.float32]:
+        """Return how far each image is from the training images.
+
+        The score is the squared Mahalanobis distance of the embedding to the mean of the nearest
+        class, divided by the number of dimensions (Lee et al., 2018, "A Simple Unified Framework
+        for Detecting Out-of-Distribution Samples and Adversarial Attacks").
+
+        Parameters
+        ----------
+        X
+            Images, as for `transferkit.FeatureExtractor`.
+        on_error
+            ``"raise"``, or ``"skip"`` to return NaN for each image that cannot be read, with a
+            warning that names up to three of them.
+
+        Returns
+        -------
+        array
+            (n,) float32; higher is further. `unknown_threshold` has a limit for it.
+
+        Raises
+        ------
+        ImageError
+            If an image cannot be read and ``on_error`` is ``"raise"``.
+        DatasetError
+            If there are no images.
+        UnsupportedError
+            If the classifier was not fitted with this version of transferkit, is a pretrained
+            one, or has a class with only one image.
+
+        Examples
+        --------
+        >>> from transferkit import Classifier
+        >>> from transferkit.demo import CAT, TEST, TRAIN
+        >>> classifier = Classifier(backend="onnxruntime").fit(TRAIN)
+        >>> limit = classifier.unknown_threshold()
+        >>> (classifier.unknown_score([CAT]) > limit).tolist()
+        [True]
+        """
+        self._check_has_unknown_score()
+        return self._rows(X, UNKNOWN_SCORE, on_error=on_error)[UNKNOWN_SCORE][:, 0]
+
+    def unknown_threshold(self, known_share: float = KNOWN_SHARE) -> float:
+        """Return the score that a share of the images of the classes do not exceed.
+
+        Parameters
+        ----------
+        known_share
+            The share of images of the classes that keep their class, in (0, 1]: the scores are
+            those of training images, each by a score that was fitted without it, or of the
+            validation images of a fine-tuning.
+
+        Raises
+        ------
+        ParameterError
+            If ``known_share`` is not in (0, 1].
+        UnsupportedError
+            As for `unknown_score`.
+        """
+        check_positive("known_share", known_share)
+        if known_share > 1:
+            raise ParameterError(f"known_share is {known_share:g}; expected a share in (0, 1]")
+        return self._check_has_unknown_score().threshold(known_share)
+
+    def _check_has_unknown_score(self) -> KnownScores:
+        check_is_fitted(self, "classes_")
+        if self._known_scores is None or UNKNOWN_SCORE not in self.model_.network.layers:
+            raise UnsupportedError(
+                "the classifier has no score of unknown images, since it is a pretrained one, was "
+                "saved by an earlier transferkit, or has a class with only one image; fit it "
+                "again, with at least two images of each class"
+            )
+        return self._known_scores
 
     def predict_top(
         self, X: Images, k: int = 5, *, on_error: str = "raise"
@@ -899,6 +1078,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
                 license=model.license,
                 parameters=self._fit_parameters,
                 history=None if self.history_ is None else self.history_.to_dict(),
+                known_scores=self._known_scores,
             ),
         )
 
@@ -906,8 +1086,9 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         """Write the fitted classifier to an ONNX file, from pixels to probabilities.
 
         The graph's input is ``pixels``, (batch, height, width, 3), RGB, float32 in [0, 1]; its
-        output ``probabilities``, (batch, classes). The metadata has the preprocessing, the
-        classes and, where known, the license of the weights.
+        outputs ``probabilities``, (batch, classes), and ``unknown_score``, (batch, 1), if the
+        classifier has that score. The metadata has the preprocessing, the classes and, where
+        known, the license of the weights; ``unknown_threshold`` is the default threshold.
 
         Parameters
         ----------
@@ -937,7 +1118,11 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         from transferkit.models.export import export_onnx
 
         check_is_fitted(self, "classes_")
-        export_onnx(self.model_, ["probabilities"], Path(path))
+        layers, metadata = ["probabilities"], {}
+        if self._known_scores is not None:
+            layers.append(UNKNOWN_SCORE)
+            metadata["unknown_threshold"] = repr(self.unknown_threshold())
+        export_onnx(self.model_, layers, Path(path), metadata)
 
     @classmethod
     def load(
@@ -1009,7 +1194,9 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
             progress=progress,
             fine_tuning=fine_tuning,
         )
-        classifier._set_fitted(model, file.classes, file.C, [], history=history)
+        classifier._set_fitted(
+            model, file.classes, file.C, [], history=history, known_scores=file.known_scores
+        )
         classifier._fit_parameters = parameters
         return classifier
 
@@ -1061,8 +1248,12 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         cv_accuracy: float | None = None,
         n_samples: int | None = None,
         history: History | None = None,
+        known_scores: KnownScores | None = None,
     ) -> None:
         self.model_ = model
+        self.temperature_ = temperature_of(model)
+        # Of held-out images, for the threshold of the score of unknown images.
+        self._known_scores = known_scores
         self.classes_ = classes
         self.C_ = C
         self.cv_accuracy_ = cv_accuracy
@@ -1072,8 +1263,8 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         # Unknown for a loaded classifier.
         self._fitted_files = frozenset()
 
-    def _outputs(self, X: Images, layer: str, *, on_error: str) -> Features:
-        """Return the output of a layer of the fitted model."""
+    def _outputs(self, X: Images, *layers: str, on_error: str) -> Features:
+        """Return the outputs of layers of the fitted model."""
         check_is_fitted(self, "classes_")
         wrapped = self.model_.wrapped
         backend = self.backend if wrapped is None else wrapped.backend
@@ -1084,13 +1275,50 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
             program,
             model.preprocessing,
             X,
-            [layer],
+            layers,
             batch_size=self.batch_size,
             on_error=on_error,
             progress=self.progress,
         )
-        check_finite(outputs[layer], outputs.sources, layer)
+        for layer in layers:
+            check_finite(outputs[layer], outputs.sources, layer)
         return outputs
+
+    def _rows(self, X: Images, *layers: str, on_error: str) -> dict[str, npt.NDArray[np.float32]]:
+        """Return the outputs of layers (n, d), with a row of NaN for each image that is skipped."""
+        check_is_fitted(self, "classes_")
+        try:
+            outputs = self._outputs(X, *layers, on_error=on_error)
+        except NoneReadableError as error:
+            shapes = self.model_.layers()
+            arrays = {layer: np.empty((0, *shapes[layer]), np.float32) for layer in layers}
+            outputs = Features(arrays, [], np.empty(0, np.intp), error.skipped)
+        if not outputs.skipped:
+            return dict(outputs)
+        skipped, number = outputs.skipped, len(outputs.sources) + len(outputs.skipped)
+        names = "; ".join(f"{skip.source}: {skip.reason}" for skip in skipped[:3])
+        warn(
+            f"no prediction for {len(skipped)} of {number} images, which cannot be read: "
+            f"{names}{'; ...' if len(skipped) > 3 else ''}"
+        )
+        rows: dict[str, npt.NDArray[np.float32]] = {}
+        for layer, array in outputs.items():
+            rows[layer] = np.full((number, array.shape[1]), np.nan, np.float32)
+            rows[layer][outputs.indices] = array
+        return rows
+
+
+def _with_known_scores(
+    model: Model, embeddings: npt.NDArray[np.float32], labels: npt.NDArray[np.intp], seed: int
+) -> tuple[Model, KnownScores | None]:
+    """Return a model with a score of unknown images, and the scores of held-out training images.
+
+    The model is the given one if there are not two images of each class.
+    """
+    if np.bincount(labels).min() < 2:
+        return model, None
+    known = held_out_scores(embeddings, labels, seed=seed)
+    return with_unknown_score(model, fit_distance(embeddings, labels)), known
 
 
 def _files(sources: Iterable[str]) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,9 @@ import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
-__all__ = ["Head", "fit_head"]
+from transferkit.classification.temperature import cross_entropies, fit_temperature
+
+__all__ = ["Head", "fit_head", "make_folds"]
 
 # Candidates for C, for embeddings of unit length. On photos of cats, dogs and 37 of their breeds,
 # accuracy only decreases beyond both ends, while cross-validation on a few hundred images is too
@@ -21,8 +24,6 @@ _LOG_LIKELIHOOD_WEIGHT = 0.01
 # Of the gradient. The candidates are compared by accuracy, the coefficients are kept.
 _SELECTION_TOLERANCE = 1e-6
 _FINAL_TOLERANCE = 1e-8
-# One regression, and those of the cross-validation before it.
-_NUM_FITS = 1 + len(_CANDIDATES) * _MAX_FOLDS
 # With more images for each logit, the decomposition takes longer than it saves: with 1280
 # dimensions and one logit, 200 images were fitted faster without it.
 _IMAGES_PER_LOGIT = 100
@@ -46,12 +47,16 @@ class Head(NamedTuple):
         The inverse regularization strength that was used.
     cv_accuracy
         The cross-validated accuracy with ``C``, if it was chosen by it, in [0, 1].
+    temperature
+        By which the logits are divided before the softmax, from those of the images in the
+        cross-validation that each classifier was not fitted to; 1 without one.
     """
 
     weight: Floats
     bias: Floats
     C: float
     cv_accuracy: float | None
+    temperature: float
 
 
 def fit_head(
@@ -61,6 +66,7 @@ def fit_head(
     C: float | None,
     seed: int,
     sample_weight: Doubles | None = None,
+    calibrated: bool = True,
 ) -> Head:
     """Fit a linear classifier to embeddings.
 
@@ -76,16 +82,23 @@ def fit_head(
         Seed of the cross-validation folds.
     sample_weight
         (n,) weight of each image, greater than 0; None: all equal.
+    calibrated
+        Whether a temperature is fitted. It needs two images of each class.
     """
     mean = embeddings.mean(axis=0, dtype=np.float64)
     num_classes = int(labels.max()) + 1
     # With two classes, scikit-learn has one logit: that of the second minus the first.
     num_logits = 1 if num_classes == 2 else num_classes
-    X, axes = _project(embeddings - mean, num_logits if C is not None else num_logits * _NUM_FITS)
-    accuracy = None
-    if C is None:
-        C, accuracy = _choose_C(X, labels, num_logits, seed, sample_weight)
-    regression = _regression(C, _FINAL_TOLERANCE, X.shape, num_logits).fit(X, labels, sample_weight)
+    candidates = _CANDIDATES if C is None else (float(C),)
+    has_folds = C is None or (calibrated and bool(np.bincount(labels).min() > 1))
+    num_fits = 1 + len(candidates) * _MAX_FOLDS if has_folds else 1
+    X, axes = _project(embeddings - mean, num_logits * num_fits)
+    chosen, accuracy, temperature = candidates[0], 0.0, 1.0
+    if has_folds:
+        chosen, accuracy, held_out = _choose_C(X, labels, candidates, seed, sample_weight)
+        temperature = fit_temperature(held_out, labels, sample_weight) if calibrated else 1.0
+    regression = _regression(chosen, _FINAL_TOLERANCE, X.shape, num_logits)
+    regression.fit(X, labels, sample_weight)
     weight, intercept = regression.coef_, regression.intercept_
     if num_logits == 1:
         weight = np.concatenate([-weight / 2, weight / 2])
@@ -93,7 +106,13 @@ def fit_head(
     if axes is not None:
         weight = weight @ axes
     bias = intercept - weight @ mean
-    return Head(weight.astype(np.float32), bias.astype(np.float32), C, accuracy)
+    return Head(
+        weight.astype(np.float32),
+        bias.astype(np.float32),
+        chosen,
+        accuracy if C is None else None,
+        temperature,
+    )
 
 
 def _project(centered: Doubles, num_logits: int) -> tuple[Doubles, Doubles | None]:
@@ -125,42 +144,57 @@ def _project(centered: Doubles, num_logits: int) -> tuple[Doubles, Doubles | Non
     return vectors[:, kept] * lengths, (vectors[:, kept] / lengths).T @ centered
 
 
+def make_folds(labels: npt.NDArray[np.intp], seed: int) -> StratifiedKFold:
+    """Return the folds of the cross-validation: five, or as many as the smallest class has images.
+
+    Parameters
+    ----------
+    labels
+        (n,) class indices; each at least twice.
+    seed
+        Seed of the folds.
+    """
+    number = min(_MAX_FOLDS, int(np.bincount(labels).min()))
+    return StratifiedKFold(number, shuffle=True, random_state=seed)
+
+
 def _choose_C(  # noqa: N802
     embeddings: Doubles,
     labels: npt.NDArray[np.intp],
-    num_logits: int,
+    candidates: Sequence[float],
     seed: int,
     sample_weight: Doubles | None,
-) -> tuple[float, float]:
-    """Return the candidate with the best cross-validated accuracy, and that accuracy.
+) -> tuple[float, float, Doubles]:
+    """Return the candidate with the best cross-validated accuracy, that accuracy, and the logits.
 
     With a few hundred images accuracy is too coarse to separate the candidates; among those
-    that are equal or nearly so, the one with the higher log-likelihood wins.
+    that are equal or nearly so, the one with the higher log-likelihood wins. The logits (n, c)
+    are those of each image in the fold whose classifier was not fitted to it.
     """
-    folds = StratifiedKFold(
-        min(_MAX_FOLDS, int(np.bincount(labels).min())), shuffle=True, random_state=seed
-    )
-    rows = np.arange(len(labels))
+    num_classes = int(labels.max()) + 1
+    num_logits = 1 if num_classes == 2 else num_classes
+    folds = make_folds(labels, seed)
     params = None if sample_weight is None else {"sample_weight": sample_weight}
-
-    def score(C: float) -> tuple[float, float]:
-        probabilities = cross_val_predict(
+    best: tuple[float, float, float, Doubles] | None = None
+    for C in candidates:
+        logits = cross_val_predict(
             _regression(C, _SELECTION_TOLERANCE, embeddings.shape, num_logits),
             embeddings,
             labels,
             cv=folds,
-            method="predict_proba",
+            method="decision_function",
             params=params,
         )
-        accuracy = np.average(probabilities.argmax(axis=1) == labels, weights=sample_weight)
-        log_likelihood = np.average(
-            np.log(probabilities[rows, labels] + 1e-12), weights=sample_weight
-        )
-        return float(accuracy + _LOG_LIKELIHOOD_WEIGHT * log_likelihood), float(accuracy)
-
-    scores = {C: score(C) for C in _CANDIDATES}
-    best = max(_CANDIDATES, key=lambda C: scores[C][0])
-    return best, scores[best][1]
+        if num_logits == 1:
+            logits = np.stack([-logits / 2, logits / 2], axis=1)
+        accuracy = float(np.average(logits.argmax(axis=1) == labels, weights=sample_weight))
+        loss = float(np.average(cross_entropies(logits, labels), weights=sample_weight))
+        score = accuracy - _LOG_LIKELIHOOD_WEIGHT * loss
+        if best is None or score > best[0]:
+            best = (score, C, accuracy, logits)
+    if best is None:
+        raise ValueError("there are no candidates")
+    return best[1:]
 
 
 def _regression(

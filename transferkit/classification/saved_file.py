@@ -10,6 +10,8 @@ from text to text:
 - ``license``: the SPDX identifier of the license of published weights, as JSON;
 - ``parameters``: the parameters of the fit, as JSON; see `FitParameters`;
 - ``history``: of the last fine-tuning, as JSON; only if there was one;
+- ``known_scores``: quantiles of the scores of known images, as JSON; only if there is a layer
+  ``unknown_score``; files of earlier versions have neither;
 - ``sha256``: a digest of all of the above and of the names and bytes of the tensors.
 """
 
@@ -28,9 +30,11 @@ import numpy.typing as npt
 
 from transferkit.backends.base import OPERATIONS
 from transferkit.backends.shapes import infer_shapes
+from transferkit.classification.unknown import KnownScores
 from transferkit.errors import FileFormatError, shorten, shorten_path
 from transferkit.images import Preprocessing
 from transferkit.networks import Network, network_from_json, network_to_json
+from transferkit.networks.passes import UNKNOWN_SCORE
 from transferkit.weights.files import check_weights, digest, read_safetensors, write_safetensors
 from transferkit.weights.mapped import in_memory
 
@@ -42,6 +46,7 @@ _VERSION = 1
 # Far more values than any layer has for one image, far fewer than memory can hold.
 _MAX_OUTPUTS = 128_000_000
 _MAX_CLASSES_BYTES = 64 << 20
+_MAX_QUANTILES = 100_000
 
 # What parsing malformed metadata may raise.
 _PARSING_ERRORS = (
@@ -110,6 +115,8 @@ class ClassifierFile:
         Those of the classifier when it was fitted.
     history
         Of the last fine-tuning, as plain data; None for none.
+    known_scores
+        Of images that the score of unknown images was not fitted to; None without that score.
     """
 
     network: Network
@@ -120,6 +127,7 @@ class ClassifierFile:
     license: str | None
     parameters: FitParameters
     history: dict[str, Any] | None = None
+    known_scores: KnownScores | None = None
 
 
 def write_classifier(path: str | os.PathLike[str], content: ClassifierFile) -> None:
@@ -143,6 +151,8 @@ def write_classifier(path: str | os.PathLike[str], content: ClassifierFile) -> N
     }
     if content.history is not None:
         metadata["history"] = json.dumps(content.history)
+    if content.known_scores is not None:
+        metadata["known_scores"] = json.dumps(content.known_scores.quantiles)
     metadata["sha256"] = digest(content.weights, metadata)
     write_safetensors(path, content.weights, metadata)
 
@@ -184,12 +194,25 @@ def read_classifier(path: str | os.PathLike[str]) -> ClassifierFile:
         license_ = _parse_license(json.loads(metadata["license"]))
         parameters = _parameters(json.loads(metadata["parameters"]))
         history = json.loads(metadata["history"]) if "history" in metadata else None
+        known_scores = (
+            _parse_known_scores(json.loads(metadata["known_scores"]))
+            if "known_scores" in metadata
+            else None
+        )
     except _PARSING_ERRORS as error:
         raise FileFormatError(f"{where}: damaged: {error!r}") from error
     check_weights(where, tensors, network)
-    _check_outputs(where, network, preprocessing, len(classes))
+    _check_outputs(where, network, preprocessing, len(classes), scored=known_scores is not None)
     return ClassifierFile(
-        network, in_memory(tensors), preprocessing, classes, C, license_, parameters, history
+        network,
+        in_memory(tensors),
+        preprocessing,
+        classes,
+        C,
+        license_,
+        parameters,
+        history,
+        known_scores,
     )
 
 
@@ -222,6 +245,17 @@ def _parse_license(value: object) -> str | None:
     if value is None or isinstance(value, str):
         return value
     raise ValueError(f"the license is {shorten(value)}")
+
+
+def _parse_known_scores(values: object) -> KnownScores:
+    if (
+        isinstance(values, list)
+        and 1 < len(values) <= _MAX_QUANTILES
+        and all(isinstance(value, float) for value in values)
+        and values == sorted(values)
+    ):
+        return KnownScores(tuple(values))
+    raise ValueError(f"the known scores are {shorten(values)}")
 
 
 def _parameters(values: Mapping[str, object]) -> FitParameters:
@@ -257,9 +291,12 @@ def _parameters(values: Mapping[str, object]) -> FitParameters:
 
 
 def _check_outputs(
-    where: str, network: Network, preprocessing: Preprocessing, classes: int
+    where: str, network: Network, preprocessing: Preprocessing, classes: int, *, scored: bool
 ) -> None:
-    """Raise an error unless the network runs and outputs a probability for each class."""
+    """Raise an error unless the network runs and has the right outputs.
+
+    They are a probability for each class and, if ``scored``, a score of unknown images.
+    """
     side = preprocessing.size or network.input_size
     unknown = {node.operation for node in network.nodes} - OPERATIONS
     if unknown:
@@ -276,3 +313,6 @@ def _check_outputs(
         raise FileFormatError(
             f"{where}: damaged: {classes} classes, but probabilities have shape {probabilities}"
         )
+    score = shapes.get(UNKNOWN_SCORE)
+    if scored and score != (1,):
+        raise FileFormatError(f"{where}: damaged: {UNKNOWN_SCORE} has shape {score}")

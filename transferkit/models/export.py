@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import onnx
 
@@ -24,7 +25,12 @@ __all__ = ["export_onnx"]
 _MAX_WEIGHTS_BYTES = 2**31 - 2**24
 
 
-def export_onnx(model: Model, layers: Sequence[str], path: Path) -> None:
+def export_onnx(
+    model: Model,
+    layers: Sequence[str],
+    path: Path,
+    metadata: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Write a model to an ONNX file.
 
     The graph's input is ``pixels``, (batch, height, width, 3), RGB, float32 in [0, 1]; its
@@ -41,6 +47,8 @@ def export_onnx(model: Model, layers: Sequence[str], path: Path) -> None:
         The outputs: names of nodes or aliases.
     path
         The file to write.
+    metadata
+        Further metadata, name to text.
 
     Raises
     ------
@@ -92,13 +100,13 @@ def export_onnx(model: Model, layers: Sequence[str], path: Path) -> None:
     values = run_network(table, folded, parameters, pixels, targets)
     outputs = {layer: values[target] for layer, target in zip(layers, targets, strict=True)}
     graph = write_model({INPUT: pixels}, outputs, parameters)
-    _describe(graph, model)
+    _describe(graph, model, metadata)
     _name_dimensions(graph, pruned)
     with write_atomically(path) as file:
         file.write(graph.SerializeToString(deterministic=True))
 
 
-def _describe(graph: onnx.ModelProto, model: Model) -> None:
+def _describe(graph: onnx.ModelProto, model: Model, others: Mapping[str, str]) -> None:
     """Add the metadata to the ONNX model."""
     name, preprocessing = model.network.name, model.preprocessing
     graph.producer_name = "transferkit"
@@ -110,6 +118,7 @@ def _describe(graph: onnx.ModelProto, model: Model) -> None:
         "the mean and divides by the standard deviation."
     )
     metadata = {
+        **others,
         "network": name,
         "transferkit_version": __version__,
         "preprocessing": json.dumps(preprocessing.to_dict()),

@@ -5,6 +5,8 @@ from transferkit.networks.graph import INPUT, WRAPPED, Network, NetworkBuilder, 
 from transferkit.networks.initialization import random_weights
 from transferkit.networks.passes import (
     add_probabilities,
+    add_unknown_score,
+    divide_logits,
     fold_batch_norm,
     keep_needed,
     replace_head,
@@ -21,7 +23,9 @@ __all__ = [
     "Node",
     "Weights",
     "add_probabilities",
+    "add_unknown_score",
     "build_network",
+    "divide_logits",
     "find_network",
     "fold_batch_norm",
     "keep_needed",

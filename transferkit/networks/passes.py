@@ -14,7 +14,22 @@ import numpy as np
 from transferkit.errors import ParameterError
 from transferkit.networks.graph import Network, Node, Weights
 
-__all__ = ["add_probabilities", "fold_batch_norm", "keep_needed", "replace_head"]
+__all__ = [
+    "TEMPERATURE",
+    "UNKNOWN_SCORE",
+    "add_probabilities",
+    "add_unknown_score",
+    "divide_logits",
+    "fold_batch_norm",
+    "keep_needed",
+    "replace_head",
+]
+
+TEMPERATURE = "head.temperature"
+"""The name of the weight (1,) by which `divide_logits` divides the logits."""
+
+UNKNOWN_SCORE = "unknown_score"
+"""The name of the layer that `add_unknown_score` adds."""
 
 
 def keep_needed(network: Network, layers: Iterable[str]) -> Network:
@@ -193,6 +208,110 @@ def add_probabilities(network: Network) -> Network:
         network.aliases,
         network.input_size,
     )
+
+
+def divide_logits(network: Network) -> Network:
+    """Divide the logits by a temperature before the softmax.
+
+    Parameters
+    ----------
+    network
+        A network with ``logits`` and ``probabilities``, their softmax.
+
+    Returns
+    -------
+    Network
+        With a node ``scaled_logits``, the logits divided by the weight ``head.temperature`` (1,),
+        of which ``probabilities`` are the softmax. The logits are unchanged.
+
+    Raises
+    ------
+    ParameterError
+        If the network has such a layer already.
+    """
+    name = "scaled_logits"
+    _check_free(network, {name})
+    probabilities = network.node("probabilities")
+    scaled = Node(name, "divide", probabilities.inputs, {}, (TEMPERATURE,))
+    softmax = Node("probabilities", probabilities.operation, (name,))
+    nodes: list[Node] = []
+    for node in network.nodes:
+        nodes += [scaled, softmax] if node is probabilities else [node]
+    parameters = {**network.parameters, TEMPERATURE: (1,)}
+    return Network(network.name, tuple(nodes), parameters, network.aliases, network.input_size)
+
+
+def add_unknown_score(network: Network, *, num_axes: int, num_classes: int, size: int) -> Network:
+    """Add a layer with the squared distance of an embedding to the nearest of some classes.
+
+    The distance is that of Mahalanobis, with one covariance for all classes: a multiple of the
+    identity, except along some axes. With a projection ``a = x @ axes.T + offset`` it is linear
+    in the embedding ``x``, except for a term that all classes share. So the score is::
+
+        scale * (max over classes of (x @ weight.T + bias) + sum of a * a)
+
+    where ``scale`` is negative.
+
+    Parameters
+    ----------
+    network
+        A network whose ``logits`` are a linear layer.
+    num_axes
+        The number of axes.
+    num_classes
+        The number of classes.
+    size
+        The number of values of the embedding, the input of ``logits``.
+
+    Returns
+    -------
+    Network
+        With the layer ``unknown_score`` (1,) and the weights ``unknown.axes`` (axes, size),
+        ``unknown.offset`` (axes,), ``unknown.weight`` (classes, size), ``unknown.bias``
+        (classes,), ``unknown.scale`` (1, 1) and ``unknown.shift`` (1,), which is added.
+
+    Raises
+    ------
+    ParameterError
+        If the network has layers with these names already.
+    """
+    (embedding,) = network.node("logits").inputs
+    shapes = {
+        "unknown.axes": (num_axes, size),
+        "unknown.offset": (num_axes,),
+        "unknown.weight": (num_classes, size),
+        "unknown.bias": (num_classes,),
+        "unknown.scale": (1, 1),
+        "unknown.shift": (1,),
+    }
+    axes, offset, weight, bias, scale, shift = shapes
+    over = {"axes": (1,), "keepdims": True}
+    nodes = (
+        Node("unknown_axes", "linear", (embedding,), {}, (axes, offset)),
+        Node("unknown_squares", "multiply", ("unknown_axes", "unknown_axes")),
+        Node("unknown_shared", "sum", ("unknown_squares",), over),
+        Node("unknown_classes", "linear", (embedding,), {}, (weight, bias)),
+        Node("unknown_nearest", "max", ("unknown_classes",), over),
+        Node("unknown_similarity", "add", ("unknown_nearest", "unknown_shared")),
+        Node(UNKNOWN_SCORE, "linear", ("unknown_similarity",), {}, (scale, shift)),
+    )
+    _check_free(network, {node.name for node in nodes})
+    return Network(
+        network.name,
+        (*network.nodes, *nodes),
+        {**network.parameters, **shapes},
+        network.aliases,
+        network.input_size,
+    )
+
+
+def _check_free(network: Network, names: set[str]) -> None:
+    """Check that a network has no layers with these names."""
+    if taken := names.intersection(network.layers):
+        raise ParameterError(
+            f"{network.name} has layers named {', '.join(sorted(taken))} already; choose another "
+            "layer as the embedding"
+        )
 
 
 def _with_nodes(network: Network, nodes: tuple[Node, ...]) -> Network:

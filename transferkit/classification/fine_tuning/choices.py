@@ -7,10 +7,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
 
 from transferkit.classification.head import fit_head
+from transferkit.classification.temperature import best_temperature, cross_entropies
 
 __all__ = [
     "LEARNING_RATES",
@@ -34,8 +33,6 @@ _MAX_EPOCHS = 12
 _MIN_CHIRALITY = 0.1
 _STANDARD_ERRORS = 2.0
 _FOLDS = 5
-# Of the logarithm of the factor of calibrated logits.
-_MAX_LOG_FACTOR = 5.0
 # Inverse regularization strength; the embeddings have length 1.
 _C = 10.0
 
@@ -91,7 +88,7 @@ def are_mirror_images_different(
     for fold in range(folds.max() + 1):
         held = folds == fold
         X = np.concatenate([embeddings[~held], mirrored[~held]])
-        head = fit_head(X, np.repeat([0, 1], (~held).sum()), C=_C, seed=0)
+        head = fit_head(X, np.repeat([0, 1], (~held).sum()), C=_C, seed=0, calibrated=False)
         for is_mirrored, rows in enumerate((embeddings[held], mirrored[held])):
             logits = rows @ head.weight.T + head.bias
             hits += int((logits.argmax(axis=1) == is_mirrored).sum())
@@ -104,9 +101,8 @@ def calibrated_losses(
 ) -> Doubles:
     """Return the cross-entropy of each image after temperature scaling on the same images.
 
-    The logits are multiplied by the factor with the lowest mean loss (Guo et al., 2017, "On
-    Calibration of Modern Neural Networks", section 4.2), so that training that makes a
-    classifier only more confident, or less, does not count.
+    The temperature is that of `best_temperature`, so that training that makes a classifier only
+    more confident, or less, does not count.
 
     Parameters
     ----------
@@ -126,20 +122,8 @@ def calibrated_losses(
     >>> np.allclose(losses, calibrated_losses(10 * logits, classes, np.ones(3)), atol=1e-4)
     True
     """
-    logits = logits.astype(np.float64)
-    rows = np.arange(len(classes))
-
-    def losses(log_factor: float) -> Doubles:
-        log_probabilities = log_softmax(math.exp(log_factor) * logits, axis=1)
-        of_images: Doubles = -log_probabilities[rows, classes] * weights
-        return of_images
-
-    best = minimize_scalar(
-        lambda log_factor: losses(log_factor).mean(),
-        bounds=(-_MAX_LOG_FACTOR, _MAX_LOG_FACTOR),
-        method="bounded",
-    )
-    return losses(float(best.x))
+    temperature = best_temperature(logits, classes, weights)
+    return cross_entropies(logits, classes, temperature) * weights
 
 
 def is_lower_beyond_error(losses: Doubles, others: Doubles) -> bool:

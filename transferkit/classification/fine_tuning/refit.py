@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from sklearn.base import clone
 
@@ -14,11 +15,12 @@ from transferkit.classification.fine_tuning.candidates import AVERAGE, MEAN
 from transferkit.classification.fine_tuning.examples import TrainingImages
 from transferkit.classification.fine_tuning.run import FineTuningRun
 from transferkit.classification.fine_tuning.settings import FineTuning
+from transferkit.classification.temperature import temperature_of, with_temperature
 from transferkit.images.augmentation import Augmentation, CutMix, MixUp
 from transferkit.models import Model
 from transferkit.training.history import History
 
-__all__ = ["RefitStart", "fine_tune_model"]
+__all__ = ["FineTuned", "RefitStart", "fine_tune_model"]
 
 # The folder in that of the checkpoint for the second run.
 _FOLDER = "refit"
@@ -40,6 +42,25 @@ class RefitStart:
     images: TrainingImages
 
 
+class FineTuned(NamedTuple):
+    """A fine-tuned model.
+
+    Attributes
+    ----------
+    model
+        With the best weights; the given model if nothing is better.
+    history
+        What happened.
+    compared
+        The model that was compared on the validation images, and not trained on them: another
+        one only after a second run on all images.
+    """
+
+    model: Model
+    history: History
+    compared: Model
+
+
 def fine_tune_model(
     model: Model,
     backend: Backend,
@@ -51,7 +72,7 @@ def fine_tune_model(
     start: str,
     seed: int,
     progress: bool | None,
-) -> tuple[Model, History]:
+) -> FineTuned:
     """Train a model with a head further.
 
     Parameters
@@ -61,20 +82,13 @@ def fine_tune_model(
     refit
         What a second run starts from, if the first one finds weights that are better than those
         at the start; None: no second run.
-
-    Returns
-    -------
-    model : Model
-        With the best weights; the given model if nothing is better.
-    history : History
-        What happened.
     """
     run = FineTuningRun(
         model, backend, train, validation, settings, start=start, seed=seed, progress=progress
     )
     tuned, history = run.run()
     if refit is None or tuned is model or history.interrupted:
-        return tuned, history
+        return FineTuned(tuned, history, tuned)
     repeated = _settings_of_refit(settings, history, run.augmentations, run.kind)
     fraction = run.fraction
     # Its tensors and activations are not needed any more.
@@ -93,8 +107,11 @@ def fine_tune_model(
     of_all, second = again.run(fraction)
     if len(second.epochs) < len(history.epochs):
         # Interrupted or diverged: what was compared on validation images is kept.
-        return tuned, dataclasses.replace(history, interrupted=second.interrupted)
-    return of_all, dataclasses.replace(history, refit=second)
+        history = dataclasses.replace(history, interrupted=second.interrupted)
+        return FineTuned(tuned, history, tuned)
+    # Without validation images, the second run has no temperature of its own.
+    of_all = with_temperature(of_all, temperature_of(tuned))
+    return FineTuned(of_all, dataclasses.replace(history, refit=second), tuned)
 
 
 def _settings_of_refit(

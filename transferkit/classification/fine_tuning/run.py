@@ -48,6 +48,7 @@ from transferkit.classification.fine_tuning.trainer import (
     Trainer,
     summarize,
 )
+from transferkit.classification.temperature import fit_temperature, with_temperature
 from transferkit.errors import ParameterError
 from transferkit.images.augmentation import (
     Augmentation,
@@ -272,7 +273,16 @@ class FineTuningRun:
             return self._model, history
         if fraction < 1:
             weights = interpolate(self.preparation.parameters, weights, fraction)
-        return with_tuned(self._model, weights), history
+        temperature = self._temperature(weights)
+        return with_temperature(with_tuned(self._model, weights), temperature), history
+
+    def _temperature(self, weights: Weights) -> float:
+        """Return the temperature of some weights on the validation images; 1 without these."""
+        if self._validation is None:
+            return 1.0
+        tensors = self.trainer.step.from_numpy({**self.preparation.parameters, **weights})
+        logits = self.trainer.logits({"": tensors}, self._validation)[""]
+        return fit_temperature(logits, self._validation.classes, self._validation.weights)
 
     @property
     def fraction(self) -> float:
