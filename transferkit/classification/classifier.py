@@ -16,7 +16,7 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from transferkit.backends import Backend, get_backend
+from transferkit.backends import Backend, Program, get_backend
 from transferkit.backends.base import INFERENCE, TRAINING
 from transferkit.classification.evaluation import Evaluation
 from transferkit.classification.fine_tuning.draws import SPLIT, generator_for
@@ -46,6 +46,7 @@ from transferkit.classification.labels import (
     unknown_labels_error,
     with_labels,
 )
+from transferkit.classification.provenance import describe_classifier
 from transferkit.classification.saved_file import (
     ClassifierFile,
     FitParameters,
@@ -1016,7 +1017,8 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         Returns
         -------
         Evaluation
-            Accuracy, precision and recall per class, confusion matrix, misclassified images.
+            Accuracy and other metrics, precision and recall per class, confusion matrix,
+            misclassified images. It refers to the images, for the thumbnails of its report.
 
         Raises
         ------
@@ -1032,12 +1034,28 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         indices = class_indices(labels, self.classes_)
         outputs = self._outputs(X, "probabilities", on_error=on_error)
         indices = of_rows(indices, outputs)
+        provenance = describe_classifier(
+            self.model_,
+            backend=self._fitted_program().backend,
+            parameters=repr(self),
+            seed=self.random_state,
+            C=self.C_,
+            num_images=self.n_samples_fit_,
+            skipped=self.skipped_,
+        )
         return Evaluation(
             self.classes_,
             indices,
             outputs["probabilities"],
             outputs.sources,
             skipped + outputs.skipped,
+            # Those of a generator are gone, and those in folders are found by their paths.
+            images=tuple(X[index] for index in outputs.indices)
+            if isinstance(X, (list, tuple, np.ndarray))
+            else None,
+            temperature=self.temperature_,
+            history=self.history_,
+            provenance=provenance,
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -1263,17 +1281,21 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         # Unknown for a loaded classifier.
         self._fitted_files = frozenset()
 
-    def _outputs(self, X: Images, *layers: str, on_error: str) -> Features:
-        """Return the outputs of layers of the fitted model."""
+    def _fitted_program(self) -> Program:
+        """Return the program of the fitted model."""
         check_is_fitted(self, "classes_")
         wrapped = self.model_.wrapped
         backend = self.backend if wrapped is None else wrapped.backend
-        program, model = self._fitted_programs.get(
+        program, _ = self._fitted_programs.get(
             (self.model_, backend), lambda: self.model_, lambda: backend, self.device
         )
+        return program
+
+    def _outputs(self, X: Images, *layers: str, on_error: str) -> Features:
+        """Return the outputs of layers of the fitted model."""
         outputs = compute_features(
-            program,
-            model.preprocessing,
+            self._fitted_program(),
+            self.model_.preprocessing,
             X,
             layers,
             batch_size=self.batch_size,

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Hashable, Mapping
+import os
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.metrics import average_precision_score, roc_auc_score
 
-from transferkit.images import Skipped
+from transferkit.classification.calibration import Calibration, measure_calibration
+from transferkit.classification.provenance import Provenance
+from transferkit.errors import ParameterError, UnknownNameError, shorten
+from transferkit.images import ImageLike, Skipped
+from transferkit.support.data_frames import import_pandas
+from transferkit.support.random_state import RandomState, as_generator
 from transferkit.support.validation import check_integer
+from transferkit.training.history import History
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 __all__ = [
     "ClassScore",
     "Confusion",
+    "EvaluatedImage",
     "Evaluation",
     "Mistake",
     "format_score",
@@ -25,6 +38,20 @@ __all__ = [
 
 # Of the standard normal distribution, for a two-sided interval of 95%.
 _NORMAL_QUANTILE = 1.959963984540054
+# Probabilities are in float32; one that is rounded to 0 does not make the log loss infinite.
+_SMALLEST = float(np.finfo(np.float32).tiny)
+_RESAMPLES = 1000
+_CONFIDENCE = 0.95
+
+# The metrics of `Evaluation.interval_of`, which are its properties.
+_METRICS = (
+    "accuracy",
+    "average_precision",
+    "balanced_accuracy",
+    "log_loss",
+    "macro_f1",
+    "roc_auc",
+)
 
 
 class ClassScore(NamedTuple):
@@ -46,9 +73,38 @@ class ClassScore(NamedTuple):
     recall: float | None
     support: int
 
+    @property
+    def f1(self) -> float | None:
+        """The harmonic mean of precision and recall; None if there are no such images at all."""
+        precision, recall = self.precision or 0.0, self.recall or 0.0
+        if self.precision is None and self.recall is None:
+            return None
+        return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
 
 class Mistake(NamedTuple):
     """A misclassified image.
+
+    Attributes
+    ----------
+    source
+        Its path, or its position in the input.
+    label
+        The true label.
+    predicted
+        The predicted label.
+    probability
+        The probability of the predicted label, in [0, 1].
+    """
+
+    source: str
+    label: Hashable
+    predicted: Hashable
+    probability: float
+
+
+class EvaluatedImage(NamedTuple):
+    """An image with its true and its predicted class.
 
     Attributes
     ----------
@@ -102,6 +158,14 @@ class Evaluation:
         The path of each image, or its position in the input.
     skipped
         The images that could not be read, and why. They are not counted anywhere.
+    images
+        (n,) the images, for the thumbnails of a report; None: read from ``sources``.
+    temperature
+        By which the classifier divides its logits; None if unknown.
+    history
+        Of the fine-tuning; None for none.
+    provenance
+        What it was made with; None if unknown.
 
     Examples
     --------
@@ -122,6 +186,10 @@ class Evaluation:
     probabilities: npt.NDArray[np.floating]
     sources: list[str]
     skipped: list[Skipped]
+    images: Sequence[ImageLike] | None = None
+    temperature: float | None = None
+    history: History | None = None
+    provenance: Provenance | None = None
 
     @property
     def predicted_indices(self) -> npt.NDArray[np.intp]:
@@ -146,6 +214,49 @@ class Evaluation:
         return wilson_interval(self.accuracy, len(self.label_indices))
 
     @property
+    def balanced_accuracy(self) -> float:
+        """The mean recall of the classes that have images, in [0, 1]."""
+        matrix = self.confusion_matrix
+        support = matrix.sum(axis=1)
+        return float((matrix.diagonal()[support > 0] / support[support > 0]).mean())
+
+    @property
+    def macro_f1(self) -> float:
+        """The mean F1 of the classes that have images or are predicted, in [0, 1]."""
+        matrix = self.confusion_matrix
+        # Of each class, the images that are of it and those that are predicted as it.
+        totals = matrix.sum(axis=0) + matrix.sum(axis=1)
+        return float((2 * matrix.diagonal()[totals > 0] / totals[totals > 0]).mean())
+
+    @property
+    def log_loss(self) -> float:
+        """The mean of minus the logarithm of the probability of the true class, at least 0."""
+        rows = np.arange(len(self.label_indices))
+        true = self.probabilities[rows, self.label_indices].astype(np.float64)
+        return float(-np.log(np.maximum(true, _SMALLEST)).mean())
+
+    @property
+    def roc_auc(self) -> float | None:
+        """The area under the ROC curve of each class against the others, averaged, in [0, 1].
+
+        Of the classes that some images are of, but not all; None if there is none.
+        """
+        return self._mean_over_classes(roc_auc_score)
+
+    @property
+    def average_precision(self) -> float | None:
+        """The average precision of each class against the others, averaged, in [0, 1].
+
+        Of the classes that some images are of, but not all; None if there is none.
+        """
+        return self._mean_over_classes(average_precision_score)
+
+    @property
+    def calibration(self) -> Calibration:
+        """How well the probabilities agree with the accuracy: the expected calibration error."""
+        return measure_calibration(self.probabilities, self.label_indices, self.temperature)
+
+    @property
     def per_class(self) -> Mapping[Hashable, ClassScore]:
         """Each class with its precision, recall and number of images."""
         matrix = self.confusion_matrix
@@ -160,18 +271,226 @@ class Evaluation:
     @property
     def mistakes(self) -> list[Mistake]:
         """The misclassified images, most confident first."""
-        labels, predicted = self.classes.tolist(), self.predicted_indices
-        rows = np.flatnonzero(predicted != self.label_indices)
-        confidence = self.probabilities[rows, predicted[rows]]
+        wrong = np.flatnonzero(self.predicted_indices != self.label_indices)
         return [
-            Mistake(
-                self.sources[row],
-                labels[self.label_indices[row]],
-                labels[predicted[row]],
-                float(self.probabilities[row, predicted[row]]),
-            )
-            for row in rows[np.argsort(-confidence, kind="stable")]
+            Mistake(*image)
+            for image in self._images(wrong[np.argsort(-self._confidence[wrong], kind="stable")])
         ]
+
+    def least_confident(self, number: int = 20) -> list[EvaluatedImage]:
+        """Return the images whose predicted class is least probable, at most ``number``.
+
+        Parameters
+        ----------
+        number
+            At least 1.
+
+        Raises
+        ------
+        ParameterError
+            If ``number`` is not an integer of at least 1.
+        """
+        number = check_integer("number", number, 1)
+        return self._images(np.argsort(self._confidence, kind="stable")[:number])
+
+    @property
+    def _confidence(self) -> npt.NDArray[np.floating]:
+        """(n,) the probability of the predicted class of each image."""
+        return np.asarray(self.probabilities.max(axis=1))
+
+    def _images(self, rows: npt.NDArray[np.intp]) -> list[EvaluatedImage]:
+        labels = self.classes.tolist()
+        return [
+            EvaluatedImage(self.sources[row], labels[true], labels[predicted], float(probability))
+            for row, true, predicted, probability in zip(
+                rows.tolist(),
+                self.label_indices[rows].tolist(),
+                self.predicted_indices[rows].tolist(),
+                self._confidence[rows].tolist(),
+                strict=True,
+            )
+        ]
+
+    def _mean_over_classes(self, metric: Callable[..., float]) -> float | None:
+        """Return the mean of a metric over the classes, each against the others."""
+        scores = [
+            float(metric(self.label_indices == index, self.probabilities[:, index]))
+            for index in np.unique(self.label_indices)
+        ]
+        return None if len(scores) < 2 else float(np.mean(scores))
+
+    def interval_of(
+        self,
+        metric: Metric,
+        *,
+        confidence: float = _CONFIDENCE,
+        resamples: int = _RESAMPLES,
+        random_state: RandomState = 0,
+    ) -> tuple[float, float] | None:
+        """Return a confidence interval of a metric, by the percentile bootstrap over images.
+
+        For the accuracy, ``interval`` is more exact, and needs no resamples.
+
+        Parameters
+        ----------
+        metric
+            ``"accuracy"``, ``"balanced_accuracy"``, ``"macro_f1"``, ``"log_loss"``,
+            ``"roc_auc"``, ``"average_precision"``, or a function from an evaluation to a number.
+        confidence
+            The probability that such intervals contain the true value, in (0, 1).
+        resamples
+            The number of samples of images, with replacement, at least 1.
+        random_state
+            Seed of the samples.
+
+        Returns
+        -------
+        tuple of float or None
+            The lower and the upper end; None if the metric is None for these images. Samples for
+            which it is None do not count.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no metric of that name.
+        ParameterError
+            If ``confidence`` or ``resamples`` is invalid.
+
+        References
+        ----------
+        Efron and Tibshirani, 1993, "An Introduction to the Bootstrap", chapter 13.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from transferkit import Evaluation
+        >>> labels = np.array([0] * 50 + [1] * 50)
+        >>> probabilities = np.eye(2)[labels] * 0.8 + 0.1
+        >>> probabilities[:10] = probabilities[:10, ::-1]
+        >>> evaluation = Evaluation(np.array(["a", "b"]), labels, probabilities, [""] * 100, [])
+        >>> low, high = evaluation.interval_of("balanced_accuracy")
+        >>> low < evaluation.balanced_accuracy < high
+        True
+        """
+        if isinstance(metric, str) and metric not in _METRICS:
+            raise UnknownNameError("metric", metric, _METRICS)
+        if not 0 < confidence < 1:
+            raise ParameterError(f"confidence is {shorten(confidence)}; expected one in (0, 1)")
+        resamples = check_integer("resamples", resamples, 1)
+
+        def measure(evaluation: Evaluation) -> float | None:
+            return getattr(evaluation, metric) if isinstance(metric, str) else metric(evaluation)
+
+        if measure(self) is None:
+            return None
+        generator = as_generator(random_state)
+        number = len(self.label_indices)
+        values = [
+            measure(self._take(generator.integers(0, number, number))) for _ in range(resamples)
+        ]
+        known = [value for value in values if value is not None]
+        if not known:
+            return None
+        low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2])
+        return float(low), float(high)
+
+    def _take(self, rows: npt.NDArray[np.intp]) -> Evaluation:
+        """Return the evaluation of some of the images, without what only a report needs."""
+        return dataclasses.replace(
+            self,
+            label_indices=self.label_indices[rows],
+            probabilities=self.probabilities[rows],
+            sources=[self.sources[row] for row in rows],
+            images=None,
+        )
+
+    def to_pandas(self) -> DataFrame:
+        """Return one row for each image; requires pandas.
+
+        Returns
+        -------
+        pandas.DataFrame
+            With the columns ``source``, ``label``, ``predicted``, ``probability`` (of the
+            predicted class) and, for each class, ``probability_`` and its label.
+
+        Raises
+        ------
+        UnsupportedError
+            If pandas is not installed.
+        """
+        columns: dict[str, object] = {
+            "source": self.sources,
+            "label": self.classes[self.label_indices],
+            "predicted": self.classes[self.predicted_indices],
+            "probability": self._confidence,
+        }
+        for index, label in enumerate(self.classes.tolist()):
+            columns[f"probability_{label}"] = self.probabilities[:, index]
+        return import_pandas().DataFrame(columns)
+
+    def plot_confusion_matrix(self, path: str | os.PathLike[str]) -> None:
+        """Draw the confusion matrix to a PNG file.
+
+        Rows are true classes. Each cell has its number of images, and the color of its share of
+        the images of the class.
+
+        Parameters
+        ----------
+        path
+            Ends in ``.png``. An existing file is replaced when the new one is complete.
+
+        Raises
+        ------
+        UnsupportedError
+            If matplotlib is not installed.
+        OutputError
+            If the file cannot be written, or its name does not end in ``.png``.
+        """
+        from transferkit.classification.evaluation_plots import plot_confusion_matrix
+
+        plot_confusion_matrix(path, self.confusion_matrix, self.classes)
+
+    def plot_calibration(self, path: str | os.PathLike[str]) -> None:
+        """Draw a reliability diagram to a PNG file: accuracy over probability, in ten bins.
+
+        Parameters
+        ----------
+        path
+            Ends in ``.png``. An existing file is replaced when the new one is complete.
+
+        Raises
+        ------
+        UnsupportedError
+            If matplotlib is not installed.
+        OutputError
+            If the file cannot be written, or its name does not end in ``.png``.
+        """
+        from transferkit.classification.evaluation_plots import plot_calibration
+
+        plot_calibration(path, self.calibration)
+
+    def report(self, path: str | os.PathLike[str], *, command: str | None = None) -> None:
+        """Write a page with the metrics, the mistakes and how they were found.
+
+        One HTML file that needs no network and no scripts.
+
+        Parameters
+        ----------
+        path
+            Ends in ``.html``. An existing file is replaced when the new one is complete.
+        command
+            The command that repeats the evaluation, for the page; None: unknown.
+
+        Raises
+        ------
+        UnsupportedError
+            If Jinja or matplotlib is not installed.
+        OutputError
+            If the file cannot be written, or its name does not end in ``.html``.
+        """
+        from transferkit.classification.report import write_report
+
+        write_report(path, self, command)
 
     def top_k(self, k: int) -> float:
         """Return the fraction of images whose true class is among the ``k`` most probable.
@@ -230,14 +549,21 @@ class Evaluation:
     def _repr_html_(self) -> str:
         rows = "".join(
             f"<tr><td>{escape(str(label))}</td><td>{format_score(score.precision)}</td>"
-            f"<td>{format_score(score.recall)}</td><td>{score.support}</td></tr>"
+            f"<td>{format_score(score.recall)}</td><td>{format_score(score.f1)}</td>"
+            f"<td>{score.support}</td></tr>"
             for label, score in self.per_class.items()
         )
-        headings = "".join(f"<th>{name}</th>" for name in ("class", *ClassScore._fields))
+        headings = "".join(
+            f"<th>{name}</th>" for name in ("class", "precision", "recall", "F1", "images")
+        )
         return (
             f"<p>{escape(str(self).splitlines()[0])}</p>"
             f"<table><thead><tr>{headings}</tr></thead><tbody>{rows}</tbody></table>"
         )
+
+
+Metric: TypeAlias = str | Callable[[Evaluation], float | None]
+"""The types of the parameter ``metric`` of `Evaluation.interval_of`."""
 
 
 def format_score(score: float | None) -> str:

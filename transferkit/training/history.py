@@ -21,6 +21,7 @@ from transferkit.support.validation import check_bool, check_integer, is_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from pandas import DataFrame
 
 __all__ = ["PROBE", "Candidate", "EpochRecord", "History", "StepRecord", "Trial", "epoch_name"]
@@ -354,22 +355,26 @@ class History:
             If the file cannot be written, or its name does not end in ``.png``.
         """
         with plot_file(path, 7, 7) as figure:
-            loss, accuracy, learning_rate = figure.subplots(3, sharex=True, height_ratios=(3, 3, 1))
-            self._draw("loss", loss)
-            self._draw("accuracy", accuracy)
-            unit, positions, _ = self._positions()
-            learning_rate.plot(positions, _column(self.steps, "learning_rate"), color="C0")
-            learning_rate.set_ylabel("learning rate")
-            learning_rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
-            learning_rate.set_ylim(bottom=0)
-            learning_rate.set_xlabel(unit)
-            learning_rate.xaxis.get_major_locator().set_params(integer=True)
-            for axes in (loss, accuracy, learning_rate):
-                axes.grid(alpha=0.3)
-            figure.align_ylabels()
-            handles, labels = loss.get_legend_handles_labels()
-            if handles:
-                figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
+            self.draw(figure)
+
+    def draw(self, figure: Figure) -> None:
+        """Draw what `plot` does on an empty figure of matplotlib with constrained layout."""
+        loss, accuracy, learning_rate = figure.subplots(3, sharex=True, height_ratios=(3, 3, 1))
+        self._draw("loss", loss)
+        self._draw("accuracy", accuracy)
+        unit, positions, _ = self._positions()
+        learning_rate.plot(positions, _column(self.steps, "learning_rate"), color="C0")
+        learning_rate.set_ylabel("learning rate")
+        learning_rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+        learning_rate.set_ylim(bottom=0)
+        learning_rate.set_xlabel(unit)
+        learning_rate.xaxis.get_major_locator().set_params(integer=True)
+        for axes in (loss, accuracy, learning_rate):
+            axes.grid(alpha=0.3)
+        figure.align_ylabels()
+        handles, labels = loss.get_legend_handles_labels()
+        if handles:
+            figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
 
     def _draw(self, quantity: str, axes: Axes) -> None:
         """Draw the panel of the loss or the accuracy."""
