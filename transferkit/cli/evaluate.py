@@ -10,8 +10,8 @@ import typer
 
 from transferkit.cli.arguments import parse_path, read_data_set
 from transferkit.cli.console import print_line, print_table, write_csv
-from transferkit.cli.evaluation import print_evaluation
-from transferkit.cli.options import Backend, BatchSize, Quiet
+from transferkit.cli.evaluation import print_evaluation, write_report
+from transferkit.cli.options import Backend, BatchSize, Quiet, Report
 
 __all__ = ["evaluate"]
 
@@ -43,6 +43,7 @@ def evaluate(
             help="Write the true and predicted class of each image.",
         ),
     ] = None,
+    report: Report = None,
     backend: Backend = None,
     batch_size: BatchSize = 32,
     quiet: Quiet = False,
@@ -50,27 +51,38 @@ def evaluate(
     """Evaluate a classifier on a folder of class folders.
 
     If a table has a column for the split, its rows of the split test are used. Prints the accuracy
-    with its 95% confidence interval, top-3 accuracy, precision and recall of each class, and the
+    with its 95% confidence interval, other metrics, precision, recall and F1 of each class, and the
     classes that are confused most often.
     """
     from transferkit.classification import Classifier
     from transferkit.classification.evaluation import format_score
+    from transferkit.reports import check_report
     from transferkit.support.atomic_write import check_writable, write_atomically
 
     if csv_file is not None:
         check_writable(csv_file)
+    if report is not None:
+        check_report(report)
     data = read_data_set(folder, "test")
     model = Classifier.load(
         classifier, backend=backend, batch_size=batch_size, progress=False if quiet else None
     )
     evaluation = model.evaluate(data, on_error="skip")
     rows = [
-        (label, format_score(score.precision), format_score(score.recall), score.support)
+        (label, *map(format_score, (score.precision, score.recall, score.f1)), score.support)
         for label, score in evaluation.per_class.items()
     ]
-    print_table(("class", "precision", "recall", "images"), rows)
+    print_table(("class", "precision", "recall", "F1", "images"), rows)
     if len(evaluation.classes) > _TOP:
         print_line(f"top-{_TOP} accuracy: {evaluation.top_k(_TOP):.4f}")
+    calibration = evaluation.calibration
+    print_line(f"balanced accuracy: {evaluation.balanced_accuracy:.4f}")
+    print_line(f"macro F1: {evaluation.macro_f1:.4f}")
+    print_line(f"log loss: {evaluation.log_loss:.4f}")
+    print_line(
+        f"expected calibration error: {calibration.ece:.4f} (with exactly right probabilities "
+        f"{calibration.ece_by_chance:.4f} on average)"
+    )
     print_evaluation(evaluation, f"of {folder}")
     if csv_file is not None:
         labels = evaluation.classes.tolist()
@@ -89,3 +101,5 @@ def evaluate(
             write_csv(text, ("source", "label", "predicted", "probability"), predictions)
             text.detach()
         print_line(f"saved {csv_file}")
+    if report is not None:
+        write_report(evaluation, report)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transferkit.cli.console import format_count, print_line, print_skipped, print_table
@@ -9,7 +12,7 @@ from transferkit.cli.console import format_count, print_line, print_skipped, pri
 if TYPE_CHECKING:
     from transferkit.classification import Evaluation
 
-__all__ = ["format_accuracy", "print_evaluation"]
+__all__ = ["format_accuracy", "print_evaluation", "write_report"]
 
 
 def format_accuracy(accuracy: float, number: int) -> str:
@@ -32,3 +35,9 @@ def print_evaluation(evaluation: Evaluation, where: str) -> None:
         print_line("most frequent confusions:")
         print_table(("true class", "predicted class", "images"), confusions)
     print_skipped(evaluation.skipped)
+
+
+def write_report(evaluation: Evaluation, path: Path) -> None:
+    """Write the report of an evaluation, with the command that is running."""
+    evaluation.report(path, command=shlex.join(["transferkit", *sys.argv[1:]]))
+    print_line(f"saved {path}")

@@ -9,7 +9,7 @@ import typer
 
 from transferkit.cli.arguments import parse_path, read_data_set
 from transferkit.cli.console import format_count, print_line, print_skipped, print_warning
-from transferkit.cli.evaluation import format_accuracy, print_evaluation
+from transferkit.cli.evaluation import format_accuracy, print_evaluation, write_report
 from transferkit.cli.options import (
     CLASSIFIER_SUFFIX,
     DEFAULT_NETWORK,
@@ -17,12 +17,14 @@ from transferkit.cli.options import (
     BatchSize,
     Network,
     Quiet,
+    Report,
     Seed,
     Weights,
 )
 from transferkit.errors import DatasetError, OutputError
 
 if TYPE_CHECKING:
+    from transferkit.classification import Classifier, Evaluation
     from transferkit.training import History
 
 __all__ = ["fit"]
@@ -64,6 +66,7 @@ def fit(
             "training, such as 0.2.",
         ),
     ] = None,
+    report: Report = None,
     network: Network = DEFAULT_NETWORK,
     weights: Weights = None,
     backend: Backend = None,
@@ -129,16 +132,8 @@ def fit(
     """
     from transferkit.classification.classifier import Classifier
     from transferkit.classification.fine_tuning import FineTuning
-    from transferkit.support.atomic_write import check_writable
 
-    # Everything that can be checked before the network runs is checked here.
-    if output.suffix != CLASSIFIER_SUFFIX:
-        raise OutputError(f"{output}: expected a file name that ends in {CLASSIFIER_SUFFIX}")
-    check_writable(output)
-    if holdout is not None and test is not None:
-        raise typer.BadParameter("--test and --holdout cannot be used together")
-    if holdout is not None and not 0 < holdout < 1:
-        raise typer.BadParameter(f"--holdout is {holdout:g}; expected a fraction such as 0.2")
+    _check_arguments(output, report, test, holdout)
     settings = None
     if fine_tune:
         settings = FineTuning(
@@ -181,9 +176,38 @@ def fit(
         names += ", ..."
     print_line(f"saved {output}: {len(classes)} classes ({names}), C = {classifier.C_:g}")
     _print_history(classifier.history_)
-    if tested is not None:
-        what = "held out" if test is None else f"of {test}"
-        print_evaluation(classifier.evaluate(tested, on_error="skip"), what)
+    evaluation = None if tested is None else classifier.evaluate(tested, on_error="skip")
+    _print_accuracy(classifier, evaluation, "held out" if test is None else f"of {test}", report)
+
+
+def _check_arguments(
+    output: Path, report: Path | None, test: Path | None, holdout: float | None
+) -> None:
+    """Check everything that can be checked before the network runs."""
+    from transferkit.reports import check_report
+    from transferkit.support.atomic_write import check_writable
+
+    if output.suffix != CLASSIFIER_SUFFIX:
+        raise OutputError(f"{output}: expected a file name that ends in {CLASSIFIER_SUFFIX}")
+    check_writable(output)
+    if report is not None:
+        if test is None and holdout is None:
+            raise typer.BadParameter("--report needs --test or --holdout")
+        check_report(report)
+    if holdout is not None and test is not None:
+        raise typer.BadParameter("--test and --holdout cannot be used together")
+    if holdout is not None and not 0 < holdout < 1:
+        raise typer.BadParameter(f"--holdout is {holdout:g}; expected a fraction such as 0.2")
+
+
+def _print_accuracy(
+    classifier: Classifier, evaluation: Evaluation | None, where: str, report: Path | None
+) -> None:
+    """Print an evaluation and write its report, or print the cross-validated accuracy."""
+    if evaluation is not None:
+        print_evaluation(evaluation, where)
+        if report is not None:
+            write_report(evaluation, report)
     elif classifier.cv_accuracy_ is not None and classifier.n_samples_fit_ is not None:
         number = classifier.n_samples_fit_
         accuracy = format_accuracy(classifier.cv_accuracy_, number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -28,6 +29,8 @@ from transferkit.cli.options import (
 
 __all__ = ["predict"]
 
+_UNKNOWN = "none of these"
+
 
 def predict(
     paths: Annotated[
@@ -42,6 +45,21 @@ def predict(
     top: Annotated[
         int, typer.Option(metavar="N", min=1, help="Number of classes to print for each image.")
     ] = 1,
+    unknown: Annotated[
+        bool,
+        typer.Option(
+            "--unknown",
+            help="Print 'none of these' for images that are far from the training images.",
+        ),
+    ] = False,
+    known_share: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="With --unknown: the share of images of the classes that keep their class.",
+            show_default="0.98",
+        ),
+    ] = None,
     as_json: Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     network: Annotated[
@@ -61,8 +79,11 @@ def predict(
 
     Images that cannot be read are skipped and listed at the end.
     """
-    from transferkit.classification.classifier import Classifier, top_predictions
+    import numpy as np
+
+    from transferkit.classification.classifier import KNOWN_SHARE, Classifier, top_predictions
     from transferkit.features.extractor import FeatureExtractor
+    from transferkit.networks.passes import UNKNOWN_SCORE
 
     if as_json and as_csv:
         raise typer.BadParameter("--json and --csv cannot be used together")
@@ -82,35 +103,60 @@ def predict(
         classifier = Classifier.pretrained(
             network or DEFAULT_NETWORK, weights=weights, backend=backend
         )
+    if known_share is not None and not unknown:
+        raise typer.BadParameter("--known-share needs --unknown")
+    layers = ["probabilities"]
+    threshold = math.inf
+    if unknown:
+        threshold = classifier.unknown_threshold(
+            KNOWN_SHARE if known_share is None else known_share
+        )
+        layers.append(UNKNOWN_SCORE)
     extractor = FeatureExtractor(
         classifier.model_,
         backend=backend,
         batch_size=batch_size,
         progress=False if quiet else None,
     )
-    outputs = extractor.extract(list_files(paths), ["probabilities"], on_error="skip")
+    outputs = extractor.extract(list_files(paths), layers, on_error="skip")
+    scores = outputs[UNKNOWN_SCORE][:, 0] if unknown else np.zeros(len(outputs.sources))
     predictions = [
         top_predictions(classifier.classes_, probabilities, top)
         for probabilities in outputs["probabilities"]
     ]
+    # Of each image, its score too, which is not shown without --unknown.
+    found = list(zip(outputs.sources, predictions, scores.tolist(), strict=True))
     if as_json:
         images = [
-            {"source": source, "predictions": [prediction._asdict() for prediction in best]}
-            for source, best in zip(outputs.sources, predictions, strict=True)
+            {
+                "source": source,
+                "predictions": [prediction._asdict() for prediction in best],
+                **({"unknown_score": score, "unknown": score > threshold} if unknown else {}),
+            }
+            for source, best, score in found
         ]
         print_json({"images": images, "skipped": skipped_to_dicts(outputs.skipped)})
     elif as_csv:
         ranked = (
-            (source, rank, label, f"{probability:.6f}")
-            for source, best in zip(outputs.sources, predictions, strict=True)
+            (
+                source,
+                rank,
+                label,
+                f"{probability:.6f}",
+                *((f"{score:.6f}", int(score > threshold)) if unknown else ()),
+            )
+            for source, best, score in found
             for rank, (label, probability) in enumerate(best, start=1)
         )
-        write_csv(sys.stdout, ("source", "rank", "label", "probability"), ranked)
+        more = ("unknown_score", "unknown") if unknown else ()
+        write_csv(sys.stdout, ("source", "rank", "label", "probability", *more), ranked)
     else:
         rows = [
             (source if rank == 0 else "", label, f"{probability:.3f}")
-            for source, best in zip(outputs.sources, predictions, strict=True)
-            for rank, (label, probability) in enumerate(best)
+            if score <= threshold
+            else (source, _UNKNOWN, "-")
+            for source, best, score in found
+            for rank, (label, probability) in enumerate(best[:1] if score > threshold else best)
         ]
         print_table(("image", "class", "probability"), rows)
     print_skipped(outputs.skipped)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable
 import numpy as np
 
 from transferkit.errors import ParameterError
-from transferkit.networks.graph import Network, Node, Weights
+from transferkit.networks.graph import Attribute, Network, Node, Weights
 
 __all__ = [
     "TEMPERATURE",
@@ -285,7 +285,7 @@ def add_unknown_score(network: Network, *, num_axes: int, num_classes: int, size
         "unknown.shift": (1,),
     }
     axes, offset, weight, bias, scale, shift = shapes
-    over = {"axes": (1,), "keepdims": True}
+    over: dict[str, Attribute] = {"axes": (1,), "keepdims": True}
     nodes = (
         Node("unknown_axes", "linear", (embedding,), {}, (axes, offset)),
         Node("unknown_squares", "multiply", ("unknown_axes", "unknown_axes")),
