@@ -46,6 +46,22 @@ def test_file_names_that_are_not_text_are_written(tmp_path: Path, classifier_fil
     assert b"/\xff\xfe.jpg,brick," in file.read_bytes()
 
 
+def test_a_report_is_written(tmp_path: Path, classifier_file: Path) -> None:
+    pytest.importorskip("jinja2")
+    pytest.importorskip("matplotlib")
+    file = tmp_path / "report.html"
+    text = output_of("evaluate", classifier_file, TEST, "--report", file)
+    evaluation = Classifier.load(classifier_file).evaluate(TEST)
+    assert f"saved {file}" in text
+    assert f"log loss: {evaluation.log_loss:.4f}" in text
+    assert f"expected calibration error: {evaluation.calibration.ece:.4f}" in text
+    page = file.read_text(encoding="utf-8")
+    assert "transferkit " in page
+    assert f"{100 * evaluation.accuracy:.1f}% accuracy" in page
+    message = error_of("evaluate", classifier_file, TEST, "--report", tmp_path / "report.pdf")
+    assert "expected a file name that ends in .html" in message
+
+
 def test_invalid_arguments_are_rejected(tmp_path: Path, classifier_file: Path) -> None:
     assert "no such file" in error_of("evaluate", tmp_path / "no.safetensors", TEST)
     message = error_of("evaluate", classifier_file, TEST, "--csv", tmp_path / "no" / "x.csv")

@@ -222,3 +222,15 @@ def test_fine_tuning_is_reported_and_resumed(tmp_path: Path, differentiable: Bac
 def test_options_of_fine_tuning_need_it(tmp_path: Path) -> None:
     message = usage_error_of("fit", TRAIN, "-o", tmp_path / "c.safetensors", "--epochs", 3)
     assert "need --fine-tune" in message
+
+
+def test_a_report_needs_images_to_test_on(tmp_path: Path) -> None:
+    pytest.importorskip("jinja2")
+    pytest.importorskip("matplotlib")
+    output, report = tmp_path / "ground.safetensors", tmp_path / "report.html"
+    message = usage_error_of("fit", TRAIN, "-o", output, "--report", report)
+    assert "--report needs --test or --holdout" in message
+    assert not output.exists()
+    text = output_of("fit", TRAIN, "-o", output, "--C", 10, "--test", TEST, "--report", report)
+    assert f"saved {report}" in text
+    assert "24 images of 3 classes" in report.read_text(encoding="utf-8")

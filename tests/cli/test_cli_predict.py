@@ -41,6 +41,26 @@ def test_table_json_and_csv_contain_the_same_predictions(classifier_file: Path) 
             assert float(row["probability"]) == pytest.approx(prediction.probability, abs=1e-5)
 
 
+def test_images_of_other_kinds_are_none_of_the_classes(classifier_file: Path) -> None:
+    paths = [DEMO / "test" / "grass" / "grass-1.jpg", CAT]
+    classifier = Classifier.load(classifier_file)
+    table = output_of("predict", classifier_file, *paths, "--unknown")
+    rows = [line for line in table.splitlines() if ".jpg" in line]
+    assert ["none of these" in row for row in rows] == [False, True]
+    text = output_of("predict", classifier_file, *paths, "--unknown", "--csv")
+    entries = list(csv.DictReader(io.StringIO(text)))
+    assert [entry["unknown"] for entry in entries] == ["0", "1"]
+    scores = classifier.unknown_score(paths)
+    assert [float(entry["unknown_score"]) for entry in entries] == pytest.approx(scores, rel=1e-4)
+    text = output_of("predict", classifier_file, *paths, "--unknown", "--json", "--known-share", 1)
+    images = json.loads(text)["images"]
+    limit = classifier.unknown_threshold(1)
+    assert [image["unknown"] for image in images] == (scores > limit).tolist()
+    message = usage_error_of("predict", classifier_file, CAT, "--known-share", 0.9)
+    assert "--known-share needs --unknown" in message
+    assert "fit it again" in error_of("predict", CAT, "--unknown")
+
+
 def test_without_a_classifier_imagenet_classes_are_predicted() -> None:
     (image,) = json.loads(output_of("predict", CAT, "--json", "--top", 3))["images"]
     assert image["predictions"][0]["label"] == "Egyptian cat"

@@ -313,11 +313,14 @@ class Evaluation:
 
     def _mean_over_classes(self, metric: Callable[..., float]) -> float | None:
         """Return the mean of a metric over the classes, each against the others."""
+        present = np.unique(self.label_indices)
+        if len(present) == 1:
+            return None
         scores = [
             float(metric(self.label_indices == index, self.probabilities[:, index]))
-            for index in np.unique(self.label_indices)
+            for index in present
         ]
-        return None if len(scores) < 2 else float(np.mean(scores))
+        return float(np.mean(scores))
 
     def interval_of(
         self,

@@ -10,8 +10,8 @@ import typer
 
 from transferkit.cli.arguments import parse_path, read_data_set
 from transferkit.cli.console import print_line, print_table, write_csv
-from transferkit.cli.evaluation import print_evaluation, write_report
-from transferkit.cli.options import Backend, BatchSize, Quiet, Report
+from transferkit.cli.evaluation import Report, print_evaluation, write_report
+from transferkit.cli.options import Backend, BatchSize, Quiet
 
 __all__ = ["evaluate"]
 

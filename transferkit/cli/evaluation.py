@@ -5,14 +5,26 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from transferkit.cli.arguments import parse_path
 from transferkit.cli.console import format_count, print_line, print_skipped, print_table
 
 if TYPE_CHECKING:
     from transferkit.classification import Evaluation
 
-__all__ = ["format_accuracy", "print_evaluation", "write_report"]
+__all__ = ["Report", "format_accuracy", "print_evaluation", "write_report"]
+
+Report = Annotated[
+    Path | None,
+    typer.Option(
+        parser=parse_path,
+        metavar="FILE",
+        help="Write a page with the evaluation: one .html file with everything in it.",
+    ),
+]
 
 
 def format_accuracy(accuracy: float, number: int) -> str:

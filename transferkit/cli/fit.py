@@ -9,7 +9,7 @@ import typer
 
 from transferkit.cli.arguments import parse_path, read_data_set
 from transferkit.cli.console import format_count, print_line, print_skipped, print_warning
-from transferkit.cli.evaluation import format_accuracy, print_evaluation, write_report
+from transferkit.cli.evaluation import Report, format_accuracy, print_evaluation, write_report
 from transferkit.cli.options import (
     CLASSIFIER_SUFFIX,
     DEFAULT_NETWORK,
@@ -17,7 +17,6 @@ from transferkit.cli.options import (
     BatchSize,
     Network,
     Quiet,
-    Report,
     Seed,
     Weights,
 )

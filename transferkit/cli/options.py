@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
-
-from transferkit.cli.arguments import parse_path
 
 __all__ = [
     "CLASSIFIER_SUFFIX",
@@ -18,7 +15,6 @@ __all__ = [
     "Network",
     "NetworkOrClassifier",
     "Quiet",
-    "Report",
     "Seed",
     "Weights",
 ]
@@ -58,11 +54,3 @@ BatchSize = Annotated[int, typer.Option(metavar="N", min=1, help="Number of imag
 Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the random numbers.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Hide the progress bars.")]
-Report = Annotated[
-    Path | None,
-    typer.Option(
-        parser=parse_path,
-        metavar="FILE",
-        help="Write a page with the evaluation: an .html file with everything in it.",
-    ),
-]
