@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 from command_line import error_of, output_of, run, usage_error_of
 from samples import DEMO
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
+from transferkit.classification.calibration import Calibration
 from transferkit.classification.evaluation_plots import draw_calibration
+from transferkit.classification.provenance import Provenance
+from transferkit.images import ImageLike, Skipped
 from transferkit.reports import Thumbnail, chart, make_thumbnails, write_page
-
-if TYPE_CHECKING:
-    from transferkit.classification.evaluation import EvaluatedImage, Evaluation, Mistake
-    from transferkit.training.history import History
+from transferkit.training.history import History
 
 __all__ = ["write_report"]
 
@@ -28,12 +29,104 @@ _MAX_SKIPPED = 100
 _MAX_OPACITY = 0.35
 
 
-def write_report(path: str | os.PathLike[str], evaluation: Evaluation, command: str | None) -> None:
-    """Write the report of an evaluation; see `Evaluation.report`."""
+class _Score(Protocol):
+    """What the report needs of the score of a class."""
+
+    @property
+    def precision(self) -> float | None: ...
+    @property
+    def recall(self) -> float | None: ...
+    @property
+    def f1(self) -> float | None: ...
+    @property
+    def support(self) -> int: ...
+
+
+class _Image(Protocol):
+    """What it needs of an evaluated image."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def label(self) -> Hashable: ...
+    @property
+    def predicted(self) -> Hashable: ...
+    @property
+    def probability(self) -> float: ...
+
+
+class _Evaluation(Protocol):
+    """What it needs of an `Evaluation`, whose module imports this one."""
+
+    @property
+    def classes(self) -> npt.NDArray[np.generic]: ...
+    @property
+    def label_indices(self) -> npt.NDArray[np.intp]: ...
+    @property
+    def sources(self) -> list[str]: ...
+    @property
+    def skipped(self) -> list[Skipped]: ...
+    @property
+    def images(self) -> Sequence[ImageLike] | None: ...
+    @property
+    def temperature(self) -> float | None: ...
+    @property
+    def history(self) -> History | None: ...
+    @property
+    def provenance(self) -> Provenance | None: ...
+    @property
+    def confusion_matrix(self) -> npt.NDArray[np.intp]: ...
+    @property
+    def accuracy(self) -> float: ...
+    @property
+    def interval(self) -> tuple[float, float]: ...
+    @property
+    def balanced_accuracy(self) -> float: ...
+    @property
+    def macro_f1(self) -> float: ...
+    @property
+    def log_loss(self) -> float: ...
+    @property
+    def roc_auc(self) -> float | None: ...
+    @property
+    def average_precision(self) -> float | None: ...
+    @property
+    def calibration(self) -> Calibration: ...
+    @property
+    def per_class(self) -> Mapping[Hashable, _Score]: ...
+    @property
+    def mistakes(self) -> Sequence[_Image]: ...
+    def top_k(self, k: int) -> float: ...
+    def interval_of(self, metric: str) -> tuple[float, float] | None: ...
+    def least_confident(self, number: int) -> Sequence[_Image]: ...
+    def worst_pairs(self, number: int) -> Sequence[Sequence[object]]: ...
+
+
+def write_report(
+    path: str | os.PathLike[str], evaluation: _Evaluation, command: str | None
+) -> None:
+    """Write the report of an evaluation.
+
+    Parameters
+    ----------
+    path
+        Ends in ``.html``.
+    evaluation
+        The evaluation.
+    command
+        The command that repeats it; None: unknown.
+
+    Raises
+    ------
+    UnsupportedError
+        If Jinja or matplotlib is not installed.
+    OutputError
+        If the file cannot be written, or its name does not end in ``.html``.
+    """
     write_page(path, "evaluation.html", _content(evaluation, command))
 
 
-def _content(evaluation: Evaluation, command: str | None) -> dict[str, Any]:
+def _content(evaluation: _Evaluation, command: str | None) -> dict[str, Any]:
     """Return the variables of the template."""
     number = len(evaluation.label_indices)
     mistakes = evaluation.mistakes
@@ -85,7 +178,7 @@ def _content(evaluation: Evaluation, command: str | None) -> dict[str, Any]:
     }
 
 
-def _metrics(evaluation: Evaluation) -> list[tuple[str, str, str]]:
+def _metrics(evaluation: _Evaluation) -> list[tuple[str, str, str]]:
     """Return the name, the value and the interval of each metric."""
 
     def interval(name: str) -> str:
@@ -109,7 +202,7 @@ def _metrics(evaluation: Evaluation) -> list[tuple[str, str, str]]:
     return [(name, f"{value:.4f}", interval) for name, value, interval in rows]
 
 
-def _per_class(evaluation: Evaluation) -> list[tuple[str, ...]]:
+def _per_class(evaluation: _Evaluation) -> list[tuple[str, ...]]:
     return [
         (
             str(label),
@@ -120,7 +213,7 @@ def _per_class(evaluation: Evaluation) -> list[tuple[str, ...]]:
     ]
 
 
-def _matrix(evaluation: Evaluation) -> list[tuple[str, list[tuple[int, float, bool]]]] | None:
+def _matrix(evaluation: _Evaluation) -> list[tuple[str, list[tuple[int, float, bool]]]] | None:
     """Return the label and the cells of each row: number, opacity, whether it is correct."""
     matrix = evaluation.confusion_matrix
     if len(matrix) > _MAX_CLASSES_OF_MATRIX:
@@ -152,7 +245,7 @@ def _curves(history: History | None) -> list[tuple[str, str]]:
     ]
 
 
-def _thumbnails(evaluation: Evaluation, sources: Sequence[str]) -> dict[str, Thumbnail]:
+def _thumbnails(evaluation: _Evaluation, sources: Sequence[str]) -> dict[str, Thumbnail]:
     images = evaluation.images
     if images is None:
         return make_thumbnails({source: Path(source) for source in sources})
@@ -160,9 +253,7 @@ def _thumbnails(evaluation: Evaluation, sources: Sequence[str]) -> dict[str, Thu
     return make_thumbnails({source: by_source[source] for source in sources})
 
 
-def _photos(
-    images: Sequence[EvaluatedImage | Mistake], thumbnails: dict[str, Thumbnail]
-) -> list[dict[str, Any]]:
+def _photos(images: Sequence[_Image], thumbnails: dict[str, Thumbnail]) -> list[dict[str, Any]]:
     return [
         {
             "thumbnail": thumbnails[image.source],
@@ -176,7 +267,7 @@ def _photos(
     ]
 
 
-def _provenance(evaluation: Evaluation) -> list[tuple[str, str]]:
+def _provenance(evaluation: _Evaluation) -> list[tuple[str, str]]:
     provenance = evaluation.provenance
     if provenance is None:
         return []
