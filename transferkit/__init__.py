@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transferkit.images import Preprocessing as Preprocessing
     from transferkit.images import list_images as list_images
     from transferkit.images import list_labeled_images as list_labeled_images
+    from transferkit.inspection import inspect_images as inspect_images
     from transferkit.optimization import ImageOptimizer as ImageOptimizer
 
 
@@ -42,6 +43,7 @@ _HOMES = {
     "Preprocessing": "transferkit.images",
     "TransferkitError": "transferkit.errors",
     "find_learning_rate": "transferkit.classification",
+    "inspect_images": "transferkit.inspection",
     "list_images": "transferkit.images",
     "list_labeled_images": "transferkit.images",
 }
@@ -57,6 +59,7 @@ __all__ = [
     "Preprocessing",
     "TransferkitError",
     "find_learning_rate",
+    "inspect_images",
     "list_images",
     "list_labeled_images",
 ]
