@@ -24,6 +24,7 @@ from transferkit.cli.download import download
 from transferkit.cli.evaluate import evaluate
 from transferkit.cli.extract import extract
 from transferkit.cli.fit import fit
+from transferkit.cli.inspect import inspect, restore
 from transferkit.cli.layers import layers
 from transferkit.cli.networks import networks
 from transferkit.cli.predict import predict
@@ -93,6 +94,7 @@ def _program(
 # --help lists the commands in this order: first those that compute something.
 for _command in (
     demo,
+    inspect,
     fit,
     evaluate,
     predict,
@@ -104,6 +106,7 @@ for _command in (
     layers,
     backends,
     download,
+    restore,
 ):
     app.command()(_command)
 app.add_typer(cache, name="cache")

@@ -150,10 +150,8 @@ def fit(
         )
     skipped: list[Skipped] = []
     X, y = list_labeled_images(folder, on_error="skip", skipped=skipped)
-    labels = set(y)
-    if test is not None and (unknown := set(list_labeled_images(test)[1]) - labels):
-        names = ", ".join(sorted(unknown)[:5]) + (", ..." if len(unknown) > 5 else "")
-        raise DatasetError(f"{test}: {len(unknown)} of its classes are not in {folder}: {names}")
+    if test is not None:
+        _check_test(test, folder, X, set(y))
     classifier = Classifier(
         network,
         C=inverse_regularization,
@@ -189,6 +187,35 @@ def fit(
         number = classifier.n_samples_fit_
         accuracy = format_accuracy(classifier.cv_accuracy_, number)
         print_line(f"cross-validated accuracy on {format_count(number, 'image')}: {accuracy}")
+
+
+def _check_test(test: Path, folder: Path, train: list[Path], labels: set[str]) -> None:
+    """Check the classes of the test images, and warn of exact copies of training images.
+
+    Raises
+    ------
+    DatasetError
+        If classes are unknown.
+    """
+    from transferkit.images import list_labeled_images
+    from transferkit.inspection.leaks import exact_copies
+
+    images, test_labels = list_labeled_images(test)
+    if unknown := set(test_labels) - labels:
+        names = ", ".join(sorted(unknown)[:5]) + (", ..." if len(unknown) > 5 else "")
+        raise DatasetError(f"{test}: {len(unknown)} of its classes are not in {folder}: {names}")
+    if test.resolve() == folder.resolve():
+        # A warning after the training says so.
+        return
+    copies = exact_copies(train, images)
+    if copies:
+        number = format_count(len(copies), "test image")
+        verb = "is a copy" if len(copies) == 1 else "are copies"
+        print_warning(
+            f"warning: {number} {verb} of training images, such as {copies[0][0]} of "
+            f"{copies[0][1]}: the accuracy on new images may be lower; 'transferkit inspect' also "
+            "finds copies that were re-saved, resized, mirrored or cropped"
+        )
 
 
 def _print_history(history: History | None) -> None:

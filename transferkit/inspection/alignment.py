@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from transferkit.images.conversion import to_float32
+
 __all__ = ["SIDE", "compare_copies"]
 
 SIDE = 64
@@ -16,13 +18,19 @@ SIDE = 64
 # Coarse to fine: the side of the copies, the number of Gauss-Newton steps, and the correlation
 # below which a pair is given up.
 _LEVELS = ((16, 5, 0.6), (32, 3, 0.75), (SIDE, 3, 0.0))
+# Copies of the same part need no alignment, even if they have no structure at 16 pixels.
+_UNALIGNED = ((SIDE, 0, 0.5),)
 # After a search at 32 pixels. The copies may have no structure that is visible at 16.
 _LEVELS_AFTER_SEARCH = ((32, 4, 0.3), (SIDE, 4, 0.0))
 _SEARCHED = 32
 _SEARCH_BLOCK = 16
 # The scale and shift of crops along one axis: 80%, 90% and 100%, in steps of 5%.
 _CROPS = np.array(
-    [(scale, step / 20) for scale, steps in ((1.0, 0), (0.9, 2), (0.8, 4)) for step in range(-steps, steps + 1)],
+    [
+        (scale, step / 20)
+        for scale, steps in ((1.0, 0), (0.9, 2), (0.8, 4))
+        for step in range(-steps, steps + 1)
+    ],
     np.float32,
 ).T
 _IS_STRETCHED = np.abs(_CROPS[0][:, None] - _CROPS[0]) > 0.15
@@ -92,14 +100,13 @@ def compare_copies(
     similarity = np.full(len(first), -1.0, np.float32)
     for start in range(0, len(first), _BLOCK):
         block = slice(start, start + _BLOCK)
-        one = copies[first[block]].astype(np.float32) / 255
-        other = copies[second[block]].astype(np.float32) / 255
+        one, other = to_float32(copies[first[block]]), to_float32(copies[second[block]])
         for candidate in (other, np.ascontiguousarray(other[:, :, ::-1])):
             if search:
                 found = _search_and_compare(one, candidate)
             else:
                 found = np.maximum(
-                    _similarity(one, candidate, np.ones_like(one)),
+                    _compare(one, candidate, _identity(len(one)), _UNALIGNED),
                     _compare(one, candidate, _identity(len(one)), _LEVELS),
                 )
             similarity[block] = np.maximum(similarity[block], found)
@@ -150,9 +157,7 @@ def _similarity(one: Floats, other: Floats, weights: Floats) -> Floats:
         (((one - offset) / gain).clip(0, 1), other),
     )
     found = [
-        np.minimum(
-            _correlation(a, b, weights), _correlation(_detail(a), _detail(b), weights)
-        )
+        np.minimum(_correlation(a, b, weights), _correlation(_detail(a), _detail(b), weights))
         for a, b in pairs
     ]
     highest: Floats = np.maximum.reduce(found)
@@ -238,7 +243,8 @@ def _matrices(warp: _Warp, side: int) -> tuple[list[Floats], list[Floats]]:
 def _apply(copies: Floats, warp: _Warp) -> tuple[Floats, Floats]:
     """Return the warped copies, and the weight of each pixel: 0 outside of the copy."""
     (rows, columns), (inside_y, inside_x) = _matrices(warp, copies.shape[1])
-    return rows @ copies @ columns.swapaxes(1, 2), inside_y[:, :, None] * inside_x[:, None, :]
+    warped: Floats = rows @ copies @ columns.swapaxes(1, 2)
+    return warped, np.multiply(inside_y[:, :, None], inside_x[:, None, :], dtype=np.float32)
 
 
 def _improve(first: Floats, second: Floats, warp: _Warp) -> _Warp:

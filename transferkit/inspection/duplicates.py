@@ -19,6 +19,9 @@ NEIGHBORS = 6
 # Of embeddings: pairs below are not compared; below the second, no crops are searched.
 _MIN_COSINE = 0.5
 _MIN_COSINE_OF_SEARCH = 0.82
+# How much mean colors may differ: absolutely, and relative to their distance from gray.
+_COLOR_TOLERANCE = 0.04
+_RELATIVE_COLOR_TOLERANCE = 0.4
 # Where embeddings are much closer to each other than usual in the data set, by this fraction of
 # what is left to 1, less similarity in pixels is enough.
 _CLOSE = 0.5
@@ -72,6 +75,7 @@ def exact_pairs(digests: Sequence[bytes], rank: npt.NDArray[np.intp]) -> Iterato
 
 def near_pairs(
     copies: npt.NDArray[np.uint8],
+    colors: npt.NDArray[np.float32],
     neighbors: Neighbors,
     threshold: float,
 ) -> list[Pair]:
@@ -81,31 +85,19 @@ def near_pairs(
     ----------
     copies
         (n, 64, 64) small gray copies.
+    colors
+        (n, 3) mean colors, `Measures.color`.
     neighbors
         The nearest neighbors of each, by embedding.
     threshold
         The similarity in pixels from which on two images are copies.
     """
-    number, k = neighbors.indices.shape
-    first = np.repeat(np.arange(number), k)
-    second, cosine = neighbors.indices.ravel(), neighbors.similarities.ravel()
-    nearest = np.tile(np.arange(k) == 0, number)
-    kept = cosine >= _MIN_COSINE
-    first, second, cosine, nearest = (part[kept] for part in (first, second, cosine, nearest))
-    # Each pair once; nearest if one of the two is the nearest neighbor of the other.
-    low, high = np.minimum(first, second), np.maximum(first, second)
-    order = np.lexsort((~nearest, high, low))
-    low, high, cosine, nearest = low[order], high[order], cosine[order], nearest[order]
-    is_new = np.ones(len(low), bool)
-    is_new[1:] = (low[1:] != low[:-1]) | (high[1:] != high[:-1])
-    low, high, cosine, nearest = low[is_new], high[is_new], cosine[is_new], nearest[is_new]
+    low, high, cosine, nearest = _candidates(neighbors, colors)
     similarity = compare_copies(copies, low, high)
     usual = float(np.median(neighbors.similarities[:, 0]))
     is_close = cosine - usual >= _CLOSE * (1 - usual)
     required = np.where(is_close, threshold - _ALLOWANCE, threshold)
-    searched = np.flatnonzero(
-        (similarity < required) & nearest & (cosine >= _MIN_COSINE_OF_SEARCH)
-    )
+    searched = np.flatnonzero((similarity < required) & nearest & (cosine >= _MIN_COSINE_OF_SEARCH))
     similarity[searched] = np.maximum(
         similarity[searched], compare_copies(copies, low[searched], high[searched], search=True)
     )
@@ -113,6 +105,44 @@ def near_pairs(
         Pair(int(low[row]), int(high[row]), float(min(similarity[row], 1.0)), float(required[row]))
         for row in np.flatnonzero(similarity >= required)
     ]
+
+
+class _Candidates(NamedTuple):
+    """Pairs of neighbors, each once.
+
+    ``nearest`` is whether one of the two images is the nearest neighbor of the other.
+    """
+
+    low: npt.NDArray[np.intp]
+    high: npt.NDArray[np.intp]
+    cosine: npt.NDArray[np.float32]
+    nearest: npt.NDArray[np.bool_]
+
+
+def _candidates(neighbors: Neighbors, colors: npt.NDArray[np.float32]) -> _Candidates:
+    number, k = neighbors.indices.shape
+    first = np.repeat(np.arange(number), k)
+    second = neighbors.indices.ravel()
+    low, high = np.minimum(first, second), np.maximum(first, second)
+    cosine = neighbors.similarities.ravel()
+    nearest = np.tile(np.arange(k) == 0, number)
+    # Each pair once, the entry of a nearest neighbor before others of the same pair.
+    order = np.lexsort((~nearest, high, low))
+    low, high = low[order], high[order]
+    is_new = np.ones(len(order), bool)
+    is_new[1:] = (low[1:] != low[:-1]) | (high[1:] != high[:-1])
+    kept = (cosine[order] >= _MIN_COSINE) & _have_same_colors(colors[low], colors[high]) & is_new
+    return _Candidates(low[kept], high[kept], cosine[order][kept], nearest[order][kept])
+
+
+def _have_same_colors(
+    first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]
+) -> npt.NDArray[np.bool_]:
+    """Return which pairs have similar colors; a brighter copy may also be more colorful."""
+    larger = np.maximum(np.linalg.norm(first, axis=1), np.linalg.norm(second, axis=1))
+    distance = np.linalg.norm(first - second, axis=1)
+    same: npt.NDArray[np.bool_] = distance <= _COLOR_TOLERANCE + _RELATIVE_COLOR_TOLERANCE * larger
+    return same
 
 
 def groups_of_copies(number: int, pairs: Sequence[Pair]) -> npt.NDArray[np.intp]:

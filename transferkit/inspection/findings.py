@@ -150,6 +150,8 @@ def check_thresholds(thresholds: Mapping[str, float] | None) -> dict[str, float]
             raise UnknownNameError("threshold", kind, THRESHOLDS)
         # Not `value != value` alone: infinity turns a kind off, NaN is a mistake.
         if not is_number(value) or value != value:  # noqa: PLR0124
-            raise ParameterError(f"the threshold of {kind!r} is {shorten(value)}; expected a number")
+            raise ParameterError(
+                f"the threshold of {kind!r} is {shorten(value)}; expected a number"
+            )
         merged[kind] = float(value)
     return merged

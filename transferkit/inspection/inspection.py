@@ -25,8 +25,7 @@ from transferkit.inspection.duplicates import (
 )
 from transferkit.inspection.findings import KINDS, Finding, check_kinds, check_thresholds
 from transferkit.inspection.labels import label_disagreement, outlier_scores
-from transferkit.inspection.measures import Measures
-from transferkit.inspection.neighbors import MAX_EXACT, check_number, find_neighbors
+from transferkit.inspection.neighbors import check_number, find_neighbors
 from transferkit.inspection.observation import Observer
 from transferkit.inspection.result import Inspection
 from transferkit.models import AnyWeights
@@ -201,7 +200,7 @@ def _collect(data: Images | LabelledImages) -> tuple[Path | None, _Collection]:
 def _read_folder(folder: Path) -> LabelledImages | list[Path]:
     """Return the images of a folder, with labels unless most images are in no subfolder."""
     images = list_images(folder)
-    loose = sum(image.parent == folder or image == folder for image in images)
+    loose = sum(folder in (image, image.parent) for image in images)
     return images if 2 * loose >= len(images) else from_folder(folder, on_error="skip")
 
 
@@ -241,9 +240,7 @@ def _observe(extractor: FeatureExtractor, collection: _Collection) -> _Observed:
     norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
     embeddings = embeddings / np.maximum(norms, np.finfo(np.float32).tiny)
     left_out = sorted(set(range(len(collection.sources))) - set(features.indices.tolist()))
-    reasons = {
-        index: one.reason for index, one in zip(left_out, features.skipped, strict=True)
-    }
+    reasons = {index: one.reason for index, one in zip(left_out, features.skipped, strict=True)}
     return _Observed(observer, features.indices, embeddings, reasons)
 
 
@@ -280,22 +277,29 @@ def _appearance_findings(
     ]
     if not rows:
         return
-    columns = Measures(*np.array([measures for _, measures in rows]).T)  # type: ignore[arg-type]
-    width, height = np.asarray(columns.width), np.asarray(columns.height)
+
+    def column(name: str) -> npt.NDArray[np.float64]:
+        return np.array([getattr(measures, name) for _, measures in rows], np.float64)
+
+    width, height = column("width"), column("height")
     shorter, longer = np.minimum(width, height), np.maximum(width, height)
-    is_blank = np.asarray(columns.contrast) < limits["blank"]
+    is_blank = column("contrast") < limits["blank"]
+    # Nearly black and nearly white have no color.
+    is_exposed = (column("dark") >= limits["dark"]) & (column("bright") <= limits["bright"])
     for kind, values, is_high, noun in (
-        _Appearance("blank", np.asarray(columns.contrast), False, "of one color"),
-        _Appearance("blurred", np.asarray(columns.blur), True, "blurred"),
-        _Appearance("dark", np.asarray(columns.dark), False, "dark"),
-        _Appearance("bright", np.asarray(columns.bright), True, "overexposed"),
-        _Appearance("grey", np.asarray(columns.chroma), False, "gray"),
+        _Appearance("blank", column("contrast"), False, "of one color"),
+        _Appearance("blurred", column("blur"), True, "blurred"),
+        _Appearance("dark", column("dark"), False, "dark"),
+        _Appearance("bright", column("bright"), True, "overexposed"),
+        _Appearance("grey", column("chroma"), False, "gray"),
         _Appearance("tiny", shorter, False, "tiny"),
         _Appearance("aspect-ratio", longer / shorter, True, "very long or wide"),
     ):
         is_found = values > limits[kind] if is_high else values < limits[kind]
         if kind in _OF_STRUCTURE:
             is_found &= ~is_blank
+        if kind == "grey":
+            is_found &= is_exposed
         number = int(is_found.sum())
         if kind != "blank" and number > _COMMON * len(rows):
             if kind in chosen:
@@ -322,7 +326,10 @@ def _find_pairs(
     if chosen & _NEAR_COPIES and unique.sum() > 1:
         rows = observed.rows[unique]
         neighbors = find_neighbors(observed.embeddings[unique], min(NEIGHBORS, len(rows) - 1))
-        for pair in near_pairs(observed.observer.copies[rows], neighbors, threshold):
+        measured = [observations[row].measures for row in rows]
+        colors = np.array([one.color for one in measured if one is not None], np.float32)
+        copies_of_rows = observed.observer.copies[rows]
+        for pair in near_pairs(copies_of_rows, colors, neighbors, threshold):
             first, second = int(rows[pair.first]), int(rows[pair.second])
             if rank[first] > rank[second]:
                 first, second = second, first
@@ -417,8 +424,8 @@ def _class_findings(
         suspect = {finding.file for finding in findings}
         scores = outlier_scores(observed.embeddings, labels)
         # NaN is not above the threshold.
-        found = [row for row in np.flatnonzero(scores > limits["outlier"])]
-        for row in sorted(found, key=lambda row: -scores[row]):
+        found = np.flatnonzero(scores > limits["outlier"])
+        for row in found[np.argsort(-scores[found], kind="stable")]:
             # A wrong label is what makes an image unlike the others of the class.
             if sources[row] not in suspect:
                 score = round(float(scores[row]), 2)

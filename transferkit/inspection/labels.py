@@ -137,9 +137,7 @@ def _cross_validate(
     return probabilities
 
 
-def outlier_scores(
-    embeddings: Floats, labels: npt.NDArray[np.intp]
-) -> npt.NDArray[np.float64]:
+def outlier_scores(embeddings: Floats, labels: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
     """Return how unlike the others of its class each image is.
 
     Parameters

@@ -14,7 +14,7 @@ __all__ = ["Measures", "measure_blur", "measure_image"]
 
 # The longer side of the copy of which colors and sharpness are measured.
 _MEASURED = 256
-# Fractions of the pixels that may be lighter or darker than the rest, such as the eyes of an animal.
+# The other pixels may be lighter or darker, such as the eyes of an animal.
 _DARK_QUANTILE, _BRIGHT_QUANTILE, _CHROMA_QUANTILE = 0.95, 0.05, 0.99
 # The length of the mean in `measure_blur`, from the paper.
 _BLUR_LENGTH = 9
@@ -38,6 +38,8 @@ class Measures(NamedTuple):
         exceed, in [0, 1]; 0 for gray.
     blur
         See `measure_blur`.
+    color
+        The means of Cb, of Cr and of their distance from gray, in [-0.5, 0.5] and [0, 0.71].
     """
 
     width: int
@@ -47,6 +49,7 @@ class Measures(NamedTuple):
     contrast: float
     chroma: float
     blur: float
+    color: tuple[float, float, float]
 
 
 def measure_image(
@@ -82,6 +85,10 @@ def measure_image(
     small = image.reduce((min(factor, width), min(factor, height))) if factor > 1 else image
     gray = small.convert("L")
     luminance = gray.histogram()
+    copy, *chroma = np.moveaxis(
+        np.asarray(small.resize((SIDE, SIDE), Image.Resampling.BICUBIC).convert("YCbCr")), 2, 0
+    )
+    blue, red = (np.asarray(channel, np.float32) / 255 - 128 / 255 for channel in chroma)
     measures = Measures(
         width,
         height,
@@ -90,8 +97,9 @@ def measure_image(
         contrast=_deviation(luminance),
         chroma=_quantile(_chroma(small).histogram(), _CHROMA_QUANTILE),
         blur=measure_blur(np.asarray(gray)),
+        color=(float(blue.mean()), float(red.mean()), float(np.hypot(blue, red).mean())),
     )
-    return measures, np.asarray(gray.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+    return measures, copy
 
 
 def _chroma(image: Image.Image) -> Image.Image:

@@ -16,7 +16,7 @@ from transferkit.inspection.findings import KINDS, Finding, check_kinds
 from transferkit.inspection.observation import hash_file
 from transferkit.support.atomic_write import write_atomically
 
-__all__ = ["DEFAULT_KINDS", "MANIFEST", "Quarantined", "move_files", "restore"]
+__all__ = ["DEFAULT_KINDS", "MANIFEST", "Quarantined", "check_quarantine", "move_files", "restore"]
 
 DEFAULT_KINDS = ("unreadable", "duplicate")
 """The kinds that are moved unless others are chosen."""
@@ -77,17 +77,11 @@ def move_files(
     kinds
         The kinds whose files are moved.
     """
-    chosen = check_kinds(kinds)
-    if "imbalance" in chosen:
-        raise ParameterError("kinds has 'imbalance', which is about classes, not about files")
     if not files:
         raise ParameterError("the images that were inspected are no files, so none can be moved")
+    chosen = check_kinds(kinds)
+    check_quarantine(folder, root, chosen)
     target = Path(os.path.abspath(folder))
-    if root is not None and target.resolve().is_relative_to(root.resolve()):
-        raise OutputError(
-            f"{shorten_path(folder)}: inside the inspected folder, where its images would be "
-            "found again; expected a folder outside of it"
-        )
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -113,6 +107,42 @@ def move_files(
     return Quarantined(moved, left)
 
 
+def check_quarantine(
+    folder: str | os.PathLike[str], root: str | os.PathLike[str] | None, kinds: frozenset[str]
+) -> None:
+    """Check that files can be moved to a folder, before the work that finds them.
+
+    Parameters
+    ----------
+    folder
+        Where to move the files; it need not exist.
+    root
+        The folder that is inspected, if one is.
+    kinds
+        The kinds whose files are moved.
+
+    Raises
+    ------
+    ParameterError
+        If a kind has no files.
+    OutputError
+        If the folder is a file, is inside the inspected one, or cannot be written.
+    """
+    if "imbalance" in kinds:
+        raise ParameterError("kinds has 'imbalance', which is about classes, not about files")
+    target = Path(os.path.abspath(folder))
+    if root is not None and target.resolve().is_relative_to(Path(root).resolve()):
+        raise OutputError(
+            f"{shorten_path(folder)}: inside the inspected folder, where its images would be "
+            "found again; expected a folder outside of it"
+        )
+    existing = next(path for path in (target, *target.parents) if path.exists())
+    if not existing.is_dir():
+        raise OutputError(f"{shorten_path(existing)}: a file; expected a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise OutputError(f"{shorten_path(existing)}: the folder is not writable")
+
+
 def _plan(
     findings: Iterable[Finding],
     digests: Mapping[str, bytes],
@@ -133,8 +163,10 @@ def _plan(
     known = {move.source for move in before}
     taken = {move.target for move in before}
     absolute = [os.path.abspath(file) for file in files]
-    base = os.path.abspath(root) if root is not None else os.path.commonpath(
-        [os.path.dirname(file) for file in absolute]
+    base = (
+        os.path.abspath(root)
+        if root is not None
+        else os.path.commonpath([os.path.dirname(file) for file in absolute])
     )
     moves: list[_Move] = []
     left: list[Skipped] = []

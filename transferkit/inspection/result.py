@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from transferkit.images import ImageLike, Skipped
-from transferkit.inspection.findings import KINDS, Finding
+from transferkit.inspection.findings import KINDS, Finding, check_kinds
 from transferkit.inspection.quarantine import DEFAULT_KINDS, Quarantined, move_files
 from transferkit.support.atomic_write import write_atomically
 from transferkit.support.data_frames import import_pandas
@@ -71,6 +71,14 @@ class Inspection:
         counts = Counter(finding.kind for finding in self.findings)
         return {kind: counts[kind] for kind in KINDS if counts[kind]}
 
+    @property
+    def headline(self) -> str:
+        """The number of images and findings, as a clause."""
+        files = {one.file for one in self.findings if one.kind != "imbalance"}
+        number = len(self.sources)
+        noun = "image" if number == 1 else "images"
+        return f"{number:,} {noun}, {len(self.findings):,} findings about {len(files):,} of them"
+
     def of_kind(self, kind: str) -> list[Finding]:
         """Return the findings of one kind.
 
@@ -79,14 +87,12 @@ class Inspection:
         UnknownNameError
             If there is no such kind.
         """
-        from transferkit.inspection.findings import check_kinds
-
         check_kinds([kind])
         return [finding for finding in self.findings if finding.kind == kind]
 
     def summary(self) -> str:
         """Return the number of findings of each kind as text, one line for each."""
-        lines = [self._headline()]
+        lines = [self.headline]
         lines += [f"  {number:>6,}  {kind}: {KINDS[kind]}" for kind, number in self.counts.items()]
         return "\n".join(lines + self.notes)
 
@@ -198,14 +204,8 @@ class Inspection:
             kinds,
         )
 
-    def _headline(self) -> str:
-        files = {one.file for one in self.findings if one.kind != "imbalance"}
-        number = len(self.sources)
-        noun = "image" if number == 1 else "images"
-        return f"{number:,} {noun}, {len(self.findings):,} findings about {len(files):,} of them"
-
     def __repr__(self) -> str:
-        return f"<Inspection: {self._headline()}>"
+        return f"<Inspection: {self.headline}>"
 
     def __str__(self) -> str:
         return self.summary()
@@ -216,6 +216,6 @@ class Inspection:
             for kind, number in self.counts.items()
         )
         return (
-            f"<p>{escape(self._headline())}</p><table><thead><tr><th>kind</th><th>findings</th>"
+            f"<p>{escape(self.headline)}</p><table><thead><tr><th>kind</th><th>findings</th>"
             f"<th>meaning</th></tr></thead><tbody>{rows}</tbody></table>"
         )
