@@ -36,12 +36,13 @@ _CROPS = np.array(
 _IS_STRETCHED = np.abs(_CROPS[0][:, None] - _CROPS[0]) > 0.15
 # Pairs that are aligned together; a few megabytes for each array.
 _BLOCK = 256
-# How much one copy may be larger than the other along an axis, relative to the other axis, and how
-# much of the pixels must overlap: a crop by a fifth is still found.
+# How much one copy may be larger than the other along an axis, and relative to the other axis: a
+# crop by a fifth is still found. Nearly all of the smaller image must be in the other one, because
+# walls and other periodic structures are also similar to themselves after a shift.
 _MAX_SCALE = 1.3
 _MAX_STRETCH = 1.2
 _MAX_SHIFT = 0.3
-_MIN_OVERLAP = 0.5
+_MIN_OVERLAP = 0.85
 # Means of pixels, some of which are black or white, are between these and 0 or 1.
 _BLACK, _WHITE = 0.02, 0.98
 _MIN_UNCLIPPED = 0.1
@@ -135,7 +136,7 @@ def _compare(
             warp = _improve(one, other, warp)
         warped, weights = _apply(other, warp)
         found = _correlation(one, warped, weights)
-        found[weights.mean(axis=(1, 2)) < _MIN_OVERLAP] = -1.0
+        found[_overlap(weights, warp) < _MIN_OVERLAP] = -1.0
         kept = found >= threshold
         rows, warp = rows[kept], _Warp(warp.scale[kept], warp.shift[kept])
         if not len(rows):
@@ -244,7 +245,16 @@ def _apply(copies: Floats, warp: _Warp) -> tuple[Floats, Floats]:
     """Return the warped copies, and the weight of each pixel: 0 outside of the copy."""
     (rows, columns), (inside_y, inside_x) = _matrices(warp, copies.shape[1])
     warped: Floats = rows @ copies @ columns.swapaxes(1, 2)
-    return warped, np.multiply(inside_y[:, :, None], inside_x[:, None, :], dtype=np.float32)
+    weights: Floats = np.einsum("ny,nx->nyx", inside_y, inside_x)
+    return warped, weights
+
+
+def _overlap(weights: Floats, warp: _Warp) -> Floats:
+    """Return the fraction of the smaller image that is in the other one."""
+    # The area of the second copy in the coordinates of the first one, whose area is 1.
+    area = 1 / warp.scale.prod(axis=1)
+    overlap: Floats = weights.mean(axis=(1, 2)) / np.minimum(area, 1)
+    return overlap
 
 
 def _improve(first: Floats, second: Floats, warp: _Warp) -> _Warp:

@@ -25,7 +25,7 @@ _RELATIVE_COLOR_TOLERANCE = 0.4
 # Where embeddings are much closer to each other than usual in the data set, by this fraction of
 # what is left to 1, less similarity in pixels is enough.
 _CLOSE = 0.5
-_ALLOWANCE = 0.12
+_ALLOWANCE = 0.15
 
 
 class Pair(NamedTuple):

@@ -35,7 +35,7 @@ KINDS: Mapping[str, str] = MappingProxyType(
 
 THRESHOLDS: Mapping[str, float] = MappingProxyType(
     {
-        "near-duplicate": 0.87,
+        "near-duplicate": 0.93,
         "label": 0.65,
         "outlier": 5.0,
         "blank": 0.01,

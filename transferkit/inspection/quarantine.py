@@ -233,7 +233,8 @@ def restore(folder: str | os.PathLike[str]) -> list[Path]:
     Returns
     -------
     list of Path
-        The files that are back. The manifest is removed when all are.
+        The files that are back. When all are, the manifest is removed, and the folder if it is
+        empty.
 
     Raises
     ------
