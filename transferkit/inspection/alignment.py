@@ -244,7 +244,7 @@ def _matrices(warp: _Warp, side: int) -> tuple[list[Floats], list[Floats]]:
 def _apply(copies: Floats, warp: _Warp) -> tuple[Floats, Floats]:
     """Return the warped copies, and the weight of each pixel: 0 outside of the copy."""
     (rows, columns), (inside_y, inside_x) = _matrices(warp, copies.shape[1])
-    warped: Floats = rows @ copies @ columns.swapaxes(1, 2)
+    warped: Floats = np.matmul(np.matmul(rows, copies), columns.swapaxes(1, 2))
     weights: Floats = np.einsum("ny,nx->nyx", inside_y, inside_x)
     return warped, weights
 

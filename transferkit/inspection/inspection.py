@@ -188,8 +188,9 @@ def _collect(data: Images | LabelledImages) -> tuple[Path | None, _Collection]:
     """Return the folder, if one was given, and the images in it."""
     root = None
     if isinstance(data, (str, os.PathLike)):
-        root = Path(data)
-        data = _read_folder(root)
+        folder = Path(data)
+        data = _read_folder(folder)
+        root = folder if folder.is_dir() else None
     if isinstance(data, LabelledImages):
         return root, _Collection(data.images, data.sources, data.labels, data.splits, data.skipped)
     images = image_sequence(data)
@@ -238,7 +239,7 @@ def _observe(extractor: FeatureExtractor, collection: _Collection) -> _Observed:
     embeddings = features["embedding"].reshape(len(features.sources), -1)
     check_finite(embeddings, features.sources, "embedding")
     norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    embeddings = embeddings / np.maximum(norms, np.finfo(np.float32).tiny)
+    embeddings /= np.maximum(norms, np.finfo(np.float32).tiny)
     left_out = sorted(set(range(len(collection.sources))) - set(features.indices.tolist()))
     reasons = {index: one.reason for index, one in zip(left_out, features.skipped, strict=True)}
     return _Observed(observer, features.indices, embeddings, reasons)
@@ -252,15 +253,6 @@ def _file_findings(collection: _Collection, observed: _Observed) -> Iterator[Fin
         # The wrong suffix of a file that cannot be read may be the reason.
         if observation.misnamed:
             yield Finding(source, "misnamed", related=observation.file_format)
-
-
-class _Appearance(NamedTuple):
-    """How a kind is told from the measures: the value, and whether it is to be high."""
-
-    kind: str
-    values: npt.NDArray[np.float64]
-    is_high: bool
-    noun: str
 
 
 def _appearance_findings(
@@ -286,14 +278,15 @@ def _appearance_findings(
     is_blank = column("contrast") < limits["blank"]
     # Nearly black and nearly white have no color.
     is_exposed = (column("dark") >= limits["dark"]) & (column("bright") <= limits["bright"])
-    for kind, values, is_high, noun in (
-        _Appearance("blank", column("contrast"), False, "of one color"),
-        _Appearance("blurred", column("blur"), True, "blurred"),
-        _Appearance("dark", column("dark"), False, "dark"),
-        _Appearance("bright", column("bright"), True, "overexposed"),
-        _Appearance("grey", column("chroma"), False, "gray"),
-        _Appearance("tiny", shorter, False, "tiny"),
-        _Appearance("aspect-ratio", longer / shorter, True, "very long or wide"),
+    # Each kind with its measure, whether it is found if that is high, and what the images are.
+    for kind, values, is_high, adjective in (
+        ("blank", column("contrast"), False, "of one color"),
+        ("blurred", column("blur"), True, "blurred"),
+        ("dark", column("dark"), False, "dark"),
+        ("bright", column("bright"), True, "overexposed"),
+        ("grey", column("chroma"), False, "gray"),
+        ("tiny", shorter, False, "tiny"),
+        ("aspect-ratio", longer / shorter, True, "very long or wide"),
     ):
         is_found = values > limits[kind] if is_high else values < limits[kind]
         if kind in _OF_STRUCTURE:
@@ -304,8 +297,8 @@ def _appearance_findings(
         if kind != "blank" and number > _COMMON * len(rows):
             if kind in chosen:
                 notes.append(
-                    f"{number:,} of {len(rows):,} images are {noun}; as a property of the data set "
-                    "it is not listed"
+                    f"{number:,} of {len(rows):,} images are {adjective}; as a property of the "
+                    "data set it is not listed"
                 )
             continue
         for row in np.flatnonzero(is_found):
@@ -325,7 +318,8 @@ def _find_pairs(
     unique = np.array([row not in copies for row in observed.rows.tolist()], bool)
     if chosen & _NEAR_COPIES and unique.sum() > 1:
         rows = observed.rows[unique]
-        neighbors = find_neighbors(observed.embeddings[unique], min(NEIGHBORS, len(rows) - 1))
+        embeddings = observed.embeddings if unique.all() else observed.embeddings[unique]
+        neighbors = find_neighbors(embeddings, min(NEIGHBORS, len(rows) - 1))
         measured = [observations[row].measures for row in rows]
         colors = np.array([one.color for one in measured if one is not None], np.float32)
         copies_of_rows = observed.observer.copies[rows]
