@@ -22,7 +22,7 @@ _SUSPECT = 0.5
 # Outliers: the neighbors of the same class that are compared with, and the number of images below
 # which a class has no outliers.
 _NEIGHBORS = 5
-_MIN_CLASS = 10
+_MIN_CLASS = 20
 # The standard deviation of a normal distribution, in median absolute deviations.
 _DEVIATIONS = 1.4826
 # Similarities of one class differ at least so much, or all but identical images would have
@@ -151,7 +151,7 @@ def outlier_scores(embeddings: Floats, labels: npt.NDArray[np.intp]) -> npt.NDAr
     -------
     array
         (n,) by how many standard deviations the mean cosine similarity to the five most similar
-        images of the class is below the median of the class; NaN in classes of fewer than 10
+        images of the class is below the median of the class; NaN in classes of fewer than 20
         images. The standard deviation is estimated from the median absolute deviation.
     """
     scores = np.full(len(labels), np.nan)
