@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from transferkit.images import ImageLike
+from transferkit.images import ImageLike, Skipped
 from transferkit.inspection.findings import KINDS, Finding
 from transferkit.reports import Thumbnail, check_report, make_thumbnails, write_page
 
-if TYPE_CHECKING:
-    from transferkit.inspection.result import Inspection
-
-__all__ = ["write_report"]
+__all__ = ["Inspected", "write_report"]
 
 # Findings of a kind that are shown; about 4 KB for each thumbnail.
 _SHOWN = 24
@@ -24,6 +23,20 @@ _PAIRS = frozenset(("duplicate", "near-duplicate", "leak", "conflicting-label"))
 _WITHOUT_PHOTOS = frozenset(("unreadable", "imbalance"))
 # Kinds whose measure is a fault if it is low.
 _LOW = frozenset(("blank", "dark", "grey", "tiny"))
+
+
+class Inspected(NamedTuple):
+    """What the page shows; see the attributes of `transferkit.inspection.Inspection`."""
+
+    findings: Sequence[Finding]
+    sources: Sequence[str]
+    images: Sequence[ImageLike] | npt.NDArray[np.generic]
+    labels: npt.NDArray[Any] | None
+    splits: npt.NDArray[Any] | None
+    notes: Sequence[str]
+    skipped: Sequence[Skipped]
+    network: str
+    root: Path | None
 
 
 class _Photo(NamedTuple):
@@ -64,11 +77,16 @@ _ADVICE: Mapping[str, str] = {
 }
 
 
-def write_report(inspection: Inspection, path: str | os.PathLike[str]) -> None:
+def write_report(inspection: Inspected, path: str | os.PathLike[str]) -> None:
     """Write the page of an inspection; see `transferkit.inspection.Inspection.report`."""
     check_report(path)
+    by_kind = {
+        kind: [finding for finding in inspection.findings if finding.kind == kind] for kind in KINDS
+    }
     shown = {
-        kind: sorted(inspection.of_kind(kind), key=_strength)[:_SHOWN] for kind in inspection.counts
+        kind: sorted(findings, key=_strength)[:_SHOWN]
+        for kind, findings in by_kind.items()
+        if findings
     }
     position = {source: index for index, source in enumerate(inspection.sources)}
     needed = [
@@ -95,7 +113,7 @@ def write_report(inspection: Inspection, path: str | os.PathLike[str]) -> None:
         _Section(
             kind,
             KINDS[kind],
-            inspection.counts[kind],
+            len(by_kind[kind]),
             _describe_threshold(findings),
             [
                 _Item([photo(name) for name in _names(finding)], _describe(finding))
@@ -138,7 +156,7 @@ def _strength(finding: Finding) -> float:
     return measure if finding.kind in _LOW else -measure
 
 
-def _short_names(inspection: Inspection) -> dict[str, str]:
+def _short_names(inspection: Inspected) -> dict[str, str]:
     """Return the name of each file below the inspected folder."""
     if inspection.root is None:
         return {}
@@ -168,7 +186,7 @@ def _describe_threshold(findings: Sequence[Finding]) -> str:
     return f"{word} {thresholds.pop():g}"
 
 
-def _facts(inspection: Inspection) -> list[tuple[str, str]]:
+def _facts(inspection: Inspected) -> list[tuple[str, str]]:
     facts = [("images", f"{len(inspection.sources):,}")]
     if inspection.labels is not None:
         facts.append(("classes", f"{len(np.unique(inspection.labels)):,}"))
@@ -183,7 +201,7 @@ def _facts(inspection: Inspection) -> list[tuple[str, str]]:
     return facts
 
 
-def _class_table(inspection: Inspection) -> dict[str, Any] | None:
+def _class_table(inspection: Inspected) -> dict[str, Any] | None:
     """Return the number of images of each class, by split."""
     if inspection.labels is None:
         return None

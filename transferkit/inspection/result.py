@@ -17,6 +17,7 @@ import numpy.typing as npt
 from transferkit.images import ImageLike, Skipped
 from transferkit.inspection.findings import KINDS, Finding, check_kinds
 from transferkit.inspection.quarantine import DEFAULT_KINDS, Quarantined, move_files
+from transferkit.inspection.report import Inspected, write_report
 from transferkit.support.atomic_write import write_atomically
 from transferkit.support.data_frames import import_pandas
 
@@ -159,9 +160,20 @@ class Inspection:
         UnsupportedError
             If Jinja or matplotlib is not installed.
         """
-        from transferkit.inspection.report import write_report
-
-        write_report(self, path)
+        write_report(
+            Inspected(
+                self.findings,
+                self.sources,
+                self.images,
+                self.labels,
+                self.splits,
+                self.notes,
+                self.skipped,
+                self.network,
+                self.root,
+            ),
+            path,
+        )
 
     def quarantine(
         self, folder: str | os.PathLike[str], *, kinds: Iterable[str] = DEFAULT_KINDS
