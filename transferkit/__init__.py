@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from transferkit.images import Preprocessing as Preprocessing
     from transferkit.images import list_images as list_images
     from transferkit.images import list_labeled_images as list_labeled_images
+    from transferkit.inspection import inspect_images as inspect_images
     from transferkit.optimization import ImageOptimizer as ImageOptimizer
 
 
@@ -46,6 +47,7 @@ _HOMES = {
     "TransferkitError": "transferkit.errors",
     "compare": "transferkit.comparison",
     "find_learning_rate": "transferkit.classification",
+    "inspect_images": "transferkit.inspection",
     "list_images": "transferkit.images",
     "list_labeled_images": "transferkit.images",
 }
@@ -63,6 +65,7 @@ __all__ = [
     "TransferkitError",
     "compare",
     "find_learning_rate",
+    "inspect_images",
     "list_images",
     "list_labeled_images",
 ]

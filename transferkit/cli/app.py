@@ -26,6 +26,7 @@ from transferkit.cli.download import download
 from transferkit.cli.evaluate import evaluate
 from transferkit.cli.extract import extract
 from transferkit.cli.fit import fit
+from transferkit.cli.inspect import inspect, restore
 from transferkit.cli.layers import layers
 from transferkit.cli.networks import networks
 from transferkit.cli.predict import predict
@@ -95,6 +96,7 @@ def _program(
 # --help lists the commands in this order: first those that compute something.
 for _command in (
     demo,
+    inspect,
     fit,
     evaluate,
     compare,
@@ -108,6 +110,7 @@ for _command in (
     backends,
     download,
     dataset,
+    restore,
 ):
     app.command()(_command)
 app.add_typer(cache, name="cache")

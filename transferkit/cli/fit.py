@@ -24,6 +24,7 @@ from transferkit.errors import DatasetError, OutputError
 
 if TYPE_CHECKING:
     from transferkit.classification import Classifier, Evaluation
+    from transferkit.datasets import LabelledImages
     from transferkit.training import History
 
 __all__ = ["fit"]
@@ -147,9 +148,8 @@ def fit(
         )
     data = read_data_set(folder, "train")
     tested = None if test is None else read_data_set(test, "test")
-    if tested is not None and (unknown := set(tested.counts) - set(data.counts)):
-        names = ", ".join(sorted(map(str, unknown))[:5]) + (", ..." if len(unknown) > 5 else "")
-        raise DatasetError(f"{test}: {len(unknown)} of its classes are not in {folder}: {names}")
+    if tested is not None:
+        _check_test(tested, data, str(test), str(folder))
     classifier = Classifier(
         network,
         C=inverse_regularization,
@@ -164,10 +164,6 @@ def fit(
         data, tested = data.split(holdout, random_state=seed)
     classifier.fit(data, on_error="skip")
     classifier.save(output)
-    if test is not None and tested is not None and tested.sources == data.sources:
-        print_warning(
-            f"{test} is also the training folder: the accuracy on new images may be lower"
-        )
     print_skipped(classifier.skipped_)
     classes = [str(label) for label in classifier.classes_.tolist()]
     names = ", ".join(classes[:_MAX_CLASSES_PRINTED])
@@ -214,6 +210,35 @@ def _print_accuracy(
         of_probe = "" if classifier.history_ is None else " of the probe"
         print_line(
             f"cross-validated accuracy{of_probe} on {format_count(number, 'image')}: {accuracy}"
+        )
+
+
+def _check_test(tested: LabelledImages, data: LabelledImages, test: str, train: str) -> None:
+    """Check the classes of the test images, and warn of exact copies of training images.
+
+    Raises
+    ------
+    DatasetError
+        If classes are unknown.
+    """
+    from transferkit.inspection import exact_copies
+
+    if unknown := set(tested.counts) - set(data.counts):
+        names = ", ".join(sorted(map(str, unknown))[:5]) + (", ..." if len(unknown) > 5 else "")
+        raise DatasetError(f"{test}: {len(unknown)} of its classes are not in {train}: {names}")
+    if tested.sources == data.sources:
+        print_warning(
+            f"warning: {test} is also the training folder: the accuracy on new images may be lower"
+        )
+        return
+    copies = exact_copies(data.sources, tested.sources)
+    if copies:
+        number = format_count(len(copies), "test image")
+        verb = "is a copy" if len(copies) == 1 else "are copies"
+        print_warning(
+            f"warning: {number} {verb} of training images, such as {copies[0][0]} of "
+            f"{copies[0][1]}: the accuracy on new images may be lower; 'transferkit inspect' also "
+            "finds copies that were re-saved, resized, mirrored or cropped"
         )
 
 

@@ -29,6 +29,7 @@ from transferkit.images import (
     list_images,
     stream_batches,
 )
+from transferkit.images.stream import ImageReader
 from transferkit.support.data_frames import import_pandas
 from transferkit.support.progress import show_progress
 
@@ -206,6 +207,7 @@ def compute_features(
     batch_size: int,
     on_error: str,
     progress: bool | None,
+    read: ImageReader | None = None,
 ) -> Features:
     """Run a network over images and collect the outputs of layers.
 
@@ -226,6 +228,8 @@ def compute_features(
         ``"raise"`` or ``"skip"``.
     progress
         Whether to show a progress bar; None: on a terminal or in a notebook.
+    read
+        How an image is read, as for `transferkit.images.stream_batches`.
 
     Raises
     ------
@@ -276,6 +280,7 @@ def compute_features(
         on_error=on_error,
         skipped=skipped,
         group_sizes=True,
+        read=read,
     )
     try:
         with (

@@ -43,6 +43,7 @@ __all__ = [
     "ImageLike",
     "ImageTypeError",
     "check_range",
+    "file_format",
     "is_encoded",
     "read_content",
     "read_image",
@@ -454,18 +455,40 @@ def _find_reader(header: bytes, source: str) -> tuple[str, _Reader]:
     """Return the name of a format, and its reader, from the first bytes of a file."""
     if not header:
         raise ImageError(source, "the file is empty")
-    for name, beginnings, reader in _READERS:
-        if header.startswith(beginnings) and (name != "WebP" or header[8:12] == b"WEBP"):
-            return name, reader
-    stated = brands(header)
-    if stated & _AVIF_BRANDS:
-        return "AVIF", AvifImageFile
-    if stated & _HEIC_BRANDS:
-        return "HEIC", _heic_reader(source)
+    name = file_format(header)
+    if name == "AVIF":
+        return name, AvifImageFile
+    if name == "HEIC":
+        return name, _heic_reader(source)
+    if name is not None:
+        return name, next(reader for known, _, reader in _READERS if known == name)
     names = [name for name, _, _ in _READERS] + ["AVIF"]
     if importlib.util.find_spec("pillow_heif") is not None:
         names.append("HEIC")
     raise ImageError(source, f"not an image in a supported format ({', '.join(names)})")
+
+
+def file_format(header: bytes) -> str | None:
+    """Return the name of the format of an image file, such as ``"JPEG"``; None if unknown.
+
+    Parameters
+    ----------
+    header
+        The first bytes of the file, at least 64 if it has as many.
+
+    Examples
+    --------
+    >>> from transferkit.images.reading import file_format
+    >>> file_format(b"GIF89a"), file_format(b"<html>")
+    ('GIF', None)
+    """
+    for name, beginnings, _ in _READERS:
+        if header.startswith(beginnings) and (name != "WebP" or header[8:12] == b"WEBP"):
+            return name
+    stated = brands(header)
+    if stated & _AVIF_BRANDS:
+        return "AVIF"
+    return "HEIC" if stated & _HEIC_BRANDS else None
 
 
 def _heic_reader(source: str) -> _Reader:

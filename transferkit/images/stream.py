@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Si
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Self, TypeAlias, cast
+from typing import Protocol, Self, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -55,6 +55,32 @@ _ACCEPTED = (
     "expected a path, a folder, the bytes of an image file, a binary file object, a PIL image, an "
     "array, or a sequence or generator of these"
 )
+
+
+class ImageReader(Protocol):
+    """A function that reads one image, in place of `read_image`; it is called in threads."""
+
+    def __call__(
+        self, image: ImageLike, source: str, depth: BitDepth, index: int, /
+    ) -> Image.Image | npt.NDArray[np.float32]:
+        """Return what `read_image` returns.
+
+        Parameters
+        ----------
+        image
+            As for `read_image`; a file object has been read to bytes.
+        source
+            The name of the image in error messages.
+        depth
+            For `read_image_of_call`.
+        index
+            The position of the image in the input, from 0.
+
+        Raises
+        ------
+        ImageError
+            If the image cannot be read.
+        """
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,6 +145,7 @@ def stream_batches(
     group_sizes: bool = False,
     augment: AugmentationStage | None = None,
     order: Sequence[int] | None = None,
+    read: ImageReader | None = None,
 ) -> Generator[Batch, None, None]:
     """Read, resize and crop images, and yield them in batches, in input order.
 
@@ -164,6 +191,9 @@ def stream_batches(
     order
         The positions of the images to read, in this order; a position may occur several times,
         or not at all. ``images`` must be a sequence then. None: all of them, in their order.
+    read
+        How an image is read, such as by a function that also examines it; None: as `read_image`
+        does.
 
     Returns
     -------
@@ -209,7 +239,7 @@ def stream_batches(
             f"order is given, but images is a {type(images).__name__}, which can be read only "
             "once; pass a list of images"
         )
-    reader = _ReadAhead(named, preprocessing, augment, 2 * batch_size)
+    reader = _ReadAhead(named, preprocessing, augment, 2 * batch_size, read)
     return _stream(reader, batch_size, on_error == "skip", skipped, group_sizes)
 
 
@@ -386,12 +416,14 @@ class _ReadAhead:
         preprocessing: Preprocessing,
         augment: AugmentationStage | None,
         ahead: int,
+        read: ImageReader | None,
     ) -> None:
         threads = _available_cores()
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="transferkit-images")
         self._ahead = max(ahead, threads)
         self._preprocessing = preprocessing
         self._augment = augment
+        self._read = read
         self.depth = BitDepth(preprocessing.bit_depth)
         self._images = images
         self._pending: deque[tuple[int, str, Future[_Pixels]]] = deque()
@@ -434,7 +466,14 @@ class _ReadAhead:
                 failed.set_exception(error)
                 return failed
         return self._executor.submit(
-            _prepare, image, source, self._preprocessing, self.depth, self._augment, index
+            _prepare,
+            image,
+            source,
+            self._preprocessing,
+            self.depth,
+            self._augment,
+            index,
+            self._read,
         )
 
     def __iter__(self) -> Iterator[tuple[int, str, Future[_Pixels]]]:
@@ -496,13 +535,17 @@ def _prepare(
     depth: BitDepth,
     augment: AugmentationStage | None,
     index: int,
+    read: ImageReader | None,
 ) -> _Pixels:
     """Return one image as an array; runs in a thread."""
     try:
-        read = read_image_of_call(image, source, depth)
+        if read is None:
+            upright = read_image_of_call(image, source, depth)
+        else:
+            upright = read(image, source, depth, index)
         if augment is None:
-            return preprocessing.apply(read, source)
-        return augment.apply(read, preprocessing, index, source)
+            return preprocessing.apply(upright, source)
+        return augment.apply(upright, preprocessing, index, source)
     except MemoryError as error:
         raise ImageError(source, "not enough memory to resize the image") from error
 
