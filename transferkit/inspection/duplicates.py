@@ -21,9 +21,9 @@ _PIXEL_NEIGHBORS = 2
 _COARSE = 16
 _MIN_CORRELATION = 0.9
 # The closeness of two embeddings is their cosine similarity on a scale from 0, that of the last of
-# the neighbors in most of the data set, to 1, identical. From the first number on pairs are compared,
-# as are nearest neighbors; from the second on crops are searched; from the third on less similarity
-# in pixels is enough.
+# the neighbors in most of the data set, to 1, identical. From the first number on, pairs are
+# compared, as are nearest neighbors; from the second on, crops are searched; from the third on, less
+# similarity in pixels is enough.
 _COMPARED, _SEARCHED, _CLOSE = 0.3, 0.45, 0.62
 _ALLOWANCE = 0.15
 # Below, not even nearest neighbors are compared.
