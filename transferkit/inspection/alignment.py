@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -17,12 +18,13 @@ SIDE = 64
 
 # Coarse to fine: the side of the copies, the number of Gauss-Newton steps, and the correlation
 # below which a pair is given up.
-_LEVELS = ((16, 5, 0.6), (32, 3, 0.75), (SIDE, 3, 0.0))
+_LEVELS = ((16, 2, 0.35), (16, 3, 0.6), (32, 3, 0.75), (SIDE, 3, 0.0))
 # Copies of the same part need no alignment, even if they have no structure at 16 pixels.
-_UNALIGNED = ((SIDE, 0, 0.5),)
+_UNALIGNED = ((32, 0, 0.5), (SIDE, 0, 0.5))
 # After a search at 32 pixels. The copies may have no structure that is visible at 16.
 _LEVELS_AFTER_SEARCH = ((32, 4, 0.3), (SIDE, 4, 0.0))
 _SEARCHED = 32
+# The crops take a megabyte for each pair.
 _SEARCH_BLOCK = 16
 # The scale and shift of crops along one axis: 80%, 90% and 100%, in steps of 5%.
 _CROPS = np.array(
@@ -98,20 +100,18 @@ def compare_copies(
     >>> compare_copies(copies, np.array([0, 0]), np.array([1, 2])).round(2).tolist()
     [1.0, -1.0]
     """
-    similarity = np.full(len(first), -1.0, np.float32)
-    for start in range(0, len(first), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        one, other = to_float32(copies[first[block]]), to_float32(copies[second[block]])
-        for candidate in (other, np.ascontiguousarray(other[:, :, ::-1])):
-            if search:
-                found = _search_and_compare(one, candidate)
-            else:
-                found = np.maximum(
-                    _compare(one, candidate, _identity(len(one)), _UNALIGNED),
-                    _compare(one, candidate, _identity(len(one)), _LEVELS),
-                )
-            similarity[block] = np.maximum(similarity[block], found)
-    return similarity
+
+    def compare_block(rows: slice) -> Floats:
+        one, other = to_float32(copies[first[rows]]), to_float32(copies[second[rows]])
+        mirrored = np.ascontiguousarray(other[:, :, ::-1])
+        compare = _search_and_compare if search else _compare_directly
+        return np.maximum(compare(one, other), compare(one, mirrored))
+
+    size = _SEARCH_BLOCK if search else _BLOCK
+    blocks = [slice(start, start + size) for start in range(0, len(first), size)]
+    with ThreadPoolExecutor() as executor:
+        found = list(executor.map(compare_block, blocks))
+    return np.concatenate([*found, np.zeros(0, np.float32)])
 
 
 class _Warp(NamedTuple):
@@ -184,6 +184,15 @@ def _fit_brightness(one: Floats, other: Floats, weights: Floats) -> tuple[Floats
     return gain, np.where(usable, mean - gain * other_mean, 0.0)
 
 
+def _compare_directly(first: Floats, second: Floats) -> Floats:
+    """Compare copies of which one may be shifted or scaled by a few pixels."""
+    warp = _identity(len(first))
+    similar: Floats = np.maximum(
+        _compare(first, second, warp, _UNALIGNED), _compare(first, second, warp, _LEVELS)
+    )
+    return similar
+
+
 def _search_and_compare(first: Floats, second: Floats) -> Floats:
     """Compare copies of which one may be a crop of the other."""
     levels = _LEVELS_AFTER_SEARCH
@@ -195,25 +204,18 @@ def _search_and_compare(first: Floats, second: Floats) -> Floats:
 
 def _search(first: Floats, second: Floats) -> _Warp:
     """Return the scale and shift with the highest correlation, if the first copy is a crop."""
-    number = len(first)
     one = _detail(_shrink(first, _SEARCHED))
     other = _detail(_shrink(second, _SEARCHED))
     warp = _Warp(*(np.repeat(column[:, None], 2, axis=1) for column in _CROPS))
     (matrices, _), _ = _matrices(warp, _SEARCHED)
-    found = _identity(number)
-    # Few pairs at a time, because the crops take a megabyte for each.
-    for start in range(0, number, _SEARCH_BLOCK):
-        rows = slice(start, start + _SEARCH_BLOCK)
-        crops = np.einsum("yai,nij,xbj->nyxab", matrices, other[rows], matrices, optimize=True)
-        norms = np.sqrt((crops**2).sum(axis=(3, 4)))
-        products = np.einsum("nyxab,nab->nyx", crops, one[rows], optimize=True)
-        correlation = products / np.maximum(norms, _EPSILON)
-        correlation[:, _IS_STRETCHED] = -np.inf
-        best = correlation.reshape(len(crops), -1).argmax(axis=1)
-        chosen = np.stack(np.unravel_index(best, correlation.shape[1:]), axis=1)
-        found.scale[rows] = _CROPS[0][chosen]
-        found.shift[rows] = _CROPS[1][chosen]
-    return found
+    crops = np.einsum("yai,nij,xbj->nyxab", matrices, other, matrices, optimize=True)
+    norms = np.sqrt(np.einsum("nyxab,nyxab->nyx", crops, crops))
+    correlation = np.einsum("nyxab,nab->nyx", crops, one, optimize=True)
+    correlation /= np.maximum(norms, _EPSILON)
+    correlation[:, _IS_STRETCHED] = -np.inf
+    best = correlation.reshape(len(crops), -1).argmax(axis=1)
+    chosen = np.stack(np.unravel_index(best, correlation.shape[1:]), axis=1)
+    return _Warp(_CROPS[0][chosen], _CROPS[1][chosen])
 
 
 def _shrink(copies: Floats, side: int) -> Floats:

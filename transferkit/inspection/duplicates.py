@@ -9,23 +9,33 @@ import numpy as np
 import numpy.typing as npt
 
 from transferkit.inspection.alignment import compare_copies
-from transferkit.inspection.neighbors import Neighbors
+from transferkit.inspection.neighbors import find_neighbors
 
 __all__ = ["Pair", "exact_pairs", "groups_of_copies", "near_pairs"]
 
-NEIGHBORS = 6
-"""The neighbors of each image that are compared in pixels."""
-
-# Of embeddings: pairs below are not compared; below the second, no crops are searched.
+# The neighbors of each image that are compared in 64 x 64 pixels: by embedding, and by a copy of
+# 16 x 16 pixels if it correlates so much. Embeddings of drawings change when these are resized, but
+# their copies do not.
+_NEIGHBORS = 8
+_PIXEL_NEIGHBORS = 2
+_COARSE = 16
+_MIN_CORRELATION = 0.9
+# The closeness of two embeddings is their cosine similarity on a scale from 0, that of the last of
+# the neighbors in most of the data set, to 1, identical. From the first number on, pairs are
+# compared, as are nearest neighbors; from the second on, crops are searched; from the third on, less
+# similarity in pixels is enough.
+_COMPARED, _SEARCHED, _CLOSE = 0.3, 0.45, 0.62
+_ALLOWANCE = 0.15
+# Below, not even nearest neighbors are compared.
 _MIN_COSINE = 0.5
-_MIN_COSINE_OF_SEARCH = 0.82
+# A data set of copies only has no usual distance.
+_MIN_DISTANCE = 0.01
 # How much mean colors may differ: absolutely, and relative to their distance from gray.
 _COLOR_TOLERANCE = 0.04
 _RELATIVE_COLOR_TOLERANCE = 0.4
-# Where embeddings are much closer to each other than usual in the data set, by this fraction of
-# what is left to 1, less similarity in pixels is enough.
-_CLOSE = 0.5
-_ALLOWANCE = 0.15
+
+
+Floats = npt.NDArray[np.float32]
 
 
 class Pair(NamedTuple):
@@ -76,7 +86,7 @@ def exact_pairs(digests: Sequence[bytes], rank: npt.NDArray[np.intp]) -> Iterato
 def near_pairs(
     copies: npt.NDArray[np.uint8],
     colors: npt.NDArray[np.float32],
-    neighbors: Neighbors,
+    embeddings: Floats,
     threshold: float,
 ) -> list[Pair]:
     """Return the pairs of neighbors that are the same image in pixels.
@@ -84,20 +94,20 @@ def near_pairs(
     Parameters
     ----------
     copies
-        (n, 64, 64) small gray copies.
+        (n, 64, 64) small gray copies, n at least 2.
     colors
         (n, 3) mean colors, `Measures.color`.
-    neighbors
-        The nearest neighbors of each, by embedding.
+    embeddings
+        (n, d) of unit length.
     threshold
         The similarity in pixels from which on two images are copies.
     """
-    low, high, cosine, nearest = _candidates(neighbors, colors)
+    low, high, closeness, nearest = _candidates(copies, embeddings)
+    same = _have_same_colors(colors[low], colors[high])
+    low, high, closeness, nearest = low[same], high[same], closeness[same], nearest[same]
     similarity = compare_copies(copies, low, high)
-    usual = float(np.median(neighbors.similarities[:, 0]))
-    is_close = cosine - usual >= _CLOSE * (1 - usual)
-    required = np.where(is_close, threshold - _ALLOWANCE, threshold)
-    searched = np.flatnonzero((similarity < required) & nearest & (cosine >= _MIN_COSINE_OF_SEARCH))
+    required = np.where(closeness >= _CLOSE, threshold - _ALLOWANCE, threshold)
+    searched = np.flatnonzero((similarity < required) & nearest & (closeness >= _SEARCHED))
     similarity[searched] = np.maximum(
         similarity[searched], compare_copies(copies, low[searched], high[searched], search=True)
     )
@@ -108,31 +118,52 @@ def near_pairs(
 
 
 class _Candidates(NamedTuple):
-    """Pairs of neighbors, each once.
+    """Pairs that may be copies, each once.
 
-    ``nearest`` is whether one of the two images is the nearest neighbor of the other.
+    ``closeness`` is described above. ``nearest`` is whether the embedding of one of the two images
+    is the nearest neighbor of that of the other.
     """
 
     low: npt.NDArray[np.intp]
     high: npt.NDArray[np.intp]
-    cosine: npt.NDArray[np.float32]
+    closeness: Floats
     nearest: npt.NDArray[np.bool_]
 
 
-def _candidates(neighbors: Neighbors, colors: npt.NDArray[np.float32]) -> _Candidates:
-    number, k = neighbors.indices.shape
-    first = np.repeat(np.arange(number), k)
-    second = neighbors.indices.ravel()
+def _candidates(copies: npt.NDArray[np.uint8], embeddings: Floats) -> _Candidates:
+    number = len(copies)
+    by_embedding = find_neighbors(embeddings, min(_NEIGHBORS, number - 1))
+    usual = np.median(by_embedding.similarities[:, -1])
+    scale = np.maximum(1 - usual, np.float32(_MIN_DISTANCE))
+    closeness = (by_embedding.similarities - usual) / scale
+    nearest = np.zeros(closeness.shape, bool)
+    nearest[:, 0] = True
+    kept = nearest | (closeness >= _COMPARED)
+    kept &= by_embedding.similarities >= _MIN_COSINE
+    by_pixels = find_neighbors(_coarse_vectors(copies), min(_PIXEL_NEIGHBORS, number - 1))
+    alike = by_pixels.similarities >= _MIN_CORRELATION
+    first = np.concatenate([np.nonzero(kept)[0], np.nonzero(alike)[0]])
+    second = np.concatenate([by_embedding.indices[kept], by_pixels.indices[alike]])
     low, high = np.minimum(first, second), np.maximum(first, second)
-    cosine = neighbors.similarities.ravel()
-    nearest = np.tile(np.arange(k) == 0, number)
-    # Each pair once, the entry of a nearest neighbor before others of the same pair.
-    order = np.lexsort((~nearest, high, low))
-    low, high = low[order], high[order]
+    is_nearest = np.concatenate([nearest[kept], np.zeros(alike.sum(), bool)])
+    # Each pair once, that of a nearest neighbor before others.
+    order = np.lexsort((~is_nearest, high, low))
+    low, high, is_nearest = low[order], high[order], is_nearest[order]
     is_new = np.ones(len(order), bool)
     is_new[1:] = (low[1:] != low[:-1]) | (high[1:] != high[:-1])
-    kept = (cosine[order] >= _MIN_COSINE) & _have_same_colors(colors[low], colors[high]) & is_new
-    return _Candidates(low[kept], high[kept], cosine[order][kept], nearest[order][kept])
+    low, high, is_nearest = low[is_new], high[is_new], is_nearest[is_new]
+    cosine = np.einsum("nd,nd->n", embeddings[low], embeddings[high])
+    return _Candidates(low, high, (cosine - usual) / scale, is_nearest)
+
+
+def _coarse_vectors(copies: npt.NDArray[np.uint8]) -> Floats:
+    """Return vectors of unit length whose product is the correlation of small copies."""
+    factor = copies.shape[1] // _COARSE
+    means = copies.reshape(len(copies), _COARSE, factor, _COARSE, factor).mean((2, 4), np.float32)
+    vectors: Floats = means.reshape(len(copies), -1)
+    vectors -= vectors.mean(axis=1, keepdims=True)
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1.0)
+    return vectors
 
 
 def _have_same_colors(

@@ -17,7 +17,6 @@ from transferkit.features.extraction import NoneReadableError, check_finite, com
 from transferkit.images import Images, Skipped, list_images
 from transferkit.images.stream import image_sequence, source_name
 from transferkit.inspection.duplicates import (
-    NEIGHBORS,
     Pair,
     exact_pairs,
     groups_of_copies,
@@ -25,7 +24,7 @@ from transferkit.inspection.duplicates import (
 )
 from transferkit.inspection.findings import KINDS, Finding, check_kinds, check_thresholds
 from transferkit.inspection.labels import label_disagreement, outlier_scores
-from transferkit.inspection.neighbors import check_number, find_neighbors
+from transferkit.inspection.neighbors import check_number
 from transferkit.inspection.observation import Observer
 from transferkit.inspection.result import Inspection
 from transferkit.models import AnyWeights
@@ -319,11 +318,10 @@ def _find_pairs(
     if chosen & _NEAR_COPIES and unique.sum() > 1:
         rows = observed.rows[unique]
         embeddings = observed.embeddings if unique.all() else observed.embeddings[unique]
-        neighbors = find_neighbors(embeddings, min(NEIGHBORS, len(rows) - 1))
         measured = [observations[row].measures for row in rows]
         colors = np.array([one.color for one in measured if one is not None], np.float32)
         copies_of_rows = observed.observer.copies[rows]
-        for pair in near_pairs(copies_of_rows, colors, neighbors, threshold):
+        for pair in near_pairs(copies_of_rows, colors, embeddings, threshold):
             first, second = int(rows[pair.first]), int(rows[pair.second])
             if rank[first] > rank[second]:
                 first, second = second, first
