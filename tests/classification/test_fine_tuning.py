@@ -76,6 +76,13 @@ def changed(classifier: Classifier) -> set[str]:
     }
 
 
+def assert_same_network(one: Classifier, other: Classifier) -> None:
+    """Compare all weights except the temperature, which is that of validation images."""
+    for name, array in one.model_.weights.items():
+        if name != TEMPERATURE:
+            np.testing.assert_array_equal(array, other.model_.weights[name])
+
+
 def test_training_lowers_the_loss(differentiable: Backend) -> None:
     history = fitted(differentiable, epochs=10, validation=None).history_
     assert history is not None
@@ -681,10 +688,7 @@ def test_the_best_is_trained_again_on_all_images(differentiable: Backend) -> Non
     assert again.history_.refit is not None
     expected = fitted(differentiable, epochs=3, validation=None, average_decay=None)
     assert again.history_.refit.steps[-1].loss == expected.history_.steps[-1].loss  # type: ignore[union-attr]
-    for name, array in expected.model_.weights.items():
-        # The temperature is that of the first run, which has validation images.
-        if name != TEMPERATURE:
-            np.testing.assert_array_equal(array, again.model_.weights[name])
+    assert_same_network(expected, again)
     once = fitted(differentiable, epochs=3, refit=False)
     assert once.history_ is not None
     assert once.history_.refit is None
@@ -711,9 +715,7 @@ def test_what_is_kept_of_all_images_is_of_the_kind_of_the_best(
 ) -> None:
     monkeypatch.setattr(FineTuningRun, "kind", kind)
     again = fitted(differentiable, swa=True)
-    expected = fitted(differentiable, validation=None, **settings)
-    for name, array in expected.model_.weights.items():
-        np.testing.assert_array_equal(array, again.model_.weights[name])
+    assert_same_network(fitted(differentiable, validation=None, **settings), again)
 
 
 def test_candidates_know_the_kind_of_the_best() -> None:
