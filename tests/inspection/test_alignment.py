@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from transferkit.demo import TRAIN
+from transferkit.demo import CAT, TRAIN
 from transferkit.images import list_images, read_image
 from transferkit.inspection.alignment import SIDE, compare_copies
 from transferkit.inspection.findings import THRESHOLDS
@@ -64,6 +64,15 @@ def test_different_photos_are_not_similar() -> None:
         found = compare_copies(copies, first, second, search=search)
         assert found[is_brick].max() < THRESHOLDS["near-duplicate"]
         assert found[~is_brick].max() < 0.6
+
+
+def test_two_parts_of_one_photo_are_not_copies_of_each_other() -> None:
+    with Image.open(CAT) as file:
+        cat = file.convert("RGB").resize((200, 200))
+    left, right = cat.crop((0, 0, 170, 200)), cat.crop((30, 0, 200, 200))
+    for search in (False, True):
+        assert similarity(left, right, search=search) < THRESHOLDS["near-duplicate"]
+        assert similarity(left, cat, search=search) > THRESHOLDS["near-duplicate"]
 
 
 @pytest.mark.parametrize("level", [0, 128, 255])

@@ -249,8 +249,9 @@ def test_labelled_images_and_their_folder_give_the_same(data: Path) -> None:
     assert one.of_kind("leak")
 
 
+@pytest.mark.parametrize("is_longer", [True, False])
 def test_a_file_that_is_changed_while_it_is_read(
-    data: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, is_longer: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changed = data / "train/brick/brick-2.jpg"
     original = os.fstat
@@ -262,7 +263,8 @@ def test_a_file_that_is_changed_while_it_is_read(
         if os.path.samestat(status, changed.stat()):
             seen += 1
             if seen == 1:
-                changed.write_bytes(changed.read_bytes() + b"more")
+                changed.write_bytes(changed.read_bytes() + b"more" * is_longer)
+                os.utime(changed, (0, 0))
         return status
 
     monkeypatch.setattr(os, "fstat", fstat)

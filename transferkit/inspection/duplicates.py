@@ -22,10 +22,8 @@ _COARSE = 16
 _MIN_CORRELATION = 0.9
 # The closeness of two embeddings is their cosine similarity on a scale from 0, that of the last of
 # the neighbors in most of the data set, to 1, identical. From the first number on, pairs are
-# compared, as are nearest neighbors; from the second on, crops are searched; from the third on, less
-# similarity in pixels is enough.
-_COMPARED, _SEARCHED, _CLOSE = 0.3, 0.45, 0.62
-_ALLOWANCE = 0.15
+# compared, as are nearest neighbors; from the second on, crops are searched.
+_COMPARED, _SEARCHED = 0.3, 0.45
 # Below, not even nearest neighbors are compared.
 _MIN_COSINE = 0.5
 # A data set of copies only has no usual distance.
@@ -102,32 +100,29 @@ def near_pairs(
     threshold
         The similarity in pixels from which on two images are copies.
     """
-    low, high, closeness, nearest = _candidates(copies, embeddings)
-    same = _have_same_colors(colors[low], colors[high])
-    low, high, closeness, nearest = low[same], high[same], closeness[same], nearest[same]
+    candidates = _candidates(copies, embeddings)
+    same = _have_same_colors(colors[candidates.low], colors[candidates.high])
+    low, high = candidates.low[same], candidates.high[same]
     similarity = compare_copies(copies, low, high)
-    required = np.where(closeness >= _CLOSE, threshold - _ALLOWANCE, threshold)
-    searched = np.flatnonzero((similarity < required) & nearest & (closeness >= _SEARCHED))
+    searched = np.flatnonzero((similarity < threshold) & candidates.is_searched[same])
     similarity[searched] = np.maximum(
         similarity[searched], compare_copies(copies, low[searched], high[searched], search=True)
     )
     return [
-        Pair(int(low[row]), int(high[row]), float(min(similarity[row], 1.0)), float(required[row]))
-        for row in np.flatnonzero(similarity >= required)
+        Pair(int(low[row]), int(high[row]), float(min(similarity[row], 1.0)), threshold)
+        for row in np.flatnonzero(similarity >= threshold)
     ]
 
 
 class _Candidates(NamedTuple):
     """Pairs that may be copies, each once.
 
-    ``closeness`` is described above. ``nearest`` is whether the embedding of one of the two images
-    is the nearest neighbor of that of the other.
+    ``is_searched`` is whether crops are searched.
     """
 
     low: npt.NDArray[np.intp]
     high: npt.NDArray[np.intp]
-    closeness: Floats
-    nearest: npt.NDArray[np.bool_]
+    is_searched: npt.NDArray[np.bool_]
 
 
 def _candidates(copies: npt.NDArray[np.uint8], embeddings: Floats) -> _Candidates:
@@ -153,7 +148,7 @@ def _candidates(copies: npt.NDArray[np.uint8], embeddings: Floats) -> _Candidate
     is_new[1:] = (low[1:] != low[:-1]) | (high[1:] != high[:-1])
     low, high, is_nearest = low[is_new], high[is_new], is_nearest[is_new]
     cosine = np.einsum("nd,nd->n", embeddings[low], embeddings[high])
-    return _Candidates(low, high, (cosine - usual) / scale, is_nearest)
+    return _Candidates(low, high, is_nearest & ((cosine - usual) / scale >= _SEARCHED))
 
 
 def _coarse_vectors(copies: npt.NDArray[np.uint8]) -> Floats:
