@@ -141,7 +141,8 @@ class LabelledImages:
         """
         if self.splits is None or name not in self.split_names:
             raise UnknownNameError("split", name, self.split_names)
-        part = self.take(np.flatnonzero(self.splits == name))
+        # The names of splits may be numbers in a table.
+        part = self.take(np.flatnonzero([str(split) == name for split in self.splits]))
         return dataclasses.replace(part, splits=None)
 
     def split(
