@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from transferkit.errors import FileFormatError, OutputError, ParameterError, UnknownNameError
+from transferkit.images import Skipped
 from transferkit.inspection import Finding, Inspection, restore
 from transferkit.inspection.observation import hash_file
 from transferkit.inspection.quarantine import MANIFEST
@@ -130,6 +131,19 @@ def test_a_move_to_another_file_system_copies(
     assert "a/2.jpg" not in content_below(photos)
     restore(tmp_path / "bad")
     assert content_below(photos) == CONTENT
+
+
+def test_the_only_copy_of_a_file_that_is_listed_twice_stays(photos: Path, tmp_path: Path) -> None:
+    """A table may have several rows for one image."""
+    file = str(photos / "b/1.jpg")
+    found = inspection(photos)
+    for kind in ("duplicate", "conflicting-label"):
+        found.findings.append(Finding(file, kind, 1.0, None, file))
+    result = found.quarantine(tmp_path / "bad", kinds=["duplicate", "conflicting-label"])
+    assert result == ({}, [Skipped(file, "the same file as another one that stays")])
+    # But not if it is also a copy of another file.
+    found.findings.append(Finding(file, "duplicate", 1.0, None, str(photos / "b/3.jpg")))
+    assert list(found.quarantine(tmp_path / "bad").moved) == [file]
 
 
 def test_changed_files_stay(photos: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from transferkit.errors import FileFormatError, OutputError, ParameterError, shorten_path
 from transferkit.images import Skipped
-from transferkit.inspection.findings import KINDS, Finding, check_kinds
+from transferkit.inspection.findings import KINDS, PAIR_KINDS, Finding, check_kinds
 from transferkit.inspection.observation import hash_file
 from transferkit.support.atomic_write import write_atomically
 
@@ -25,6 +25,7 @@ MANIFEST = "manifest.json"
 """The name of the list of moves."""
 
 _FORMAT = 1
+_SAME_FILE = "the same file as another one that stays"
 
 
 class Quarantined(NamedTuple):
@@ -156,8 +157,11 @@ def _plan(
     """Return the moves of files that are not in the manifest yet, and what is left."""
     order = {kind: index for index, kind in enumerate(KINDS)}
     kind_of: dict[str, str] = {}
+    listed_twice: set[str] = set()
     for finding in sorted(findings, key=lambda finding: order[finding.kind]):
-        if finding.kind in chosen:
+        if finding.kind in chosen and _is_own_copy(finding):
+            listed_twice.add(finding.file)
+        elif finding.kind in chosen:
             kind_of.setdefault(finding.file, finding.kind)
     # A file that is listed under several names stays if one of them does.
     kept = {os.path.realpath(file) for file in files if file not in kind_of}
@@ -171,13 +175,13 @@ def _plan(
         else os.path.commonpath([os.path.dirname(file) for file in absolute])
     )
     moves: list[_Move] = []
-    left: list[Skipped] = []
+    left = [Skipped(file, _SAME_FILE) for file in sorted(listed_twice - kind_of.keys())]
     for file, kind in kind_of.items():
         source = os.path.abspath(file)
         if (source, digests[file].hex()) in known:
             continue
         if os.path.realpath(file) in kept:
-            left.append(Skipped(file, "the same file as another one that stays"))
+            left.append(Skipped(file, _SAME_FILE))
         elif not digests[file]:
             left.append(Skipped(file, "could not be read completely"))
         else:
@@ -190,6 +194,15 @@ def _plan(
             taken.add(target)
             moves.append(_Move(source, target, kind, digests[file].hex()))
     return moves, left
+
+
+def _is_own_copy(finding: Finding) -> bool:
+    """Return whether the two images of a pair are one file, which the data set lists twice."""
+    return (
+        finding.kind in PAIR_KINDS
+        and finding.related is not None
+        and os.path.realpath(finding.file) == os.path.realpath(finding.related)
+    )
 
 
 def _is_pending(move: _Move, folder: Path) -> bool:
