@@ -18,6 +18,11 @@ def test_lengths_must_agree() -> None:
         LabelledImages(["1.jpg", "2.jpg"], ["cat", "dog"], groups=[1, 2, 3])
 
 
+def test_labels_must_be_finite() -> None:
+    with pytest.raises(DatasetError, match=r"y\[1\] is nan; expected a finite number"):
+        LabelledImages(["1.jpg", "2.jpg"], [1.0, float("nan")])
+
+
 def test_taken_images_keep_what_is_known() -> None:
     data = LabelledImages(
         ["1.jpg", "2.jpg", "3.jpg"], [0, 1, 0], splits=["a", "b", "a"], groups=[7, 8, 9]
