@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from samples import colored, labeled_folder, tiny_classifier
 
 from transferkit.datasets import LabelledImages, from_folder
-from transferkit.errors import DatasetError, UnknownNameError
+from transferkit.errors import ArgumentTypeError, DatasetError, UnknownNameError
 
 
 def test_lengths_must_agree() -> None:
@@ -21,6 +22,22 @@ def test_lengths_must_agree() -> None:
 def test_labels_must_be_finite() -> None:
     with pytest.raises(DatasetError, match=r"y\[1\] is nan; expected a finite number"):
         LabelledImages(["1.jpg", "2.jpg"], [1.0, float("nan")])
+
+
+def test_columns_of_a_data_frame_are_taken_by_position() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"file": ["1.jpg", "2.jpg", "3.jpg"], "label": ["a", "b", "c"]})
+    frame = frame.loc[[2, 0, 1]]
+    data = LabelledImages(frame["file"], frame["label"], groups=frame["label"])
+    taken = data.take([0, 2])
+    assert taken.images == ["3.jpg", "2.jpg"]
+    assert taken.labels.tolist() == ["c", "b"]
+
+
+@pytest.mark.parametrize("images", ["photos", Path("photos"), None, 3])
+def test_images_of_another_type_are_rejected(images: Any) -> None:
+    with pytest.raises(ArgumentTypeError, match="; expected a list of paths"):
+        LabelledImages(images, ["cat"] * 6)
 
 
 def test_taken_images_keep_what_is_known() -> None:

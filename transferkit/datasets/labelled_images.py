@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Sequence
+import os
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any
@@ -14,7 +15,13 @@ import numpy.typing as npt
 from transferkit.datasets.copies import content_keys
 from transferkit.datasets.labels import Labels, check_finite_labels, label_array
 from transferkit.datasets.splitting import link_images, split_units
-from transferkit.errors import DatasetError, ParameterError, UnknownNameError, shorten
+from transferkit.errors import (
+    ArgumentTypeError,
+    DatasetError,
+    ParameterError,
+    UnknownNameError,
+    shorten,
+)
 from transferkit.images import ImageLike, Skipped
 from transferkit.images.stream import source_name
 from transferkit.support.data_frames import import_pandas
@@ -47,6 +54,8 @@ class LabelledImages:
 
     Raises
     ------
+    ArgumentTypeError
+        If ``images`` is no sequence.
     DatasetError
         If the lengths differ, or labels are of mixed types or not finite.
 
@@ -73,7 +82,14 @@ class LabelledImages:
         groups: Labels | None = None,
         skipped: Sequence[Skipped] = (),
     ) -> None:
-        self.images = images
+        if isinstance(images, (str, os.PathLike)) or not isinstance(images, Iterable):
+            raise ArgumentTypeError(
+                f"images is {shorten(images)}; expected a list of paths or images; for a folder, "
+                "use from_folder"
+            )
+        # A column of a data frame is not indexed by positions.
+        is_indexed = isinstance(images, (list, tuple, np.ndarray))
+        self.images = images if is_indexed else list(images)
         self.labels = label_array(labels)
         check_finite_labels(self.labels)
         self.splits = None if splits is None else label_array(splits)
@@ -81,8 +97,8 @@ class LabelledImages:
         self.skipped = list(skipped)
         for name in ("labels", "splits", "groups"):
             values = getattr(self, name)
-            if values is not None and len(values) != len(images):
-                raise DatasetError(f"there are {len(images)} images, but {len(values)} {name}")
+            if values is not None and len(values) != len(self):
+                raise DatasetError(f"there are {len(self)} images, but {len(values)} {name}")
 
     def __len__(self) -> int:
         """Return the number of images."""
