@@ -213,6 +213,8 @@ def test_bootstrap_intervals_are_those_of_the_accuracy() -> None:
         assert low < getattr(found, name) < high
     with pytest.raises(UnknownNameError, match="macro_f1"):
         found.interval_of("macro f1")
+    with pytest.raises(UnknownNameError, match="unknown metric None"):
+        found.interval_of(None)  # type: ignore[arg-type]
     for confidence in (95, "0.95", float("nan")):
         with pytest.raises(ParameterError, match=f"confidence is '?{confidence}"):
             found.interval_of("accuracy", confidence=confidence)  # type: ignore[arg-type]

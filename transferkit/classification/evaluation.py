@@ -375,7 +375,7 @@ class Evaluation:
         >>> low < evaluation.balanced_accuracy < high
         True
         """
-        if isinstance(metric, str) and metric not in _METRICS:
+        if not callable(metric) and metric not in _METRICS:
             raise UnknownNameError("metric", metric, _METRICS)
         if not is_number(confidence) or not 0 < confidence < 1:
             raise ParameterError(f"confidence is {shorten(confidence)}; expected one in (0, 1)")
