@@ -681,6 +681,18 @@ def test_trials_are_the_beginning_of_the_run(differentiable: Backend) -> None:
         np.testing.assert_array_equal(array, chosen.model_.weights[name])
 
 
+def test_without_images_of_a_class_there_is_no_score_of_unknown_images(
+    differentiable: Backend,
+) -> None:
+    numbers = [0, 1, 2] * 4
+    classifier = tiny_classifier(backend=differentiable, C=10.0).fit(colored(numbers), numbers)
+    assert len(classifier.unknown_score(colored(numbers))) == 12
+    settings = FineTuning(epochs=1, learning_rate=0.01, trainable="head", validation=None)
+    classifier.fine_tune(colored([0, 1] * 4), settings, y=[0, 1] * 4)
+    with pytest.raises(UnsupportedError, match="fewer than two images of a class"):
+        classifier.unknown_score(colored(numbers))
+
+
 def test_the_best_is_trained_again_on_all_images(differentiable: Backend) -> None:
     again = fitted(differentiable, epochs=3)
     assert again.history_ is not None

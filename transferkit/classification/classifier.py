@@ -883,7 +883,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
             If there are no images.
         UnsupportedError
             If the classifier was not fitted with this version of transferkit, is a pretrained
-            one, or has a class with only one image.
+            one, or was last trained on fewer than two images of a class.
 
         Examples
         --------
@@ -924,8 +924,8 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         if self._known_scores is None or UNKNOWN_SCORE not in self.model_.network.layers:
             raise UnsupportedError(
                 "the classifier has no score of unknown images, since it is a pretrained one, was "
-                "saved by an earlier transferkit, or has a class with only one image; fit it "
-                "again, with at least two images of each class"
+                "saved by an earlier transferkit, or was last trained on fewer than two images of "
+                "a class; fit it again, with at least two images of each class"
             )
         return self._known_scores
 
@@ -1338,7 +1338,8 @@ def _with_known_scores(
 
     The model is the given one if there are not two images of each class.
     """
-    if np.bincount(labels).min() < 2:
+    # A fine-tuning may have been on images of some of the classes only.
+    if np.bincount(labels, minlength=len(model.labels or ())).min() < 2:
         return model, None
     known = held_out_scores(embeddings, labels, seed=seed)
     return with_unknown_score(model, fit_distance(embeddings, labels)), known
