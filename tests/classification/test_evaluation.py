@@ -213,8 +213,9 @@ def test_bootstrap_intervals_are_those_of_the_accuracy() -> None:
         assert low < getattr(found, name) < high
     with pytest.raises(UnknownNameError, match="macro_f1"):
         found.interval_of("macro f1")
-    with pytest.raises(ParameterError, match="confidence is 95"):
-        found.interval_of("accuracy", confidence=95)
+    for confidence in (95, "0.95", float("nan")):
+        with pytest.raises(ParameterError, match=f"confidence is '?{confidence}"):
+            found.interval_of("accuracy", confidence=confidence)  # type: ignore[arg-type]
     with pytest.raises(ParameterError, match="resamples is 0"):
         found.interval_of("accuracy", resamples=0)
 
@@ -239,6 +240,24 @@ def test_a_data_frame_has_one_row_for_each_image() -> None:
     assert frame.columns.tolist() == [*columns, *(f"probability_{name}" for name in "abc")]
     assert (frame["label"] == frame["predicted"]).mean() == found.accuracy
     np.testing.assert_array_equal(frame["probability_b"], found.probabilities[:, 1])
+
+
+@pytest.mark.parametrize("name", ["$x_{$", "$5 to $10", "\udce9t\udce9"])
+def test_names_of_classes_are_drawn_as_they_are(tmp_path: Path, name: str) -> None:
+    """And not as formulas; the name of a folder need not be valid text."""
+    text = pytest.importorskip("matplotlib.text")
+    drawn: set[tuple[str, bool]] = set()
+
+    class Text(text.Text):  # type: ignore[misc, name-defined]
+        def draw(self, renderer: object) -> None:
+            drawn.add((self.get_text(), self.get_parse_math()))
+            super().draw(renderer)
+
+    found = Evaluation(np.array([name, "b"]), np.array([0, 1]), np.eye(2), ["1", "2"], [])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matplotlib.axis.mtext.Text", Text)
+        found.plot_confusion_matrix(tmp_path / "matrix.png")
+    assert (name.replace("\udce9", "?"), False) in drawn
 
 
 @pytest.mark.parametrize("classes", [2, 37])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+from collections.abc import Hashable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +25,9 @@ from transferkit.classification.unknown import (
     distances,
     fit_distance,
     held_out_scores,
+    with_unknown_score,
 )
+from transferkit.datasets.labels import Labels
 from transferkit.errors import ParameterError, UnsupportedError
 from transferkit.images import list_labeled_images
 from transferkit.support.numerics import l2_normalize, softmax
@@ -152,6 +156,44 @@ def test_a_saved_classifier_has_the_same_scores(classifier: Classifier, tmp_path
     np.testing.assert_array_equal(loaded.unknown_score(images), classifier.unknown_score(images))
     assert loaded.unknown_threshold(0.9) == classifier.unknown_threshold(0.9)
     assert loaded.temperature_ == classifier.temperature_
+
+
+@pytest.mark.parametrize("images", [4, 5])
+def test_a_replaced_score_may_have_another_number_of_axes(
+    classifier: Classifier, tmp_path: Path, images: int
+) -> None:
+    """As after a fine-tuning on fewer or more images."""
+    X = l2_normalize(tiny_extractor(backend=classifier.backend).transform(colored(NUMBERS)))
+    labels = np.unique(NAMES, return_inverse=True)[1]
+    weights = fit_distance(X[:images], labels[:images])
+    assert len(weights.axes) != len(classifier.model_.weights["unknown.axes"])
+    other = copy.copy(classifier)
+    other.model_ = with_unknown_score(classifier.model_, weights)
+    other.save(tmp_path / "other.safetensors")
+    loaded = Classifier.load(tmp_path / "other.safetensors", backend=classifier.backend)
+    expected = distances(X, weights)
+    np.testing.assert_allclose(
+        loaded.unknown_score(colored(NUMBERS)), expected, rtol=1e-3, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "unknown", "kind"),
+    [
+        (NUMBERS, -1, "i"),
+        (np.array(NUMBERS, np.uint8), np.int64(-1), "i"),
+        (NUMBERS, "?", "O"),
+        (NUMBERS, -1.5, "O"),
+        ([0.5 * number for number in NUMBERS], -1, "f"),
+    ],
+)
+def test_an_unknown_label_of_the_same_type_keeps_the_type(
+    backend: Backend, labels: Labels, unknown: Hashable, kind: str
+) -> None:
+    found = tiny_classifier(backend=backend, C=10.0).fit(colored(NUMBERS), labels)
+    predicted = found.predict([*colored([0]), *colored([3])], unknown=unknown)
+    assert predicted.dtype.kind == kind
+    assert predicted.tolist() == [np.asarray(labels)[0].item(), unknown]
 
 
 def test_parity_of_scores(backend_pair: tuple[Backend, Backend]) -> None:

@@ -40,6 +40,18 @@ def test_table_and_files(tmp_path: Path) -> None:
     }
 
 
+def test_a_table_is_compared_by_its_training_images(tmp_path: Path) -> None:
+    table = tmp_path / "photos.csv"
+    paths = sorted(TRAIN.rglob("*.jpg"))
+    rows = [
+        f"{path},{path.parent.name},{'test' if path.stem.endswith('8') else 'train'}"
+        for path in paths
+    ]
+    table.write_text("\n".join(["file,label,split", *rows]), encoding="utf-8")
+    text = output_of("compare", table, "mobilenet_v2", "--cv", 3, "--backend", "onnxruntime", "-q")
+    assert "21 images of 3 classes" in text
+
+
 @pytest.mark.usefixtures("cache_folder")
 def test_what_fails_and_what_is_skipped_is_listed(tmp_path: Path) -> None:
     folder = tmp_path / "photos"

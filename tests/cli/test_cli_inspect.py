@@ -81,3 +81,23 @@ def test_fit_warns_of_test_images_that_are_copies(photos: Path, tmp_path: Path) 
     assert "seen.jpg" in result.stderr
     (test / "grass" / "seen.jpg").unlink()
     assert "copy" not in run(*command).stderr
+
+
+def test_a_table_is_inspected(photos: Path, tmp_path: Path) -> None:
+    table = tmp_path / "photos.csv"
+    rows = [
+        f"{path.relative_to(tmp_path)};{path.parent.name};{split}"
+        for split, path in zip(
+            ["train"] * 8 + ["test"] * 6, sorted(photos.rglob("*.jpg")), strict=True
+        )
+    ]
+    table.write_text("\n".join(["\ufefffile;label;split", "none.jpg;grass;train", *rows]))
+    result = run("inspect", table, "-q", "--kind", "leak", "--kind", "unreadable")
+    assert "14 images, 2 findings about 2 of them" in result.stdout
+    result = run(
+        "inspect", table, "-q", "--kind", "leak", "--quarantine", tmp_path / "bad", "--move", "leak"
+    )
+    assert "none.jpg: no such file" in result.stderr
+    assert table.exists()
+    assert "14 images, 1 finding about 1 of them" in result.stdout
+    assert [path.name for path in (tmp_path / "bad").rglob("*.jpg")] == ["grass-9.jpg"]

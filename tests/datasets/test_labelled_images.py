@@ -18,6 +18,11 @@ def test_lengths_must_agree() -> None:
         LabelledImages(["1.jpg", "2.jpg"], ["cat", "dog"], groups=[1, 2, 3])
 
 
+def test_labels_must_be_finite() -> None:
+    with pytest.raises(DatasetError, match=r"y\[1\] is nan; expected a finite number"):
+        LabelledImages(["1.jpg", "2.jpg"], [1.0, float("nan")])
+
+
 def test_taken_images_keep_what_is_known() -> None:
     data = LabelledImages(
         ["1.jpg", "2.jpg", "3.jpg"], [0, 1, 0], splits=["a", "b", "a"], groups=[7, 8, 9]
@@ -66,3 +71,10 @@ def test_a_class_named_like_a_split_is_a_class(tmp_path: Path) -> None:
 
 def test_arrays_are_named_by_their_position() -> None:
     assert LabelledImages(colored([0, 1]), [0, 1]).sources == ["images[0]", "images[1]"]
+
+
+@pytest.mark.parametrize(("splits", "name"), [([0, 1, 1], "1"), ([False, True, True], "True")])
+def test_splits_may_have_numbers(splits: list[int], name: str) -> None:
+    data = LabelledImages(["1.jpg", "2.jpg", "3.jpg"], ["a", "b", "c"], splits=splits)
+    assert name in data.split_names
+    assert data.of_split(name).labels.tolist() == ["b", "c"]

@@ -155,6 +155,10 @@ def test_a_table_of_missing_files_only_is_an_error(folder: Path) -> None:
     path = write(folder, "file,label\nx.png,cat\n")
     with pytest.raises(DatasetError, match="1 of 1 files do not exist"):
         from_csv(path, on_error="skip")
+    # Longer than the name of a file may be.
+    for name in ("x" * 5000, "x\\" * 5000):
+        with pytest.raises(DatasetError, match="1 of 1 files do not exist"):
+            from_csv(write(folder, f"file,label\n{name},cat\n"))
 
 
 def test_missing_values_are_named_or_skipped(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from transferkit.errors import FileFormatError, OutputError, ParameterError, UnknownNameError
+from transferkit.images import Skipped
 from transferkit.inspection import Finding, Inspection, restore
 from transferkit.inspection.observation import hash_file
 from transferkit.inspection.quarantine import MANIFEST
@@ -131,6 +133,19 @@ def test_a_move_to_another_file_system_copies(
     assert content_below(photos) == CONTENT
 
 
+def test_the_only_copy_of_a_file_that_is_listed_twice_stays(photos: Path, tmp_path: Path) -> None:
+    """A table may have several rows for one image."""
+    file = str(photos / "b/1.jpg")
+    found = inspection(photos)
+    for kind in ("duplicate", "conflicting-label"):
+        found.findings.append(Finding(file, kind, 1.0, None, file))
+    result = found.quarantine(tmp_path / "bad", kinds=["duplicate", "conflicting-label"])
+    assert result == ({}, [Skipped(file, "the same file as another one that stays")])
+    # But not if it is also a copy of another file.
+    found.findings.append(Finding(file, "duplicate", 1.0, None, str(photos / "b/3.jpg")))
+    assert list(found.quarantine(tmp_path / "bad").moved) == [file]
+
+
 def test_changed_files_stay(photos: Path, tmp_path: Path) -> None:
     found = inspection(photos, ("a/2.jpg", "duplicate"), ("b/1.jpg", "duplicate"))
     (photos / "a/2.jpg").write_bytes(b"new")
@@ -152,6 +167,42 @@ def test_a_file_that_is_listed_twice_stays(photos: Path, tmp_path: Path) -> None
     result = inspection(photos, ("b/3.jpg", "duplicate")).quarantine(tmp_path / "bad")
     assert [one.reason for one in result.left] == ["the same file as another one that stays"]
     assert link.exists()
+
+
+@pytest.mark.parametrize("is_relative", [True, False])
+def test_links_move_and_come_back(photos: Path, tmp_path: Path, is_relative: bool) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/2.jpg").write_bytes(b"one")
+    link = photos / "a/2.jpg"
+    link.unlink()
+    link.symlink_to("../../elsewhere/2.jpg" if is_relative else tmp_path / "elsewhere/2.jpg")
+    before = os.readlink(link)
+    found = inspection(photos, ("a/2.jpg", "duplicate"))
+    assert found.quarantine(tmp_path / "more/bad").left == []
+    assert not os.path.lexists(link)
+    assert (tmp_path / "more/bad/duplicate/a/2.jpg").read_bytes() == b"one"
+    # Even if what it leads to is gone.
+    (tmp_path / "elsewhere/2.jpg").unlink()
+    found.quarantine(tmp_path / "more/bad")
+    assert restore(tmp_path / "more/bad") == [link]
+    assert os.readlink(link) == before
+
+
+def test_a_new_file_in_the_place_of_a_moved_one_is_moved_too(photos: Path, tmp_path: Path) -> None:
+    inspection(photos, ("a/2.jpg", "duplicate")).quarantine(tmp_path / "bad")
+    (photos / "a/2.jpg").write_bytes(b"new")
+    # It has no findings, and is no business of the quarantine.
+    assert inspection(photos).quarantine(tmp_path / "bad") == ({}, [])
+    result = inspection(photos, ("a/2.jpg", "duplicate")).quarantine(tmp_path / "bad")
+    assert list(result.moved.values()) == [str(tmp_path / "bad/duplicate/a/2-2.jpg")]
+    assert result.left == []
+    with pytest.raises(OutputError, match="another file is there now; 1 files were moved back"):
+        restore(tmp_path / "bad")
+    assert (photos / "a/2.jpg").read_bytes() == b"one"
+    assert (tmp_path / "bad/duplicate/a/2-2.jpg").read_bytes() == b"new"
+    (photos / "a/2.jpg").unlink()
+    restore(tmp_path / "bad")
+    assert (photos / "a/2.jpg").read_bytes() == b"new"
 
 
 def test_nothing_is_overwritten(photos: Path, tmp_path: Path) -> None:

@@ -855,8 +855,9 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         predicted[~unread] = self.classes_[best].tolist()
         for row in np.flatnonzero(is_unknown):
             predicted[row] = unknown
-        is_text = self.classes_.dtype.kind == "U" and isinstance(unknown, str)
-        return predicted.astype(str) if is_text and not unread.any() else predicted
+        if unread.any() or not _is_of_type(unknown, self.classes_.dtype):
+            return predicted
+        return np.asarray(predicted.tolist())
 
     def unknown_score(self, X: Images, *, on_error: str = "raise") -> npt.NDArray[np.float32]:
         """Return how far each image is from the training images.
@@ -1345,6 +1346,13 @@ def _with_known_scores(
         return model, None
     known = held_out_scores(embeddings, labels, seed=seed)
     return with_unknown_score(model, fit_distance(embeddings, labels)), known
+
+
+def _is_of_type(label: Hashable, dtype: np.dtype[Any]) -> bool:
+    """Return whether a label is a string, an integer or another number, as a type is of."""
+    if dtype.kind in "iu":
+        return isinstance(label, Integral) and not isinstance(label, bool)
+    return isinstance(label, str) if dtype.kind == "U" else dtype.kind == "f" and is_number(label)
 
 
 def _files(sources: Iterable[str]) -> frozenset[str]:

@@ -20,7 +20,7 @@ from transferkit.errors import ParameterError, UnknownNameError, shorten
 from transferkit.images import ImageLike, Skipped
 from transferkit.support.data_frames import import_pandas
 from transferkit.support.random_state import RandomState, as_generator
-from transferkit.support.validation import check_integer
+from transferkit.support.validation import check_integer, is_number
 from transferkit.training.history import History
 
 if TYPE_CHECKING:
@@ -377,7 +377,7 @@ class Evaluation:
         """
         if isinstance(metric, str) and metric not in _METRICS:
             raise UnknownNameError("metric", metric, _METRICS)
-        if not 0 < confidence < 1:
+        if not is_number(confidence) or not 0 < confidence < 1:
             raise ParameterError(f"confidence is {shorten(confidence)}; expected one in (0, 1)")
         resamples = check_integer("resamples", resamples, 1)
 

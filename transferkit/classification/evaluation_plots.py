@@ -48,8 +48,9 @@ def plot_confusion_matrix(
         ticks = range(len(labels))
         # Names of more than a few classes overlap unless they are upright.
         rotation = 0 if len(labels) < 4 else 90
-        axes.set_xticks(ticks, labels, rotation=rotation, fontsize=9)
-        axes.set_yticks(ticks, labels, fontsize=9)
+        # Not as formulas: a dollar sign is a dollar sign.
+        axes.set_xticks(ticks, labels, rotation=rotation, fontsize=9, parse_math=False)
+        axes.set_yticks(ticks, labels, fontsize=9, parse_math=False)
         axes.set_xlabel("predicted class")
         axes.set_ylabel("true class")
         axes.set_xticks(np.arange(-0.5, len(labels)), minor=True)
@@ -101,4 +102,6 @@ def draw_calibration(figure: Figure, calibration: Calibration) -> None:
 
 
 def _shorten(label: str) -> str:
+    # The name of a folder need not be valid text.
+    label = label.encode("utf-8", "replace").decode("utf-8")
     return label if len(label) <= _MAX_LABEL else f"{label[: _MAX_LABEL - 3]}..."

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from transferkit.datasets import LabelledImages
-from transferkit.datasets.labels import Labels, label_array
+from transferkit.datasets.labels import Labels, check_finite_labels, label_array
 from transferkit.errors import DatasetError, shorten
 from transferkit.features import Features
 from transferkit.images import Images, Skipped, count_images, list_labeled_images
@@ -67,9 +67,7 @@ def with_labels(
         return paths, np.asarray(names)
     labels = label_array(y)
     _check_images(X, len(labels))
-    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
-        index = int(np.argmin(np.isfinite(labels)))
-        raise DatasetError(f"y[{index}] is {labels[index]}; expected a finite number")
+    check_finite_labels(labels)
     number = count_images(X)
     if number is not None and number != len(labels):
         raise DatasetError(f"X has {number} images, but y has {len(labels)} labels")

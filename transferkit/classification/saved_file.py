@@ -251,7 +251,7 @@ def _parse_known_scores(values: object) -> KnownScores:
     if (
         isinstance(values, list)
         and 1 < len(values) <= _MAX_QUANTILES
-        and all(isinstance(value, float) for value in values)
+        and all(isinstance(value, float) and math.isfinite(value) for value in values)
         and values == sorted(values)
     ):
         return KnownScores(tuple(values))

@@ -199,13 +199,17 @@ def with_unknown_score(model: Model, weights: DistanceWeights) -> Model:
         Of the score.
     """
     network = model.network
-    if UNKNOWN_SCORE not in network.layers:
-        (num_axes, size), num_classes = weights.axes.shape, len(weights.bias)
-        network = add_unknown_score(network, num_axes=num_axes, num_classes=num_classes, size=size)
     arrays = dict(model.weights)
     for name, array in weights._asdict().items():
         array.setflags(write=False)
         arrays[f"unknown.{name}"] = array
+    if UNKNOWN_SCORE in network.layers:
+        # The number of axes depends on that of the images.
+        shapes = {name: arrays[name].shape for name in network.parameters}
+        network = dataclasses.replace(network, parameters=shapes)
+    else:
+        (num_axes, size), num_classes = weights.axes.shape, len(weights.bias)
+        network = add_unknown_score(network, num_axes=num_axes, num_classes=num_classes, size=size)
     return dataclasses.replace(
         model, network=network, weights={name: arrays[name] for name in network.parameters}
     )

@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     from transferkit.datasets import LabelledImages
     from transferkit.optimization import ImageOptimizer
 
-__all__ = ["list_files", "load_optimizer", "parse_class", "parse_path", "read_data_set"]
+__all__ = [
+    "is_table",
+    "list_files",
+    "load_optimizer",
+    "parse_class",
+    "parse_path",
+    "read_data_set",
+]
 
 
 def list_files(paths: Sequence[Path]) -> list[Path]:
@@ -28,6 +35,13 @@ def list_files(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         files += list_images(path) if path.is_dir() else [path]
     return files
+
+
+def is_table(path: Path) -> bool:
+    """Return whether a path is that of a table of images, and not of a folder."""
+    from transferkit.datasets.tables import TABLE_SUFFIXES
+
+    return path.suffix.lower() in TABLE_SUFFIXES and not path.is_dir()
 
 
 def read_data_set(path: Path, split: str) -> LabelledImages:
@@ -43,10 +57,9 @@ def read_data_set(path: Path, split: str) -> LabelledImages:
         Of a table with a column for the split, the rows to use: ``"train"`` or ``"test"``.
     """
     from transferkit.datasets import LabelledImages, from_csv
-    from transferkit.datasets.tables import TABLE_SUFFIXES
     from transferkit.images import Skipped, list_labeled_images
 
-    if path.suffix.lower() in TABLE_SUFFIXES and not path.is_dir():
+    if is_table(path):
         data = from_csv(path, on_error="skip")
         return data if data.splits is None else _of_split(data, split, path)
     skipped: list[Skipped] = []

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from transferkit.cli.arguments import parse_path
+from transferkit.cli.arguments import parse_path, read_data_set
 from transferkit.cli.console import print_line, print_skipped, print_table, print_warning
 from transferkit.cli.options import Backend, BatchSize, Quiet, Seed
 
@@ -20,7 +20,8 @@ def compare(
         typer.Argument(
             parser=parse_path,
             metavar="FOLDER",
-            help="A folder with one subfolder of images for each class.",
+            help="A folder with one subfolder of images for each class; or a table, such as a "
+            ".csv file, with the path and label of each image.",
         ),
     ],
     networks: Annotated[
@@ -70,6 +71,7 @@ def compare(
 ) -> None:
     """Compare networks on a folder of class folders.
 
+    If a table has a column for the split, its rows of the split train are used.
     Each network runs once over the images; a classifier on its output is tested by a
     cross-validation with the same folds for all. Prints accuracy with its 95% confidence interval,
     the difference to the best, LogME, speed, size and license. Images that cannot be read are
@@ -97,7 +99,7 @@ def compare(
         check_plot(plot)
     comparison = compare_networks(
         networks,
-        folder,
+        read_data_set(folder, "train"),
         cv=cv,
         fine_tune=fine_tune or (),
         weights=_parse_weights(weights or []),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from transferkit.cli.arguments import parse_path
+from transferkit.cli.arguments import is_table, parse_path
 from transferkit.cli.console import (
     format_count,
     print_line,
@@ -41,7 +41,8 @@ def inspect(
             parser=parse_path,
             metavar="FOLDER",
             help="A folder with one subfolder of images for each class, or for each split and "
-            "class; or with images only.",
+            "class; or with images only; or a table, such as a .csv file, with the path and label "
+            "of each image.",
         ),
     ],
     output: Annotated[
@@ -108,6 +109,7 @@ def inspect(
     images that are blurred, dark or unlike the others. Prints the number of findings of each kind.
     Nothing is changed, except that --quarantine moves files.
     """
+    from transferkit.datasets import from_csv
     from transferkit.inspection import KINDS, inspect_images
     from transferkit.inspection.findings import check_kinds
     from transferkit.inspection.quarantine import DEFAULT_KINDS, check_quarantine
@@ -123,9 +125,9 @@ def inspect(
         raise typer.BadParameter("--move needs --quarantine")
     kinds_to_move = check_kinds(move or DEFAULT_KINDS)
     if quarantine is not None:
-        check_quarantine(quarantine, folder, kinds_to_move)
+        check_quarantine(quarantine, None if is_table(folder) else folder, kinds_to_move)
     found = inspect_images(
-        folder,
+        from_csv(folder, on_error="skip") if is_table(folder) else folder,
         network,
         weights=weights,
         backend=backend,

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from transferkit.datasets.copies import content_keys
-from transferkit.datasets.labels import Labels, label_array
+from transferkit.datasets.labels import Labels, check_finite_labels, label_array
 from transferkit.datasets.splitting import link_images, split_units
 from transferkit.errors import DatasetError, ParameterError, UnknownNameError, shorten
 from transferkit.images import ImageLike, Skipped
@@ -48,7 +48,7 @@ class LabelledImages:
     Raises
     ------
     DatasetError
-        If the lengths differ, or labels are of mixed types.
+        If the lengths differ, or labels are of mixed types or not finite.
 
     Examples
     --------
@@ -75,6 +75,7 @@ class LabelledImages:
     ) -> None:
         self.images = images
         self.labels = label_array(labels)
+        check_finite_labels(self.labels)
         self.splits = None if splits is None else label_array(splits)
         self.groups = None if groups is None else label_array(groups)
         self.skipped = list(skipped)
@@ -141,7 +142,8 @@ class LabelledImages:
         """
         if self.splits is None or name not in self.split_names:
             raise UnknownNameError("split", name, self.split_names)
-        part = self.take(np.flatnonzero(self.splits == name))
+        # The names of splits may be numbers in a table.
+        part = self.take(np.flatnonzero([str(split) == name for split in self.splits]))
         return dataclasses.replace(part, splits=None)
 
     def split(

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from transferkit.errors import DatasetError
 from transferkit.support.numerics import as_array
 
-__all__ = ["Labels", "label_array"]
+__all__ = ["Labels", "check_finite_labels", "label_array"]
 
 Labels: TypeAlias = Sequence[Hashable] | npt.NDArray[Any]
 """The types of the parameter ``y``."""
@@ -43,6 +43,19 @@ def label_array(labels: Labels) -> npt.NDArray[Any]:
     ['cat', 'dog']
     """
     return _normalize_text(_checked_array(labels))
+
+
+def check_finite_labels(labels: npt.NDArray[Any]) -> None:
+    """Check that labels (n,) that are numbers are finite: NaN is no class.
+
+    Raises
+    ------
+    DatasetError
+        If one is NaN or infinite.
+    """
+    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
+        index = int(np.argmin(np.isfinite(labels)))
+        raise DatasetError(f"y[{index}] is {labels[index]}; expected a finite number")
 
 
 def _checked_array(labels: Labels) -> npt.NDArray[Any]:

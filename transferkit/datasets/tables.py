@@ -161,7 +161,8 @@ def from_csv(
                 f"{table.path}, {place}: the column {columns['file']!r} has "
                 f"{shorten(cells['file'])}; expected the path of an image"
             )
-        if not image.is_file():
+        # Unlike Path.is_file, False for a name that is too long for a file.
+        if not os.path.isfile(image):
             missing.append(image)
             skipped.append(Skipped(str(image), f"no such file ({table.path.name}, {place})"))
             continue
@@ -196,7 +197,7 @@ def _resolve(folder: Path, name: object) -> Path | None:
         return None
     path = folder / name
     # Written on Windows.
-    if "\\" in name and os.sep == "/" and not path.exists():
+    if "\\" in name and os.sep == "/" and not os.path.exists(path):
         return folder / name.replace("\\", "/")
     return path
 

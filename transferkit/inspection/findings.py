@@ -9,7 +9,7 @@ from typing import NamedTuple
 from transferkit.errors import ArgumentTypeError, ParameterError, UnknownNameError, shorten
 from transferkit.support.validation import is_number
 
-__all__ = ["KINDS", "THRESHOLDS", "Finding", "check_kinds", "check_thresholds"]
+__all__ = ["KINDS", "PAIR_KINDS", "THRESHOLDS", "Finding", "check_kinds", "check_thresholds"]
 
 KINDS: Mapping[str, str] = MappingProxyType(
     {
@@ -32,6 +32,9 @@ KINDS: Mapping[str, str] = MappingProxyType(
     }
 )
 """The kinds of findings, and what they mean, in the order of a report."""
+
+PAIR_KINDS = frozenset(("duplicate", "near-duplicate", "leak", "conflicting-label"))
+"""The kinds that are about two images: `Finding.file` and `Finding.related`."""
 
 THRESHOLDS: Mapping[str, float] = MappingProxyType(
     {

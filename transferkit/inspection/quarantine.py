@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from transferkit.errors import FileFormatError, OutputError, ParameterError, shorten_path
 from transferkit.images import Skipped
-from transferkit.inspection.findings import KINDS, Finding, check_kinds
+from transferkit.inspection.findings import KINDS, PAIR_KINDS, Finding, check_kinds
 from transferkit.inspection.observation import hash_file
 from transferkit.support.atomic_write import write_atomically
 
@@ -25,6 +25,7 @@ MANIFEST = "manifest.json"
 """The name of the list of moves."""
 
 _FORMAT = 1
+_SAME_FILE = "the same file as another one that stays"
 
 
 class Quarantined(NamedTuple):
@@ -93,7 +94,8 @@ def move_files(
     if before or moves:
         # Written before the first move, so that all of them can be undone at any time.
         _write_manifest(target, before + moves)
-    pending = [move for move in before if os.path.lexists(move.source)]
+    planned = {move.source for move in moves}
+    pending = [move for move in before if move.source not in planned and _is_pending(move, target)]
     moved: dict[str, str] = {}
     for move in pending + moves:
         path = target / move.target
@@ -103,7 +105,7 @@ def move_files(
             continue
         _move(Path(move.source), path)
         moved[move.source] = str(path)
-    _write_manifest(target, [one for one in before + moves if (target / one.target).exists()])
+    _write_manifest(target, [one for one in before + moves if os.path.lexists(target / one.target)])
     return Quarantined(moved, left)
 
 
@@ -155,12 +157,16 @@ def _plan(
     """Return the moves of files that are not in the manifest yet, and what is left."""
     order = {kind: index for index, kind in enumerate(KINDS)}
     kind_of: dict[str, str] = {}
+    listed_twice: set[str] = set()
     for finding in sorted(findings, key=lambda finding: order[finding.kind]):
-        if finding.kind in chosen:
+        if finding.kind in chosen and _is_own_copy(finding):
+            listed_twice.add(finding.file)
+        elif finding.kind in chosen:
             kind_of.setdefault(finding.file, finding.kind)
     # A file that is listed under several names stays if one of them does.
     kept = {os.path.realpath(file) for file in files if file not in kind_of}
-    known = {move.source for move in before}
+    # A new file may be where one was that has been moved.
+    known = {(move.source, move.sha256) for move in before}
     taken = {move.target for move in before}
     absolute = [os.path.abspath(file) for file in files]
     base = (
@@ -169,25 +175,41 @@ def _plan(
         else os.path.commonpath([os.path.dirname(file) for file in absolute])
     )
     moves: list[_Move] = []
-    left: list[Skipped] = []
+    left = [Skipped(file, _SAME_FILE) for file in sorted(listed_twice - kind_of.keys())]
     for file, kind in kind_of.items():
         source = os.path.abspath(file)
-        if source in known:
+        if (source, digests[file].hex()) in known:
             continue
         if os.path.realpath(file) in kept:
-            left.append(Skipped(file, "the same file as another one that stays"))
+            left.append(Skipped(file, _SAME_FILE))
         elif not digests[file]:
             left.append(Skipped(file, "could not be read completely"))
         else:
             name = PurePosixPath(kind, Path(os.path.relpath(source, base)).as_posix())
             number = 1
             target = str(name)
-            while target in taken or (folder / target).exists():
+            while target in taken or os.path.lexists(folder / target):
                 number += 1
                 target = str(name.with_name(f"{name.stem}-{number}{name.suffix}"))
             taken.add(target)
             moves.append(_Move(source, target, kind, digests[file].hex()))
     return moves, left
+
+
+def _is_own_copy(finding: Finding) -> bool:
+    """Return whether the two images of a pair are one file, which the data set lists twice."""
+    return (
+        finding.kind in PAIR_KINDS
+        and finding.related is not None
+        and os.path.realpath(finding.file) == os.path.realpath(finding.related)
+    )
+
+
+def _is_pending(move: _Move, folder: Path) -> bool:
+    """Return whether a move of the manifest was interrupted: its file is still where it was."""
+    if not os.path.lexists(move.source):
+        return False
+    return not (folder / move.target).exists() or _has_digest(Path(move.source), move.sha256)
 
 
 def _why_not_to_move(move: _Move, path: Path) -> str | None:
@@ -209,11 +231,17 @@ def _move(source: Path, target: Path) -> None:
             # A copy with the same content, from a move that was interrupted.
             source.unlink()
             return
+        if source.is_symlink() and not os.path.isabs(os.readlink(source)):
+            # A relative link leads to the same file from its new folder only if it is changed.
+            linked = os.path.join(os.path.realpath(source.parent), os.readlink(source))
+            target.symlink_to(os.path.relpath(linked, os.path.realpath(target.parent)))
+            source.unlink()
+            return
         try:
             source.rename(target)
         except OSError:
             part = target.with_name(target.name[:200] + ".part")
-            shutil.copy2(source, part)
+            shutil.copy2(source, part, follow_symlinks=False)
             part.rename(target)
             source.unlink()
     except OSError as error:
@@ -269,7 +297,7 @@ def restore(folder: str | os.PathLike[str]) -> list[Path]:
     problems: list[str] = []
     for move in moves:
         source, target = root / move.target, Path(move.source)
-        if not source.exists():
+        if not os.path.lexists(source):
             # The move was planned, but not made; or the file is back already.
             continue
         if os.path.lexists(target) and not _has_digest(target, move.sha256):

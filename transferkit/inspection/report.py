@@ -11,14 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from transferkit.images import ImageLike, Skipped
-from transferkit.inspection.findings import KINDS, Finding
+from transferkit.inspection.findings import KINDS, PAIR_KINDS, Finding
 from transferkit.reports import Thumbnail, check_report, make_thumbnails, write_page
 
 __all__ = ["Inspected", "write_report"]
 
 # Findings of a kind that are shown; about 4 KB for each thumbnail.
 _SHOWN = 24
-_PAIRS = frozenset(("duplicate", "near-duplicate", "leak", "conflicting-label"))
 # Kinds whose thumbnails would show nothing.
 _WITHOUT_PHOTOS = frozenset(("unreadable", "imbalance"))
 # Kinds whose measure is a fault if it is low.
@@ -119,7 +118,7 @@ def write_report(inspection: Inspected, path: str | os.PathLike[str]) -> None:
                 _Item([photo(name) for name in _names(finding)], _describe(finding))
                 for finding in findings
             ],
-            kind in _PAIRS,
+            kind in PAIR_KINDS,
             _ADVICE.get(kind, ""),
         )
         for kind, findings in shown.items()
@@ -146,7 +145,7 @@ def _format_number(number: int) -> str:
 
 def _names(finding: Finding) -> list[str]:
     """Return the images that a finding is about: one, or two."""
-    if finding.kind in _PAIRS and finding.related is not None:
+    if finding.kind in PAIR_KINDS and finding.related is not None:
         return [finding.file, finding.related]
     return [finding.file]
 
@@ -165,7 +164,7 @@ def _short_names(inspection: Inspected) -> dict[str, str]:
 
 
 def _describe(finding: Finding) -> str:
-    if finding.kind in _PAIRS:
+    if finding.kind in PAIR_KINDS:
         is_exact = finding.threshold is None
         return "exact copy" if is_exact else f"similarity {finding.measure:.2f}"
     if finding.kind == "label":
@@ -180,7 +179,7 @@ def _describe(finding: Finding) -> str:
 
 def _describe_threshold(findings: Sequence[Finding]) -> str:
     thresholds = {one.threshold for one in findings if one.threshold is not None}
-    if not thresholds or findings[0].kind in _PAIRS:
+    if not thresholds or findings[0].kind in PAIR_KINDS:
         return ""
     word = "below" if findings[0].kind in _LOW else "above"
     return f"{word} {thresholds.pop():g}"

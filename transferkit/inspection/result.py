@@ -78,7 +78,8 @@ class Inspection:
         files = {one.file for one in self.findings if one.kind != "imbalance"}
         number = len(self.sources)
         noun = "image" if number == 1 else "images"
-        return f"{number:,} {noun}, {len(self.findings):,} findings about {len(files):,} of them"
+        found = "finding" if len(self.findings) == 1 else "findings"
+        return f"{number:,} {noun}, {len(self.findings):,} {found} about {len(files):,} of them"
 
     def of_kind(self, kind: str) -> list[Finding]:
         """Return the findings of one kind.
