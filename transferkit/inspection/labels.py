@@ -140,7 +140,7 @@ def _cross_validate(
             # All copies of a class, or of all but one, are in this fold.
             probabilities[held_out] = 1 / probabilities.shape[1]
             continue
-        head = fit_head(embeddings[train], y, C=_C, seed=0, calibrated=False)
+        head = fit_head(embeddings[train], y, C=_C, seed=0)
         logits = (embeddings[held_out] @ head.weight.T + head.bias).astype(np.float64)
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities[np.ix_(held_out, known)] = exponentials / exponentials.sum(
