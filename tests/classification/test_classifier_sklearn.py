@@ -84,10 +84,13 @@ def assert_same_fit(classifier: Classifier, expected: LogisticRegression) -> Non
 # ---- decision_function ----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("C", [20.0, None])
 @pytest.mark.parametrize("classes", [2, 3, 5])
-def test_the_decision_function_agrees_with_probabilities_and_predictions(classes: int) -> None:
+def test_the_decision_function_agrees_with_probabilities_and_predictions(
+    classes: int, C: float | None
+) -> None:
     labels = np.arange(classes).repeat(5)
-    classifier = tiny_classifier(C=20.0).fit(colored(labels, spread=200), labels)
+    classifier = tiny_classifier(C=C).fit(colored(labels, spread=200), labels)
     images = colored(labels, seed=1, spread=250)
     decisions = classifier.decision_function(images)
     probabilities = classifier.predict_proba(images)
@@ -362,10 +365,11 @@ def test_permutation_test() -> None:
     assert p_value == pytest.approx(0.1)
 
 
-def test_sample_weights_are_routed() -> None:
+@pytest.mark.parametrize("C", [20.0, None])
+def test_sample_weights_are_routed(C: float | None) -> None:
     weight = np.where(LABELS == 2, 1e-6, 1.0)
     with sklearn.config_context(enable_metadata_routing=True):
-        classifier = tiny_classifier(C=20.0).set_fit_request(sample_weight=True)
+        classifier = tiny_classifier(C=C).set_fit_request(sample_weight=True)
         classifier.set_score_request(sample_weight=True)
         expected = clone(classifier).fit(IMAGES, LABELS, sample_weight=weight)
         for estimator in (
@@ -454,7 +458,7 @@ def test_a_classifier_of_a_fitted_model_has_the_same_embedding() -> None:
 
 def test_representations_are_short() -> None:
     classifier = tiny_classifier(C=20.0).fit(IMAGES, LABELS)
-    assert repr(classifier.model_) == "<Model tiny for 3 classes: 9 weights, 3 labels>"
+    assert repr(classifier.model_) == "<Model tiny for 3 classes: 16 weights, 3 labels>"
     assert "Classifier" in classifier._repr_html_()
 
 

@@ -86,7 +86,7 @@ from transferkit.models.estimator import NetworkEstimator, document_parameters, 
 from transferkit.models.model import attach_metadata
 from transferkit.models.program_cache import ProgramCache
 from transferkit.networks import NETWORKS, Network, add_probabilities, replace_head
-from transferkit.networks.passes import UNKNOWN_SCORE
+from transferkit.networks.passes import SCALED_LOGITS, UNKNOWN_SCORE
 from transferkit.support.numerics import l2_normalize
 from transferkit.support.random_state import RandomState, as_generator, as_seed
 from transferkit.support.validation import check_integer, check_positive, is_number
@@ -171,7 +171,8 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         The number of images that the classifier was fitted to; None for one that was loaded.
     temperature_ : float
         By which the logits are divided before the softmax, so that the probabilities are
-        calibrated; fitted to images that were held out. 1 for a pretrained classifier.
+        calibrated; fitted to images that were held out. 1 if ``C`` is given and the network not
+        fine-tuned, and for a pretrained classifier.
     skipped_ : list of Skipped
         The images, class folders and classes that `fit` left out, and why.
     history_ : transferkit.training.History or None
@@ -730,7 +731,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         return used, weights[used] if weighted else None, small
 
     def decision_function(self, X: Images) -> npt.NDArray[np.float32]:
-        """Return the logits of each image.
+        """Return the logits of each image, of which the probabilities are the softmax.
 
         Parameters
         ----------
@@ -750,7 +751,10 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         DatasetError
             If there are no images.
         """
-        logits = self._outputs(X, "logits", on_error="raise")["logits"]
+        check_is_fitted(self, "classes_")
+        layers = self.model_.network.layers
+        layer = SCALED_LOGITS if SCALED_LOGITS in layers else "logits"
+        logits = self._outputs(X, layer, on_error="raise")[layer]
         if logits.shape[1] == 2:
             logits = logits[:, 1] - logits[:, 0]
         return logits

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from sklearn import config_context
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
@@ -66,7 +67,6 @@ def fit_head(
     C: float | None,
     seed: int,
     sample_weight: Doubles | None = None,
-    calibrated: bool = True,
 ) -> Head:
     """Fit a linear classifier to embeddings.
 
@@ -82,21 +82,18 @@ def fit_head(
         Seed of the cross-validation folds.
     sample_weight
         (n,) weight of each image, greater than 0; None: all equal.
-    calibrated
-        Whether a temperature is fitted. It needs two images of each class.
     """
     mean = embeddings.mean(axis=0, dtype=np.float64)
     num_classes = int(labels.max()) + 1
     # With two classes, scikit-learn has one logit: that of the second minus the first.
     num_logits = 1 if num_classes == 2 else num_classes
-    candidates = _CANDIDATES if C is None else (float(C),)
-    has_folds = C is None or (calibrated and bool(np.bincount(labels).min() > 1))
-    num_fits = 1 + len(candidates) * _MAX_FOLDS if has_folds else 1
+    num_fits = 1 if C is not None else 1 + len(_CANDIDATES) * _MAX_FOLDS
     X, axes = _project(embeddings - mean, num_logits * num_fits)
-    chosen, accuracy, temperature = candidates[0], 0.0, 1.0
-    if has_folds:
-        chosen, accuracy, held_out = _choose_C(X, labels, candidates, seed, sample_weight)
-        temperature = fit_temperature(held_out, labels, sample_weight) if calibrated else 1.0
+    # With C given, the result is exactly that of scikit-learn: probabilities as well.
+    chosen, accuracy, temperature = C, None, 1.0
+    if chosen is None:
+        chosen, accuracy, held_out = _choose_C(X, labels, seed, sample_weight)
+        temperature = fit_temperature(held_out, labels, sample_weight)
     regression = _regression(chosen, _FINAL_TOLERANCE, X.shape, num_logits)
     regression.fit(X, labels, sample_weight)
     weight, intercept = regression.coef_, regression.intercept_
@@ -110,7 +107,7 @@ def fit_head(
         weight.astype(np.float32),
         bias.astype(np.float32),
         chosen,
-        accuracy if C is None else None,
+        accuracy,
         temperature,
     )
 
@@ -161,7 +158,6 @@ def make_folds(labels: npt.NDArray[np.intp], seed: int) -> StratifiedKFold:
 def _choose_C(  # noqa: N802
     embeddings: Doubles,
     labels: npt.NDArray[np.intp],
-    candidates: Sequence[float],
     seed: int,
     sample_weight: Doubles | None,
 ) -> tuple[float, float, Doubles]:
@@ -175,25 +171,25 @@ def _choose_C(  # noqa: N802
     num_logits = 1 if num_classes == 2 else num_classes
     folds = make_folds(labels, seed)
     params = None if sample_weight is None else {"sample_weight": sample_weight}
-    best: tuple[float, float, float, Doubles] | None = None
-    for C in candidates:
-        logits = cross_val_predict(
-            _regression(C, _SELECTION_TOLERANCE, embeddings.shape, num_logits),
-            embeddings,
-            labels,
-            cv=folds,
-            method="decision_function",
-            params=params,
-        )
+    best = (-math.inf, _CANDIDATES[0], 0.0, np.empty(0))
+    for C in _CANDIDATES:
+        # With the routing of metadata, which users may enable, weights would need a request.
+        with config_context(enable_metadata_routing=False):
+            logits = cross_val_predict(
+                _regression(C, _SELECTION_TOLERANCE, embeddings.shape, num_logits),
+                embeddings,
+                labels,
+                cv=folds,
+                method="decision_function",
+                params=params,
+            )
         if num_logits == 1:
             logits = np.stack([-logits / 2, logits / 2], axis=1)
         accuracy = float(np.average(logits.argmax(axis=1) == labels, weights=sample_weight))
         loss = float(np.average(cross_entropies(logits, labels), weights=sample_weight))
         score = accuracy - _LOG_LIKELIHOOD_WEIGHT * loss
-        if best is None or score > best[0]:
+        if score > best[0]:
             best = (score, C, accuracy, logits)
-    if best is None:
-        raise ValueError("there are no candidates")
     return best[1:]
 
 

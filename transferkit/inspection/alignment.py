@@ -21,6 +21,8 @@ SIDE = 64
 _LEVELS = ((16, 2, 0.35), (16, 3, 0.6), (32, 3, 0.75), (SIDE, 3, 0.0))
 # Copies of the same part need no alignment, even if they have no structure at 16 pixels.
 _UNALIGNED = ((32, 0, 0.5), (SIDE, 0, 0.5))
+# From this similarity on, it is also computed with the two copies exchanged.
+_REPEATED = 0.5
 # After a search at 32 pixels. The copies may have no structure that is visible at 16.
 _LEVELS_AFTER_SEARCH = ((32, 4, 0.3), (SIDE, 4, 0.0))
 _SEARCHED = 32
@@ -187,19 +189,29 @@ def _fit_brightness(one: Floats, other: Floats, weights: Floats) -> tuple[Floats
 def _compare_directly(first: Floats, second: Floats) -> Floats:
     """Compare copies of which one may be shifted or scaled by a few pixels."""
     warp = _identity(len(first))
-    similar: Floats = np.maximum(
+    similarity: Floats = np.maximum(
         _compare(first, second, warp, _UNALIGNED), _compare(first, second, warp, _LEVELS)
     )
-    return similar
+    # A crop has more pixels of the same part. Nothing is lost if it is the one that is warped.
+    rows = np.flatnonzero(similarity >= _REPEATED)
+    if not len(rows):
+        return similarity
+    reverse = _compare(second[rows], first[rows], _identity(len(rows)), _LEVELS)
+    similarity[rows] = np.maximum(similarity[rows], reverse)
+    return similarity
 
 
 def _search_and_compare(first: Floats, second: Floats) -> Floats:
     """Compare copies of which one may be a crop of the other."""
-    levels = _LEVELS_AFTER_SEARCH
-    return np.maximum(
-        _compare(first, second, _search(first, second), levels),
-        _compare(second, first, _search(second, first), levels),
+    similarity: Floats = np.maximum(
+        _compare(second, first, _inverse(_search(first, second)), _LEVELS_AFTER_SEARCH),
+        _compare(first, second, _inverse(_search(second, first)), _LEVELS_AFTER_SEARCH),
     )
+    return similarity
+
+
+def _inverse(warp: _Warp) -> _Warp:
+    return _Warp(np.reciprocal(warp.scale), np.divide(-warp.shift, warp.scale))
 
 
 def _search(first: Floats, second: Floats) -> _Warp:

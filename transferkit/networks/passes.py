@@ -15,6 +15,7 @@ from transferkit.errors import ParameterError
 from transferkit.networks.graph import Attribute, Network, Node, Weights
 
 __all__ = [
+    "SCALED_LOGITS",
     "TEMPERATURE",
     "UNKNOWN_SCORE",
     "add_probabilities",
@@ -24,6 +25,9 @@ __all__ = [
     "keep_needed",
     "replace_head",
 ]
+
+SCALED_LOGITS = "scaled_logits"
+"""The name of the layer that `divide_logits` adds."""
 
 TEMPERATURE = "head.temperature"
 """The name of the weight (1,) by which `divide_logits` divides the logits."""
@@ -229,11 +233,10 @@ def divide_logits(network: Network) -> Network:
     ParameterError
         If the network has such a layer already.
     """
-    name = "scaled_logits"
-    _check_free(network, {name})
+    _check_free(network, {SCALED_LOGITS})
     probabilities = network.node("probabilities")
-    scaled = Node(name, "divide", probabilities.inputs, {}, (TEMPERATURE,))
-    softmax = Node("probabilities", probabilities.operation, (name,))
+    scaled = Node(SCALED_LOGITS, "divide", probabilities.inputs, {}, (TEMPERATURE,))
+    softmax = Node("probabilities", probabilities.operation, (SCALED_LOGITS,))
     nodes: list[Node] = []
     for node in network.nodes:
         nodes += [scaled, softmax] if node is probabilities else [node]

@@ -35,7 +35,7 @@ def check_plot(path: str | os.PathLike[str]) -> Path:
         If the file cannot be written, or its name does not end in ``.png``.
     """
     try:
-        import matplotlib as mpl  # noqa: F401
+        import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise UnsupportedError(
             'plots need matplotlib, which is not installed; pip install "transferkit[plots]"'

@@ -88,7 +88,7 @@ def are_mirror_images_different(
     for fold in range(folds.max() + 1):
         held = folds == fold
         X = np.concatenate([embeddings[~held], mirrored[~held]])
-        head = fit_head(X, np.repeat([0, 1], (~held).sum()), C=_C, seed=0, calibrated=False)
+        head = fit_head(X, np.repeat([0, 1], (~held).sum()), C=_C, seed=0)
         for is_mirrored, rows in enumerate((embeddings[held], mirrored[held])):
             logits = rows @ head.weight.T + head.bias
             hits += int((logits.argmax(axis=1) == is_mirrored).sum())
