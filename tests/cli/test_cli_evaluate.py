@@ -67,3 +67,16 @@ def test_invalid_arguments_are_rejected(tmp_path: Path, classifier_file: Path) -
     message = error_of("evaluate", classifier_file, TEST, "--csv", tmp_path / "no" / "x.csv")
     assert f"x.csv: the folder '{tmp_path / 'no'}' does not exist" in message
     assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "inspect"])
+def test_the_table_of_the_images_is_not_overwritten(
+    tmp_path: Path, classifier_file: Path, command: str
+) -> None:
+    table = tmp_path / "photos.csv"
+    content = f"file,label\n{TEST / 'grass' / 'grass-1.jpg'},grass\n"
+    table.write_text(content)
+    arguments = (classifier_file, table) if command == "evaluate" else (table,)
+    message = error_of(command, *arguments, "--csv", table)
+    assert "photos.csv is the table of the images; choose another file to write" in message
+    assert table.read_text() == content

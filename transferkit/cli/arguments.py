@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import typer
 
 from transferkit.cli.options import CLASSIFIER_SUFFIX
-from transferkit.errors import DatasetError, UnknownNameError, shorten
+from transferkit.errors import DatasetError, OutputError, UnknownNameError, shorten
 
 if TYPE_CHECKING:
     from transferkit.datasets import LabelledImages
     from transferkit.optimization import ImageOptimizer
 
 __all__ = [
+    "check_output",
     "is_table",
     "list_files",
     "load_optimizer",
@@ -23,6 +24,21 @@ __all__ = [
     "parse_path",
     "read_data_set",
 ]
+
+
+def check_output(output: Path, given: Path) -> None:
+    """Check that a file can be written, and is not the one that is read.
+
+    Raises
+    ------
+    OutputError
+        If not.
+    """
+    from transferkit.support.atomic_write import check_writable
+
+    check_writable(output)
+    if output.exists() and given.exists() and output.samefile(given):
+        raise OutputError(f"{output} is the table of the images; choose another file to write")
 
 
 def list_files(paths: Sequence[Path]) -> list[Path]:

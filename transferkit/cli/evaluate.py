@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from transferkit.cli.arguments import parse_path, read_data_set
+from transferkit.cli.arguments import check_output, parse_path, read_data_set
 from transferkit.cli.console import print_line, print_table, write_csv
 from transferkit.cli.evaluation import Report, print_evaluation, write_report
 from transferkit.cli.options import Backend, BatchSize, Quiet
@@ -57,10 +57,10 @@ def evaluate(
     from transferkit.classification import Classifier
     from transferkit.classification.evaluation import format_score
     from transferkit.reports import check_report
-    from transferkit.support.atomic_write import check_writable, write_atomically
+    from transferkit.support.atomic_write import write_atomically
 
     if csv_file is not None:
-        check_writable(csv_file)
+        check_output(csv_file, folder)
     if report is not None:
         check_report(report)
     data = read_data_set(folder, "test")

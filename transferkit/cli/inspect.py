@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from transferkit.cli.arguments import is_table, parse_path
+from transferkit.cli.arguments import check_output, is_table, parse_path
 from transferkit.cli.console import (
     format_count,
     print_line,
@@ -114,13 +114,12 @@ def inspect(
     from transferkit.inspection.findings import check_kinds
     from transferkit.inspection.quarantine import DEFAULT_KINDS, check_quarantine
     from transferkit.reports import check_report
-    from transferkit.support.atomic_write import check_writable
 
     # Everything that can be checked before the network runs is checked here.
     if output is not None:
         check_report(output)
     for file in filter(None, (json_file, csv_file)):
-        check_writable(file)
+        check_output(file, folder)
     if move and quarantine is None:
         raise typer.BadParameter("--move needs --quarantine")
     kinds_to_move = check_kinds(move or DEFAULT_KINDS)
