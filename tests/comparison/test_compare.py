@@ -423,6 +423,8 @@ def test_labels_may_be_numbers(backend: Backend, tmp_path: Path) -> None:
 
 
 def test_output_is_checked(backend: Backend, tmp_path: Path) -> None:
+    pytest.importorskip("jinja2")
+    pytest.importorskip("matplotlib")
     comparison = compared([model()], backend=backend)
     with pytest.raises(OutputError, match=r"ends in \.html"):
         comparison.report(tmp_path / "compare.pdf")
