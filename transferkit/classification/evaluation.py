@@ -82,27 +82,6 @@ class ClassScore(NamedTuple):
         return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
-class Mistake(NamedTuple):
-    """A misclassified image.
-
-    Attributes
-    ----------
-    source
-        Its path, or its position in the input.
-    label
-        The true label.
-    predicted
-        The predicted label.
-    probability
-        The probability of the predicted label, in [0, 1].
-    """
-
-    source: str
-    label: Hashable
-    predicted: Hashable
-    probability: float
-
-
 class EvaluatedImage(NamedTuple):
     """An image with its true and its predicted class.
 
@@ -122,6 +101,12 @@ class EvaluatedImage(NamedTuple):
     label: Hashable
     predicted: Hashable
     probability: float
+
+
+class Mistake(EvaluatedImage):
+    """A misclassified image, with the attributes of `EvaluatedImage`."""
+
+    __slots__ = ()
 
 
 class Confusion(NamedTuple):

@@ -47,9 +47,8 @@ _DAMAGED = (
     tarfile.TarError,
     zipfile.BadZipFile,
     zlib.error,
-    NotImplementedError,
+    # Of zipfile: a method of compression that it does not have, or a password.
     RuntimeError,
-    UnicodeError,
     ValueError,
 )
 
