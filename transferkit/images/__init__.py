@@ -5,6 +5,7 @@ pixels: (n, h, w, 3), RGB, float32 in [0, 1].
 """
 
 from transferkit.images.folders import list_images, list_labeled_images
+from transferkit.images.named import NamedImage
 from transferkit.images.preprocessing import Preprocessing
 from transferkit.images.published_preprocessing import (
     from_timm,
@@ -21,6 +22,7 @@ __all__ = [
     "ImageLike",
     "ImageTypeError",
     "Images",
+    "NamedImage",
     "Preprocessing",
     "Skipped",
     "count_images",

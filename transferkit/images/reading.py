@@ -35,6 +35,7 @@ from transferkit.errors import ImageError
 from transferkit.images.bit_depth import BitDepth, check_bit_depth
 from transferkit.images.color_profiles import to_srgb
 from transferkit.images.containers import JPEG_2000, brands, read_codestream
+from transferkit.images.named import NamedImage
 from transferkit.support.locks import ForkSafeLock
 
 __all__ = [
@@ -59,8 +60,8 @@ Array: TypeAlias = npt.NDArray[np.generic]
 EncodedImage: TypeAlias = bytes | bytearray | memoryview | IO[bytes]
 """The types of the content of an image file: bytes, or a binary file object."""
 
-ImageLike: TypeAlias = str | os.PathLike[str] | EncodedImage | Image.Image | Array
-"""The types of one image: a path, the content of a file, a PIL image or an array."""
+ImageLike: TypeAlias = str | os.PathLike[str] | EncodedImage | NamedImage | Image.Image | Array
+"""The types of one image: a path, the content of a file, a named or PIL image, or an array."""
 
 _ACCEPTED = (
     "expected a path, the bytes of an image file, a binary file object, a PIL image, or an array "
@@ -176,6 +177,7 @@ def read_image(
         - the bytes of such a file, or a binary file object such as `io.BytesIO`. A seekable file
           object is read from its start, whatever its position is, and its position is restored;
           a non-seekable one is read from its current position to its end. It is not closed;
+        - a `NamedImage`;
         - a PIL image of any mode. It is not changed, except that Pillow decodes it if that has
           not been done yet;
         - an array, height x width or height x width x 1 (gray), 3 (RGB) or 4 (RGBA), uint8 or
@@ -187,7 +189,7 @@ def read_image(
         of another color space. The orientation in EXIF data is applied. Invalid profiles and
         EXIF data are ignored.
     source
-        The name of the image in error messages. None: its path, or "image".
+        The name of the image in error messages. None: its path or name, or "image".
     bit_depth
         The number of bits that are used in images of 16 bits, as in `Preprocessing`. None: 16,
         or what a TIFF file states, with a warning if no value is above 4095.
@@ -216,11 +218,18 @@ def read_image(
     (30, 20)
     """
     if source is None:
-        source = os.fsdecode(image) if isinstance(image, (str, os.PathLike)) else "image"
+        source = _own_name(image) or "image"
     depth = BitDepth(check_bit_depth(bit_depth))
     upright = read_image_of_call(image, source, depth)
     depth.warn()
     return upright
+
+
+def _own_name(image: ImageLike) -> str:
+    """Return the path or name of an image; empty if it has none."""
+    if isinstance(image, NamedImage):
+        return image.source
+    return os.fsdecode(image) if isinstance(image, (str, os.PathLike)) else ""
 
 
 def read_image_of_call(
@@ -246,7 +255,7 @@ def read_image_of_call(
         return _from_array(image, source, depth)
     if isinstance(image, (str, os.PathLike)):
         return _read_file(os.fsdecode(image), source, depth)
-    if is_encoded(image):
+    if is_encoded(image) or isinstance(image, NamedImage):
         return _read_content(read_content(image, source), source, depth)
     raise ImageTypeError(source, f"unsupported type {type(image).__name__}; {_ACCEPTED}")
 
@@ -261,19 +270,19 @@ def is_encoded(image: object) -> TypeGuard[EncodedImage]:
     >>> is_encoded(b"GIF89a"), is_encoded(io.BytesIO()), is_encoded("cat.jpg")
     (True, True, False)
     """
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return True
     # File objects of web frameworks and of tempfile do not derive from io.IOBase.
-    return isinstance(image, (bytes, bytearray, memoryview)) or callable(
-        getattr(image, "read", None)
-    )
+    return callable(getattr(image, "read", None)) and not isinstance(image, NamedImage)
 
 
-def read_content(file: EncodedImage, source: str) -> bytes:
-    """Return the content of a file object, or a copy of bytes that could change.
+def read_content(file: EncodedImage | NamedImage, source: str) -> bytes:
+    """Return the content of a file object or named image, or a copy of bytes that could change.
 
     Parameters
     ----------
     file
-        Bytes, or a binary file object, which `read_image` describes.
+        Bytes, a binary file object, which `read_image` describes, or a named image.
     source
         The name of the image in error messages.
 
@@ -284,7 +293,8 @@ def read_content(file: EncodedImage, source: str) -> bytes:
     Raises
     ------
     ImageError
-        If the file object cannot be read, does not begin like an image, or is too long.
+        If the file object cannot be read, does not begin like an image, or is too long; or if the
+        named image cannot be read.
     ImageTypeError
         If it does not return bytes.
 
@@ -297,6 +307,8 @@ def read_content(file: EncodedImage, source: str) -> bytes:
     """
     if isinstance(file, (bytes, bytearray, memoryview)):
         return bytes(file)
+    if isinstance(file, NamedImage):
+        return _read_named(file, source)
     try:
         if isinstance(file, io.BytesIO):
             # Does not depend on the position, which several threads would change.
@@ -311,6 +323,21 @@ def read_content(file: EncodedImage, source: str) -> bytes:
         raise
     except (OSError, ValueError) as error:
         raise ImageError(source, f"the file object cannot be read: {error}") from error
+
+
+def _read_named(image: NamedImage, source: str) -> bytes:
+    try:
+        content: object = image.read()
+    except ImageError:
+        raise
+    except OSError as error:
+        raise ImageError(source, f"cannot be read: {error.strerror or error}") from error
+    if not isinstance(content, bytes):
+        raise ImageTypeError(
+            source,
+            f"read() of the {type(image).__name__} returned {type(content).__name__}, not bytes",
+        )
+    return content
 
 
 def _rewind(file: IO[bytes]) -> int | None:

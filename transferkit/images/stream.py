@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Sized
@@ -20,6 +21,7 @@ from transferkit.images.augmentation.base import AugmentationStage
 from transferkit.images.bit_depth import BitDepth
 from transferkit.images.conversion import to_float32
 from transferkit.images.folders import list_images
+from transferkit.images.named import NamedImage
 from transferkit.images.preprocessing import Preprocessing
 from transferkit.images.reading import (
     Array,
@@ -48,6 +50,9 @@ Images: TypeAlias = ImageLike | Iterable[ImageLike]
 
 _Pixels: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 
+# The number of threads that load named images, which wait for a server most of the time.
+_LOADERS = 32
+
 # Lengths of an axis of channels: gray, RGB, RGBA.
 _CHANNELS = (1, 3, 4)
 
@@ -68,7 +73,7 @@ class ImageReader(Protocol):
         Parameters
         ----------
         image
-            As for `read_image`; a file object has been read to bytes.
+            As for `read_image`; a file object or named image has been read to bytes.
         source
             The name of the image in error messages.
         depth
@@ -92,7 +97,8 @@ class Batch:
     pixels
         (n, height, width, 3), RGB, float32 in [0, 1].
     sources
-        The source of each image: its path, or its position in the input (``"images[3]"``).
+        The source of each image: its path or name, or its position in the input
+        (``"images[3]"``).
     indices
         The position of each image in the input, from 0; skipped images count.
     """
@@ -113,7 +119,8 @@ def count_images(images: Images) -> int | None:
     Returns
     -------
     int or None
-        None if the number is unknown before iterating, as for a generator.
+        None if the number is unknown before iterating, as for a generator. Iterables that are no
+        iterators may state it with ``__length_hint__``.
 
     Raises
     ------
@@ -132,7 +139,10 @@ def count_images(images: Images) -> int | None:
     5
     """
     sources = _image_sources(images)
-    return len(sources) if isinstance(sources, Sized) else None
+    if isinstance(sources, Iterator):
+        return None
+    number = operator.length_hint(sources, -1)
+    return None if number < 0 else number
 
 
 def stream_batches(
@@ -149,9 +159,10 @@ def stream_batches(
 ) -> Generator[Batch, None, None]:
     """Read, resize and crop images, and yield them in batches, in input order.
 
-    Images are read in threads, one for each CPU core, while the caller processes a batch. At
-    most two further batches are read ahead (or one image for each thread if that is more), and
-    ``images`` is not iterated further than that. When the generator is closed,
+    Images are read in threads, one for each CPU core, while the caller processes a batch; the
+    content of named images, such as URLs, in 32 further ones. At most two further batches are
+    read ahead (or one image for each thread if that is more), and ``images`` is not iterated
+    further than that. When the generator is closed,
     garbage-collected or interrupted, each thread ends after its current image.
 
     Parameters
@@ -168,7 +179,8 @@ def stream_batches(
           Three axes of which neither the first nor the last has length 1, 3 or 4 are number x
           height x width, gray;
         - a sequence, a generator, an array of strings or another iterable of paths to files,
-          bytes, file objects, PIL images and arrays of one image, also mixed. Arrays from a
+          bytes, file objects, named images (`NamedImage`), PIL images and arrays of one image,
+          also mixed. Arrays from a
           generator are copied immediately, so that it can reuse their memory; file objects are
           read immediately, so that it can close them;
         - a column of a data frame, or a data frame with one column, of these.
@@ -294,7 +306,7 @@ def _image_sources(images: Images) -> Iterable[ImageLike]:
     if isinstance(images, (str, os.PathLike)):
         return list_images(images)
     # A file object is iterable, but its lines are not images.
-    if isinstance(images, Image.Image) or is_encoded(images):
+    if isinstance(images, (Image.Image, NamedImage)) or is_encoded(images):
         return [images]
     if isinstance(images, np.ndarray):
         return _images_in_array(images)
@@ -420,6 +432,8 @@ class _ReadAhead:
     ) -> None:
         threads = _available_cores()
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="transferkit-images")
+        # Threads of a pool are started when they are needed.
+        self._loaders = ThreadPoolExecutor(_LOADERS, thread_name_prefix="transferkit-images-load")
         self._ahead = max(ahead, threads)
         self._preprocessing = preprocessing
         self._augment = augment
@@ -435,7 +449,8 @@ class _ReadAhead:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        # Waits for the current image of each thread, a few milliseconds.
+        # Waits for the current image of each thread, a few milliseconds for a file.
+        self._loaders.shutdown(wait=True, cancel_futures=True)
         self._executor.shutdown(wait=True, cancel_futures=True)
 
     def fill(self) -> None:
@@ -455,8 +470,10 @@ class _ReadAhead:
                 future = self._submit(image, source, index)
                 self._pending.append((index, source, future))
 
-    def _submit(self, image: ImageLike, source: str, index: int) -> Future[_Pixels]:
-        if is_encoded(image):
+    def _submit(self, image: ImageLike | Future[bytes], source: str, index: int) -> Future[_Pixels]:
+        if isinstance(image, NamedImage):
+            image = self._loaders.submit(read_content, image, source)
+        elif is_encoded(image):
             # In this thread, because the caller may close a file object, or change a bytearray,
             # when the next image is requested, and may have listed a file object twice.
             try:
@@ -522,14 +539,16 @@ def _ordered(
 
 
 def source_name(image: ImageLike, index: int) -> str:
-    """Return the name of an image in messages: its path, or its position in the input."""
+    """Return the name of an image in messages: its path, name, or position in the input."""
+    if isinstance(image, NamedImage):
+        return image.source
     if isinstance(image, (str, os.PathLike)):
         return os.fsdecode(image) or f"images[{index}]"
     return f"images[{index}]"
 
 
 def _prepare(
-    image: ImageLike,
+    image: ImageLike | Future[bytes],
     source: str,
     preprocessing: Preprocessing,
     depth: BitDepth,
@@ -539,6 +558,8 @@ def _prepare(
 ) -> _Pixels:
     """Return one image as an array; runs in a thread."""
     try:
+        if isinstance(image, Future):
+            image = image.result()
         if read is None:
             upright = read_image_of_call(image, source, depth)
         else:
