@@ -19,7 +19,7 @@ LAYERS = (
     ("support",),
     ("images", "networks"),
     ("weights",),
-    ("datasets", "reports"),
+    ("datasets", "reports", "sources", "store"),
     ("backends",),
     ("training",),
     ("models",),

@@ -1,0 +1,24 @@
+"""Features in a folder of Parquet files, the shards, which are written and renamed when complete.
+
+Nothing here depends on networks: what the features were computed with is plain data to a store.
+"""
+
+from transferkit.store.shards import (
+    Record,
+    Shard,
+    ShardWriter,
+    has_valid_digest,
+    list_shards,
+    read_arrays,
+    read_records,
+)
+
+__all__ = [
+    "Record",
+    "Shard",
+    "ShardWriter",
+    "has_valid_digest",
+    "list_shards",
+    "read_arrays",
+    "read_records",
+]
