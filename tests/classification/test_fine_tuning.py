@@ -15,11 +15,18 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 from samples import NETWORK, SIDE, WEIGHTS, colored, labeled_folder, tiny_classifier, write_images
+from scipy.special import log_softmax
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
-from transferkit import Classifier, FineTuning, Preprocessing, find_learning_rate
-from transferkit.backends import Backend
+from transferkit import (
+    Classifier,
+    FineTuning,
+    Preprocessing,
+    find_learning_rate,
+    list_labeled_images,
+)
+from transferkit.backends import Backend, Program
 from transferkit.classification.fine_tuning.candidates import (
     AVERAGE,
     EPOCH,
@@ -42,8 +49,10 @@ from transferkit.classification.fine_tuning.trainable import (
 )
 from transferkit.datasets import from_folder
 from transferkit.errors import (
+    ArgumentTypeError,
     DatasetError,
     FileFormatError,
+    ImageError,
     ParameterError,
     UnknownNameError,
     UnsupportedError,
@@ -383,6 +392,53 @@ def test_validation_images_may_be_a_folder(differentiable: Backend, tmp_path: Pa
         tuned.set_params(fine_tuning__validation=incomplete).fit(train)
 
 
+def test_unreadable_validation_images_are_skipped(differentiable: Backend, tmp_path: Path) -> None:
+    train = labeled_folder(tmp_path / "train", classes=3)
+    held_out = labeled_folder(tmp_path / "held out", number=2, classes=3, seed=9)
+    damaged = next(path for path in sorted(held_out.rglob("*")) if path.is_file())
+    damaged = damaged.with_name("damaged.png")
+    damaged.write_bytes(b"no image")
+    settings = FineTuning(**BASE, validation=held_out)
+    classifier = tiny_classifier(backend=differentiable, C=1.0, fine_tuning=settings)
+    with pytest.raises(ImageError, match="damaged"):
+        classifier.fit(train)
+    classifier.fit(train, on_error="skip")
+    assert [image.source for image in classifier.skipped_] == [str(damaged)]
+
+
+def test_the_loss_on_a_validation_folder_has_the_weights_of_classes(
+    differentiable: Backend, tmp_path: Path
+) -> None:
+    train = labeled_folder(tmp_path / "train", classes=3)
+    held_out = labeled_folder(tmp_path / "held out", number=2, classes=3, seed=9)
+    paths, labels = list_labeled_images(held_out)
+    class_weight = {labels[0]: 5.0}
+    # At this rate, the weights stay those of the probe.
+    settings = FineTuning(**{**BASE, "epochs": 1, "learning_rate": 1e-12}, validation=held_out)
+    classifier = tiny_classifier(
+        backend=differentiable, C=1.0, fine_tuning=settings, class_weight=class_weight
+    ).fit(train)
+    logits = classifier.decision_function(paths) * classifier.temperature_
+    losses = -log_softmax(logits, axis=1)[
+        range(len(labels)), np.searchsorted(classifier.classes_, labels)
+    ]
+    expected = np.average(losses, weights=[class_weight.get(label, 1.0) for label in labels])
+    assert classifier.history_ is not None
+    assert classifier.history_.candidates[0].validation_loss == pytest.approx(expected, rel=1e-4)
+    assert expected != pytest.approx(losses.mean(), rel=1e-2)
+
+
+def test_an_unknown_layer_to_train_is_found_before_the_network_runs(
+    differentiable: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*_: object, **__: object) -> None:
+        raise AssertionError("the network ran")
+
+    monkeypatch.setattr(Program, "run", run)
+    with pytest.raises(UnknownNameError, match="has no trainable layer 'conv9'"):
+        fitted(differentiable, trainable="conv9")
+
+
 def test_fine_tune_continues_from_a_fitted_classifier(differentiable: Backend) -> None:
     classifier = tiny_classifier(backend=differentiable, C=1.0).fit(IMAGES, NUMBERS)
     head = classifier.model_.weights["head.weight"]
@@ -433,6 +489,8 @@ def test_the_learning_rate_range_test_finds_a_rate_that_works(differentiable: Ba
     assert 10 <= len(found.losses) <= 60
     assert np.all(np.diff(found.learning_rates) > 0)
     assert not hasattr(classifier, "model_")
+    with pytest.raises(ArgumentTypeError, match="classifier is 5; expected a Classifier"):
+        find_learning_rate(5, IMAGES, NUMBERS)  # type: ignore[arg-type]
 
 
 def test_parameters_are_searched_as_in_scikit_learn(differentiable: Backend) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -21,7 +21,7 @@ from transferkit.backends.base import INFERENCE, TRAINING
 from transferkit.classification.evaluation import Evaluation
 from transferkit.classification.fine_tuning.draws import SPLIT, generator_for
 from transferkit.classification.fine_tuning.examples import TrainingImages
-from transferkit.classification.fine_tuning.preparation import with_tuned
+from transferkit.classification.fine_tuning.preparation import check_trainable, with_tuned
 from transferkit.classification.fine_tuning.refit import (
     FineTuned,
     RefitStart,
@@ -36,7 +36,7 @@ from transferkit.classification.fine_tuning.splitting import (
     check_validation_classes,
     split_by_class,
 )
-from transferkit.classification.head import fit_head
+from transferkit.classification.head import Head, fit_head
 from transferkit.classification.labels import (
     check_classes,
     class_indices,
@@ -79,7 +79,7 @@ from transferkit.errors import (
     shorten_path,
 )
 from transferkit.features import Features, NoneReadableError, check_finite, compute_features
-from transferkit.images import Images, Preprocessing, Skipped, stream_batches
+from transferkit.images import ImageLike, Images, Preprocessing, Skipped, stream_batches
 from transferkit.images.stream import image_sequence, source_name
 from transferkit.models import AnyWeights, Model, load_model
 from transferkit.models.estimator import NetworkEstimator, document_parameters, takes_images
@@ -340,9 +340,10 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         weight_of_image = check_sample_weight(sample_weight, len(labels))
         self._select(classes, indices, weight_of_image, skip=on_error == "skip")
         seed = as_seed(self.random_state)
+        program, model = self._load(needs=INFERENCE if fine_tuning is None else TRAINING)
         if fine_tuning is not None:
             X = image_sequence(X)
-        program, model = self._load(needs=INFERENCE if fine_tuning is None else TRAINING)
+            check_trainable(model, self.layer, fine_tuning.trainable)
         features = compute_features(
             program,
             model.preprocessing,
@@ -374,24 +375,8 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
             seed=seed_of_folds,
             sample_weight=weights,
         )
-        network = replace_head(
-            model.network,
-            len(classes),
-            embedding_size=embeddings.shape[1],
-            name=f"{model.network.name} for {len(classes)} classes",
-            layer=self.layer,
-            flatten=activations.ndim > 2,
-        )
-        arrays = {**model.weights, "head.weight": head.weight, "head.bias": head.bias}
-        fitted = dataclasses.replace(
-            model,
-            network=network,
-            weights={name: arrays[name] for name in network.parameters},
-            labels=tuple(classes.tolist()),
-        )
-        fitted, known = _with_known_scores(
-            with_temperature(fitted, head.temperature), embeddings, indices, seed_of_folds
-        )
+        fitted = _with_head(model, head, classes, self.layer, flatten=activations.ndim > 2)
+        fitted, known = _with_known_scores(fitted, embeddings, indices, seed_of_folds)
         # The fitted network is a program of its own, with its own copy of the weights.
         program.release()
         history = None
@@ -402,7 +387,9 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
                 indices,
                 np.ones(len(used)) if weights is None else weights,
             )
-            train, validation, rows = self._split(data, classes, fine_tuning, seed)
+            train, validation, rows = self._split(
+                data, classes, fine_tuning, seed, model.preprocessing, on_error, skipped
+            )
             start = fitted
             if len(rows) < len(indices):
                 part = fit_head(
@@ -485,7 +472,9 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
             needs=TRAINING,
             device=self.device if wrapped is None else None,
         )
-        train, validation, _ = self._split(data, self.classes_, settings, seed)
+        train, validation, _ = self._split(
+            data, self.classes_, settings, seed, self.model_.preprocessing, on_error, skipped
+        )
         is_split = len(train.images) < len(data.images)
         if is_split and validation is not None:
             known = self._fitted_files.intersection(validation.sources)
@@ -596,22 +585,30 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
             raise DatasetError(f"X has {len(images)} images, but y has {len(labels)} labels")
         is_read = np.ones(len(labels), bool)
         if on_error == "skip":
-            unreadable: list[Skipped] = []
-            is_read[:] = False
-            for batch in stream_batches(
-                data.images,
-                self.model_.preprocessing,
-                batch_size=self.batch_size,
-                on_error=on_error,
-                skipped=unreadable,
-            ):
-                is_read[batch.indices] = True
-            if skipped is not None:
-                skipped += unreadable
+            is_read = self._are_readable(data.images, self.model_.preprocessing, skipped)
         rows = np.flatnonzero(is_read & (combined > 0))
         if not len(rows):
             raise DatasetError("no images are left to train on")
         return data.take(rows)
+
+    def _are_readable(
+        self,
+        images: Sequence[ImageLike],
+        preprocessing: Preprocessing,
+        skipped: list[Skipped] | None,
+    ) -> npt.NDArray[np.bool_]:
+        """Return whether each image can be read, and append the others to ``skipped``."""
+        is_read = np.zeros(len(images), bool)
+        for batch in stream_batches(
+            images,
+            preprocessing,
+            batch_size=self.batch_size,
+            on_error="skip",
+            skipped=skipped,
+            group_sizes=True,
+        ):
+            is_read[batch.indices] = True
+        return is_read
 
     def _split(
         self,
@@ -619,6 +616,9 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         classes: npt.NDArray[Any],
         settings: FineTuning,
         seed: int,
+        preprocessing: Preprocessing,
+        on_error: str,
+        skipped: list[Skipped],
     ) -> tuple[TrainingImages, TrainingImages | None, npt.NDArray[np.intp]]:
         """Return the training images, the validation images, and the rows of the former."""
         everything = np.arange(len(data.classes))
@@ -630,17 +630,17 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
             rows, held_out = split_by_class(data.classes, classes, validation, generator)
             return data.take(rows), data.take(held_out), rows
         X, y = validation if isinstance(validation, tuple) else (validation, None)
-        images, labels = with_labels(X, y)  # type: ignore[arg-type]
+        images, labels = with_labels(X, y, on_error=on_error, skipped=skipped)  # type: ignore[arg-type]
         indices = class_indices(labels, classes, of="validation")
+        sequence = [*image_sequence(images)]
+        sources = [source_name(image, index) for index, image in enumerate(sequence)]
+        if on_error == "skip":
+            rows = np.flatnonzero(self._are_readable(sequence, preprocessing, skipped))
+            sequence, sources = [sequence[row] for row in rows], [sources[row] for row in rows]
+            indices = indices[rows]
         check_validation_classes(indices, classes)
-        sequence = image_sequence(images)
-        held = TrainingImages(
-            [*sequence],
-            [source_name(image, index) for index, image in enumerate(sequence)],
-            indices,
-            np.ones(len(indices)),
-        )
-        return data, held, everything
+        weights = combine_weights(classes, indices, None, self.class_weight)
+        return data, TrainingImages(sequence, sources, indices, weights), everything
 
     def _with_unknown_score(
         self,
@@ -1359,6 +1359,28 @@ def _is_of_type(label: Hashable, dtype: np.dtype[Any]) -> bool:
 def _files(sources: Iterable[str]) -> frozenset[str]:
     """Return the sources that are paths, and not positions of arrays."""
     return frozenset(source for source in sources if not source.startswith("images["))
+
+
+def _with_head(
+    model: Model, head: Head, classes: npt.NDArray[Any], layer: str, *, flatten: bool
+) -> Model:
+    """Return a model with a head for ``classes`` on a layer, which is flattened or a vector."""
+    network = replace_head(
+        model.network,
+        len(classes),
+        embedding_size=head.weight.shape[1],
+        name=f"{model.network.name} for {len(classes)} classes",
+        layer=layer,
+        flatten=flatten,
+    )
+    arrays = {**model.weights, "head.weight": head.weight, "head.bias": head.bias}
+    fitted = dataclasses.replace(
+        model,
+        network=network,
+        weights={name: arrays[name] for name in network.parameters},
+        labels=tuple(classes.tolist()),
+    )
+    return with_temperature(fitted, head.temperature)
 
 
 def _check_fine_tuning(fine_tuning: object) -> FineTuning | None:

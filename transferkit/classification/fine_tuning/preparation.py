@@ -14,6 +14,7 @@ from transferkit.backends.base import StatelessFunction, WrappedModel
 from transferkit.classification.fine_tuning.draws import Masks
 from transferkit.classification.fine_tuning.settings import FineTuning
 from transferkit.classification.fine_tuning.trainable import (
+    Trainable,
     find_trained,
     learning_rate_factors,
 )
@@ -31,7 +32,7 @@ from transferkit.networks.training import (
 )
 from transferkit.training.step import ParameterGroups
 
-__all__ = ["Preparation", "prepare", "with_tuned"]
+__all__ = ["Preparation", "check_trainable", "prepare", "with_tuned"]
 
 Array = npt.NDArray[Any]
 
@@ -67,6 +68,32 @@ class Preparation:
     cut: str | None
     stateless: StatelessFunction | None
     pretrained: frozenset[str]
+
+
+def check_trainable(model: Model, layer: str, trainable: Trainable) -> None:
+    """Check that the layer to train from exists, before there is a head.
+
+    Parameters
+    ----------
+    model
+        The model without the new head.
+    layer
+        The layer that the head is put on.
+    trainable
+        As for `find_trained`. A function is not checked: it may select the head.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such layer.
+    ParameterError
+        If the layer has no parameters of its own, nor any after it.
+    """
+    if callable(trainable) or trainable in ("all", "head"):
+        return
+    network = keep_needed(model.network, [layer])
+    parameters = network.parameters if model.wrapped is None else model.wrapped.parameters()
+    find_trained(network, trainable, list(parameters))
 
 
 def prepare(model: Model, settings: FineTuning, seed: int) -> Preparation:

@@ -17,7 +17,7 @@ from transferkit.classification.fine_tuning.run import FineTuningRun
 from transferkit.classification.fine_tuning.settings import FineTuning
 from transferkit.datasets import LabelledImages
 from transferkit.datasets.labels import Labels
-from transferkit.errors import NotFiniteError
+from transferkit.errors import ArgumentTypeError, NotFiniteError, shorten
 from transferkit.images import Images
 from transferkit.support.progress import show_progress
 from transferkit.support.random_state import as_seed
@@ -65,6 +65,8 @@ def find_learning_rate(
     ------
     DatasetError
         If there are no images, or a label is not a class of the fitted classifier.
+    ArgumentTypeError
+        If ``classifier`` is not a `Classifier`.
     ParameterError
         If a parameter is invalid.
     UnsupportedError
@@ -74,6 +76,10 @@ def find_learning_rate(
     ----------
     Smith, 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3.
     """
+    if not isinstance(classifier, Classifier):
+        raise ArgumentTypeError(
+            f"classifier is {shorten(classifier)}; expected a Classifier, fitted or not"
+        )
     learning_rates = geometric_learning_rates(smallest, largest, steps)
     settings = clone(classifier.fine_tuning or FineTuning())
     settings.set_params(validation=None, checkpoint=None, patience=None, soup=0, interpolation=())
