@@ -540,7 +540,7 @@ def test_an_endless_stream_is_not_read_on(monkeypatch):
     with pytest.raises(ImageError, match="not an image in a supported format"):
         read_image(text)
     assert text.num_reads == 1
-    monkeypatch.setattr("transferkit.images.reading._MAX_CONTENT", 5000)
+    monkeypatch.setattr("transferkit.images.reading.MAX_CONTENT", 5000)
     begins_like_one = Stream(b"GIF89a" * 100_000, step=600)
     with pytest.raises(ImageError, match="too long: more than 5,000 bytes"):
         read_image(begins_like_one)

@@ -21,11 +21,12 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Self
+from typing import IO
 
 from transferkit.errors import FileFormatError, OutputError, shorten, shorten_path
 from transferkit.support.atomic_write import check_folder_writable
 from transferkit.support.progress import show_progress
+from transferkit.support.tar_headers import LimitedHeader
 
 __all__ = ["MAX_FILES", "unpack_archive"]
 
@@ -37,7 +38,6 @@ _GZIP = b"\x1f\x8b"
 _ZIP = b"PK"
 # What may follow the last file of a .tar: it is padded to a multiple of the size of its records.
 _MAX_PADDING = 4 * _CHUNK
-_MAX_ATTRIBUTES = 1 << 20
 # On Windows, separators of folders, the letter of a drive or a stream of a file.
 _UNSAFE = re.compile(r"[:\\\0]")
 _DAMAGED = (
@@ -226,22 +226,8 @@ def _zip_entries(path: Path) -> Iterator[_Entry]:
             )
 
 
-class _Header(tarfile.TarInfo):
-    """The header of an entry; long names and attributes, which are read into memory, are limited.
-
-    They have headers of their own.
-    """
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        info = super().frombuf(buf, encoding, errors)
-        if not (info.isfile() or info.isdir()) and info.size > _MAX_ATTRIBUTES:
-            raise tarfile.HeaderError(f"a header has {info.size:,} bytes of attributes")
-        return info
-
-
 def _tar_entries(path: Path, file: gzip.GzipFile) -> Iterator[_Entry]:
-    with tarfile.open(fileobj=file, mode="r|", tarinfo=_Header) as archive:
+    with tarfile.open(fileobj=file, mode="r|", tarinfo=LimitedHeader) as archive:
         for info in archive:
             if not info.isfile() and not info.isdir():
                 raise _not_a_file(path, info.name)

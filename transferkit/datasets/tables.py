@@ -22,6 +22,7 @@ from transferkit.errors import (
 )
 from transferkit.images import Skipped
 from transferkit.images.skipped import check_on_error
+from transferkit.support.column_names import FILE_COLUMNS, has_name, list_columns
 from transferkit.support.data_frames import import_pandas
 
 __all__ = ["TABLE_SUFFIXES", "from_csv"]
@@ -35,10 +36,7 @@ TABLE_SUFFIXES = frozenset((*_TEXT_SUFFIXES, *_JSON_SUFFIXES, *_PARQUET_SUFFIXES
 _DELIMITERS = (",", ";", "\t")
 # By what a column is for; lower case, with underscores.
 _KNOWN_COLUMNS = {
-    "file": (
-        *("file", "file_name", "filename", "file_path", "filepath", "path"),
-        *("image", "image_name", "image_path", "image_file", "img", "img_path"),
-    ),
+    "file": FILE_COLUMNS,
     "label": ("label", "labels", "class", "class_name", "category", "target"),
     "split": ("split", "subset", "partition"),
     "group": ("group", "groups", "group_id"),
@@ -224,27 +222,21 @@ def _find_columns(table: _Table, given: Mapping[str, str | None]) -> dict[str, s
         candidates = [
             column
             for column in table.columns
-            if column.strip().lower().replace(" ", "_").replace("-", "_") in _KNOWN_COLUMNS[role]
-            and column not in given.values()
+            if has_name(column, _KNOWN_COLUMNS[role]) and column not in given.values()
         ]
         if len(candidates) == 1:
             found[role] = candidates[0]
         elif role in _REQUIRED or candidates:
             problem = (
-                f"several columns may be the {role}: {_listed(candidates)}"
+                f"several columns may be the {role}: {list_columns(candidates)}"
                 if candidates
                 else f"the column with the {role} is not recognized"
             )
             raise DatasetError(
                 f"{table.path}: {problem}; rename it to {role!r}, or name it with {role}=; the "
-                f"columns are {_listed(table.columns)}"
+                f"columns are {list_columns(table.columns)}"
             )
     return found
-
-
-def _listed(columns: Sequence[str]) -> str:
-    shown = [shorten(column) for column in columns[: 2 * _MAX_SHOWN]]
-    return ", ".join(shown) + (", ..." if len(columns) > 2 * _MAX_SHOWN else "")
 
 
 def _read_table(path: Path) -> _Table:

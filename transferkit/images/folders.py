@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 
 from transferkit.errors import DatasetError, shorten, shorten_path
 from transferkit.images.skipped import Skipped, check_on_error
 
-__all__ = ["SUFFIXES", "list_images", "list_labeled_images", "split_folders"]
+__all__ = [
+    "SUFFIXES",
+    "is_listed",
+    "is_visible",
+    "list_images",
+    "list_labeled_images",
+    "names_below",
+    "no_images",
+    "split_folders",
+]
 
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
@@ -74,11 +84,13 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
         return [root]
     paths = _images_below(root)
     if not paths:
-        raise DatasetError(
-            f"{root}: no images in this folder; expected files that end in "
-            f"{', '.join(sorted(SUFFIXES))}"
-        )
+        raise DatasetError(f"{root}: {no_images('folder')}")
     return paths
+
+
+def no_images(kind: str) -> str:
+    """Return why a folder or archive (``kind``) is rejected, as a clause."""
+    return f"no images in this {kind}; expected files that end in {', '.join(sorted(SUFFIXES))}"
 
 
 def list_labeled_images(
@@ -143,7 +155,7 @@ def list_labeled_images(
         content = "images but no folders" if _images_below(root) else "no folders and no images"
         raise DatasetError(f"{root}: {content} in this folder; {_LAYOUT}")
     _check_level(root, classes)
-    unlabeled = [root / name for name, is_folder in entries if not is_folder and _is_listed(name)]
+    unlabeled = [root / name for name, is_folder in entries if not is_folder and is_listed(name)]
     if unlabeled and on_error == "raise":
         raise DatasetError(
             f"{unlabeled[0]}: an image in no class folder; move it into one, or pass "
@@ -247,23 +259,31 @@ def _existing(folder: str | os.PathLike[str]) -> Path:
 
 def _entries(folder: Path) -> list[tuple[str, bool]]:
     """Return the name of each visible entry of a folder, and whether it is a folder."""
+    return list(_iter_entries(folder))
+
+
+def _iter_entries(folder: Path) -> Iterator[tuple[str, bool]]:
     try:
         with os.scandir(folder) as entries:
-            return [
-                (entry.name, _is_folder(entry))
-                for entry in entries
-                if not entry.name.startswith(".") and entry.name.lower() not in _SYSTEM_FOLDERS
-            ]
+            for entry in entries:
+                if is_visible(entry.name):
+                    yield entry.name, _is_folder(entry)
     except OSError as error:
         raise DatasetError(f"{folder}: the folder cannot be read: {error.strerror}") from error
 
 
+def is_visible(name: str) -> bool:
+    """Return whether a file or folder of a name is listed: not a hidden or a system's one."""
+    return not name.startswith(".") and name.lower() not in _SYSTEM_FOLDERS
+
+
 def _has_images(folder: Path) -> bool:
     """Return whether there are images in the folder itself."""
-    return any(_is_listed(name) for name, is_folder in _entries(folder) if not is_folder)
+    return any(is_listed(name) for name, is_folder in _entries(folder) if not is_folder)
 
 
-def _is_listed(name: str) -> bool:
+def is_listed(name: str) -> bool:
+    """Return whether a file of a name is listed as an image, by its suffix."""
     return os.path.splitext(name)[1].lower() in _LISTED_SUFFIXES
 
 
@@ -276,7 +296,24 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _images_below(root: Path) -> list[Path]:
     """Return all images below a folder, sorted; possibly none."""
-    found: list[str] = []
+    return [root / name for name in sorted(names_below(root))]
+
+
+def names_below(root: Path) -> Iterator[str]:
+    """Yield the path below a folder of each image in it, with forward slashes, unsorted.
+
+    The memory does not depend on the number of files.
+
+    Parameters
+    ----------
+    root
+        A folder.
+
+    Raises
+    ------
+    DatasetError
+        If a folder cannot be read.
+    """
     # Each folder is visited once, because a link to a parent folder would be followed endlessly.
     # Folders are compared by identity and visited in the order of their names, so that the path
     # of a linked folder does not depend on the machine.
@@ -294,10 +331,9 @@ def _images_below(root: Path) -> list[Path]:
             continue
         visited.add(identity)
         below = []
-        for name, is_folder in _entries(folder):
+        for name, is_folder in _iter_entries(folder):
             if is_folder:
                 below.append(f"{prefix}{name}/")
-            elif _is_listed(name):
-                found.append(prefix + name)
+            elif is_listed(name):
+                yield prefix + name
         to_visit += sorted(below, reverse=True)
-    return [root / name for name in sorted(found)]

@@ -13,7 +13,7 @@ import io
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import IO, TypeAlias, TypeGuard
 
 import numpy as np
@@ -39,6 +39,7 @@ from transferkit.images.named import NamedImage
 from transferkit.support.locks import ForkSafeLock
 
 __all__ = [
+    "MAX_CONTENT",
     "MAX_PIXELS",
     "EncodedImage",
     "ImageLike",
@@ -46,9 +47,11 @@ __all__ = [
     "check_range",
     "file_format",
     "is_encoded",
+    "join_blocks",
     "read_content",
     "read_image",
     "read_image_of_call",
+    "too_long",
 ]
 
 MAX_PIXELS = 128_000_000
@@ -104,9 +107,10 @@ _BOXES_BYTES = 128 << 20
 # An upper limit for all formats: twice the size of four uncompressed channels of 16 bits.
 _BYTES_PER_PIXEL = 16
 
-# The maximum length of the content of a file object: an uncompressed image of the maximum size
-# with four channels of 16 bits, and the block size in which it is read.
-_MAX_CONTENT = _METADATA_BYTES + 8 * MAX_PIXELS
+MAX_CONTENT = _METADATA_BYTES + 8 * MAX_PIXELS
+"""The maximum length of the content of a file object or URL, in bytes: an uncompressed image of
+the maximum size with four channels of 16 bits."""
+# The block size in which it is read.
 _BLOCK = 1 << 20
 
 # Pillow decodes run-length encoded BMP files, and some PPM files, pixel by pixel, in Python.
@@ -351,9 +355,12 @@ def _rewind(file: IO[bytes]) -> int | None:
 
 
 def _read_to_end(file: IO[bytes], source: str) -> bytes:
-    content = bytearray()
+    return join_blocks(_blocks(file, source), source)
+
+
+def _blocks(file: IO[bytes], source: str) -> Iterator[bytes | bytearray | memoryview]:
+    # In blocks, because some file objects allocate all of the size that is asked for.
     while True:
-        # In blocks, because some file objects allocate all of the size that is asked for.
         block: object = file.read(_BLOCK)
         if not isinstance(block, (bytes, bytearray, memoryview)):
             hint = "open the file in binary mode" if isinstance(block, str) else "pass its bytes"
@@ -365,15 +372,50 @@ def _read_to_end(file: IO[bytes], source: str) -> bytes:
                 f"read() of the {type(file).__name__} returned {type(block).__name__}, not bytes; "
                 f"{hint}",
             )
-        begins = len(content) < _HEADER
+        if not block:
+            return
+        yield block
+
+
+def join_blocks(blocks: Iterable[bytes | bytearray | memoryview], source: str) -> bytes:
+    """Return the content of an image file that arrives in blocks.
+
+    Parameters
+    ----------
+    blocks
+        The blocks, in order. They are not iterated further if the content is no image.
+    source
+        The name of the image in error messages.
+
+    Raises
+    ------
+    ImageError
+        If the content does not begin like an image, or is longer than `MAX_CONTENT`.
+
+    Examples
+    --------
+    >>> from transferkit.images.reading import join_blocks
+    >>> join_blocks([b"GIF", b"89a"], "images[0]")
+    b'GIF89a'
+    """
+    content = bytearray()
+    begins = True
+    for block in blocks:
         content += block
-        if begins and (len(content) >= _HEADER or not block):
+        if begins and len(content) >= _HEADER:
             # An endless stream of something else is not read further.
             _find_reader(bytes(content[:_HEADER]), source)
-        if not block:
-            return bytes(content)
-        if len(content) > _MAX_CONTENT:
-            raise ImageError(source, f"too long: more than {_MAX_CONTENT:,} bytes")
+            begins = False
+        if len(content) > MAX_CONTENT:
+            raise too_long(source)
+    if begins:
+        _find_reader(bytes(content), source)
+    return bytes(content)
+
+
+def too_long(source: str) -> ImageError:
+    """Return the error for a file that is longer than `MAX_CONTENT`."""
+    return ImageError(source, f"too long: more than {MAX_CONTENT:,} bytes")
 
 
 class _BoundedFile(io.BufferedReader):

@@ -49,7 +49,7 @@ _PAUSE = 1.0
 # Seconds: to connect, and between two reads.
 _TIMEOUT = (15.0, 60.0)
 # Temporary errors of the server.
-_TEMPORARY_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+TEMPORARY_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 def fetch(entry: WeightsEntry, *, progress: bool | None = None) -> Path:
@@ -285,7 +285,7 @@ class _Transfer:
                         return
                     _remove(self.part, self.validator_file)
                     raise _TemporaryError("the partial file did not match the file on the server")
-                if response.status_code in _TEMPORARY_STATUSES:
+                if response.status_code in TEMPORARY_STATUSES:
                     raise _TemporaryError(f"the server returned {_status(response)}")
                 if response.status_code not in {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT}:
                     raise DownloadError(f"{self.url}: the server returned {_status(response)}")
@@ -294,7 +294,7 @@ class _Transfer:
             # All errors of requests about invalid URLs are ValueErrors.
             raise DownloadError(f"{self.url}: the URL cannot be requested ({error})") from error
         except requests.RequestException as error:
-            raise _TemporaryError(_reason(error)) from error
+            raise _TemporaryError(failure_reason(error)) from error
 
     def _store(self, response: requests.Response, size: int, requested: str | None) -> None:
         """Append the response to the partial file, or replace it.
@@ -366,7 +366,7 @@ def _status(response: requests.Response) -> str:
     return f"{response.status_code} {response.reason}".strip()
 
 
-def _reason(error: requests.RequestException) -> str:
+def failure_reason(error: requests.RequestException) -> str:
     """Return the cause in a few words; `requests` nests the messages of three libraries."""
     import requests
 

@@ -1,0 +1,80 @@
+"""Temporary files that several threads and processes read at the same time."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+import threading
+from typing import IO
+
+__all__ = ["TemporaryContent"]
+
+
+class TemporaryContent:
+    """A temporary file, which the system removes however the process ends.
+
+    Examples
+    --------
+    >>> from transferkit.sources.temporary import TemporaryContent
+    >>> content = TemporaryContent()
+    >>> content.append(b"one"), content.append(b"two")
+    (3, 3)
+    >>> content.open().read(), content.open().read(4)
+    (b'onetwo', b'onet')
+    """
+
+    def __init__(self) -> None:
+        self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed when collected
+        self._lock = threading.Lock()
+        self.length = 0
+
+    def append(self, block: bytes) -> int:
+        """Write bytes at the end, before any are read, and return their number."""
+        self.length += self._file.write(block)
+        return len(block)
+
+    def flush(self) -> None:
+        """Write what is buffered, before it is read."""
+        self._file.flush()
+
+    def open(self) -> io.BufferedReader:
+        """Return a file object for reading, with a position of its own."""
+        self.flush()
+        return io.BufferedReader(_View(self))
+
+    def read_at(self, position: int, size: int) -> bytes:
+        """Return at most ``size`` bytes from a position."""
+        if hasattr(os, "pread"):
+            # The position of a file is shared between threads, and processes after a fork.
+            return os.pread(self._file.fileno(), size, position)
+        with self._lock:
+            self._file.seek(position)
+            return self._file.read(size)
+
+
+class _View(io.RawIOBase):
+    def __init__(self, content: TemporaryContent) -> None:
+        super().__init__()
+        self._content = content
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        begin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._content.length}
+        self._position = max(0, begin[whence] + offset)
+        return self._position
+
+    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
+        block = self._content.read_at(self._position, len(buffer))
+        buffer[: len(block)] = block
+        self._position += len(block)
+        return len(block)
