@@ -96,8 +96,14 @@ def _total(parts: Iterable[_Part | SourceImage]) -> int | None:
 class _Matches:
     """Files that match a pattern, sorted, of which some are tar files and the like."""
 
-    def __init__(self, names: SortedNames, parts: dict[str, _Parts]) -> None:
+    def __init__(
+        self,
+        names: SortedNames,
+        parts: dict[str, _Parts],
+        make_image: Callable[[str], SourceImage],
+    ) -> None:
         self._names = names
+        self._make_image = make_image
         self._parts = parts
         inside = _total(itertools.chain.from_iterable(parts.values()))
         self.number = None if inside is None else len(names) - len(parts) + inside
@@ -107,7 +113,7 @@ class _Matches:
             if name in self._parts:
                 yield from Sources(self._parts[name])
             else:
-                yield name
+                yield self._make_image(name)
 
 
 def open_sources(
@@ -213,7 +219,8 @@ class _Opener:
         if is_url(text):
             return self._open_url(text, self._remotes.of(text))
         if is_pattern(text) and not os.path.lexists(text):
-            return self._open_pattern(text, matching_paths(text), self._open_path)
+            found = (path.replace(os.sep, "/") for path in matching_paths(text))
+            return self._open_pattern(text, found, self._open_path, str)
         return self._open_path(text)
 
     def _open_path(self, path: str) -> _Parts:
@@ -240,7 +247,8 @@ class _Opener:
         name = url_name(url)
         if isinstance(remote, FileSystems) and is_pattern(url):
             open_one = functools.partial(self._open_url, remote=remote)
-            return self._open_pattern(url, matching_urls(url, remote), open_one)
+            make_image = functools.partial(RemoteImage, remote=remote)
+            return self._open_pattern(url, matching_urls(url, remote), open_one, make_image)
         if _ends(name, _ARCHIVES):
             return [RemoteTar(url, remote)]
         if _ends(name, _LISTS):
@@ -266,9 +274,26 @@ class _Opener:
         return ParquetTable(name, open_file, self._column)
 
     def _open_pattern(
-        self, pattern: str, found: Iterable[str], open_one: Callable[[str], _Parts]
+        self,
+        pattern: str,
+        found: Iterable[str],
+        open_one: Callable[[str], _Parts],
+        make_image: Callable[[str], SourceImage],
     ) -> _Parts:
-        names = SortedNames(path.replace(os.sep, "/") for path in found if _is_meant(path, pattern))
+        """Return what matches a pattern.
+
+        Parameters
+        ----------
+        pattern
+            The pattern, for messages.
+        found
+            What matches it, with forward slashes, in any order.
+        open_one
+            Opens a tar file and the like.
+        make_image
+            Returns the image of a name.
+        """
+        names = SortedNames(path for path in found if _is_meant(path, pattern))
         if not len(names):
             raise DatasetError(f"{shorten_path(pattern)}: no images match the pattern")
         parts: dict[str, _Parts] = {}
@@ -276,7 +301,7 @@ class _Opener:
             if not is_listed(name):
                 # Of several folders, some may be empty.
                 parts[name] = [Folder(name)] if os.path.isdir(name) else open_one(name)
-        return [_Matches(names, parts)]
+        return [_Matches(names, parts, make_image)]
 
 
 def _checked(folder: Folder | RemoteFolder, name: str) -> _Part:
