@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from transferkit.images import list_labeled_images as list_labeled_images
     from transferkit.inspection import inspect_images as inspect_images
     from transferkit.optimization import ImageOptimizer as ImageOptimizer
+    from transferkit.sources import open_sources as open_sources
 
 
 # As the documentation of `logging` recommends for libraries: nothing is printed unless the
@@ -50,6 +51,7 @@ _HOMES = {
     "inspect_images": "transferkit.inspection",
     "list_images": "transferkit.images",
     "list_labeled_images": "transferkit.images",
+    "open_sources": "transferkit.sources",
 }
 
 __all__ = [
@@ -68,6 +70,7 @@ __all__ = [
     "inspect_images",
     "list_images",
     "list_labeled_images",
+    "open_sources",
 ]
 
 

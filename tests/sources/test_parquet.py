@@ -119,7 +119,7 @@ def test_the_column_is_chosen_if_it_is_unambiguous(tmp_path, columns, expected):
     [
         (
             {"a": ["1.jpg"], "b": ["1.jpg"]},
-            r"several columns may have the images: 'a', 'b'; name one with column=; .* 'a', 'b'",
+            r"several columns may have the images: 'a', 'b'; give one as column; .* 'a', 'b'",
         ),
         ({"path": ["1"], "url": ["1"]}, "several columns may have the images: 'path', 'url'"),
         ({"a": [b"1"], "b": [b"1"], "c": ["1"]}, "several columns"),

@@ -181,8 +181,7 @@ def _find_column(name: str, schema: Any, given: str | None) -> str:
             if len(chosen) == 1:
                 return chosen[0]
     problem = (
-        f"several columns may have the images: {list_columns(named or usable)}; name one with "
-        "column="
+        f"several columns may have the images: {list_columns(named or usable)}; give one as column"
         if usable
         else "no column has paths, URLs or the content of image files"
     )

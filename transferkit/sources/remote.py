@@ -228,8 +228,7 @@ class FileSystems(Remote):
         """Return the file system of a URL, and the path in it."""
         if urlsplit(url).scheme != "memory":
             _check_online()
-        # The listings of a million files are not kept.
-        file_system, path = import_fsspec().core.url_to_fs(url, use_listings_cache=False)
+        file_system, path = import_fsspec().core.url_to_fs(url)
         return file_system, path
 
 

@@ -80,6 +80,8 @@ def _list(file_system: Any, folder: str) -> list[dict[str, Any]]:
     def attempt() -> list[dict[str, Any]]:
         try:
             entries: list[dict[str, Any]] = file_system.ls(folder, detail=True)
+            # File systems keep what they have listed.
+            file_system.invalidate_cache(folder)
         except Exception as error:
             raise to_remote_error(error) from error
         return entries
