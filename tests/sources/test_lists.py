@@ -61,10 +61,10 @@ def test_relative_paths_are_relative_to_the_folder_of_the_list(tmp_path, monkeyp
         open_sources("lists/all.lst")
 
 
-def test_names_that_are_no_unicode_are_kept(tmp_path):
-    path = write(tmp_path, b"/x/\xe9t\xe9.jpg\n")
-    (name,) = open_sources(path)
-    assert os.fsencode(name) == b"/x/\xe9t\xe9.jpg"
+def test_unusual_names_are_kept(tmp_path):
+    names = [b"/x/\xe9t\xe9.jpg", b"/x/a\rb.jpg"]
+    path = write(tmp_path, b"\n".join(names))
+    assert [os.fsencode(name) for name in open_sources(path)] == names
 
 
 def test_lines_that_are_no_images_are_skipped_and_listed(tmp_path):

@@ -14,6 +14,7 @@ from PIL import Image
 from transferkit.errors import DatasetError, FileFormatError, UnknownNameError, UnsupportedError
 from transferkit.images import Preprocessing, count_images, stream_batches
 from transferkit.sources import open_sources
+from transferkit.sources.parquet import ParquetTable
 
 pa = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -171,16 +172,18 @@ def test_a_damaged_place_is_one_entry(tmp_path):
     assert skipped[0].reason.startswith("damaged after ")
 
 
-def test_a_large_row_group_is_not_kept_in_memory(tmp_path):
+@pytest.mark.parametrize("is_local", [True, False])
+def test_a_large_row_group_is_not_kept_in_memory(tmp_path, is_local):
     """The images of one row group are read in pieces."""
     generator = np.random.default_rng(0)
     contents = [generator.bytes(100_000) for _ in range(300)]
     # In pages of one image; a page is the smallest piece that can be read.
     options = {"row_group_size": 300, "compression": None, "write_batch_size": 1}
     path = write(tmp_path, {"image": contents}, **options)
+    table = ParquetTable("a", (lambda: str(path)) if is_local else (lambda: path.open("rb")), None)
     before = pa.total_allocated_bytes()
     peak = 0
-    for image in open_sources(path):
+    for image in table:
         peak = max(peak, pa.total_allocated_bytes() - before)
         assert len(image.read()) == 100_000
     assert peak < 10_000_000

@@ -311,6 +311,27 @@ class TestFileSystems:
         _, (skipped,) = read("memory://d/1.png")
         assert skipped.reason == "cannot be read: Permission denied"
 
+    def test_a_tar_file_is_read_on_after_an_error(self, memory, monkeypatch):
+        """Of the file object, some blocks after the start."""
+        noise = np.random.default_rng(0).bytes(300_000)
+        memory.pipe(
+            "/d/a.tar", tar([(f"{number}.png", png(number) + noise) for number in range(3)])
+        )
+        kind = type(memory.open("/d/a.tar"))
+        original = kind.read
+        reads = []
+
+        def failing(self, size=-1):
+            reads.append(size)
+            if len(reads) in {5, 9}:
+                raise OSError("busy")
+            return original(self, size)
+
+        monkeypatch.setattr(kind, "read", failing)
+        levels, skipped = read("memory://d/a.tar")
+        assert list(levels.values()) == [0, 1, 2]
+        assert not skipped
+
     def test_images_can_be_pickled(self, memory):
         memory.pipe("/d/1.png", png(1))
         (image,) = open_sources("memory://d/1.png")
