@@ -16,7 +16,6 @@ from transferkit.backends import Backend
 from transferkit.errors import ArgumentTypeError, ShapeError, shorten
 from transferkit.features.extraction import (
     Features,
-    column_names,
     compute_features,
     find_not_finite,
 )
@@ -26,6 +25,7 @@ from transferkit.models import AnyWeights, Model, find_architecture
 from transferkit.models.estimator import NetworkEstimator, document_parameters, takes_images
 from transferkit.models.model import attach_metadata
 from transferkit.networks import Network
+from transferkit.store.features import column_names
 from transferkit.support.random_state import RandomState
 from transferkit.support.warning import warn
 

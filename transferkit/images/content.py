@@ -71,7 +71,7 @@ def load_content(image: ImageLike, source: str) -> Content:
     >>> from transferkit.images.content import load_content
     >>> content = load_content(b"GIF89a", "images[0]")
     >>> content.size, content.sha256.hex()[:8]
-    (6, '7d3ba829')
+    (6, '610f5ae4')
     """
     if isinstance(image, (str, os.PathLike)):
         return _load_file(os.fsdecode(image), source)

@@ -34,6 +34,7 @@ __all__ = [
     "Shard",
     "ShardWriter",
     "check_layer_names",
+    "encodable",
     "has_valid_digest",
     "list_shards",
     "read_arrays",
@@ -290,13 +291,11 @@ class ShardWriter:
         pa, _ = import_arrow()
         number = len(self._records)
         is_skipped = np.array([record.error is not None for record in self._records])
-        columns = [
-            pa.array(
-                [_encodable(getattr(record, name)) for record in self._records],
-                self._schema.field(name).type,
-            )
-            for name in RECORD_COLUMNS
-        ]
+        columns = []
+        for name in RECORD_COLUMNS:
+            values = [getattr(record, name) for record in self._records]
+            values = [encodable(value) if isinstance(value, str) else value for value in values]
+            columns.append(pa.array(values, self._schema.field(name).type))
         for layer, array in self._arrays.items():
             columns.append(
                 pa.FixedSizeListArray.from_arrays(
@@ -348,11 +347,9 @@ class _HashingFile:
         self._file.close()
 
 
-def _encodable(value: object) -> object:
-    """Return a value whose text is valid Unicode, which the name of a file need not be."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode("utf-8")
-    return value
+def encodable(text: str) -> str:
+    """Return a text that is valid Unicode, which the name of a file need not be."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def check_layer_names(layers: Mapping[str, Sequence[int]] | Sequence[str]) -> None:
