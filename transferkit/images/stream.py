@@ -37,6 +37,7 @@ from transferkit.support.validation import check_integer
 __all__ = [
     "Batch",
     "Images",
+    "WithSource",
     "count_images",
     "image_sequence",
     "source_name",
@@ -106,6 +107,22 @@ class Batch:
     pixels: npt.NDArray[np.float32]
     sources: list[str]
     indices: list[int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WithSource:
+    """An image that has another name in messages than its own, or than its position.
+
+    Attributes
+    ----------
+    source
+        The name.
+    image
+        The image.
+    """
+
+    source: str
+    image: ImageLike
 
 
 def count_images(images: Images) -> int | None:
@@ -502,11 +519,16 @@ class _ReadAhead:
             raise self._failure
 
 
-def _named(sources: Iterable[ImageLike]) -> Iterator[tuple[int, str, ImageLike]]:
+def _named(
+    sources: Iterable[ImageLike | WithSource],
+) -> Iterator[tuple[int, str, ImageLike]]:
     """Yield each image with its index and its name in error messages."""
     may_be_reused = not isinstance(sources, (Sequence, np.ndarray))
-    for index, image in enumerate(sources):
-        name = source_name(image, index)
+    for index, item in enumerate(sources):
+        if isinstance(item, WithSource):
+            name, image = item.source, item.image
+        else:
+            name, image = source_name(item, index), item
         if may_be_reused and isinstance(image, np.ndarray):
             # A video reader, for example, may write every frame to the same memory, but threads
             # process the array later.

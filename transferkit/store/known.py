@@ -15,6 +15,7 @@ __all__ = ["KnownImages", "fingerprint"]
 # The number of images that wait to be sorted in, about 10 MB.
 _MAX_WAITING = 1 << 16
 
+
 def fingerprint(size: int | None, modified: int | None, sha256: bytes | None) -> int:
     """Return 32 bits that differ if an image has probably changed.
 

@@ -118,9 +118,7 @@ def read_manifest(folder: Path) -> Manifest:
             )
         manifest = Manifest(
             description=dict(data["description"]),
-            layers={
-                str(layer): tuple(map(int, shape)) for layer, shape in data["layers"].items()
-            },
+            layers={str(layer): tuple(map(int, shape)) for layer, shape in data["layers"].items()},
             dtype=str(data["dtype"]),
             shard_size=int(data["shard_size"]),
             num_shards=None if data["num_shards"] is None else int(data["num_shards"]),

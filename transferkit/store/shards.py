@@ -34,6 +34,7 @@ __all__ = [
     "Shard",
     "ShardWriter",
     "check_layer_names",
+    "distinct_shards",
     "encodable",
     "has_valid_digest",
     "list_shards",
@@ -126,6 +127,21 @@ class Shard:
                 f"{shorten_path(self.path)}: a Parquet file, but not a shard of features"
             )
         return file
+
+    def read_metadata(self) -> tuple[Mapping[str, Any], int]:
+        """Return the metadata that was given to `ShardWriter`, and the number of rows.
+
+        Raises
+        ------
+        FileFormatError
+            As for `open`.
+        """
+        with self.open() as file:
+            try:
+                metadata = json.loads(file.schema_arrow.metadata[_KEY])
+                return dict(metadata), int(file.metadata.num_rows)
+            except (ValueError, TypeError) as error:
+                raise _damaged(self.path, error) from error
 
 
 class ShardWriter:
@@ -407,6 +423,12 @@ def list_shards(folder: str | os.PathLike[str]) -> list[Shard]:
         Shard(Path(folder, match[0]), int(match["number"]), match["digest"]) for match in matches
     ]
     return sorted(shards, key=lambda shard: shard.number)
+
+
+def distinct_shards(folder: str | os.PathLike[str]) -> list[Shard]:
+    """Return one shard of each number in a folder, by number; see `list_shards`."""
+    # Two processes may have written the same shard, with different versions of a library.
+    return list({shard.number: shard for shard in list_shards(folder)}.values())
 
 
 def has_valid_digest(shard: Shard) -> bool:
