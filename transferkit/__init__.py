@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from transferkit.images import list_labeled_images as list_labeled_images
     from transferkit.inspection import inspect_images as inspect_images
     from transferkit.optimization import ImageOptimizer as ImageOptimizer
+    from transferkit.store import FeatureStore as FeatureStore
 
 
 # As the documentation of `logging` recommends for libraries: nothing is printed unless the
@@ -39,6 +40,7 @@ _HOMES = {
     "Comparison": "transferkit.comparison",
     "Evaluation": "transferkit.classification",
     "FeatureExtractor": "transferkit.features",
+    "FeatureStore": "transferkit.store",
     "Features": "transferkit.features",
     "FineTuning": "transferkit.classification",
     "ImageOptimizer": "transferkit.optimization",
@@ -57,6 +59,7 @@ __all__ = [
     "Comparison",
     "Evaluation",
     "FeatureExtractor",
+    "FeatureStore",
     "Features",
     "FineTuning",
     "ImageOptimizer",

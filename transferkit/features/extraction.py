@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 
 import numpy as np
@@ -37,6 +37,7 @@ __all__ = [
     "check_finite",
     "compute_features",
     "find_not_finite",
+    "iterate_features",
 ]
 
 
@@ -213,6 +214,78 @@ def compute_features(
     if not sources:
         raise NoneReadableError(skipped)
     return result()
+
+
+def iterate_features(
+    program: Program,
+    preprocessing: Preprocessing,
+    images: Images,
+    layers: Sequence[str],
+    *,
+    batch_size: int,
+    on_error: str,
+    progress: bool | None,
+) -> Iterator[Features]:
+    """Run a network over images, and yield the outputs of layers batch by batch.
+
+    Parameters
+    ----------
+    program, preprocessing, images, layers, batch_size, on_error, progress
+        As for `compute_features`, which raises the same errors.
+
+    Yields
+    ------
+    Features
+        Of a batch. Its ``skipped`` are the images that were left out since the batch before, and
+        in the last batch those after it.
+    """
+    layers = list(dict.fromkeys(layers))
+    if not layers:
+        raise ParameterError("layers is empty; expected at least one")
+    for layer in layers:
+        program.network.resolve(layer)
+    if isinstance(images, (str, os.PathLike)):
+        images = list_images(images)
+    skipped: list[Skipped] = []
+    batches = stream_batches(
+        images,
+        preprocessing,
+        batch_size=batch_size,
+        on_error=on_error,
+        skipped=skipped,
+        group_sizes=True,
+    )
+    total = count_images(images)
+    return _iterate(program, batches, layers, skipped, total, progress)
+
+
+def _iterate(
+    program: Program,
+    batches: Generator[Batch, None, None],
+    layers: Sequence[str],
+    skipped: list[Skipped],
+    total: int | None,
+    progress: bool | None,
+) -> Iterator[Features]:
+    waiting: Features | None = None
+    with (
+        closing(batches),
+        show_progress("Computing features", total, shown=progress) as advance,
+    ):
+        for batch in batches:
+            # The last batch waits for the images after it that are skipped.
+            if waiting is not None:
+                yield waiting
+            outputs = program.run(batch.pixels, layers)
+            waiting = Features(
+                outputs, batch.sources, np.asarray(batch.indices, np.intp), skipped.copy()
+            )
+            skipped.clear()
+            advance(len(batch.sources))
+    if waiting is None:
+        raise NoneReadableError(skipped)
+    waiting.skipped.extend(skipped)
+    yield waiting
 
 
 def _check_shape(

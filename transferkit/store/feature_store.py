@@ -156,6 +156,11 @@ class FeatureStore(Mapping[str, npt.NDArray[Any]]):
         """The Parquet files, in the order of their rows, for other programs to read."""
         return [shard.path for shard in self._shards]
 
+    @property
+    def relocation(self) -> Relocation | None:
+        """Where the images were and are, if ``base`` is given."""
+        return self._relocation
+
     @functools.cached_property
     def sources(self) -> Sources:
         """(n,) the source of each row: a path, or another name."""

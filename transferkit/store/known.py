@@ -10,7 +10,10 @@ import numpy.typing as npt
 
 from transferkit.store.shards import Record, encodable
 
-__all__ = ["KnownImages", "fingerprint"]
+__all__ = ["NEW", "KnownImages", "fingerprint"]
+
+NEW = 2**32 - 1
+"""The row of an image that is not in a shard yet."""
 
 # The number of images that wait to be sorted in, about 10 MB.
 _MAX_WAITING = 1 << 16

@@ -85,8 +85,8 @@ def find_nearest(
     >>> from transferkit.store.neighbors import find_nearest
     >>> vectors = np.array([[1, 0], [1, 1], [0, 2]], np.float32)
     >>> rows, similarities = find_nearest(np.array([0, 1], np.float32), [vectors], 2)
-    >>> rows.tolist(), similarities.round(4).tolist()
-    ([2, 1], [1.0, 0.7071])
+    >>> rows.tolist(), similarities.round(4).astype(str).tolist()
+    ([2, 1], ['1.0', '0.7071'])
     """
     unit = _unit(query[None])[0]
     rows: npt.NDArray[np.int64] = np.empty(0, np.int64)

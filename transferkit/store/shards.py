@@ -225,6 +225,23 @@ class ShardWriter:
         }
 
     def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
+        if kind is None:
+            self.finish()
+        else:
+            self.discard()
+
+    def open(self) -> None:
+        """Create the temporary file.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written.
+        """
         _, pq = import_arrow()
         try:
             self._file = _HashingFile(self._temporary.open("xb"))
@@ -237,12 +254,13 @@ class ShardWriter:
                 write_statistics=["row"],
             )
         except OSError as error:
-            self._discard()
+            self.discard()
             raise self._not_written(error) from None
-        return self
 
     def append(
-        self, records: Sequence[Record], outputs: Mapping[str, npt.NDArray[np.floating[Any]]]
+        self,
+        records: Sequence[Record],
+        outputs: Mapping[str, Sequence[npt.NDArray[Any]] | npt.NDArray[Any]],
     ) -> None:
         """Add rows.
 
@@ -251,8 +269,8 @@ class ShardWriter:
         records
             The images, in the order of their rows.
         outputs
-            Layer to array (m, h, w, c) or (m, d): the features of the m images without an error.
-            They are copied.
+            Layer to array (m, h, w, c) or (m, d), or a list of m arrays: the features of the m
+            images without an error. They are copied.
         """
         done = 0
         for record in records:
@@ -270,10 +288,14 @@ class ShardWriter:
                 except OSError as error:
                     raise self._not_written(error) from None
 
-    def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
-        if kind is not None:
-            self._discard()
-            return
+    def finish(self) -> None:
+        """Write the rest of the shard, and rename it into place.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written; no file is left then.
+        """
         try:
             self._write_group()
             self._writer.close()
@@ -285,10 +307,10 @@ class ShardWriter:
         except OSError as error:
             raise self._not_written(error) from None
         finally:
-            self._discard()
+            self.discard()
         self.path = path
 
-    def _discard(self) -> None:
+    def discard(self) -> None:
         """Close and remove the temporary file, if it is still there."""
         if self._file is not None:
             # pyarrow writes the end of the file when the writer is closed, now or later.

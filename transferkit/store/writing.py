@@ -84,7 +84,7 @@ class StoreWriter:
         A function that names each difference between the description in the manifest of an
         existing store, its argument, and that in ``manifest``, as clauses.
     on_check
-        Called with the number of shards that have been checked, and that of all of them.
+        Called with 1 when a shard has been checked.
 
     Attributes
     ----------
@@ -112,7 +112,7 @@ class StoreWriter:
         manifest: Manifest,
         *,
         differences: Callable[[Mapping[str, Any]], list[str]],
-        on_check: Callable[[int, int], None] = lambda _done, _total: None,
+        on_check: Callable[[int], None] = lambda _number: None,
     ) -> None:
         import_arrow()
         check_layer_names(manifest.layers)
@@ -207,8 +207,9 @@ class StoreWriter:
             If this cannot be written.
         """
         for slot in self._gaps + self._unfilled:
-            with self.new_shard(slot):
-                pass
+            shard = self.new_shard(slot)
+            shard.open()
+            shard.finish()
         if self._manifest.num_shards != self._next_number:
             self._manifest = dataclasses.replace(self._manifest, num_shards=self._next_number)
             write_manifest(self.folder, self._manifest)
@@ -224,13 +225,13 @@ class StoreWriter:
         for leftover in self.folder.glob(".shard-*.part"):
             with suppress(OSError):
                 leftover.unlink()
-        for index, shard in enumerate(shards):
+        for shard in shards:
             item = self._check(shard)
             if item is None:
                 self._set_aside(shard)
             else:
                 self._ranges.append(item)
-            self._on_check(index + 1, len(shards))
+            self._on_check(1)
         self._find_gaps()
 
     def _check(self, shard: Shard) -> _Range | None:
@@ -239,14 +240,15 @@ class StoreWriter:
             if not has_valid_digest(shard):
                 return None
             metadata, num_rows = shard.read_metadata()
-            columns = ["source", "row", "size", "modified", "sha256"]
-            for batch in read_records(shard, columns):
-                lists = (column.to_pylist() for column in batch.columns)
-                for source, row, size, modified, sha256 in zip(*lists, strict=True):
-                    self.known.add(Record(row, source, size, modified, sha256))
             first = int(metadata["first_row"])
+            records = []
+            for batch in read_records(shard, ["row", "source", "size", "modified", "sha256"]):
+                lists = (column.to_pylist() for column in batch.columns)
+                records += [Record(*values) for values in zip(*lists, strict=True)]
         except (OSError, FileFormatError, KeyError, TypeError, ValueError):
             return None
+        for record in records:
+            self.known.add(record)
         return _Range(shard, first, first + num_rows)
 
     def _set_aside(self, shard: Shard) -> None:
