@@ -344,10 +344,10 @@ def test_a_folder_that_cannot_be_written_any_more_is_a_typed_error(
 ) -> None:
     original = Path.open
 
-    def denied(self: Path, *arguments: Any) -> Any:
+    def denied(self: Path, *arguments: Any, **others: Any) -> Any:
         if self.name.startswith(".shard-000002"):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        return original(self, *arguments)
+        return original(self, *arguments, **others)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "open", denied)
@@ -532,6 +532,16 @@ def test_all_images_unreadable_is_a_store_without_rows(
     store = extractor.extract_to(tmp_path / "s", [photos[0], photos[20]])
     assert store["embedding"].shape == (0, 6)
     assert len(store.skipped) == 2
+
+
+@pytest.mark.usefixtures("photos")
+def test_a_folder_or_a_list_is_extracted(extractor: FeatureExtractor, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("photos/003.png\nphotos/001.png\n")
+    store = extractor.extract_to(tmp_path / "s", str(tmp_path / "list.txt"))
+    assert [Path(source).name for source in store.sources] == ["003.png", "001.png"]
+    store = extractor.extract_to(tmp_path / "s", tmp_path / "photos")
+    assert [Path(source).name for source in store.sources[:3]] == ["003.png", "001.png", "002.png"]
+    assert len(store.sources) == 18
 
 
 def test_batches_are_streamed(extractor: FeatureExtractor, photos: list[Path]) -> None:

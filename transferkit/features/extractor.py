@@ -317,6 +317,8 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
             The folder of the store, which is created if necessary.
         X
             Images; see the notes of the class. They are iterated no more than a few batches ahead.
+            A path may also be that of a list of paths, or of a Parquet or tar file, a pattern or a
+            URL; for several of them, pass the result of `transferkit.sources.open_sources`.
         layers
             Names from `layers`; None: only `layer`.
         shard_size

@@ -34,13 +34,13 @@ from transferkit.images import (
     Preprocessing,
     Skipped,
     count_images,
-    list_images,
     stream_batches,
 )
 from transferkit.images.bit_depth import BitDepth
 from transferkit.images.content import digest_pixels, load_content
 from transferkit.images.reading import read_image_of_call
 from transferkit.images.stream import WithSource, iterate_images, source_name
+from transferkit.sources import open_sources
 from transferkit.store import FeatureStore, Record, ShardWriter
 from transferkit.store.known import NEW, fingerprint
 from transferkit.store.manifest import MANIFEST, Manifest
@@ -134,7 +134,8 @@ def extract_to_store(
     program, preprocessing
         The network, and how images are read.
     images
-        As for `transferkit.images.stream_batches`.
+        As for `transferkit.images.stream_batches`; a path is that of anything that
+        `transferkit.sources.open_sources` reads.
     folder
         The folder of the store, which is created if necessary.
     manifest
@@ -163,7 +164,7 @@ def extract_to_store(
         On Ctrl-C, after the batches that were computed have been written.
     """
     if isinstance(images, (str, os.PathLike)):
-        images = list_images(images)
+        images = open_sources(images)
     total = count_images(images)
     if total == 0:
         # Before the folder is created.
