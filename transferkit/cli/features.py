@@ -58,21 +58,27 @@ def features(
     from transferkit.store import FeatureStore
 
     store = FeatureStore(folder, base=base)
-    problems = store.verify() if verify else []
+    if verify:
+        _verify(store)
     if json:
-        content = _content(store)
-        print_json({**content, "damaged": problems} if verify else content)
+        print_json(_content(store))
     else:
         _print(store)
+        if verify:
+            print_line(f"verified: {format_count(len(store.shards), 'file')}, none damaged")
         print_some_skipped(store.skipped, None)
-    if problems:
-        print_warning(f"error: {format_count(len(problems), 'damaged file')}:")
-        for problem in problems:
-            print_warning(f"  {problem}")
-        print_warning("the next 'transferkit extract' with the same settings repairs this")
-        raise typer.Exit(1)
-    if verify and not json:
-        print_line(f"verified: {format_count(len(store.shards), 'file')}, none damaged")
+
+
+def _verify(store: FeatureStore) -> None:
+    """Exit with a list of the damaged files if there are any."""
+    problems = store.verify()
+    if not problems:
+        return
+    print_warning(f"error: {format_count(len(problems), 'damaged file')}:")
+    for problem in problems:
+        print_warning(f"  {problem}")
+    print_warning("the next 'transferkit extract' with the same settings repairs this")
+    raise typer.Exit(1)
 
 
 def print_some_skipped(skipped: Sequence[Skipped], folder: Path | None) -> None:
@@ -85,7 +91,7 @@ def print_some_skipped(skipped: Sequence[Skipped], folder: Path | None) -> None:
     folder
         The store to name in the hint; None: the command that lists them is running.
     """
-    print_skipped(skipped[:_MAX_SKIPPED])
+    print_skipped(skipped, _MAX_SKIPPED)
     more = len(skipped) - _MAX_SKIPPED
     if more > 0:
         command = "--json" if folder is None else f"transferkit features --json {folder}"

@@ -181,6 +181,15 @@ class FeatureStore(Mapping[str, npt.NDArray[Any]]):
         return np.concatenate([np.empty(0, np.int64), *parts])
 
     @functools.cached_property
+    def positions(self) -> npt.NDArray[np.int64]:
+        """(n,) the position of each row among all images of the store, skipped ones included.
+
+        The same as `indices`, unless a shard was lost whose images are gone.
+        """
+        parts = [batch.column(0).is_null().to_numpy(False) for batch in self._records(["error"])]
+        return np.flatnonzero(np.concatenate([np.empty(0, bool), *parts]))
+
+    @functools.cached_property
     def skipped(self) -> list[Skipped]:
         """The images that could not be read, and why."""
         found = []
