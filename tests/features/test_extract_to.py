@@ -134,9 +134,13 @@ def test_an_error_keeps_the_batches_before_it(
 
 
 @settings(max_examples=15)
-@given(interruptions=st.lists(st.integers(0, 12), max_size=4), size=st.sampled_from([3, 8, 100]))
+@given(
+    interruptions=st.lists(st.integers(0, 12), max_size=4),
+    size=st.sampled_from([3, 8, 100]),
+    lost=st.sets(st.integers(0, 8)),
+)
 def test_ctrl_c_keeps_the_batches_before_it(
-    interruptions: list[int], size: int, tmp_path_factory: pytest.TempPathFactory
+    interruptions: list[int], size: int, lost: set[int], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("interrupted")
     photos = [*noise(10), np.full((8, 8), 2.0), *noise(11, seed=1)]
@@ -162,6 +166,12 @@ def test_ctrl_c_keeps_the_batches_before_it(
         program.run = run  # type: ignore[method-assign]
     extractor.extract_to(folder / "s", photos, LAYERS, shard_size=size)
     extractor.extract_to(folder / "whole", photos, LAYERS, shard_size=size)
+    assert column_bytes(folder / "s") == column_bytes(folder / "whole")
+    # Nor do lost shards change anything, wherever the interruptions were.
+    for shard in list_shards(folder / "s"):
+        if shard.number in lost:
+            shard.path.unlink()
+    extractor.extract_to(folder / "s", photos, LAYERS, shard_size=size)
     assert column_bytes(folder / "s") == column_bytes(folder / "whole")
 
 
@@ -455,6 +465,9 @@ def test_moved_images_are_known_with_their_new_folder(
     moved.parent.mkdir()
     (tmp_path / "photos").rename(moved)
     new = [moved / path.name for path in photos]
+    shutil.copytree(tmp_path / "s", tmp_path / "t")
+    with pytest.warns(UserWarning, match=r"000\.png, are not there any more, .* pass base"):
+        extractor.extract_to(tmp_path / "t", new)
     store = extractor.extract_to(tmp_path / "s", new, base=moved)
     assert len(store.sources) == 18
     assert len(store.indices) == len(before) + 10

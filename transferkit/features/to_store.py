@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from itertools import chain, islice
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -231,6 +231,8 @@ class _Run:
         self._batch_size = batch_size
         self._num_new = 0
         self._num_skipped = 0
+        # Until the first image shows it.
+        self._may_be_moved = True
         self._num_changed = 0
         self._changed: list[str] = []
         self._not_finite: dict[str, tuple[int, str]] = {}
@@ -244,6 +246,7 @@ class _Run:
 
     def add_images(self, images: Iterable[ImageLike], writer: StoreWriter) -> None:
         """Compute and write the features of the images that the store does not have."""
+        self._start = time.monotonic()
         new = self._new_images(images, writer)
         while (first := next(new, None)) is not None:
             slot = writer.next_slot()
@@ -275,6 +278,9 @@ class _Run:
                 source = self.relocation.to_stored(source)
             found = known.find(source)
             if found is None:
+                if self._may_be_moved:
+                    self._warn_if_moved(writer)
+                    self._may_be_moved = False
                 known.add_row(source, NEW)
                 yield WithSource(source_name(image, index), image)
                 continue
@@ -283,7 +289,21 @@ class _Run:
                 self._num_changed += 1
                 if len(self._changed) < _MAX_EXAMPLES:
                     self._changed.append(source)
+            self._may_be_moved = False
             self.advance(1)
+
+    def _warn_if_moved(self, writer: StoreWriter) -> None:
+        """Warn if the images of the store are elsewhere now, before all are computed again."""
+        first = writer.first_source
+        if first is None or self.relocation is not None or "://" in first:
+            return
+        if PurePath(first).is_absolute() and not os.path.exists(first):
+            warn(
+                f"{shorten_path(writer.folder)}: the images of this store, such as "
+                f"{shorten_path(first)}, are not there any more, and the first one that is given "
+                "now is new to it; if they were moved, pass base, the folder that has them now, "
+                "or they are computed again"
+            )
 
     def _is_changed(
         self, image: ImageLike, source: str, row: int, content: int, writer: StoreWriter

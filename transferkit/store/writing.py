@@ -152,6 +152,13 @@ class StoreWriter:
     def __exit__(self, *raised: object) -> None:
         self._lock.release()
 
+    @property
+    def first_source(self) -> str | None:
+        """The source of the first image of the store; None if it has none."""
+        if not self._ranges or self._ranges[0].first == self._ranges[0].stop:
+            return None
+        return self.find_record(self._ranges[0].first).source
+
     def new_shard(self, slot: Slot) -> ShardWriter:
         """Return a writer of the shard that belongs in a slot."""
         return ShardWriter(
