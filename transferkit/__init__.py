@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from transferkit.inspection import inspect_images as inspect_images
     from transferkit.optimization import ImageOptimizer as ImageOptimizer
     from transferkit.sources import open_sources as open_sources
+    from transferkit.store import FeatureStore as FeatureStore
 
 
 # As the documentation of `logging` recommends for libraries: nothing is printed unless the
@@ -40,6 +41,7 @@ _HOMES = {
     "Comparison": "transferkit.comparison",
     "Evaluation": "transferkit.classification",
     "FeatureExtractor": "transferkit.features",
+    "FeatureStore": "transferkit.store",
     "Features": "transferkit.features",
     "FineTuning": "transferkit.classification",
     "ImageOptimizer": "transferkit.optimization",
@@ -59,6 +61,7 @@ __all__ = [
     "Comparison",
     "Evaluation",
     "FeatureExtractor",
+    "FeatureStore",
     "Features",
     "FineTuning",
     "ImageOptimizer",

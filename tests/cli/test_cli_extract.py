@@ -12,7 +12,7 @@ from command_line import error_of, output_of, run, run_process, usage_error_of
 from interruption import INTERRUPTED_MAIN, TERMINATED_MAIN
 from samples import DEMO
 
-from transferkit import FeatureExtractor
+from transferkit import FeatureExtractor, FeatureStore
 
 CAT = DEMO / "cat.jpg"
 GRASS = DEMO / "test" / "grass"
@@ -78,3 +78,42 @@ def test_invalid_arguments_are_rejected(tmp_path: Path) -> None:
         assert message in error_of("extract", *arguments), arguments
     assert not output.exists()
     assert "--batch-size" in usage_error_of("extract", CAT, "-o", output, "--batch-size", 0)
+
+
+def test_a_folder_is_a_store(tmp_path: Path) -> None:
+    output = tmp_path / "features"
+    arguments = ("extract", GRASS, CAT, "-o", output, "--layer", "features.18", "--half")
+    text = output_of(*arguments, "--shard-size", 4)
+    assert f"saved {output}: features.18 (9, 7, 7, 1280)" in text
+    store = FeatureStore(output)
+    assert store.sources == [*map(str, sorted(GRASS.iterdir())), str(CAT)]
+    assert store["features.18"].dtype == np.float16
+    assert len(store.shards) == 3
+    more = DEMO / "test" / "brick"
+    (tmp_path / "list.txt").write_text("\n".join(map(str, sorted(more.iterdir()))))
+    text = output_of(
+        "extract", tmp_path / "list.txt", "-o", output, "--layer", "features.18", "--half",
+        "--shard-size", 4,
+    )  # fmt: skip
+    assert "features.18 (17, 7, 7, 1280)" in text
+    message = error_of(*arguments)
+    assert "shard_size is 4 in the store, 10000 here; use the same settings" in message
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has other signals")
+@pytest.mark.parametrize("code", [INTERRUPTED_MAIN, TERMINATED_MAIN], ids=["SIGINT", "SIGTERM"])
+def test_an_interrupted_store_is_resumed(tmp_path: Path, code: str) -> None:
+    output = tmp_path / "features"
+    arguments = ("extract", DEMO / "test", "-o", output, "--batch-size", 4)
+    result = run_process(*arguments, code=code)
+    assert result.returncode == 130
+    assert result.stderr == b"interrupted; run the same command again to resume\n"
+    assert FeatureStore(output)["embedding"].shape == (8, 1280)
+    assert "embedding (24, 1280)" in output_of(*arguments)
+    assert len(FeatureStore(output).shards) == 2
+
+
+def test_options_of_stores_are_rejected_for_files(tmp_path: Path) -> None:
+    for option in (("--shard-size", 4), ("--half",), ("--base", tmp_path), ("--column", "a")):
+        message = usage_error_of("extract", CAT, "-o", tmp_path / "a.npz", *option)
+        assert f"{option[0]} is for a store" in message

@@ -53,6 +53,7 @@ from transferkit.classification.saved_file import (
     read_classifier,
     write_classifier,
 )
+from transferkit.classification.stored_features import read_stored_features
 from transferkit.classification.temperature import temperature_of, with_temperature
 from transferkit.classification.unknown import (
     KnownScores,
@@ -87,6 +88,7 @@ from transferkit.models.model import attach_metadata
 from transferkit.models.program_cache import ProgramCache
 from transferkit.networks import NETWORKS, Network, add_probabilities, replace_head
 from transferkit.networks.passes import SCALED_LOGITS, UNKNOWN_SCORE
+from transferkit.store import FeatureStore
 from transferkit.support.numerics import l2_normalize
 from transferkit.support.random_state import RandomState, as_generator, as_seed
 from transferkit.support.validation import check_integer, check_positive, is_number
@@ -285,7 +287,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
 
     def fit(
         self,
-        X: Images | LabelledImages,
+        X: Images | LabelledImages | FeatureStore,
         y: Labels | None = None,
         *,
         sample_weight: SampleWeight | None = None,
@@ -302,9 +304,12 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
             If ``y`` is None, a folder with one subfolder of images for each class, or
             `transferkit.datasets.LabelledImages`; otherwise images, as for
             `transferkit.FeatureExtractor`: of a folder, the images in it and its subfolders, whose
-            names do not matter then, in the order of `transferkit.list_images`.
+            names do not matter then, in the order of `transferkit.list_images`. Or a
+            `transferkit.FeatureStore` with the features of the same network, weights and
+            preprocessing, of any backend; the images are not read then.
         y
-            (n,) the label of each image: strings, numbers or booleans.
+            (n,) the label of each image: strings, numbers or booleans. For a store, one for each
+            row, or for each row and each skipped image, in the order of the images.
         sample_weight
             (n,) weight of each image, at least 0; None: all equal. An image of weight 0 is
             left out; one of weight k counts as k images.
@@ -326,13 +331,16 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         ImageError
             If an image cannot be read and ``on_error`` is ``"raise"``.
         ParameterError
-            If ``C``, ``class_weight``, ``sample_weight`` or ``fine_tuning`` is invalid.
+            If ``C``, ``class_weight``, ``sample_weight`` or ``fine_tuning`` is invalid; if ``X``
+            is a store of another network, other weights or another preprocessing.
+        UnknownNameError
+            If ``layer`` is not in the store.
         UnsupportedError
-            If the backend cannot train, and ``fine_tuning`` is given.
+            If ``fine_tuning`` is given, and the backend cannot train or ``X`` is a store.
         """
         if self.C is not None:
             check_positive("C", self.C)
-        fine_tuning = _check_fine_tuning(self.fine_tuning)
+        fine_tuning = _check_fine_tuning(self.fine_tuning, X)
         skipped: list[Skipped] = []
         X, labels = with_labels(X, y, on_error=on_error, skipped=skipped)
         classes, indices = np.unique(labels, return_inverse=True)
@@ -344,15 +352,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         if fine_tuning is not None:
             X = image_sequence(X)
             check_trainable(model, self.layer, fine_tuning.trainable)
-        features = compute_features(
-            program,
-            model.preprocessing,
-            X,
-            [self.layer],
-            batch_size=self.batch_size,
-            on_error=on_error,
-            progress=self.progress,
-        )
+        features = self._features(program, model, X, len(labels), on_error=on_error)
         indices = of_rows(indices, features)
         if weight_of_image is not None:
             weight_of_image = of_rows(weight_of_image, features)
@@ -425,6 +425,28 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         self._fitted_files: frozenset[str] = _files([features.sources[row] for row in used])
         _LOGGER.info("fitted classes %s with C = %g", format_labels(classes.tolist()), head.C)
         return self
+
+    def _features(
+        self,
+        program: Program,
+        model: Model,
+        X: Images | FeatureStore,
+        num_labels: int,
+        *,
+        on_error: str,
+    ) -> Features:
+        """Return the features of images to fit to, computed or from a store."""
+        if isinstance(X, FeatureStore):
+            return read_stored_features(X, program, model, self.layer, num_labels)
+        return compute_features(
+            program,
+            model.preprocessing,
+            X,
+            [self.layer],
+            batch_size=self.batch_size,
+            on_error=on_error,
+            progress=self.progress,
+        )
 
     def fine_tune(
         self,
@@ -1383,8 +1405,8 @@ def _with_head(
     return with_temperature(fitted, head.temperature)
 
 
-def _check_fine_tuning(fine_tuning: object) -> FineTuning | None:
-    """Return the settings of fine-tuning, checked; None for none."""
+def _check_fine_tuning(fine_tuning: object, X: object = None) -> FineTuning | None:
+    """Return the settings of fine-tuning, checked also against what is fitted to; None for none."""
     if fine_tuning is None:
         return None
     if not isinstance(fine_tuning, FineTuning):
@@ -1393,6 +1415,11 @@ def _check_fine_tuning(fine_tuning: object) -> FineTuning | None:
             "FineTuning(epochs=5), or None"
         )
     fine_tuning.check()
+    if isinstance(X, FeatureStore):
+        raise UnsupportedError(
+            "fine_tuning trains the network on images, and X is a store of features, which has "
+            "none; pass the images, or fine_tuning=None"
+        )
     return fine_tuning
 
 

@@ -14,6 +14,7 @@ from transferkit.datasets.labels import Labels, check_finite_labels, label_array
 from transferkit.errors import DatasetError, shorten
 from transferkit.features import Features
 from transferkit.images import Images, Skipped, count_images, list_labeled_images
+from transferkit.store import FeatureStore
 
 __all__ = [
     "check_classes",
@@ -29,7 +30,7 @@ _MAX_SHOWN = 5
 
 
 def with_labels(
-    X: Images | LabelledImages,
+    X: Images | LabelledImages | FeatureStore,
     y: Labels | None,
     *,
     on_error: str = "raise",
@@ -42,7 +43,8 @@ def with_labels(
     Parameters
     ----------
     X, y
-        Images and their labels, or a folder of class folders or `LabelledImages`, and None.
+        Images and their labels, or a folder of class folders or `LabelledImages`, and None; or a
+        store of features, of which the number of rows is not compared, and its labels.
     on_error, skipped
         Of class folders without images, as for `transferkit.list_labeled_images`; and what
         `LabelledImages` already left out.
@@ -52,6 +54,8 @@ def with_labels(
     DatasetError
         If labels are missing, of mixed or other types, not finite, or not as many as images.
     """
+    if isinstance(X, FeatureStore):
+        return X, _labels_of_rows(y)
     if isinstance(X, LabelledImages):
         if skipped is not None:
             skipped += X.skipped
@@ -72,6 +76,17 @@ def with_labels(
     if number is not None and number != len(labels):
         raise DatasetError(f"X has {number} images, but y has {len(labels)} labels")
     return X, labels
+
+
+def _labels_of_rows(y: Labels | None) -> npt.NDArray[Any]:
+    if y is None:
+        raise DatasetError(
+            "labels are missing: X is a store of features; pass y, one label for each of its rows, "
+            "in the order of X.sources"
+        )
+    labels = label_array(y)
+    check_finite_labels(labels)
+    return labels
 
 
 def _images_and_labels(data: LabelledImages, y: Labels | None) -> tuple[Images, npt.NDArray[Any]]:

@@ -25,6 +25,7 @@ from transferkit.cli.demo import demo
 from transferkit.cli.download import download
 from transferkit.cli.evaluate import evaluate
 from transferkit.cli.extract import extract
+from transferkit.cli.features import features
 from transferkit.cli.fit import fit
 from transferkit.cli.inspect import inspect, restore
 from transferkit.cli.layers import layers
@@ -102,6 +103,7 @@ for _command in (
     compare,
     predict,
     extract,
+    features,
     show_layer,
     visualize,
     attack,

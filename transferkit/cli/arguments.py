@@ -22,6 +22,7 @@ __all__ = [
     "load_optimizer",
     "parse_class",
     "parse_path",
+    "parse_source",
     "read_data_set",
 ]
 
@@ -107,6 +108,12 @@ def parse_path(text: str) -> Path:
     if not text:
         raise typer.BadParameter("the path is empty; for the current directory, write .")
     return Path(text)
+
+
+def parse_source(text: str) -> str:
+    """Return the path, pattern or URL of images; see `parse_path`."""
+    parse_path(text)
+    return text
 
 
 def load_optimizer(

@@ -63,11 +63,19 @@ def print_warning(text: str) -> None:
     )
 
 
-def print_skipped(skipped: Sequence[Skipped]) -> None:
-    """Print what was skipped, images or classes, on standard error, each with the reason."""
+def print_skipped(skipped: Sequence[Skipped], limit: int | None = None) -> None:
+    """Print what was skipped, images or classes, on standard error, each with the reason.
+
+    Parameters
+    ----------
+    skipped
+        All that was skipped.
+    limit
+        The number of images to list; None: all.
+    """
     if skipped:
         print_warning(f"{len(skipped)} skipped:")
-    for item in skipped:
+    for item in skipped[:limit]:
         print_warning(f"  {item.source}: {item.reason}")
 
 

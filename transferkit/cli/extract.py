@@ -1,28 +1,49 @@
-"""``transferkit extract``: write the activations of layers to a file."""
+"""``transferkit extract``: write the activations of layers to a file or to a store."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from transferkit.cli.arguments import list_files, parse_path
+from transferkit.cli.arguments import list_files, parse_path, parse_source
 from transferkit.cli.console import print_line, print_skipped
+from transferkit.cli.features import print_some_skipped
 from transferkit.cli.options import DEFAULT_NETWORK, Backend, BatchSize, Network, Quiet, Weights
+from transferkit.errors import OutputError
+
+if TYPE_CHECKING:
+    from transferkit.features import FeatureExtractor
 
 __all__ = ["extract"]
+
+_FILE = ".npz"
+# Of files that the command does not write; a folder may have any other suffix.
+_OTHER_FILES = (".csv", ".h5", ".hdf5", ".json", ".npy", ".parquet", ".pt", ".safetensors")
 
 
 def extract(
     images: Annotated[
-        list[Path],
-        typer.Argument(parser=parse_path, metavar="IMAGE", help="Images, or folders of images."),
+        list[str],
+        typer.Argument(
+            parser=parse_source,
+            metavar="IMAGE",
+            help="Images, or folders of images. For a folder as output also .txt files with a path "
+            "on each line, .parquet files, .tar files, patterns such as 'photos/**/*.jpg', and "
+            "URLs.",
+        ),
     ],
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", parser=parse_path, metavar="FILE", help="The .npz file to write."
+            "--output",
+            "-o",
+            parser=parse_path,
+            metavar="PATH",
+            help="The .npz file to write, or the folder of a store, which can hold any number of "
+            "images.",
         ),
     ],
     layer: Annotated[
@@ -33,20 +54,48 @@ def extract(
             show_default="embedding",
         ),
     ] = None,
+    shard_size: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Number of images in each file of a store.",
+            show_default="10000",
+        ),
+    ] = None,
+    half: Annotated[
+        bool, typer.Option("--half", help="Store float16, in files of half the size.")
+    ] = False,
+    column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The column of the images in .parquet files.",
+            show_default="the only one that can be meant",
+        ),
+    ] = None,
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            parser=parse_path,
+            metavar="FOLDER",
+            help="The folder that has the images of the store now, if they were moved.",
+        ),
+    ] = None,
     network: Network = DEFAULT_NETWORK,
     weights: Weights = None,
     backend: Backend = None,
     batch_size: BatchSize = 32,
     quiet: Quiet = False,
 ) -> None:
-    """Write the activations of layers to a NumPy file.
+    """Write the activations of layers to a NumPy file or to a store.
 
     The file contains one array for each layer, and the array 'sources' with the paths of the
-    images. If interrupted, it keeps its results, and resumes when called again with the same
-    output.
+    images. A store is a folder of Parquet files, which are written one after another. If
+    interrupted, either keeps its results, and resumes when called again with the same output; a
+    store does so even after the process was killed. New images are added to a store.
     """
     from transferkit.features.extractor import FeatureExtractor
-    from transferkit.features.output_file import extract_to_file
 
     extractor = FeatureExtractor(
         network,
@@ -56,7 +105,61 @@ def extract(
         progress=False if quiet else None,
     )
     layers = layer or ["embedding"]
-    features = extract_to_file(extractor, list_files(images), layers, output)
+    suffix = output.suffix.lower()
+    if suffix == _FILE and not output.is_dir():
+        for name, value in (
+            ("--shard-size", shard_size),
+            ("--half", half or None),
+            ("--column", column),
+            ("--base", base),
+        ):
+            if value is not None:
+                raise typer.BadParameter(f"{name} is for a store; {output} is a file")
+        _to_file(extractor, images, layers, output)
+    elif suffix in _OTHER_FILES and not output.is_dir():
+        raise OutputError(f"{output}: expected a file name that ends in .npz, or a folder")
+    else:
+        _to_store(
+            extractor,
+            images,
+            layers,
+            output,
+            shard_size=10_000 if shard_size is None else shard_size,
+            dtype="float16" if half else "float32",
+            column=column,
+            base=base,
+        )
+
+
+def _to_file(
+    extractor: FeatureExtractor, images: Sequence[str], layers: list[str], output: Path
+) -> None:
+    from transferkit.features.output_file import extract_to_file
+
+    features = extract_to_file(extractor, list_files([*map(Path, images)]), layers, output)
     shapes = ", ".join(f"{name} {features[name].shape}" for name in layers)
     print_line(f"saved {output}: {shapes}")
     print_skipped(features.skipped)
+
+
+def _to_store(
+    extractor: FeatureExtractor,
+    images: Sequence[str],
+    layers: list[str],
+    output: Path,
+    *,
+    shard_size: int,
+    dtype: str,
+    column: str | None,
+    base: Path | None,
+) -> None:
+    from transferkit.sources import open_sources
+
+    sources = open_sources(images, column=column)
+    store = extractor.extract_to(
+        output, sources, layers, shard_size=shard_size, dtype=dtype, base=base
+    )
+    rows = len(store.indices)
+    shapes = ", ".join(f"{name} {(rows, *store.info.layers[name])}" for name in store)
+    print_line(f"saved {output}: {shapes}")
+    print_some_skipped(store.skipped, store.folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -16,16 +16,20 @@ from transferkit.backends import Backend
 from transferkit.errors import ArgumentTypeError, ShapeError, shorten
 from transferkit.features.extraction import (
     Features,
-    column_names,
     compute_features,
     find_not_finite,
+    iterate_features,
 )
+from transferkit.features.identity import identify
+from transferkit.features.to_store import extract_to_store, new_manifest
 from transferkit.images import ImageLike, Images, Preprocessing, read_image
 from transferkit.images.conversion import to_float32
 from transferkit.models import AnyWeights, Model, find_architecture
 from transferkit.models.estimator import NetworkEstimator, document_parameters, takes_images
 from transferkit.models.model import attach_metadata
 from transferkit.networks import Network
+from transferkit.store import FeatureStore
+from transferkit.store.features import column_names
 from transferkit.support.random_state import RandomState
 from transferkit.support.warning import warn
 
@@ -234,6 +238,162 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
             if problem is not None:
                 warn(problem)
         return features
+
+    def iter_extract(
+        self,
+        X: Images,
+        layers: Sequence[str] | None = None,
+        *,
+        on_error: str = "skip",
+    ) -> Iterator[Features]:
+        """Yield the outputs of several layers batch by batch, while images are read.
+
+        Parameters
+        ----------
+        X
+            Images; see the notes of the class. They are iterated no more than a few batches ahead.
+        layers
+            Names from `layers`; None: only `layer`.
+        on_error
+            ``"skip"`` to leave out images that cannot be read, or ``"raise"``.
+
+        Yields
+        ------
+        Features
+            Of at most ``batch_size`` images, as `extract` returns them. ``indices`` are positions
+            in ``X``; ``skipped`` has the images that were left out since the batch before, and in
+            the last batch those after it.
+
+        Raises
+        ------
+        UnknownNameError
+            If a layer is unknown.
+        ImageError
+            If an image cannot be read and ``on_error`` is ``"raise"``.
+        DatasetError
+            If there are no images, or all were skipped.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from transferkit import FeatureExtractor
+        >>> fx = FeatureExtractor("resnet18", weights="random", batch_size=2)
+        >>> images = (np.full((64, 64, 3), level, np.uint8) for level in range(5))
+        >>> [batch["embedding"].shape for batch in fx.iter_extract(images)]
+        [(2, 512), (2, 512), (1, 512)]
+        """
+        program, model = self._load()
+        return iterate_features(
+            program,
+            model.preprocessing,
+            X,
+            self._listed(layers),
+            batch_size=self.batch_size,
+            on_error=on_error,
+            progress=self.progress,
+        )
+
+    def extract_to(
+        self,
+        folder: str | os.PathLike[str],
+        X: Images,
+        layers: Sequence[str] | None = None,
+        *,
+        shard_size: int = 10_000,
+        dtype: str = "float32",
+        base: str | os.PathLike[str] | None = None,
+    ) -> FeatureStore:
+        """Write the outputs of several layers to a store, and add to what it has already.
+
+        Each image is in the store once, under its source: the path as it is given, the name of a
+        `transferkit.images.NamedImage`, or the position in ``X`` of an image without either. An
+        image whose source the store has is not computed again, so a run that was interrupted or
+        killed is resumed by calling this again, and new images are added at the end. One that
+        cannot be read is listed in ``skipped`` of the store, and never ends a run.
+
+        Parameters
+        ----------
+        folder
+            The folder of the store, which is created if necessary.
+        X
+            Images; see the notes of the class. They are iterated no more than a few batches ahead.
+            A path may also be that of a list of paths, or of a Parquet or tar file, a pattern or a
+            URL; for several of them, pass the result of `transferkit.sources.open_sources`.
+        layers
+            Names from `layers`; None: only `layer`.
+        shard_size
+            The number of images in a file. The images of a file that is not complete are computed
+            again after the process was killed; Ctrl-C and errors complete it first.
+        dtype
+            ``"float32"``, or ``"float16"`` for files of half the size, with 11 bits of precision.
+        base
+            The folder that has the images now, if they were moved since, or the store comes from
+            another machine; None: where they were.
+
+        Returns
+        -------
+        FeatureStore
+            The store, opened.
+
+        Raises
+        ------
+        ParameterError
+            If the store was made with another network, weights, preprocessing, layers or another
+            setting; the message names each difference.
+        OutputError
+            If the folder cannot be written to, the disk is full, or another process writes to the
+            store. Files that are complete stay.
+        UnknownNameError
+            If a layer is unknown.
+        ShapeError
+            If the shape of a layer's output depends on the size of the images, which may differ.
+        FileFormatError
+            If the store is of a newer version, or its manifest is missing or damaged.
+        DatasetError
+            If there are no images.
+        UnsupportedError
+            If the network is a model object of a framework, or pyarrow is not installed.
+
+        Warns
+        -----
+        UserWarning
+            If images have changed since they were computed, files were damaged, which are computed
+            again, or outputs are NaN or infinite.
+
+        Examples
+        --------
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from transferkit import FeatureExtractor
+        >>> from transferkit.demo import TEST, TRAIN
+        >>> fx = FeatureExtractor("mobilenet_v2", backend="onnxruntime")
+        >>> with TemporaryDirectory() as folder:
+        ...     store = fx.extract_to(folder, TRAIN, shard_size=10)
+        ...     more = fx.extract_to(folder, TEST, shard_size=10)
+        ...     len(store.sources), len(more.sources), len(more.shards)
+        (24, 48, 6)
+        """
+        program, model = self._load()
+        identity = identify(program, model)
+        manifest = new_manifest(
+            program,
+            model.preprocessing,
+            self._listed(layers),
+            identity,
+            shard_size=shard_size,
+            dtype=dtype,
+        )
+        return extract_to_store(
+            program,
+            model.preprocessing,
+            X,
+            Path(folder),
+            manifest,
+            identity,
+            batch_size=self.batch_size,
+            progress=self.progress,
+            base=base,
+        )
 
     def show_layer(
         self,

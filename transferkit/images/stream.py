@@ -37,8 +37,10 @@ from transferkit.support.validation import check_integer
 __all__ = [
     "Batch",
     "Images",
+    "WithSource",
     "count_images",
     "image_sequence",
+    "iterate_images",
     "source_name",
     "stream_batches",
 ]
@@ -108,6 +110,22 @@ class Batch:
     indices: list[int]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class WithSource:
+    """An image that has another name in messages than its own, or than its position.
+
+    Attributes
+    ----------
+    source
+        The name.
+    image
+        The image.
+    """
+
+    source: str
+    image: ImageLike
+
+
 def count_images(images: Images) -> int | None:
     """Return the number of images without reading them.
 
@@ -138,7 +156,7 @@ def count_images(images: Images) -> int | None:
     >>> count_images(np.zeros((5, 32, 32, 3), np.uint8))
     5
     """
-    sources = _image_sources(images)
+    sources = iterate_images(images)
     if isinstance(sources, Iterator):
         return None
     number = operator.length_hint(sources, -1)
@@ -239,7 +257,7 @@ def stream_batches(
     """
     check_on_error(on_error)
     batch_size = check_integer("batch_size", batch_size, 1)
-    sources = _image_sources(images)
+    sources = iterate_images(images)
     if isinstance(sources, Sized) and len(sources) == 0:
         raise DatasetError("no images were given")
     if order is None:
@@ -284,7 +302,7 @@ def image_sequence(images: Images) -> Sequence[ImageLike] | npt.NDArray[np.gener
     >>> len(image_sequence(np.zeros((32, 32, 3), np.uint8) for _ in range(5)))
     5
     """
-    sources = _image_sources(images)
+    sources = iterate_images(images)
     if isinstance(sources, np.ndarray):
         return sources
     return [_content(image, source) for _, source, image in _named(sources)]
@@ -301,8 +319,23 @@ def _content(image: ImageLike, source: str) -> ImageLike:
         return image
 
 
-def _image_sources(images: Images) -> Iterable[ImageLike]:
-    """Return an iterable of single images; it has a length if their number is known."""
+def iterate_images(images: Images) -> Iterable[ImageLike]:
+    """Return an iterable of single images; it has a length if their number is known.
+
+    Parameters
+    ----------
+    images
+        As for `stream_batches`.
+
+    Raises
+    ------
+    DatasetError
+        If ``images`` is a path that does not exist, or a folder without images.
+    ImageTypeError
+        If ``images`` has an unsupported type.
+    ShapeError
+        If ``images`` is an array with an unsupported shape.
+    """
     if isinstance(images, (str, os.PathLike)):
         return list_images(images)
     # A file object is iterable, but its lines are not images.
@@ -381,7 +414,7 @@ def _stream(
                     raise
                 _LOGGER.info("skipped %s", error)
                 if skipped is not None:
-                    skipped.append(Skipped(error.source, error.reason))
+                    skipped.append(Skipped(source, error.reason))
                 continue
             shape = row.pixels.shape
             first = first or (source, shape)
@@ -502,11 +535,16 @@ class _ReadAhead:
             raise self._failure
 
 
-def _named(sources: Iterable[ImageLike]) -> Iterator[tuple[int, str, ImageLike]]:
+def _named(
+    sources: Iterable[ImageLike | WithSource],
+) -> Iterator[tuple[int, str, ImageLike]]:
     """Yield each image with its index and its name in error messages."""
     may_be_reused = not isinstance(sources, (Sequence, np.ndarray))
-    for index, image in enumerate(sources):
-        name = source_name(image, index)
+    for index, item in enumerate(sources):
+        if isinstance(item, WithSource):
+            name, image = item.source, item.image
+        else:
+            name, image = source_name(item, index), item
         if may_be_reused and isinstance(image, np.ndarray):
             # A video reader, for example, may write every frame to the same memory, but threads
             # process the array later.

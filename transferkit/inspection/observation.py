@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -12,19 +11,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from transferkit.errors import ImageError
 from transferkit.images import ImageLike
 from transferkit.images.bit_depth import BitDepth
-from transferkit.images.reading import file_format, is_encoded, read_content, read_image_of_call
+from transferkit.images.content import digest_pixels, load_content
+from transferkit.images.reading import file_format, read_image_of_call
 from transferkit.inspection.alignment import SIDE
 from transferkit.inspection.measures import Measures, measure_image
 
 __all__ = ["Observation", "Observer", "hash_file"]
-
-# A larger file is hashed in blocks and then read again, to limit the memory of the threads.
-_MAX_IN_MEMORY = 64 << 20
-_BLOCK = 1 << 20
-_HEADER = 64
 
 # The formats that a suffix promises. Others, such as those of raw photos, promise none that is
 # known here.
@@ -93,15 +87,21 @@ class Observer:
     ) -> Image.Image | npt.NDArray[np.float32]:
         """Read an image, and record what is measured; see `transferkit.images.ImageReader`."""
         observation = self.observations[index]
+        content = load_content(image, source)
+        observation.digest = content.sha256
+        if content.sha256:
+            observation.file_format = file_format(content.header)
         if isinstance(image, (str, os.PathLike)):
-            image = _read_file(os.fsdecode(image), source, observation)
-        elif is_encoded(image):
-            image = read_content(image, source)
-            observation.digest = hashlib.sha256(image).digest()
-            observation.file_format = file_format(image[:_HEADER])
-        read = read_image_of_call(image, source, depth)
+            observation.size = content.size
+            promised = _FORMATS.get(PurePath(os.fsdecode(image)).suffix.lower())
+            observation.misnamed = (
+                promised is not None
+                and observation.file_format is not None
+                and observation.file_format not in promised
+            )
+        read = read_image_of_call(content.image, source, depth)
         if not observation.digest:
-            observation.digest = _digest_pixels(read)
+            observation.digest = digest_pixels(read)
         observation.measures, self.copies[index] = measure_image(read)
         return read
 
@@ -116,46 +116,3 @@ def hash_file(path: str | os.PathLike[str]) -> bytes:
     """
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
-
-
-def _read_file(path: str, source: str, observation: Observation) -> bytes | str:
-    """Return the content of a file, or its path if it is large, and record its digest."""
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            # Reported by `read_image`. Opening a pipe would wait for a writer.
-            return path
-        with open(path, "rb") as file:
-            before = os.fstat(file.fileno())
-            if before.st_size > _MAX_IN_MEMORY:
-                header = file.read(_HEADER)
-                file.seek(0)
-                content = None
-                observation.digest = hashlib.file_digest(file, "sha256").digest()
-                length = file.tell()
-            else:
-                content = file.read(_MAX_IN_MEMORY + 1)
-                header, length = content[:_HEADER], len(content)
-                observation.digest = hashlib.sha256(content).digest()
-            after = os.fstat(file.fileno())
-    except (OSError, ValueError):
-        # Reported by `read_image`.
-        return path
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns) or (
-        length != before.st_size
-    ):
-        observation.digest = b""
-        raise ImageError(source, "the file was changed while it was read")
-    observation.size = length
-    observation.file_format = file_format(header)
-    promised = _FORMATS.get(PurePath(path).suffix.lower())
-    observation.misnamed = (
-        promised is not None
-        and observation.file_format is not None
-        and observation.file_format not in promised
-    )
-    return path if content is None else content
-
-
-def _digest_pixels(image: Image.Image | npt.NDArray[np.float32]) -> bytes:
-    array = np.ascontiguousarray(image)
-    return hashlib.sha256(f"{array.dtype} {array.shape}".encode() + array.tobytes()).digest()

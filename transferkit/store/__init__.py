@@ -3,6 +3,9 @@
 Nothing here depends on networks: what the features were computed with is plain data to a store.
 """
 
+from transferkit.store.feature_store import FeatureStore
+from transferkit.store.manifest import Manifest
+from transferkit.store.neighbors import Neighbors
 from transferkit.store.shards import (
     Record,
     Shard,
@@ -14,6 +17,9 @@ from transferkit.store.shards import (
 )
 
 __all__ = [
+    "FeatureStore",
+    "Manifest",
+    "Neighbors",
     "Record",
     "Shard",
     "ShardWriter",

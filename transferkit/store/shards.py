@@ -34,6 +34,8 @@ __all__ = [
     "Shard",
     "ShardWriter",
     "check_layer_names",
+    "distinct_shards",
+    "encodable",
     "has_valid_digest",
     "list_shards",
     "read_arrays",
@@ -126,6 +128,21 @@ class Shard:
             )
         return file
 
+    def read_metadata(self) -> tuple[Mapping[str, Any], int]:
+        """Return the metadata that was given to `ShardWriter`, and the number of rows.
+
+        Raises
+        ------
+        FileFormatError
+            As for `open`.
+        """
+        with self.open() as file:
+            try:
+                metadata = json.loads(file.schema_arrow.metadata[_KEY])
+                return dict(metadata), int(file.metadata.num_rows)
+            except (ValueError, TypeError) as error:
+                raise _damaged(self.path, error) from error
+
 
 class ShardWriter:
     """Writes a shard, which is renamed into place when a ``with`` block ends without an error.
@@ -208,6 +225,23 @@ class ShardWriter:
         }
 
     def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
+        if kind is None:
+            self.finish()
+        else:
+            self.discard()
+
+    def open(self) -> None:
+        """Create the temporary file.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written.
+        """
         _, pq = import_arrow()
         try:
             self._file = _HashingFile(self._temporary.open("xb"))
@@ -220,12 +254,13 @@ class ShardWriter:
                 write_statistics=["row"],
             )
         except OSError as error:
-            self._discard()
+            self.discard()
             raise self._not_written(error) from None
-        return self
 
     def append(
-        self, records: Sequence[Record], outputs: Mapping[str, npt.NDArray[np.floating[Any]]]
+        self,
+        records: Sequence[Record],
+        outputs: Mapping[str, Sequence[npt.NDArray[Any]] | npt.NDArray[Any]],
     ) -> None:
         """Add rows.
 
@@ -234,8 +269,8 @@ class ShardWriter:
         records
             The images, in the order of their rows.
         outputs
-            Layer to array (m, h, w, c) or (m, d): the features of the m images without an error.
-            They are copied.
+            Layer to array (m, h, w, c) or (m, d), or a list of m arrays: the features of the m
+            images without an error. They are copied.
         """
         done = 0
         for record in records:
@@ -253,10 +288,14 @@ class ShardWriter:
                 except OSError as error:
                     raise self._not_written(error) from None
 
-    def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
-        if kind is not None:
-            self._discard()
-            return
+    def finish(self) -> None:
+        """Write the rest of the shard, and rename it into place.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written; no file is left then.
+        """
         try:
             self._write_group()
             self._writer.close()
@@ -268,10 +307,10 @@ class ShardWriter:
         except OSError as error:
             raise self._not_written(error) from None
         finally:
-            self._discard()
+            self.discard()
         self.path = path
 
-    def _discard(self) -> None:
+    def discard(self) -> None:
         """Close and remove the temporary file, if it is still there."""
         if self._file is not None:
             # pyarrow writes the end of the file when the writer is closed, now or later.
@@ -290,13 +329,11 @@ class ShardWriter:
         pa, _ = import_arrow()
         number = len(self._records)
         is_skipped = np.array([record.error is not None for record in self._records])
-        columns = [
-            pa.array(
-                [_encodable(getattr(record, name)) for record in self._records],
-                self._schema.field(name).type,
-            )
-            for name in RECORD_COLUMNS
-        ]
+        columns = []
+        for name in RECORD_COLUMNS:
+            values = [getattr(record, name) for record in self._records]
+            values = [encodable(value) if isinstance(value, str) else value for value in values]
+            columns.append(pa.array(values, self._schema.field(name).type))
         for layer, array in self._arrays.items():
             columns.append(
                 pa.FixedSizeListArray.from_arrays(
@@ -348,11 +385,9 @@ class _HashingFile:
         self._file.close()
 
 
-def _encodable(value: object) -> object:
-    """Return a value whose text is valid Unicode, which the name of a file need not be."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode("utf-8")
-    return value
+def encodable(text: str) -> str:
+    """Return a text that is valid Unicode, which the name of a file need not be."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def check_layer_names(layers: Mapping[str, Sequence[int]] | Sequence[str]) -> None:
@@ -410,6 +445,12 @@ def list_shards(folder: str | os.PathLike[str]) -> list[Shard]:
         Shard(Path(folder, match[0]), int(match["number"]), match["digest"]) for match in matches
     ]
     return sorted(shards, key=lambda shard: shard.number)
+
+
+def distinct_shards(folder: str | os.PathLike[str]) -> list[Shard]:
+    """Return one shard of each number in a folder, by number; see `list_shards`."""
+    # Two processes may have written the same shard, with different versions of a library.
+    return list({shard.number: shard for shard in list_shards(folder)}.values())
 
 
 def has_valid_digest(shard: Shard) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import sys
 import time
+from collections.abc import Callable
 
 __all__ = ["NotebookProgress", "is_notebook"]
 
@@ -31,14 +32,24 @@ class NotebookProgress:
         The number of steps; None if unknown.
     in_bytes
         Whether steps are bytes, shown as megabytes.
+    status
+        A function that returns what is shown after the task.
     """
 
-    def __init__(self, what: str, total: int | None, *, in_bytes: bool = False) -> None:
+    def __init__(
+        self,
+        what: str,
+        total: int | None,
+        *,
+        in_bytes: bool = False,
+        status: Callable[[], str] | None = None,
+    ) -> None:
         from IPython.display import display
 
         self._what = what
         self._total = total
         self._in_bytes = in_bytes
+        self._status = status
         self._steps = 0
         self._start = self._shown = time.monotonic()
         self._is_complete = False
@@ -62,7 +73,8 @@ class NotebookProgress:
             return ""
         unit, scale = (" MB", 1e6) if self._in_bytes else ("", 1)
         form = ".1f" if self._in_bytes else ".0f"
-        text = f"{self._what}: {self._steps / scale:{form}}"
+        status = "" if self._status is None else self._status()
+        text = f"{self._what}{status}: {self._steps / scale:{form}}"
         if self._total is None:
             return f"{text}{unit}"
         text += f" of {self._total / scale:{form}}{unit}"

@@ -13,7 +13,12 @@ __all__ = ["print_progress", "show_progress"]
 
 @contextmanager
 def show_progress(
-    what: str, total: int | None, *, shown: bool | None, in_bytes: bool = False
+    what: str,
+    total: int | None,
+    *,
+    shown: bool | None,
+    in_bytes: bool = False,
+    status: Callable[[], str] | None = None,
 ) -> Iterator[Callable[[int], None]]:
     """Show a progress bar during a ``with`` block.
 
@@ -29,6 +34,9 @@ def show_progress(
         Whether to show the bar; None: on a terminal and in a notebook.
     in_bytes
         Whether steps are bytes, shown as megabytes with the speed.
+    status
+        A function that returns what is shown after the task, such as ``", 3 skipped"``; it is
+        called when the bar advances.
 
     Yields
     ------
@@ -46,7 +54,7 @@ def show_progress(
         yield lambda _steps: None
         return
     if in_notebook:
-        notebook_progress = NotebookProgress(what, total, in_bytes=in_bytes)
+        notebook_progress = NotebookProgress(what, total, in_bytes=in_bytes, status=status)
         try:
             yield notebook_progress.advance
         finally:
@@ -75,7 +83,10 @@ def show_progress(
         transient=console.is_terminal,
     ) as progress:
         task = progress.add_task(what, total=total)
-        yield lambda steps: progress.advance(task, steps)
+        if status is None:
+            yield lambda steps: progress.advance(task, steps)
+            return
+        yield lambda steps: progress.update(task, advance=steps, description=f"{what}{status()}")
 
 
 def print_progress(line: str, *, shown: bool | None) -> None:

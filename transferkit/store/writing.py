@@ -1,0 +1,285 @@
+"""Writing of a store: its lock, what it has already, and where new shards belong."""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from filelock import FileLock, Timeout
+
+from transferkit.errors import FileFormatError, OutputError, shorten_path
+from transferkit.store.known import KnownImages
+from transferkit.store.manifest import MANIFEST, Manifest, read_manifest, write_manifest
+from transferkit.store.shards import (
+    Record,
+    Shard,
+    ShardWriter,
+    check_layer_names,
+    distinct_shards,
+    has_valid_digest,
+    read_records,
+)
+from transferkit.support.arrow import import_arrow
+from transferkit.support.atomic_write import check_folder_writable
+
+__all__ = ["DAMAGED_SUFFIX", "Slot", "StoreWriter"]
+
+DAMAGED_SUFFIX = ".damaged"
+"""What is appended to the name of a damaged shard, which is kept but no longer read."""
+
+_LOCK = ".lock"
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Where a shard belongs that is not there yet.
+
+    Attributes
+    ----------
+    number
+        The number of the shard.
+    first_row
+        The number of its first image in the store.
+    max_rows
+        The largest number of images it may have.
+    is_gap
+        Whether there are shards after it, so that it replaces one that was lost.
+    """
+
+    number: int
+    first_row: int
+    max_rows: int
+    is_gap: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Range:
+    """The rows of a shard: ``first`` to ``stop - 1``."""
+
+    shard: Shard
+    first: int
+    stop: int
+
+
+class StoreWriter:
+    """Adds shards to a store, which no other process can do at the same time.
+
+    On entering a ``with`` block, the folder and the manifest are created if they are not there;
+    otherwise the manifest is compared with the new one, and every shard with its digest: damaged
+    ones are renamed, and their rows are to be written again.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    manifest
+        The manifest of a new store.
+    differences
+        A function that names each difference between the description in the manifest of an
+        existing store, its argument, and that in ``manifest``, as clauses.
+    on_check
+        Called with 1 when a shard has been checked.
+
+    Attributes
+    ----------
+    known : KnownImages
+        The images that the store has.
+    damaged : list of str
+        The names of the damaged shards.
+
+    Raises
+    ------
+    OutputError
+        On entering: if the folder cannot be written to, or another process writes to the store.
+    ParameterError
+        On entering: if the store was made with other settings; when created: if a layer has the
+        name of another column.
+    FileFormatError
+        On entering: if the store is of a newer version, or its manifest is missing or damaged.
+    UnsupportedError
+        When created: if pyarrow is not installed.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        manifest: Manifest,
+        *,
+        differences: Callable[[Mapping[str, Any]], list[str]],
+        on_check: Callable[[int], None] = lambda _number: None,
+    ) -> None:
+        import_arrow()
+        check_layer_names(manifest.layers)
+        self.folder = Path(folder)
+        self.known = KnownImages()
+        self.damaged: list[str] = []
+        self._manifest = manifest
+        self._differences = differences
+        self._on_check = on_check
+        self._lock = FileLock(self.folder / _LOCK, timeout=0)
+        self._ranges: list[_Range] = []
+        self._gaps: list[Slot] = []
+        self._unfilled: list[Slot] = []
+        self._next_number = 0
+        self._next_row = 0
+        self._cached: tuple[Shard, list[dict[str, Any]]] | None = None
+
+    def __enter__(self) -> Self:
+        check_folder_writable(self.folder)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+        except Timeout:
+            raise OutputError(
+                f"{shorten_path(self.folder)}: another process is writing to this store; wait "
+                "until it ends, or choose another folder"
+            ) from None
+        except OSError as error:
+            raise self._not_written(error) from None
+        try:
+            self._open()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._lock.release()
+
+    @property
+    def first_source(self) -> str | None:
+        """The source of the first image of the store; None if it has none."""
+        if not self._ranges or self._ranges[0].first == self._ranges[0].stop:
+            return None
+        return self.find_record(self._ranges[0].first).source
+
+    def new_shard(self, slot: Slot) -> ShardWriter:
+        """Return a writer of the shard that belongs in a slot."""
+        return ShardWriter(
+            self.folder,
+            slot.number,
+            self._manifest.layers,
+            self._manifest.dtype,
+            metadata={"first_row": slot.first_row},
+        )
+
+    def next_slot(self) -> Slot:
+        """Return where the next shard belongs: first of those that were lost, then at the end.
+
+        At the end, shards have the rows up to the next multiple of the shard size, so that the
+        first image of a batch does not depend on interruptions.
+        """
+        if self._gaps:
+            return self._gaps[0]
+        size = self._manifest.shard_size
+        return Slot(self._next_number, self._next_row, size - self._next_row % size, is_gap=False)
+
+    def use(self, slot: Slot, num_rows: int) -> None:
+        """Record that a number of rows are written to the slot that `next_slot` returned."""
+        if slot.is_gap:
+            self._gaps.pop(0)
+        else:
+            self._next_number += 1
+            self._next_row += num_rows
+
+    def find_record(self, row: int) -> Record:
+        """Return what the store has about the image of a row.
+
+        Raises
+        ------
+        FileFormatError
+            If its shard is damaged.
+        """
+        index = bisect.bisect_right([item.first for item in self._ranges], row) - 1
+        item = self._ranges[index]
+        if self._cached is None or self._cached[0] != item.shard:
+            rows = [row for batch in read_records(item.shard) for row in batch.to_pylist()]
+            self._cached = (item.shard, rows)
+        return Record(**self._cached[1][row - item.first])
+
+    def finish(self) -> None:
+        """Record that the run is complete, and how many shards there are then.
+
+        Of lost shards whose images were not among the input, empty ones are written.
+
+        Raises
+        ------
+        OutputError
+            If this cannot be written.
+        """
+        for slot in self._gaps + self._unfilled:
+            shard = self.new_shard(slot)
+            shard.open()
+            shard.finish()
+        if self._manifest.num_shards != self._next_number:
+            self._manifest = dataclasses.replace(self._manifest, num_shards=self._next_number)
+            write_manifest(self.folder, self._manifest)
+
+    def _open(self) -> None:
+        shards = distinct_shards(self.folder)
+        if (self.folder / MANIFEST).exists() or shards:
+            stored = read_manifest(self.folder)
+            stored.check_same(self._manifest, self._differences(stored.description), self.folder)
+            self._manifest = stored
+        else:
+            write_manifest(self.folder, self._manifest)
+        for leftover in self.folder.glob(".shard-*.part"):
+            with suppress(OSError):
+                leftover.unlink()
+        for shard in shards:
+            item = self._check(shard)
+            if item is None:
+                self._set_aside(shard)
+            else:
+                self._ranges.append(item)
+            self._on_check(1)
+        self._find_gaps()
+
+    def _check(self, shard: Shard) -> _Range | None:
+        """Return the rows of a shard, after adding its images; None if it is damaged."""
+        try:
+            if not has_valid_digest(shard):
+                return None
+            metadata, num_rows = shard.read_metadata()
+            first = int(metadata["first_row"])
+            records = []
+            for batch in read_records(shard, ["row", "source", "size", "modified", "sha256"]):
+                lists = (column.to_pylist() for column in batch.columns)
+                records += [Record(*values) for values in zip(*lists, strict=True)]
+        except (OSError, FileFormatError, KeyError, TypeError, ValueError):
+            return None
+        for record in records:
+            self.known.add(record)
+        return _Range(shard, first, first + num_rows)
+
+    def _set_aside(self, shard: Shard) -> None:
+        try:
+            shard.path.replace(shard.path.with_name(shard.path.name + DAMAGED_SUFFIX))
+        except OSError as error:
+            raise self._not_written(error) from None
+        self.damaged.append(shard.path.name)
+
+    def _find_gaps(self) -> None:
+        """Find the slots of shards that are missing before others."""
+        number = row = 0
+        size = self._manifest.shard_size
+        for item in self._ranges:
+            missing = list(range(number, item.shard.number))
+            while missing:
+                start, position = row, missing.pop(0)
+                stop = min(start + size - start % size, item.first) if missing else item.first
+                slot = Slot(position, start, stop - start, is_gap=True)
+                (self._gaps if stop > start else self._unfilled).append(slot)
+                row = stop
+            number, row = item.shard.number + 1, item.stop
+        self._next_number, self._next_row = number, row
+
+    def _not_written(self, error: OSError) -> OutputError:
+        reason = error.strerror or error
+        return OutputError(f"{shorten_path(self.folder)}: cannot be written: {reason}")
