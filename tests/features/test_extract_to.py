@@ -433,6 +433,23 @@ def test_several_lost_shards_are_computed_again(
     assert column_bytes(tmp_path / "s") == before
 
 
+def test_an_error_while_a_lost_shard_is_computed_keeps_its_rows_for_it(
+    extractor: FeatureExtractor, photos: list[Path], tmp_path: Path
+) -> None:
+    whole = extractor.extract_to(tmp_path / "s", photos, LAYERS, shard_size=10)
+    before = column_bytes(tmp_path / "s")
+    whole.shards[0].unlink()
+
+    def failing() -> Iterator[Path]:
+        yield from photos[:7]
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        extractor.extract_to(tmp_path / "s", failing(), LAYERS, shard_size=10)
+    extractor.extract_to(tmp_path / "s", photos, LAYERS, shard_size=10)
+    assert column_bytes(tmp_path / "s") == before
+
+
 def test_lost_shards_whose_images_are_gone_are_left_empty(
     extractor: FeatureExtractor, photos: list[Path], tmp_path: Path
 ) -> None:

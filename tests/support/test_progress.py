@@ -56,6 +56,21 @@ def test_progress_is_shown_in_a_notebook_and_removed_at_the_end(
     assert (captured.out, captured.err) == ("", "")
 
 
+def test_a_status_is_shown_after_the_task(
+    notebook: list[Handle], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skipped = 0
+    with show_progress("Counting", 4, shown=True, status=lambda: f", {skipped} skipped") as advance:
+        skipped = 2
+        advance(1)
+    assert notebook[0].shown[1][0].startswith("Counting, 2 skipped: 1 of 4")
+    monkeypatch.delitem(sys.modules, "IPython")
+    with show_progress("Counting", 4, shown=True, status=lambda: f", {skipped} skipped") as advance:
+        skipped = 3
+        advance(4)
+    assert "Counting, 3 skipped" in capfd.readouterr().err
+
+
 def test_progress_is_removed_after_an_error(notebook: list[Handle]) -> None:
     with pytest.raises(KeyboardInterrupt), show_progress("Counting", 4, shown=True):
         raise KeyboardInterrupt
