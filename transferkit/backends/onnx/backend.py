@@ -5,21 +5,24 @@ from __future__ import annotations
 import ctypes
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from transferkit.backends.base import API_VERSION, Backend
+from transferkit.backends.base import API_VERSION, INFERENCE, INT8, Backend
+from transferkit.backends.calibration import Calibration
 from transferkit.backends.forks import FORK_FIRST, forked_process_error, was_started_before_fork
+from transferkit.backends.onnx.quantization import run_quantized
 from transferkit.backends.onnx.table import (
     OnnxTable,
     SymbolicTensor,
     placeholder,
     write_model_and_arrays,
 )
+from transferkit.networks.graph import Network, Weights
 from transferkit.support.locks import ForkSafeLock
 
 __all__ = ["OnnxRuntimeBackend"]
@@ -34,6 +37,8 @@ class OnnxRuntimeBackend(Backend):
 
     name: ClassVar[str] = "onnxruntime"
     api_version: ClassVar[int] = API_VERSION
+    capabilities: ClassVar[frozenset[str]] = frozenset({INFERENCE, INT8})
+    table: OnnxTable
 
     def __init__(self, device: str | None = None) -> None:
         super().__init__(device)
@@ -69,6 +74,18 @@ class OnnxRuntimeBackend(Backend):
             return recording.run(arrays)
 
         return run
+
+    def load_int8(
+        self,
+        network: Network,
+        weights: Weights,
+        layers: Sequence[str],
+        calibration: Calibration,
+    ) -> Callable[..., Any]:
+        def function(pixels: SymbolicTensor) -> dict[str, SymbolicTensor]:
+            return run_quantized(self.table, network, weights, calibration, pixels, layers)[0]
+
+        return function
 
 
 class _Recording:
