@@ -20,6 +20,7 @@ from transferkit.networks.graph import Network, Padding, Weights
 
 __all__ = [
     "API_VERSION",
+    "FLOAT32",
     "GRADIENTS",
     "INFERENCE",
     "INT8",
@@ -34,6 +35,9 @@ __all__ = [
 
 API_VERSION = 1
 """The version of the plugin interface that this version of transferkit requires."""
+
+FLOAT32 = "float32"
+"""The precision with which networks run by default."""
 
 GRADIENTS = "gradients"
 """The capability of a backend that implements `Backend.value_and_grad`."""
