@@ -66,7 +66,7 @@ def calibrate(
     layers = quantized_layers(folded)
     if not layers:
         raise UnsupportedError(
-            f"{network.name} has no layers to compute in {INT8}, which are those from the second "
+            f"{network.name} has no layers to compute in {INT8}, which are those from the third dense "
             "convolution on; choose precision='float32'"
         )
     measure = backend.compile(_extremes(backend, folded, folded_weights, layers))
@@ -101,7 +101,7 @@ def quantized_layers(network: Network) -> list[str]:
     """Return the layers whose outputs are quantized to 8 bits, in the order of the network.
 
     These are the inputs and outputs of convolutions, linear layers, sums and products. Everything
-    before the second dense convolution stays in float32: errors in the few channels there reach
+    before the third dense convolution stays in float32: errors in the few channels there reach
     all others. So do the logits, and a sum or a convolution that is followed only by a ReLU, whose
     output is quantized instead.
 
@@ -126,7 +126,7 @@ def quantized_layers(network: Network) -> list[str]:
     for node in network.nodes:
         num_dense += node.operation == "conv2d" and node.attributes.get("groups", 1) == 1
         if (
-            num_dense > 1
+            num_dense > 2
             and node.operation in _QUANTIZED
             and node.name != logits
             and INPUT not in node.inputs

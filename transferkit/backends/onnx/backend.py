@@ -104,6 +104,8 @@ class _Recording:
         # Otherwise idle threads spin and take CPU time from the threads that decode the next
         # images.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Otherwise products of 8-bit integers overflow on x86 CPUs without VNNI.
+        options.add_session_config_entry("session.x64quantprecision", "1")
         # Weights inside the model would be copied four times and be limited to 2 GB.
         model, arrays = write_model_and_arrays(inputs, outputs)
         # The session uses the memory of the arrays, which must live as long as the session.

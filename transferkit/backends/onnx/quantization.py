@@ -3,9 +3,10 @@
 Each quantized value is followed by `QuantizeLinear` and `DequantizeLinear`, as by
 ``onnxruntime.quantization.QDQQuantizer``. ONNX Runtime replaces an operator between them by one
 over integers. Activations are unsigned, with a scale and a zero point for each layer. Weights are
-signed and symmetric, with a scale for each output channel. They have 7 bits: the AVX2 and AVX-512
-instructions without VNNI add pairs of products in 16 bits, which 8 bits would overflow. So results
-do not depend on the instructions of the CPU.
+signed and symmetric, with a scale for each output channel: of all formats, the fastest on CPUs with
+VNNI. The instructions of other x86 CPUs add pairs of such products in 16 bits, which overflows. The
+backend therefore asks ONNX Runtime for slower instructions there, so that results do not depend on
+the CPU. Weights of 7 bits would not overflow, but are less accurate.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from transferkit.networks.passes import fold_batch_norm, keep_needed
 __all__ = ["run_quantized"]
 
 _MAX_ACTIVATION = 255
-_MAX_WEIGHT = 64
+_MAX_WEIGHT = 127
 # Half of the largest int32, so that the sum with the products does not overflow.
 _MAX_BIAS = 2**30
 
