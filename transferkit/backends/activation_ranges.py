@@ -66,8 +66,8 @@ def calibrate(
     layers = quantized_layers(folded)
     if not layers:
         raise UnsupportedError(
-            f"{network.name} has no layers to compute in {INT8}, which are those from the third dense "
-            "convolution on; choose precision='float32'"
+            f"{network.name} has no layers to compute in {INT8}, which are those from the third "
+            "dense convolution on; choose precision='float32'"
         )
     measure = backend.compile(_extremes(backend, folded, folded_weights, layers))
     found: dict[str, list[npt.NDArray[np.float32]]] = {}

@@ -77,7 +77,9 @@ def test_operators_over_integers_are_used(calibration: Calibration, tmp_path: Pa
     assert operators["QGemm"] == 1
     assert operators["QLinearAdd"] == operators["QLinearMul"] == 1
     assert sum(operators[name] for name in ("Conv", "FusedConv")) == 3
-    assert operators["Gemm"] == operators["Add"] == operators["Mul"] == 0
+    # The product is in the hard swish.
+    assert operators["Mul"] == 1
+    assert operators["Gemm"] == operators["Add"] == 0
 
 
 def test_embeddings_are_close_to_float32_and_not_the_same(program: Program) -> None:
@@ -86,7 +88,7 @@ def test_embeddings_are_close_to_float32_and_not_the_same(program: Program) -> N
     outputs = program.run(pixels, LAYERS)
     for layer in LAYERS:
         error = outputs[layer] - expected[layer]
-        assert np.linalg.norm(error) <= 0.08 * np.linalg.norm(expected[layer]), layer
+        assert np.linalg.norm(error) <= 0.1 * np.linalg.norm(expected[layer]), layer
     assert not np.array_equal(outputs["hidden.relu"], expected["hidden.relu"])
     # A scale and 256 values.
     assert len(np.unique(outputs["last.relu"])) <= 256
@@ -288,5 +290,5 @@ def test_other_backends_name_the_one_that_can(backend: Backend, calibration: Cal
     if INT8 in backend.capabilities:
         assert program.run(_pixels(1), ["embedding"])["embedding"].shape == (1, 16)
         return
-    with pytest.raises(UnsupportedError, match="does not support int8; choose .*onnxruntime"):
+    with pytest.raises(UnsupportedError, match=r"not support int8; choose .*onnxruntime"):
         program.run(_pixels(1), ["embedding"])

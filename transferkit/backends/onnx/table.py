@@ -95,9 +95,11 @@ def quantize_and_dequantize(
 def dequantize(integers: npt.NDArray[Any], scale: npt.NDArray[np.float32]) -> SymbolicTensor:
     """Return constant integers times ``scale``, one value for each index of the first axis.
 
-    The inputs of the result are the two as constants.
+    The first two inputs of the result are the two as constants.
     """
-    inputs = [_constant(integers), _constant(scale)]
+    # ONNX Runtime 1.32 cannot convert signed weights without explicit zero points to unsigned ones.
+    zero_points = np.zeros(len(scale), integers.dtype)
+    inputs = [_constant(integers), _constant(scale), _constant(zero_points)]
     return _record("DequantizeLinear", inputs, integers.ndim, axis=0)
 
 
