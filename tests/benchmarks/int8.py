@@ -3,8 +3,8 @@
 ``python tests/benchmarks/int8.py networks`` runs every network of the catalog, with random weights,
 on the images of the demo. ``python tests/benchmarks/int8.py speed FOLDER`` reads the images of a
 folder and extracts the embedding of MobileNetV2. ``python tests/benchmarks/int8.py accuracy FOLDER
-...`` fits classifiers to data sets, folders with ``train`` and ``test``. float32 and int8 take turns
-in one run. Time is also measured as the time of all cores, which other programs change less.
+...`` fits classifiers to data sets, folders with ``train`` and ``test``. float32 and int8 take
+turns in one run. Time is also measured as that of all cores, which other programs change less.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,7 @@ def _networks(names: list[str], number: int) -> None:
         programs = {precision: fx._load()[0] for precision, fx in pair.items()}
         times = _alternate(
             {
-                precision: lambda program=program: program.run(pixels, ["embedding"])
+                precision: partial(program.run, pixels, ["embedding"])
                 for precision, program in programs.items()
             },
             5,
@@ -83,18 +84,15 @@ def _speed(folder: Path, rounds: int) -> None:
     programs = {precision: fx._load()[0] for precision, fx in pair.items()}
     for program in programs.values():
         program.run(pixels[:4], ["embedding"])
-    for what, number, functions in (
-        (
-            "forward",
-            len(pixels),
-            {k: lambda p=p: p.run(pixels, ["embedding"]) for k, p in programs.items()},
-        ),
-        (
-            "from files",
-            len(images),
-            {k: lambda fx=fx: fx.transform(images) for k, fx in pair.items()},
-        ),
-    ):
+    forward = {
+        key: partial(program.run, pixels, ["embedding"]) for key, program in programs.items()
+    }
+    whole = {key: partial(fx.transform, images) for key, fx in pair.items()}
+    cases: tuple[tuple[str, int, dict[str, Callable[[], object]]], ...] = (
+        ("forward", len(pixels), {**forward}),
+        ("from files", len(images), {**whole}),
+    )
+    for what, number, functions in cases:
         times = _alternate(functions, rounds)
         for precision, (wall, cores) in times.items():
             print(

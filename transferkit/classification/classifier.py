@@ -358,7 +358,8 @@ class Classifier(ClassifierMixin, NetworkEstimator):
         weight_of_image = check_sample_weight(sample_weight, len(labels))
         self._select(classes, indices, weight_of_image, skip=on_error == "skip")
         seed = as_seed(self.random_state)
-        if fine_tuning is not None or self._is_int8():
+        is_read_again = fine_tuning is not None or self._is_int8()
+        if is_read_again and not isinstance(X, FeatureStore):
             X = image_sequence(X)
         program, model = self._load_to_fit(X, indices, weight_of_image, on_error=on_error)
         if fine_tuning is not None:
@@ -725,7 +726,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):
 
     def _load_to_fit(
         self,
-        X: Images,
+        X: Images | FeatureStore,
         indices: npt.NDArray[np.intp],
         weight_of_image: npt.NDArray[np.float64] | None,
         *,
@@ -736,6 +737,14 @@ class Classifier(ClassifierMixin, NetworkEstimator):
             return self._load(needs=INFERENCE if self.fine_tuning is None else TRAINING)
         if self.fine_tuning is not None:
             raise _int8_training_error("fine_tuning is given with")
+        if isinstance(X, FeatureStore):
+            if isinstance(self.network, Model) and self.network.calibration is not None:
+                return self._load()
+            raise ParameterError(
+                f"X is a store, which has no images to calibrate on for precision={INT8!r}; "
+                "expected images, or as network the model of the extractor that wrote the store: "
+                "Classifier(extractor.model(), ...)"
+            )
         images = image_sequence(X)
         if len(images) != len(indices):
             raise DatasetError(f"X has {len(images)} images, but y has {len(indices)} labels")
@@ -1255,8 +1264,9 @@ class Classifier(ClassifierMixin, NetworkEstimator):
                 chosen = get_backend(backend, needs=INT8 if is_int8 else INFERENCE, device=device)
             except UnsupportedError as error:
                 raise UnsupportedError(
-                    f"{shorten_path(path)} was fitted with precision={INT8!r}: {error}. The "
-                    "precision is chosen when a classifier is fitted"
+                    f"{shorten_path(path)} was fitted with precision={INT8!r}, which needs "
+                    "backend='onnxruntime'; choose it, or fit again with "
+                    f"precision={FLOAT32!r} ({error})"
                 ) from error
             # Without a name, gradients may need another backend.
             backend = None if backend is None else chosen

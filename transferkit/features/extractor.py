@@ -180,6 +180,11 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
                 raise ArgumentTypeError(
                     f"fit with precision={INT8!r} needs images to calibrate on, but X is None"
                 )
+            if isinstance(X, Iterator):
+                raise ArgumentTypeError(
+                    f"X is a {type(X).__name__}, of which calibration would leave nothing to "
+                    "transform; expected a list. Or call calibrate with other images"
+                )
             self.calibrate(X)
         return self
 

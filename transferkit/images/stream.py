@@ -332,7 +332,7 @@ def choose_images(images: Images, number: int) -> list[ImageLike]:
     >>> choose_images([f"{number}.jpg" for number in range(9)], 3)
     ['0.jpg', '3.jpg', '6.jpg']
     """
-    sources = _image_sources(images)
+    sources = iterate_images(images)
     total = None if isinstance(sources, Iterator) else operator.length_hint(sources, -1)
     named: Iterable[tuple[int, str, ImageLike]] = _named(sources)
     if total is None or total < 0:
