@@ -16,7 +16,7 @@ from transferkit import Classifier, FeatureExtractor, ImageOptimizer, Preprocess
 from transferkit.backends.base import INT8
 from transferkit.classification.fine_tuning import FineTuning
 from transferkit.classification.saved_file import read_classifier
-from transferkit.errors import DatasetError, FileFormatError, UnsupportedError
+from transferkit.errors import DatasetError, FileFormatError, ParameterError, UnsupportedError
 from transferkit.testing.strategies import random_weights_and_statistics
 from transferkit.weights import read_safetensors, write_safetensors
 from transferkit.weights.files import digest
@@ -175,3 +175,19 @@ def test_gradients_are_of_the_network_in_float32(fitted: Classifier) -> None:
     pytest.importorskip("torch")
     optimizer = ImageOptimizer(fitted.model_, backend="torch")
     assert optimizer._load()[1].calibration is None
+
+
+def test_a_store_needs_the_calibration_of_its_extractor(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    images = images_of(LABELS)
+    extractor = FeatureExtractor(
+        NETWORK, weights=WEIGHTS, preprocessing=Preprocessing(SIDE), precision=INT8
+    ).calibrate(images)
+    store = extractor.extract_to(tmp_path / "store", images)
+    with pytest.raises(ParameterError, match=r"X is a store, which has no images to calibrate on"):
+        classifier_of().fit(store, LABELS)
+    classifier = Classifier(extractor.model(), precision=INT8, C=10.0).fit(store, LABELS)
+    expected = classifier_of().fit(images, LABELS)
+    np.testing.assert_array_equal(classifier.predict_proba(images), expected.predict_proba(images))
+    with pytest.raises(ParameterError, match="precision"):
+        classifier_of(precision="float32").fit(store, LABELS)

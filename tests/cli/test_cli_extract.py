@@ -126,6 +126,4 @@ def test_int8_is_calibrated_on_the_images(tmp_path: Path) -> None:
     expected = FeatureExtractor(precision="int8").calibrate(DEMO / "test").transform(DEMO / "test")
     with np.load(output) as archive:
         np.testing.assert_array_equal(archive["embedding"], expected)
-    assert "did you mean 'int8'" in error_of(
-        "extract", CAT, "-o", output, "--precision", "int9"
-    )
+    assert "did you mean 'int8'" in error_of("extract", CAT, "-o", output, "--precision", "int9")

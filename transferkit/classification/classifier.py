@@ -123,7 +123,7 @@ class Prediction(NamedTuple):
 
 
 @document_parameters
-class Classifier(ClassifierMixin, NetworkEstimator):
+class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
     """Classifies images by logistic regression on the embedding of a network.
 
     A scikit-learn classifier, for use in ``cross_validate``, ``GridSearchCV`` and so on. A
@@ -358,8 +358,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):
         weight_of_image = check_sample_weight(sample_weight, len(labels))
         self._select(classes, indices, weight_of_image, skip=on_error == "skip")
         seed = as_seed(self.random_state)
-        is_read_again = fine_tuning is not None or self._is_int8()
-        if is_read_again and not isinstance(X, FeatureStore):
+        if (fine_tuning is not None or self._is_int8()) and not isinstance(X, FeatureStore):
             X = image_sequence(X)
         program, model = self._load_to_fit(X, indices, weight_of_image, on_error=on_error)
         if fine_tuning is not None:
