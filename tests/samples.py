@@ -34,6 +34,41 @@ def tiny_network(width: int = 6) -> Network:
     return builder.build()
 
 
+def residual_network() -> Network:
+    """Return a small network with the parts of which those of the catalog are made."""
+    builder = NetworkBuilder("residual", input_size=SIDE)
+    x = builder.normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
+
+    def convolution(name: str, x: str, inputs: int, outputs: int, **settings: Any) -> str:
+        x = builder.conv2d(f"{name}.conv", x, inputs, outputs, bias=False, **settings)
+        return builder.batch_norm(f"{name}.norm", x, outputs, epsilon=1e-5)
+
+    x = convolution("stem", x, 3, 8, size=3, stride=2, padding=1)
+    x = builder.add_node("stem.relu", "relu", x)
+    x = convolution("depthwise", x, 8, 8, size=3, padding=1, groups=8)
+    x = builder.add_node("depthwise.clip", "clip", x, low=0.0, high=6.0)
+    shortcut = convolution("narrow", x, 8, 12, size=1)
+    x = convolution("wide", shortcut, 12, 24, size=1)
+    x = builder.add_node("wide.swish", "hard_swish", x)
+    y = builder.add_node("squeeze.mean", "mean", x, axes=(1, 2), keepdims=True)
+    y = builder.conv2d("squeeze.conv", y, 24, 24, size=1)
+    y = builder.add_node("squeeze.sigmoid", "hard_sigmoid", y)
+    x = builder.add_node("squeeze", "multiply", x, y)
+    x = convolution("project", x, 24, 12, size=1)
+    x = builder.add_node("add", "add", shortcut, x)
+    x = builder.add_node("add.relu", "relu", x)
+    x = builder.add_node(
+        "pool", "max_pool2d", x, size=(2, 2), stride=(2, 2), padding=((0, 0), (0, 0))
+    )
+    x = convolution("last", x, 12, 32, size=3, padding=1)
+    x = builder.add_node("last.relu", "relu", x)
+    x = builder.add_node("pooled", "mean", x, axes=(1, 2))
+    x = builder.linear("hidden", x, 32, 16)
+    builder.alias("embedding", builder.add_node("hidden.relu", "relu", x))
+    builder.linear("logits", "hidden.relu", 16, 3)
+    return builder.build()
+
+
 NETWORK = tiny_network()
 WEIGHTS = random_weights_and_statistics(NETWORK, seed=0)
 

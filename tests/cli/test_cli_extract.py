@@ -117,3 +117,13 @@ def test_options_of_stores_are_rejected_for_files(tmp_path: Path) -> None:
     for option in (("--shard-size", 4), ("--half",), ("--base", tmp_path), ("--column", "a")):
         message = usage_error_of("extract", CAT, "-o", tmp_path / "a.npz", *option)
         assert f"{option[0]} is for a store" in message
+
+
+def test_int8_is_calibrated_on_the_images(tmp_path: Path) -> None:
+    output = tmp_path / "features.npz"
+    text = output_of("extract", DEMO / "test", "-o", output, "--precision", "int8")
+    assert "int8, calibrated on 24 images" in text
+    expected = FeatureExtractor(precision="int8").calibrate(DEMO / "test").transform(DEMO / "test")
+    with np.load(output) as archive:
+        np.testing.assert_array_equal(archive["embedding"], expected)
+    assert "did you mean 'int8'" in error_of("extract", CAT, "-o", output, "--precision", "int9")

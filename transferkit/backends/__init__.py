@@ -1,6 +1,7 @@
 """Backends, which run networks. Importing this package imports no framework."""
 
 from transferkit.backends.base import Backend, Table, WrappedModel
+from transferkit.backends.calibration import Calibration
 from transferkit.backends.program import Program
 from transferkit.backends.registry import (
     BackendInfo,
@@ -13,6 +14,7 @@ from transferkit.backends.registry import (
 __all__ = [
     "Backend",
     "BackendInfo",
+    "Calibration",
     "Program",
     "Table",
     "WrappedModel",

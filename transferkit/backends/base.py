@@ -14,13 +14,16 @@ from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 import numpy.typing as npt
 
+from transferkit.backends.calibration import Calibration
 from transferkit.errors import NoGradientError, UnknownNameError, UnsupportedError
 from transferkit.networks.graph import Network, Padding, Weights
 
 __all__ = [
     "API_VERSION",
+    "FLOAT32",
     "GRADIENTS",
     "INFERENCE",
+    "INT8",
     "OPERATIONS",
     "TRAINING",
     "Backend",
@@ -33,11 +36,17 @@ __all__ = [
 API_VERSION = 1
 """The version of the plugin interface that this version of transferkit requires."""
 
+FLOAT32 = "float32"
+"""The precision with which networks run by default."""
+
 GRADIENTS = "gradients"
 """The capability of a backend that implements `Backend.value_and_grad`."""
 
 INFERENCE = "inference"
 """The capability of running networks, which every backend has."""
+
+INT8 = "int8"
+"""The capability of a backend that implements `Backend.load_int8`."""
 
 TRAINING = "training"
 """The capability of a backend whose `Backend.value_and_grad` takes mappings of tensors, and whose
@@ -615,7 +624,8 @@ class Backend(ABC):
     capabilities
         ``"inference"``; ``"gradients"`` if the backend defines `value_and_grad` and
         `compile_tensors`; ``"training"`` if these also take mappings of tensors and the table
-        defines `Table.kernel_of_tensor` and `Table.reshape`.
+        defines `Table.kernel_of_tensor` and `Table.reshape`; ``"int8"`` if the backend defines
+        `load_int8`.
     table
         The primitives. Functions given to `compile` are written in terms of it.
     micro_batch_size
@@ -733,6 +743,43 @@ class Backend(ABC):
             argument, or only through operations without a derivative; see `no_gradient_error`.
         """
         raise self._no_gradients_error()
+
+    def load_int8(
+        self,
+        network: Network,
+        weights: Weights,
+        layers: Sequence[str],
+        calibration: Calibration,
+    ) -> Function:
+        """Return a network that computes with 8-bit integers, as a function over tensors.
+
+        A backend with the capability ``"int8"`` defines it. The numbers of a layer do not depend
+        on the other layers, on the other images of a batch, or on the instructions of the CPU.
+
+        Parameters
+        ----------
+        network, weights
+            The network and its weights.
+        layers
+            Names of nodes.
+        calibration
+            The ranges of the layers that are quantized.
+
+        Returns
+        -------
+        callable
+            Takes pixels (n, h, w, 3) and returns a dict from each of ``layers`` to its output in
+            float32. It can be passed to `compile`.
+
+        Raises
+        ------
+        UnsupportedError
+            If the backend does not compute with 8-bit integers.
+        """
+        raise UnsupportedError(
+            f"backend {self.name!r} does not support {INT8}; choose backend='onnxruntime', or "
+            "precision='float32'"
+        )
 
     def _no_gradients_error(self) -> UnsupportedError:
         return UnsupportedError(

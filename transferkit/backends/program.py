@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from transferkit.backends.base import Backend, WrappedModel
+from transferkit.backends.calibration import Calibration
 from transferkit.backends.interpreter import load_parameters, run_network
 from transferkit.backends.shapes import infer_shapes
 from transferkit.errors import ShapeError
@@ -51,6 +52,9 @@ class Program:
         The network and its weights.
     wrapped
         The model object that computes the wrapped nodes of ``network``, if it has any.
+    calibration
+        The ranges with which the network is computed in 8-bit integers, by a backend that can;
+        None: it is computed in float32.
 
     Examples
     --------
@@ -71,8 +75,10 @@ class Program:
         network: Network,
         weights: Weights,
         wrapped: WrappedModel | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         self.backend = backend
+        self.calibration = calibration
         self.wrapped = wrapped
         self.network = network
         self.weights = weights
@@ -102,9 +108,21 @@ class Program:
         ------
         UnknownNameError
             If the network does not have one of the layers.
+        UnsupportedError
+            If the program has a calibration, and the backend does not compute with integers.
         """
         table = self.backend.table
         targets = tuple(self.network.resolve(layer) for layer in layers)
+        if self.calibration is not None:
+            quantized = self.backend.load_int8(
+                self.network, self.weights, targets, self.calibration
+            )
+
+            def renamed(pixels: Any) -> dict[str, Any]:
+                outputs = quantized(pixels)
+                return dict(zip(layers, map(outputs.__getitem__, targets), strict=True))
+
+            return renamed
         network, weights = fold_batch_norm(
             keep_needed(self.network, targets), self.weights, keep=targets
         )

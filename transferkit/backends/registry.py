@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 
-from transferkit.backends.base import API_VERSION, GRADIENTS, INFERENCE, TRAINING, Backend
+from transferkit.backends.base import API_VERSION, GRADIENTS, INFERENCE, INT8, TRAINING, Backend
 from transferkit.errors import (
     ArgumentTypeError,
     BackendNotInstalledError,
@@ -38,7 +38,7 @@ ENTRY_POINT_GROUP = "transferkit.backends"
 ENVIRONMENT_VARIABLE = "TRANSFERKIT_BACKEND"
 """The environment variable with the name of the default backend."""
 
-_CAPABILITIES = (INFERENCE, GRADIENTS, TRAINING)
+_CAPABILITIES = (INFERENCE, GRADIENTS, TRAINING, INT8)
 
 # The order in which backends are tried if neither the caller nor the environment chooses one.
 # Backends of other distributions follow in alphabetical order.
@@ -67,7 +67,8 @@ class BackendInfo:
     version
         The version of its framework; None if the backend cannot be used.
     capabilities
-        ``"inference"``, and ``"gradients"`` if the backend has them; empty if it cannot be used.
+        ``"inference"``, and ``"gradients"``, ``"training"`` and ``"int8"`` if the backend has them;
+        empty if it cannot be used.
     devices
         The devices of this machine, as the framework names them; empty if it cannot be used.
     problem
@@ -109,7 +110,7 @@ def describe_backend(name: str) -> BackendInfo:
     --------
     >>> from transferkit.backends import describe_backend
     >>> describe_backend("onnxruntime").capabilities
-    ('inference',)
+    ('int8', 'inference')
     """
     distribution = _distribution(_entry_point(name))
     try:
@@ -143,7 +144,7 @@ def get_backend(
         required capability is used, in this order: onnxruntime, torch, tensorflow, backends of
         other distributions by name.
     needs
-        The required capability: ``"inference"``, ``"gradients"`` or ``"training"``.
+        The required capability: ``"inference"``, ``"gradients"``, ``"training"`` or ``"int8"``.
     device
         One of the backend's devices; None is the CPU.
 
@@ -249,11 +250,17 @@ def _owns(name: str, model: object) -> bool:
 
 
 def _check_capability(backend: type[Backend], needs: str) -> None:
-    if needs not in backend.capabilities:
+    if needs in backend.capabilities:
+        return
+    if needs == INT8:
         raise UnsupportedError(
-            f"backend {backend.name!r} does not support {needs}; 'torch' and 'tensorflow' do: "
-            f"{_REMEDIES['torch']} or {_REMEDIES['tensorflow']}"
+            f"backend {backend.name!r} does not support {needs}; 'onnxruntime' does. Choose it, or "
+            "precision='float32'"
         )
+    raise UnsupportedError(
+        f"backend {backend.name!r} does not support {needs}; 'torch' and 'tensorflow' do: "
+        f"{_REMEDIES['torch']} or {_REMEDIES['tensorflow']}"
+    )
 
 
 def _entry_points() -> Mapping[str, metadata.EntryPoint]:

@@ -16,8 +16,8 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from transferkit.backends import Backend, Program, get_backend
-from transferkit.backends.base import INFERENCE, TRAINING
+from transferkit.backends import Backend, Calibration, Program, get_backend
+from transferkit.backends.base import FLOAT32, INFERENCE, INT8, TRAINING
 from transferkit.classification.evaluation import Evaluation
 from transferkit.classification.fine_tuning.draws import SPLIT, generator_for
 from transferkit.classification.fine_tuning.examples import TrainingImages
@@ -80,13 +80,14 @@ from transferkit.errors import (
     shorten_path,
 )
 from transferkit.features import Features, NoneReadableError, check_finite, compute_features
+from transferkit.features.calibration import MAX_CALIBRATION_IMAGES, calibrate_on_images
 from transferkit.images import ImageLike, Images, Preprocessing, Skipped, stream_batches
 from transferkit.images.stream import image_sequence, source_name
 from transferkit.models import AnyWeights, Model, load_model
 from transferkit.models.estimator import NetworkEstimator, document_parameters, takes_images
 from transferkit.models.model import attach_metadata
 from transferkit.models.program_cache import ProgramCache
-from transferkit.networks import NETWORKS, Network, add_probabilities, replace_head
+from transferkit.networks import NETWORKS, Network, add_probabilities, keep_needed, replace_head
 from transferkit.networks.passes import SCALED_LOGITS, UNKNOWN_SCORE
 from transferkit.store import FeatureStore
 from transferkit.support.numerics import l2_normalize
@@ -156,6 +157,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
     fine_tuning
         How the network is trained further after the logistic regression, the probe; None: not at
         all.
+    {precision}
 
     Attributes
     ----------
@@ -179,6 +181,8 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         The images, class folders and classes that `fit` left out, and why.
     history_ : transferkit.training.History or None
         The steps and epochs of the last fine-tuning, and what was kept; None without it.
+    calibration_ : transferkit.backends.Calibration
+        With ``precision="int8"``: the ranges of the activations.
 
     Examples
     --------
@@ -213,6 +217,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         random_state: RandomState = 0,
         progress: bool | None = None,
         fine_tuning: FineTuning | None = None,
+        precision: str = FLOAT32,
     ) -> None:
         super().__init__(
             network,
@@ -224,6 +229,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
             initialization=initialization,
             random_state=random_state,
             progress=progress,
+            precision=precision,
         )
         self.layer = layer
         self.C = C
@@ -296,7 +302,9 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         """Fit the classifier.
 
         The network runs on each image once. With ``fine_tuning``, it is then trained; Ctrl-C
-        ends the training, and keeps the best weights so far, with a warning.
+        ends the training, and keeps the best weights so far, with a warning. With
+        ``precision="int8"``, the activations are calibrated first, on at most 128 of the images,
+        with a share of each class.
 
         Parameters
         ----------
@@ -336,7 +344,9 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         UnknownNameError
             If ``layer`` is not in the store.
         UnsupportedError
-            If ``fine_tuning`` is given, and the backend cannot train or ``X`` is a store.
+            If ``fine_tuning`` is given, and the backend cannot train or ``X`` is a store; with
+            ``precision="int8"``: if the backend does not compute with 8-bit integers, or
+            ``fine_tuning`` is given.
         """
         if self.C is not None:
             check_positive("C", self.C)
@@ -348,9 +358,10 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         weight_of_image = check_sample_weight(sample_weight, len(labels))
         self._select(classes, indices, weight_of_image, skip=on_error == "skip")
         seed = as_seed(self.random_state)
-        program, model = self._load(needs=INFERENCE if fine_tuning is None else TRAINING)
-        if fine_tuning is not None:
+        if (fine_tuning is not None or self._is_int8()) and not isinstance(X, FeatureStore):
             X = image_sequence(X)
+        program, model = self._load_to_fit(X, indices, weight_of_image, on_error=on_error)
+        if fine_tuning is not None:
             check_trainable(model, self.layer, fine_tuning.trainable)
         features = self._features(program, model, X, len(labels), on_error=on_error)
         indices = of_rows(indices, features)
@@ -481,9 +492,11 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         ParameterError
             If ``fine_tuning`` or ``sample_weight`` is invalid.
         UnsupportedError
-            If the backend cannot train.
+            If the backend cannot train, or the classifier computes with 8-bit integers.
         """
         check_is_fitted(self, "classes_")
+        if self.model_.calibration is not None:
+            raise _int8_training_error("the classifier was fitted with")
         settings = _check_fine_tuning(fine_tuning) or FineTuning()
         seed = as_seed(self.random_state)
         skipped: list[Skipped] = []
@@ -709,6 +722,49 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         )
         program.release()
         return features[layer]
+
+    def _load_to_fit(
+        self,
+        X: Images | FeatureStore,
+        indices: npt.NDArray[np.intp],
+        weight_of_image: npt.NDArray[np.float64] | None,
+        *,
+        on_error: str,
+    ) -> tuple[Program, Model]:
+        """Return the program and the model to fit with, calibrated if the precision is int8."""
+        if not self._is_int8():
+            return self._load(needs=INFERENCE if self.fine_tuning is None else TRAINING)
+        if self.fine_tuning is not None:
+            raise _int8_training_error("fine_tuning is given with")
+        if isinstance(X, FeatureStore):
+            if isinstance(self.network, Model) and self.network.calibration is not None:
+                return self._load()
+            raise ParameterError(
+                f"X is a store, which has no images to calibrate on for precision={INT8!r}; "
+                "expected images, or as network the model of the extractor that wrote the store: "
+                "Classifier(extractor.model(), ...)"
+            )
+        images = image_sequence(X)
+        if len(images) != len(indices):
+            raise DatasetError(f"X has {len(images)} images, but y has {len(indices)} labels")
+        used = np.arange(len(indices))
+        if weight_of_image is not None:
+            used = np.flatnonzero(weight_of_image)
+        # Evenly spaced in the classes one after the other: a share of each.
+        by_class = used[np.argsort(indices[used], kind="stable")]
+        number = min(len(by_class), MAX_CALIBRATION_IMAGES)
+        rows = sorted(by_class[np.arange(number) * len(by_class) // number])
+        program, model = self._load_float32(needs=INT8)
+        calibration = calibrate_on_images(
+            program,
+            model,
+            [images[row] for row in rows],
+            on_error=on_error,
+            progress=self.progress,
+        )
+        self._set_calibration(calibration)
+        _LOGGER.info("calibrated on %d images", calibration.num_images)
+        return self._load()
 
     def _select(
         self,
@@ -1124,6 +1180,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
                 parameters=self._fit_parameters,
                 history=None if self.history_ is None else self.history_.to_dict(),
                 known_scores=self._known_scores,
+                calibration=model.calibration,
             ),
         )
 
@@ -1199,9 +1256,17 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
             If the framework of the backend is not installed.
         """
         file = read_classifier(path)
-        if backend is not None or device is not None:
+        is_int8 = file.calibration is not None
+        if backend is not None or device is not None or is_int8:
             # Fail now, not at the first prediction, if one of them is not available.
-            chosen = get_backend(backend, device=device)
+            try:
+                chosen = get_backend(backend, needs=INT8 if is_int8 else INFERENCE, device=device)
+            except UnsupportedError as error:
+                raise UnsupportedError(
+                    f"{shorten_path(path)} was fitted with precision={INT8!r}, which needs "
+                    "backend='onnxruntime'; choose it, or fit again with "
+                    f"precision={FLOAT32!r} ({error})"
+                ) from error
             # Without a name, gradients may need another backend.
             backend = None if backend is None else chosen
         model = Model(
@@ -1210,6 +1275,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
             file.preprocessing,
             tuple(file.classes.tolist()),
             license=file.license,
+            calibration=file.calibration,
         )
         parameters = file.parameters
         try:
@@ -1238,7 +1304,10 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
             random_state=parameters.random_state,
             progress=progress,
             fine_tuning=fine_tuning,
+            precision=INT8 if is_int8 else FLOAT32,
         )
+        if file.calibration is not None:
+            classifier._set_calibration(file.calibration)
         classifier._set_fitted(
             model, file.classes, file.C, [], history=history, known_scores=file.known_scores
         )
@@ -1314,7 +1383,11 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         wrapped = self.model_.wrapped
         backend = self.backend if wrapped is None else wrapped.backend
         program, _ = self._fitted_programs.get(
-            (self.model_, backend), lambda: self.model_, lambda: backend, self.device
+            (self.model_, backend),
+            lambda: self.model_,
+            lambda: backend,
+            self.device,
+            needs=INFERENCE if self.model_.calibration is None else INT8,
         )
         return program
 
@@ -1401,6 +1474,7 @@ def _with_head(
         network=network,
         weights={name: arrays[name] for name in network.parameters},
         labels=tuple(classes.tolist()),
+        calibration=_calibration_before(layer, model),
     )
     return with_temperature(fitted, head.temperature)
 
@@ -1421,6 +1495,23 @@ def _check_fine_tuning(fine_tuning: object, X: object = None) -> FineTuning | No
             "none; pass the images, or fine_tuning=None"
         )
     return fine_tuning
+
+
+def _calibration_before(layer: str, model: Model) -> Calibration | None:
+    """Return the calibration of a model without that of the layers after ``layer``.
+
+    A new head may have layers with the names of those that it replaces.
+    """
+    if model.calibration is None:
+        return None
+    return model.calibration.of_layers(keep_needed(model.network, [layer]).layers)
+
+
+def _int8_training_error(which: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"{which} precision={INT8!r}, in which networks cannot be trained; choose "
+        f"precision={FLOAT32!r}"
+    )
 
 
 def top_predictions(

@@ -1,9 +1,9 @@
 """The file of a fitted classifier: a safetensors file with metadata in its header.
 
-This is version 1 of the format. The tensors are the network's weights. The metadata is a mapping
-from text to text:
+This is version 2 of the format; a file without ``calibration`` is of version 1. The tensors are the
+network's weights. The metadata is a mapping from text to text:
 
-- ``format``: ``transferkit.classification.classifier``; ``format_version``: ``1``;
+- ``format``: ``transferkit.classification.classifier``; ``format_version``: ``1`` or ``2``;
 - ``network``, ``preprocessing`` and ``classes``: JSON;
 - ``classes_dtype``: NumPy's name for the dtype of the classes, such as ``<U12``;
 - ``C``: the inverse regularization strength that was used, as JSON;
@@ -12,6 +12,7 @@ from text to text:
 - ``history``: of the last fine-tuning, as JSON; only if there was one;
 - ``known_scores``: quantiles of the scores of known images, as JSON; only if there is a layer
   ``unknown_score``; files of earlier versions have neither;
+- ``calibration``: the ranges of the activations, as JSON; only with the precision int8;
 - ``sha256``: a digest of all of the above and of the names and bytes of the tensors.
 """
 
@@ -28,6 +29,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from transferkit.backends import Calibration
 from transferkit.backends.base import OPERATIONS
 from transferkit.backends.shapes import infer_shapes
 from transferkit.classification.unknown import KnownScores
@@ -41,7 +43,9 @@ from transferkit.weights.mapped import in_memory
 __all__ = ["ClassifierFile", "FitParameters", "read_classifier", "write_classifier"]
 
 _FORMAT = "transferkit.classification.classifier"
-_VERSION = 1
+_VERSION = 2
+# Earlier versions of transferkit would run a network with a calibration in float32.
+_VERSION_WITHOUT_CALIBRATION = 1
 
 # Far more values than any layer has for one image, far fewer than memory can hold.
 _MAX_OUTPUTS = 128_000_000
@@ -117,6 +121,8 @@ class ClassifierFile:
         Of the last fine-tuning, as plain data; None for none.
     known_scores
         Of images that the score of unknown images was not fitted to; None without that score.
+    calibration
+        The ranges of the activations for the precision int8; None for float32.
     """
 
     network: Network
@@ -128,6 +134,7 @@ class ClassifierFile:
     parameters: FitParameters
     history: dict[str, Any] | None = None
     known_scores: KnownScores | None = None
+    calibration: Calibration | None = None
 
 
 def write_classifier(path: str | os.PathLike[str], content: ClassifierFile) -> None:
@@ -140,7 +147,9 @@ def write_classifier(path: str | os.PathLike[str], content: ClassifierFile) -> N
     """
     metadata = {
         "format": _FORMAT,
-        "format_version": str(_VERSION),
+        "format_version": str(
+            _VERSION_WITHOUT_CALIBRATION if content.calibration is None else _VERSION
+        ),
         "network": network_to_json(content.network),
         "preprocessing": json.dumps(content.preprocessing.to_dict()),
         "classes": json.dumps(content.classes.tolist()),
@@ -153,6 +162,8 @@ def write_classifier(path: str | os.PathLike[str], content: ClassifierFile) -> N
         metadata["history"] = json.dumps(content.history)
     if content.known_scores is not None:
         metadata["known_scores"] = json.dumps(content.known_scores.quantiles)
+    if content.calibration is not None:
+        metadata["calibration"] = json.dumps(content.calibration.to_dict())
     metadata["sha256"] = digest(content.weights, metadata)
     write_safetensors(path, content.weights, metadata)
 
@@ -199,6 +210,11 @@ def read_classifier(path: str | os.PathLike[str]) -> ClassifierFile:
             if "known_scores" in metadata
             else None
         )
+        calibration = (
+            Calibration.from_dict(json.loads(metadata["calibration"]))
+            if "calibration" in metadata
+            else None
+        )
     except _PARSING_ERRORS as error:
         raise FileFormatError(f"{where}: damaged: {error!r}") from error
     check_weights(where, tensors, network)
@@ -213,6 +229,7 @@ def read_classifier(path: str | os.PathLike[str]) -> ClassifierFile:
         parameters,
         history,
         known_scores,
+        calibration,
     )
 
 

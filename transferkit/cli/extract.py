@@ -9,13 +9,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from transferkit.cli.arguments import list_files, parse_path, parse_source
-from transferkit.cli.console import print_line, print_skipped
+from transferkit.cli.console import format_count, print_line, print_skipped
 from transferkit.cli.features import print_some_skipped
-from transferkit.cli.options import DEFAULT_NETWORK, Backend, BatchSize, Network, Quiet, Weights
+from transferkit.cli.options import (
+    DEFAULT_NETWORK,
+    DEFAULT_PRECISION,
+    Backend,
+    BatchSize,
+    Network,
+    Precision,
+    Quiet,
+    Weights,
+)
 from transferkit.errors import OutputError
 
 if TYPE_CHECKING:
     from transferkit.features import FeatureExtractor
+    from transferkit.images import Images
 
 __all__ = ["extract"]
 
@@ -85,6 +95,7 @@ def extract(
     network: Network = DEFAULT_NETWORK,
     weights: Weights = None,
     backend: Backend = None,
+    precision: Precision = DEFAULT_PRECISION,
     batch_size: BatchSize = 32,
     quiet: Quiet = False,
 ) -> None:
@@ -103,6 +114,7 @@ def extract(
         backend=backend,
         batch_size=batch_size,
         progress=False if quiet else None,
+        precision=precision,
     )
     layers = layer or ["embedding"]
     suffix = output.suffix.lower()
@@ -136,10 +148,20 @@ def _to_file(
 ) -> None:
     from transferkit.features.output_file import extract_to_file
 
-    features = extract_to_file(extractor, list_files([*map(Path, images)]), layers, output)
+    files = list_files([*map(Path, images)])
+    _calibrate(extractor, files)
+    features = extract_to_file(extractor, files, layers, output)
     shapes = ", ".join(f"{name} {features[name].shape}" for name in layers)
     print_line(f"saved {output}: {shapes}")
     print_skipped(features.skipped)
+
+
+def _calibrate(extractor: FeatureExtractor, images: Images) -> None:
+    """Calibrate the extractor on the images, unless it computes in float32."""
+    if extractor.precision != DEFAULT_PRECISION:
+        extractor.calibrate(images, on_error="skip")
+        number = format_count(extractor.calibration_.num_images, "image")
+        print_line(f"{extractor.precision}, calibrated on {number}")
 
 
 def _to_store(
@@ -156,6 +178,7 @@ def _to_store(
     from transferkit.sources import open_sources
 
     sources = open_sources(images, column=column)
+    _calibrate(extractor, sources)
     store = extractor.extract_to(
         output, sources, layers, shard_size=shard_size, dtype=dtype, base=base
     )

@@ -13,9 +13,11 @@ from transferkit.cli.evaluation import Report, format_accuracy, print_evaluation
 from transferkit.cli.options import (
     CLASSIFIER_SUFFIX,
     DEFAULT_NETWORK,
+    DEFAULT_PRECISION,
     Backend,
     BatchSize,
     Network,
+    Precision,
     Quiet,
     Seed,
     Weights,
@@ -117,6 +119,7 @@ def fit(
             "the same command resumes.",
         ),
     ] = None,
+    precision: Precision = DEFAULT_PRECISION,
     seed: Seed = 0,
     batch_size: BatchSize = 32,
     quiet: Quiet = False,
@@ -159,6 +162,7 @@ def fit(
         batch_size=batch_size,
         progress=False if quiet else None,
         fine_tuning=settings,
+        precision=precision,
     )
     if holdout is not None:
         data, tested = data.split(holdout, random_state=seed)
@@ -170,6 +174,9 @@ def fit(
     if len(classes) > _MAX_CLASSES_PRINTED:
         names += ", ..."
     print_line(f"saved {output}: {len(classes)} classes ({names}), C = {classifier.C_:g}")
+    if precision != DEFAULT_PRECISION:
+        number = format_count(classifier.calibration_.num_images, "image")
+        print_line(f"{precision}, calibrated on {number}")
     _print_history(classifier.history_)
     evaluation = None if tested is None else classifier.evaluate(tested, on_error="skip")
     _print_accuracy(classifier, evaluation, "held out" if test is None else f"of {test}", report)

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import TransformerMixin
+from sklearn.exceptions import NotFittedError
 from sklearn.utils import Tags
 
 from transferkit.backends import Backend
-from transferkit.errors import ArgumentTypeError, ShapeError, shorten
+from transferkit.backends.base import FLOAT32, INT8
+from transferkit.errors import ArgumentTypeError, ParameterError, ShapeError, shorten
+from transferkit.features.calibration import MAX_CALIBRATION_IMAGES, calibrate_on_images
 from transferkit.features.extraction import (
     Features,
     compute_features,
@@ -24,6 +27,7 @@ from transferkit.features.identity import identify
 from transferkit.features.to_store import extract_to_store, new_manifest
 from transferkit.images import ImageLike, Images, Preprocessing, read_image
 from transferkit.images.conversion import to_float32
+from transferkit.images.stream import choose_images
 from transferkit.models import AnyWeights, Model, find_architecture
 from transferkit.models.estimator import NetworkEstimator, document_parameters, takes_images
 from transferkit.models.model import attach_metadata
@@ -43,8 +47,8 @@ __all__ = ["FeatureExtractor"]
 class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc]
     """Extracts the activations of a network's layers from images.
 
-    A scikit-learn transformer that needs no fitting. It can be used from several threads,
-    pickled and cloned.
+    A scikit-learn transformer that needs no fitting, except with ``precision="int8"``. It can be
+    used from several threads, pickled and cloned.
 
     Parameters
     ----------
@@ -62,11 +66,17 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
         ``numpy.random.RandomState``, or None for a different one in each new object. An int
         gives the same weights on every backend. Published weights do not depend on it.
     {progress}
+    {precision}
+
+    Attributes
+    ----------
+    calibration_ : transferkit.backends.Calibration
+        The ranges of the activations, after `calibrate`.
 
     Raises
     ------
     UnknownNameError
-        When first used: if the network, weights, layer, backend or device is unknown.
+        When first used: if the network, weights, layer, backend, device or precision is unknown.
     BackendNotInstalledError
         When first used: if the backend's framework is not installed.
     ParameterError
@@ -104,6 +114,7 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
         initialization: str = "he",
         random_state: RandomState = 0,
         progress: bool | None = None,
+        precision: str = FLOAT32,
     ) -> None:
         super().__init__(
             network,
@@ -115,6 +126,7 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
             initialization=initialization,
             random_state=random_state,
             progress=progress,
+            precision=precision,
         )
         self.layer = layer
 
@@ -151,14 +163,84 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
             attach_metadata(native, model)
         return native
 
-    def fit(self, X: object = None, y: object = None) -> Self:  # noqa: ARG002
-        """Do nothing: the network is already trained. Present for scikit-learn.
+    def fit(self, X: Images | None = None, y: object = None) -> Self:  # noqa: ARG002
+        """Calibrate on the images with ``precision="int8"``; otherwise do nothing.
+
+        The network is already trained. Present for scikit-learn.
 
         Parameters
         ----------
-        X, y
+        X
+            Images, as for `calibrate`; ignored with ``precision="float32"``.
+        y
             Ignored.
         """
+        if self._is_int8():
+            if X is None:
+                raise ArgumentTypeError(
+                    f"fit with precision={INT8!r} needs images to calibrate on, but X is None"
+                )
+            if isinstance(X, Iterator):
+                raise ArgumentTypeError(
+                    f"X is a {type(X).__name__}, of which calibration would leave nothing to "
+                    "transform; expected a list. Or call calibrate with other images"
+                )
+            self.calibrate(X)
+        return self
+
+    def calibrate(self, X: Images, *, on_error: str = "raise") -> Self:
+        """Measure the ranges of the activations on images, for ``precision="int8"``.
+
+        The network runs on the images in float32. At most 128 of them are used, evenly spaced;
+        of a generator the first 128. They need no labels, and should be like those that the
+        extractor is used on.
+
+        Parameters
+        ----------
+        X
+            Images; see the notes of the class.
+        on_error
+            ``"raise"``, or ``"skip"`` to leave out images that cannot be read.
+
+        Returns
+        -------
+        FeatureExtractor
+            The extractor itself, with ``calibration_``. All layers can be extracted with it.
+
+        Raises
+        ------
+        ParameterError
+            If ``precision`` is not ``"int8"``.
+        ImageError
+            If an image cannot be read and ``on_error`` is ``"raise"``.
+        DatasetError
+            If there are no images.
+        UnsupportedError
+            If the backend does not compute with 8-bit integers, or the network is an object of a
+            framework or has no layers to quantize.
+
+        Warns
+        -----
+        UserWarning
+            If there are fewer than 10 images.
+
+        Examples
+        --------
+        >>> from transferkit import FeatureExtractor
+        >>> from transferkit.demo import TEST, TRAIN
+        >>> fx = FeatureExtractor("mobilenet_v2", precision="int8").calibrate(TRAIN)
+        >>> fx.calibration_.num_images, fx.transform(TEST).shape
+        (24, (24, 1280))
+        """
+        if not self._is_int8():
+            raise ParameterError(
+                f"precision is {self.precision!r}, which needs no calibration; expected {INT8!r}"
+            )
+        program, model = self._load_float32(needs=INT8)
+        images = choose_images(X, MAX_CALIBRATION_IMAGES)
+        self._set_calibration(
+            calibrate_on_images(program, model, images, on_error=on_error, progress=self.progress)
+        )
         return self
 
     def transform(self, X: Images) -> npt.NDArray[np.float32]:
@@ -466,7 +548,8 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
         The input of the file's graph is ``pixels``, (batch, height, width, 3), RGB, float32 in
         [0, 1], of any batch size, and of any height and width if the network allows it; its
         outputs are named after the layers. The metadata has the preprocessing and, where known,
-        the labels and the license of the weights.
+        the labels and the license of the weights. With ``precision="int8"``, the file has 8-bit
+        weights and the metadata ``precision``.
 
         Parameters
         ----------
@@ -527,11 +610,17 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
         return np.asarray(column_names(self.layer, shape), dtype=object)
 
     def __sklearn_is_fitted__(self) -> bool:
+        if self.precision == FLOAT32:
+            return True
+        try:
+            self._current_calibration()
+        except NotFittedError:
+            return False
         return True
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
-        tags.requires_fit = False
+        tags.requires_fit = self.precision != FLOAT32
         tags.transformer_tags.preserves_dtype = ["float32"]  # The dtype of every result.
         return takes_images(tags)
 

@@ -11,16 +11,14 @@ from importlib.metadata import version
 from typing import Any
 
 from transferkit.backends import Program
+from transferkit.backends.base import FLOAT32, INT8
 from transferkit.errors import FileFormatError, UnsupportedError, shorten
 from transferkit.models import Model
 from transferkit.networks import network_to_json
 from transferkit.support.version import __version__
 from transferkit.weights.files import digest
 
-__all__ = ["FLOAT32", "Identity", "identify"]
-
-FLOAT32 = "float32"
-"""The precision with which networks run by default."""
+__all__ = ["Identity", "identify"]
 
 _DIGITS = 8
 
@@ -43,7 +41,8 @@ class Identity:
     preprocessing
         How images are resized, cropped and normalized, as `Preprocessing.to_dict` returns it.
     precision
-        How the network is computed: ``"float32"``.
+        How the network is computed: ``"float32"``, or ``"int8"`` with the first digits of the
+        SHA-256 of the calibration.
     backend
         The name of the backend.
     device
@@ -161,7 +160,7 @@ def _first_digits(ours: str, theirs: str) -> tuple[str, str]:
     return ours[:_DIGITS], theirs[:_DIGITS]
 
 
-def identify(program: Program, model: Model, *, precision: str = FLOAT32) -> Identity:
+def identify(program: Program, model: Model) -> Identity:
     """Return everything that determines the numbers of an extractor.
 
     Parameters
@@ -170,8 +169,6 @@ def identify(program: Program, model: Model, *, precision: str = FLOAT32) -> Ide
         The network on its backend.
     model
         The network with its weights and preprocessing.
-    precision
-        How the network is computed.
 
     Raises
     ------
@@ -205,7 +202,9 @@ def identify(program: Program, model: Model, *, precision: str = FLOAT32) -> Ide
         weights_digest=digest(model.weights, {}),
         # As it is read from JSON, to be compared with that.
         preprocessing=json.loads(json.dumps(model.preprocessing.to_dict())),
-        precision=precision,
+        precision=FLOAT32
+        if model.calibration is None
+        else f"{INT8}, calibration {model.calibration.digest()[:16]}",
         backend=backend.name,
         device=backend.device,
         versions=versions,

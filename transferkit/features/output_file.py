@@ -140,6 +140,8 @@ def _origin(extractor: FeatureExtractor, sources: Sequence[str]) -> dict[str, np
         "network": network_to_json(model.network),
         "preprocessing": json.dumps(model.preprocessing.to_dict()),
     }
+    if model.calibration is not None:
+        description["calibration"] = model.calibration.digest()
     return {
         "made_by": np.asarray(digest(model.weights, description)),
         "modified": np.asarray([_modified(source) for source in sources], np.int64),

@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Si
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol, Self, TypeAlias, cast
 
 import numpy as np
@@ -38,6 +39,7 @@ __all__ = [
     "Batch",
     "Images",
     "WithSource",
+    "choose_images",
     "count_images",
     "image_sequence",
     "iterate_images",
@@ -306,6 +308,39 @@ def image_sequence(images: Images) -> Sequence[ImageLike] | npt.NDArray[np.gener
     if isinstance(sources, np.ndarray):
         return sources
     return [_content(image, source) for _, source, image in _named(sources)]
+
+
+def choose_images(images: Images, number: int) -> list[ImageLike]:
+    """Return single images that are evenly spaced in a collection.
+
+    Parameters
+    ----------
+    images
+        As for `stream_batches`. Those that are not returned are not kept in memory.
+    number
+        How many to return; all of them if there are fewer. If their number is unknown, as for a
+        generator, the first ones are returned.
+
+    Raises
+    ------
+    DatasetError, ImageTypeError, ShapeError
+        As for `image_sequence`.
+
+    Examples
+    --------
+    >>> from transferkit.images.stream import choose_images
+    >>> choose_images([f"{number}.jpg" for number in range(9)], 3)
+    ['0.jpg', '3.jpg', '6.jpg']
+    """
+    sources = iterate_images(images)
+    total = None if isinstance(sources, Iterator) else operator.length_hint(sources, -1)
+    named: Iterable[tuple[int, str, ImageLike]] = _named(sources)
+    if total is None or total < 0:
+        named = islice(named, number)
+    elif total > number:
+        positions = {position * total // number for position in range(number)}
+        named = (item for index, item in enumerate(named) if index in positions)
+    return [_content(image, source) for _, source, image in named]
 
 
 def _content(image: ImageLike, source: str) -> ImageLike:

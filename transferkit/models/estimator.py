@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import re
 import textwrap
 from collections.abc import Mapping
@@ -11,21 +12,31 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 from sklearn.base import BaseEstimator, clone
+from sklearn.exceptions import NotFittedError
 from sklearn.utils import Tags
 
-from transferkit.backends import Backend, Program, backend_of
-from transferkit.backends.base import INFERENCE
-from transferkit.errors import ArgumentTypeError
+from transferkit.backends import Backend, Calibration, Program, backend_of
+from transferkit.backends.base import FLOAT32, INFERENCE, INT8
+from transferkit.errors import (
+    ArgumentTypeError,
+    ParameterError,
+    UnknownNameError,
+    UnsupportedError,
+    shorten,
+)
 from transferkit.images import Preprocessing
 from transferkit.models.model import AnyWeights, Model, load_model
-from transferkit.models.program_cache import ProgramCache
+from transferkit.models.program_cache import ProgramCache, are_same
 from transferkit.networks import Network
 from transferkit.support.random_state import RandomState, as_seed
 from transferkit.weights.own_file import RANDOM
 
-__all__ = ["NetworkEstimator", "document_parameters", "takes_images"]
+__all__ = ["PRECISIONS", "NetworkEstimator", "document_parameters", "takes_images"]
 
 Class = TypeVar("Class", bound=type)
+
+PRECISIONS = (FLOAT32, INT8)
+"""The values of the parameter ``precision``."""
 
 _SHARED_BY_CLONES = frozenset(("network", "weights", "backend"))
 # What `set_output` and methods such as `set_fit_request` set, by scikit-learn's names for it.
@@ -56,6 +67,9 @@ _DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
             is a model of timm or was returned by `transferkit.FeatureExtractor.to_native`.""",
         "batch_size": """\
             Number of images in a batch.""",
+        "precision": """\
+            ``"float32"``, or ``"int8"`` for 8-bit integers on ONNX Runtime, which are faster on
+            CPUs and less accurate. The activations are calibrated on images.""",
         "initialization": """\
             How random weights are initialized: ``"he"``, ``"glorot"``, ``"uniform"`` or
             ``"gaussian"``; see `transferkit.networks.random_weights`.""",
@@ -102,6 +116,7 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
         initialization: str,
         random_state: RandomState,
         progress: bool | None,
+        precision: str = FLOAT32,
     ) -> None:
         self.network = network
         self.weights = weights
@@ -112,11 +127,28 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
         self.initialization = initialization
         self.random_state = random_state
         self.progress = progress
+        self.precision = precision
         self._programs = ProgramCache()
+        self._int8_programs = ProgramCache()
+        self._calibrated_with: tuple[object, ...] = ()
         self._sampled_seed: tuple[RandomState, int] | None = None
 
     def _load(self, *, needs: str = INFERENCE) -> tuple[Program, Model]:
         """Return the program and the model that the parameters describe."""
+        if self._is_int8():
+            calibration = self._current_calibration()
+            program, model = self._load_float32(needs=INT8)
+            return self._int8_programs.get(
+                (model, calibration),
+                lambda: dataclasses.replace(model, calibration=calibration),
+                lambda: program.backend,
+                None,
+                needs=INT8,
+            )
+        return self._load_float32(needs=needs)
+
+    def _load_float32(self, *, needs: str) -> tuple[Program, Model]:
+        """Return the program and the model in float32, whatever the precision is."""
         return self._programs.get(
             (*self._model_parameters(), self.backend),
             self._load_model,
@@ -124,6 +156,45 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
             self.device,
             needs=needs,
         )
+
+    def _is_int8(self) -> bool:
+        """Return whether the precision is int8, after checking that the network supports it."""
+        precision = self.precision
+        if not isinstance(precision, str):
+            raise ParameterError(
+                f"precision is {shorten(precision)}; expected {' or '.join(map(repr, PRECISIONS))}"
+            )
+        if precision not in PRECISIONS:
+            raise UnknownNameError("precision", precision, PRECISIONS)
+        if precision == FLOAT32:
+            return False
+        network = self.network
+        wrapped = network.wrapped if isinstance(network, Model) else None
+        is_object = wrapped is not None or not isinstance(network, (str, Network, Model))
+        if is_object:
+            raise UnsupportedError(
+                f"precision={INT8!r} needs a network of this library, not a "
+                f"{type(network if wrapped is None else wrapped.model).__name__}; quantize it "
+                f"with its framework, or choose precision={FLOAT32!r}"
+            )
+        return True
+
+    def _current_calibration(self) -> Calibration:
+        """Return the calibration for the current parameters, or that of the given model."""
+        calibration: Calibration | None = getattr(self, "calibration_", None)
+        if calibration is not None and are_same(self._model_parameters(), self._calibrated_with):
+            return calibration
+        if isinstance(self.network, Model) and self.network.calibration is not None:
+            return self.network.calibration
+        which = "not calibrated" if calibration is None else "not calibrated since a change"
+        raise NotFittedError(
+            f"this {type(self).__name__} with precision={INT8!r} is {which}; call "
+            "calibrate(images) with some images like those that it will be used on"
+        )
+
+    def _set_calibration(self, calibration: Calibration) -> None:
+        self.calibration_ = calibration
+        self._calibrated_with = self._model_parameters()
 
     def _chosen_backend(self) -> str | Backend | None:
         """Return the backend that was given, or the one that runs an object of a framework."""

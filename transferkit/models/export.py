@@ -9,7 +9,9 @@ from types import MappingProxyType
 
 import onnx
 
+from transferkit.backends.base import INT8
 from transferkit.backends.interpreter import load_parameters, run_network
+from transferkit.backends.onnx.quantization import run_quantized
 from transferkit.backends.onnx.table import OnnxTable, placeholder, write_model
 from transferkit.backends.shapes import infer_shapes
 from transferkit.errors import ParameterError, ShapeError, UnsupportedError, shorten
@@ -37,7 +39,8 @@ def export_onnx(
     outputs are named after the layers, its initializers after the parameters. Any batch size is
     accepted, and any image size that the network accepts. Batch norm is folded into
     convolutions. The metadata has the network's name, the preprocessing, the labels and the
-    license of the weights, where known.
+    license of the weights, where known. A model with a calibration is written with 8-bit weights,
+    in the QDQ format of ONNX Runtime.
 
     Parameters
     ----------
@@ -95,9 +98,14 @@ def export_onnx(
             "holds at most 2 GB. Export layers that need fewer weights"
         )
     table = OnnxTable()
-    parameters = load_parameters(table, folded, weights)
     pixels = placeholder(4)
-    values = run_network(table, folded, parameters, pixels, targets)
+    if model.calibration is None:
+        parameters = load_parameters(table, folded, weights)
+        values = run_network(table, folded, parameters, pixels, targets)
+    else:
+        values, parameters = run_quantized(
+            table, network, model.weights, model.calibration, pixels, targets
+        )
     outputs = {layer: values[target] for layer, target in zip(layers, targets, strict=True)}
     graph = write_model({INPUT: pixels}, outputs, parameters)
     _describe(graph, model, metadata)
@@ -123,6 +131,8 @@ def _describe(graph: onnx.ModelProto, model: Model, others: Mapping[str, str]) -
         "transferkit_version": __version__,
         "preprocessing": json.dumps(preprocessing.to_dict()),
     }
+    if model.calibration is not None:
+        metadata |= {"precision": INT8, "calibration": model.calibration.digest()}
     if model.labels is not None:
         metadata["labels"] = json.dumps(model.labels)
     if model.license is not None:

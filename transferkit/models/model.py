@@ -11,7 +11,15 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from transferkit.backends import Backend, Program, WrappedModel, backend_of, get_backend
+from transferkit.backends import (
+    Backend,
+    Calibration,
+    Program,
+    WrappedModel,
+    backend_of,
+    get_backend,
+)
+from transferkit.backends.base import INT8
 from transferkit.backends.shapes import infer_shapes
 from transferkit.errors import (
     ArgumentTypeError,
@@ -58,6 +66,8 @@ class Model:
         The framework's own model that computes the `WRAPPED` nodes of the network, if any.
     license
         SPDX identifier of the license of published weights; None if unknown.
+    calibration
+        The ranges of activations with which it is run in 8-bit integers; None: in float32.
     """
 
     network: Network
@@ -66,11 +76,15 @@ class Model:
     labels: tuple[Hashable, ...] | None = None
     wrapped: WrappedModel | None = None
     license: str | None = None
+    calibration: Calibration | None = None
 
     def __repr__(self) -> str:
         # Without the weights, which would take seconds to format.
         labels = "no" if self.labels is None else len(self.labels)
-        return f"<Model {self.network.name}: {len(self.weights)} weights, {labels} labels>"
+        precision = "" if self.calibration is None else f", {INT8}"
+        return (
+            f"<Model {self.network.name}: {len(self.weights)} weights, {labels} labels{precision}>"
+        )
 
     @property
     def image_size(self) -> int:
@@ -83,7 +97,7 @@ class Model:
 
     def program(self, backend: Backend) -> Program:
         """Return a program that runs the model on ``backend``."""
-        return Program(backend, self.network, self.weights, self.wrapped)
+        return Program(backend, self.network, self.weights, self.wrapped, self.calibration)
 
 
 def load_model(
@@ -158,7 +172,10 @@ def load_model(
         _check_model(network)
         expected = network.preprocessing
         return dataclasses.replace(
-            network, preprocessing=_normalize_as(expected, preprocessing, "the model")
+            network,
+            preprocessing=_normalize_as(expected, preprocessing, "the model"),
+            # Whoever loads the model chooses the precision.
+            calibration=None,
         )
     if not isinstance(network, Network):
         return _wrap(network, weights, preprocessing, backend, device)

@@ -10,7 +10,7 @@ from transferkit.backends.base import INFERENCE
 from transferkit.models.model import Model
 from transferkit.support.locks import ForkSafeLock
 
-__all__ = ["ProgramCache"]
+__all__ = ["ProgramCache", "are_same"]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class ProgramCache:
         """
         key = (*parameters, device, needs)
         with self.lock:
-            if self._entry is None or not _same(key, self._entry[0]):
+            if self._entry is None or not are_same(key, self._entry[0]):
                 # The backend first: a model may have to be downloaded.
                 chosen = get_backend(choose_backend(), needs=needs, device=device)
                 model = make_model()
@@ -75,7 +75,8 @@ class ProgramCache:
         return (ProgramCache, ())
 
 
-def _same(new: tuple[object, ...], old: tuple[object, ...]) -> bool:
+def are_same(new: tuple[object, ...], old: tuple[object, ...]) -> bool:
+    """Return whether parameters are the same: strings and numbers by value, others by identity."""
     return len(new) == len(old) and all(
         one is other
         or (isinstance(one, _COMPARED_BY_VALUE) and type(one) is type(other) and bool(one == other))

@@ -29,7 +29,15 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from transferkit.backends.base import API_VERSION, GRADIENTS, INFERENCE, TRAINING, Backend, Table
+from transferkit.backends.base import (
+    API_VERSION,
+    GRADIENTS,
+    INFERENCE,
+    INT8,
+    TRAINING,
+    Backend,
+    Table,
+)
 from transferkit.backends.interpreter import load_parameters, run_network
 from transferkit.backends.program import Program
 from transferkit.backends.stateless import apply_network
@@ -163,7 +171,7 @@ class BackendConformance:
         assert backend.name
         assert isinstance(backend.name, str)
         assert INFERENCE in backend.capabilities
-        assert backend.capabilities <= {INFERENCE, GRADIENTS, TRAINING}
+        assert backend.capabilities <= {INFERENCE, GRADIENTS, TRAINING, INT8}
         assert GRADIENTS in backend.capabilities or TRAINING not in backend.capabilities
         assert backend.version()
         assert isinstance(backend.version(), str)

@@ -5,21 +5,24 @@ from __future__ import annotations
 import ctypes
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from transferkit.backends.base import API_VERSION, Backend
+from transferkit.backends.base import API_VERSION, INFERENCE, INT8, Backend
+from transferkit.backends.calibration import Calibration
 from transferkit.backends.forks import FORK_FIRST, forked_process_error, was_started_before_fork
+from transferkit.backends.onnx.quantization import run_quantized
 from transferkit.backends.onnx.table import (
     OnnxTable,
     SymbolicTensor,
     placeholder,
     write_model_and_arrays,
 )
+from transferkit.networks.graph import Network, Weights
 from transferkit.support.locks import ForkSafeLock
 
 __all__ = ["OnnxRuntimeBackend"]
@@ -34,6 +37,8 @@ class OnnxRuntimeBackend(Backend):
 
     name: ClassVar[str] = "onnxruntime"
     api_version: ClassVar[int] = API_VERSION
+    capabilities: ClassVar[frozenset[str]] = frozenset({INFERENCE, INT8})
+    table: OnnxTable
 
     def __init__(self, device: str | None = None) -> None:
         super().__init__(device)
@@ -70,6 +75,18 @@ class OnnxRuntimeBackend(Backend):
 
         return run
 
+    def load_int8(
+        self,
+        network: Network,
+        weights: Weights,
+        layers: Sequence[str],
+        calibration: Calibration,
+    ) -> Callable[..., Any]:
+        def function(pixels: SymbolicTensor) -> dict[str, SymbolicTensor]:
+            return run_quantized(self.table, network, weights, calibration, pixels, layers)[0]
+
+        return function
+
 
 class _Recording:
     """A function recorded for inputs of certain ranks, whose shapes may differ in each run."""
@@ -87,6 +104,8 @@ class _Recording:
         # Otherwise idle threads spin and take CPU time from the threads that decode the next
         # images.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Otherwise products of 8-bit integers overflow on x86 CPUs without VNNI.
+        options.add_session_config_entry("session.x64quantprecision", "1")
         # Weights inside the model would be copied four times and be limited to 2 GB.
         model, arrays = write_model_and_arrays(inputs, outputs)
         # The session uses the memory of the arrays, which must live as long as the session.

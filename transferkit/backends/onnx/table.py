@@ -25,7 +25,9 @@ __all__ = [
     "OPSET",
     "OnnxTable",
     "SymbolicTensor",
+    "dequantize",
     "placeholder",
+    "quantize_and_dequantize",
     "write_model",
     "write_model_and_arrays",
 ]
@@ -76,6 +78,29 @@ class SymbolicTensor:
 def placeholder(rank: int) -> SymbolicTensor:
     """Return an input of a graph with ``rank`` axes, each of any length."""
     return SymbolicTensor(_INPUT, rank)
+
+
+def quantize_and_dequantize(
+    x: SymbolicTensor, scale: np.float32, zero_point: np.uint8
+) -> SymbolicTensor:
+    """Return ``x`` rounded to 8 bits: ``scale * (q - zero_point)`` for q from 0 to 255."""
+    if x.rank == 4:
+        # Without a transpose between the two and an operator, they are joined with it.
+        x = _as_channels_first(x)
+    parameters = [_constant(np.asarray(scale)), _constant(np.asarray(zero_point))]
+    integers = _record("QuantizeLinear", [x, *parameters], x.rank, x.channels_first)
+    return _record("DequantizeLinear", [integers, *parameters], x.rank, x.channels_first)
+
+
+def dequantize(integers: npt.NDArray[Any], scale: npt.NDArray[np.float32]) -> SymbolicTensor:
+    """Return constant integers times ``scale``, one value for each index of the first axis.
+
+    The first two inputs of the result are the two as constants.
+    """
+    # ONNX Runtime 1.32 cannot convert signed weights without explicit zero points to unsigned ones.
+    zero_points = np.zeros(len(scale), integers.dtype)
+    inputs = [_constant(integers), _constant(scale), _constant(zero_points)]
+    return _record("DequantizeLinear", inputs, integers.ndim, axis=0)
 
 
 def write_model(
