@@ -23,6 +23,7 @@ from transferkit.store.shards import (
     check_layer_names,
     distinct_shards,
     has_valid_digest,
+    list_parts,
     read_records,
 )
 from transferkit.support.arrow import import_arrow
@@ -244,7 +245,7 @@ class StoreWriter:
             self.manifest = stored
         else:
             write_manifest(self.folder, self.manifest)
-        for leftover in self.folder.glob(".shard-*.part"):
+        for leftover in list_parts(self.folder):
             with suppress(OSError):
                 leftover.unlink()
         for shard in shards:

@@ -87,6 +87,11 @@ class _Recording:
         # Otherwise idle threads spin and take CPU time from the threads that decode the next
         # images.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # ONNX Runtime has no variable of its own, and starts a thread for each core of the machine,
+        # even where several processes share it.
+        threads = os.environ.get("OMP_NUM_THREADS", "")
+        if threads.isdecimal():
+            options.intra_op_num_threads = int(threads)
         # Weights inside the model would be copied four times and be limited to 2 GB.
         model, arrays = write_model_and_arrays(inputs, outputs)
         # The session uses the memory of the arrays, which must live as long as the session.
