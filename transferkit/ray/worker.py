@@ -6,7 +6,7 @@ import os
 import pickle
 import socket
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,11 +78,14 @@ def pack_order(slot: Slot, images: Sequence[WithSource]) -> Any:
     ArgumentTypeError
         If an image cannot be sent to another process.
     """
+    # Classes of a script or a notebook are sent too.
+    from ray import cloudpickle
+
     try:
-        content = pickle.dumps((slot, images))
+        content = cloudpickle.dumps((slot, images))
     except Exception:
         for image in images:
-            _check_can_be_sent(image)
+            _check_can_be_sent(image, cloudpickle.dumps)
         raise
     # Paths of one folder become a tenth as long.
     return _row(zlib.compress(content, 1))
@@ -117,9 +120,9 @@ class ShardWorker:
 
     def __call__(self, order: Any) -> Any:
         """Compute a shard, and return a table with the report, or with the error."""
-        slot, images = pickle.loads(zlib.decompress(order["content"][0].as_py()))
         result: ShardReport | TransferkitError
         try:
+            slot, images = _unpack_order(order)
             # Not when the worker is created: Ray would start workers again whose creation fails.
             if self._computer is None:
                 self._computer = self._load()
@@ -178,9 +181,22 @@ def _row(content: bytes) -> Any:
     return pa.table({"content": pa.array([content], pa.large_binary())})
 
 
-def _check_can_be_sent(image: WithSource) -> None:
+def _unpack_order(order: Any) -> tuple[Slot, Sequence[WithSource]]:
     try:
-        pickle.dumps(image)
+        unpacked: tuple[Slot, Sequence[WithSource]] = pickle.loads(
+            zlib.decompress(order["content"][0].as_py())
+        )
+    except Exception as error:
+        raise WorkerError(
+            f"the images cannot be received on {socket.gethostname()}: {error}; the modules of "
+            "their classes must be installed on every machine"
+        ) from error
+    return unpacked
+
+
+def _check_can_be_sent(image: WithSource, dump: Callable[[object], bytes]) -> None:
+    try:
+        dump(image)
     except Exception as error:
         raise ArgumentTypeError(
             f"{shorten_path(image.source)}: a {type(image.image).__name__} cannot be sent to "
