@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import output_of, run
 from deadly_images import DeadlyImage, SlowImage
-from samples import noise, tiny_extractor, write_images
+from samples import DEMO, noise, tiny_extractor, write_images
 
 import transferkit.ray
 from transferkit import FeatureExtractor, FeatureStore
@@ -119,6 +120,15 @@ def test_a_killed_driver_is_continued(
     transferkit.ray.extract(extractor, images, many, shard_size=5)
     extractor.extract_to(tmp_path / "one", images, shard_size=5)
     assert files(many) == files(tmp_path / "one")
+
+
+@pytest.mark.usefixtures("cluster")
+def test_the_command_writes_the_same_store(tmp_path: Path) -> None:
+    arguments = ("extract", DEMO / "test", "--shard-size", 12, "--network", "mobilenet_v2")
+    result = run(*arguments, "-o", tmp_path / "many", "--ray", "--workers", 2)
+    assert result.stdout == f"saved {tmp_path / 'many'}: embedding (24, 1280)\n"
+    output_of(*arguments, "-o", tmp_path / "one")
+    assert files(tmp_path / "many") == files(tmp_path / "one")
 
 
 @pytest.mark.usefixtures("cluster")
