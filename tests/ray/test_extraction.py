@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from command_line import output_of, run
 from deadly_images import DeadlyImage, SlowImage
@@ -26,6 +27,7 @@ from transferkit.errors import (
     UnsupportedError,
     WorkerError,
 )
+from transferkit.features.to_store import StoreRun
 from transferkit.images.stream import WithSource
 from transferkit.ray.worker import Setup, ShardWorker, pack_order, unpack_report
 from transferkit.store.manifest import read_manifest
@@ -85,13 +87,16 @@ def test_the_store_is_that_of_one_process(
 
 @pytest.mark.usefixtures("cluster")
 def test_a_lost_worker_is_replaced(
-    extractor: FeatureExtractor, photos: list[Path], tmp_path: Path
+    extractor: FeatureExtractor, photos: list[Path], tmp_path: Path, monkeypatch: Any
 ) -> None:
     killed = tmp_path / "killed"
+    counts: list[Any] = []
+    monkeypatch.setattr(StoreRun, "count", lambda _, *numbers: counts.append(numbers))
     images: list[Any] = [str(path) for path in photos]
     images[17] = DeadlyImage(images[17], str(killed))
     transferkit.ray.extract(extractor, images, tmp_path / "many", num_workers=2, shard_size=10)
     assert int(killed.read_text()) != os.getpid()
+    assert np.sum(counts, axis=0).tolist() == [42, 5]
     extractor.extract_to(tmp_path / "one", images, shard_size=10)
     assert files(tmp_path / "many") == files(tmp_path / "one")
 

@@ -20,10 +20,12 @@ from transferkit.errors import (
 )
 from transferkit.features import FeatureExtractor
 from transferkit.features.identity import Identity
+from transferkit.features.shard_computation import ShardReport
 from transferkit.features.to_store import StoreRun, add_to_store
 from transferkit.images import Images
 from transferkit.networks import Network
 from transferkit.ray.cluster import connected
+from transferkit.ray.progress import counted
 from transferkit.ray.worker import Setup, ShardWorker, pack_order, unpack_report
 from transferkit.store import FeatureStore
 from transferkit.store.manifest import Manifest, read_manifest
@@ -202,19 +204,33 @@ def _add_images(
     orders = [ray.put(order) for order in _orders(run)]
     if not orders:
         return
-    folder = run.writer.folder
-    setup = Setup(
-        fx, folder, read_manifest(folder), run.relocation, os.getcwd(), int(resources["num_cpus"])
-    )
+    with counted(ray, run) as (counter, done):
+        folder = run.writer.folder
+        setup = Setup(
+            fx,
+            folder,
+            read_manifest(folder),
+            run.relocation,
+            os.getcwd(),
+            threads=int(resources["num_cpus"]),
+            counter=counter,
+        )
+        for report in _compute(ray, orders, setup, min(size, len(orders)), resources):
+            run.add_report(report)
+            done.append((report.num_rows, report.num_skipped))
+
+
+def _compute(
+    ray: Any, orders: list[Any], setup: Setup, size: int, resources: dict[str, float]
+) -> Iterator[ShardReport]:
+    """Have workers write shards, and yield their reports in the order of arrival."""
     dataset = ray.data.from_arrow_refs(orders).map_batches(
         ShardWorker,
         fn_constructor_args=(setup,),
         batch_size=1,
         batch_format="pyarrow",
         # The next order must not wait for a worker that is busy while another is idle.
-        compute=ray.data.ActorPoolStrategy(
-            size=min(size, len(orders)), max_tasks_in_flight_per_actor=1
-        ),
+        compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1),
         **resources,
     )
     dataset.context.enable_progress_bars = False
@@ -222,17 +238,14 @@ def _add_images(
     rows = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
     try:
         with closing(rows):
-            for row in rows:
-                report = unpack_report(row)
-                run.count(report.num_rows, report.num_skipped)
-                run.add_report(report)
+            yield from map(unpack_report, rows)
     except ray.exceptions.RayTaskError:
         # A mistake in this library or in a plugin, with its traceback.
         raise
     except ray.exceptions.RayError as error:
         raise WorkerError(
-            f"{shorten_path(folder)}: Ray ended the run: {shorten(str(error))}; what is complete "
-            "is kept, and the next call continues"
+            f"{shorten_path(setup.folder)}: Ray ended the run: {shorten(str(error))}; what is "
+            "complete is kept, and the next call continues"
         ) from error
 
 

@@ -23,6 +23,8 @@ from transferkit.features import FeatureExtractor
 from transferkit.features.identity import Identity, identify
 from transferkit.features.shard_computation import ShardComputer, ShardReport
 from transferkit.images.stream import WithSource
+from transferkit.ray.cluster import import_ray
+from transferkit.ray.progress import ShardProgress
 from transferkit.store.manifest import Manifest, read_manifest
 from transferkit.store.relocation import Relocation
 from transferkit.store.shards import list_parts
@@ -53,6 +55,8 @@ class Setup:
         The directory that relative paths refer to.
     threads
         The number of threads for the network, and of those that read images.
+    counter
+        The actor that counts images; None: they are not counted.
     """
 
     extractor: FeatureExtractor
@@ -61,6 +65,7 @@ class Setup:
     relocation: Relocation | None
     working_directory: str
     threads: int
+    counter: Any = None
 
 
 def pack_order(slot: Slot, images: Sequence[WithSource]) -> Any:
@@ -78,14 +83,13 @@ def pack_order(slot: Slot, images: Sequence[WithSource]) -> Any:
     ArgumentTypeError
         If an image cannot be sent to another process.
     """
-    # Classes of a script or a notebook are sent too.
-    from ray import cloudpickle
-
+    # Ray's own sends classes of a script or a notebook too.
+    dump = import_ray().cloudpickle.dumps
     try:
-        content = cloudpickle.dumps((slot, images))
+        content = dump((slot, images))
     except Exception:
         for image in images:
-            _check_can_be_sent(image, cloudpickle.dumps)
+            _check_can_be_sent(image, dump)
         raise
     # Paths of one folder become a tenth as long.
     return _row(zlib.compress(content, 1))
@@ -116,6 +120,7 @@ class ShardWorker:
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
+        self._progress = ShardProgress(setup.counter)
         self._computer: ShardComputer | None = None
 
     def __call__(self, order: Any) -> Any:
@@ -154,6 +159,7 @@ class ShardWorker:
             setup.extractor.batch_size,
             relocation=setup.relocation,
             threads=setup.threads,
+            on_batch=self._progress.add,
         )
 
     def _compute(
@@ -169,6 +175,7 @@ class ShardWorker:
                 f"store) ended its worker {len(attempts)} times, perhaps because its machine has "
                 "not enough memory; use fewer workers, a smaller batch_size, or find the image"
             )
+        self._progress.begin(slot.number)
         shard = new_shard(folder, self._setup.manifest, slot)
         report = computer.compute(iter(images), shard, slot.first_row)
         for part in attempts:
