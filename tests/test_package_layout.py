@@ -26,7 +26,7 @@ LAYERS = (
     ("features",),
     ("classification",),
     ("optimization", "inspection", "comparison"),
-    ("demo", "testing"),
+    ("demo", "ray", "testing"),
     ("cli",),
 )
 LAYER_OF = {package: level for level, packages in enumerate(LAYERS) for package in packages}

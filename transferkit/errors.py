@@ -29,6 +29,7 @@ __all__ = [
     "TransferkitError",
     "UnknownNameError",
     "UnsupportedError",
+    "WorkerError",
     "shorten",
     "shorten_path",
 ]
@@ -273,3 +274,7 @@ class NotFiniteError(TransferkitError, ArithmeticError):
 
 class OutputError(TransferkitError, OSError):
     """A result that could not be written; no partial file is left behind."""
+
+
+class WorkerError(TransferkitError, RuntimeError):
+    """A process of a cluster that ended or does not see the files; the message says what to do."""

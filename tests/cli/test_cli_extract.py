@@ -114,9 +114,13 @@ def test_an_interrupted_store_is_resumed(tmp_path: Path, code: str) -> None:
 
 
 def test_options_of_stores_are_rejected_for_files(tmp_path: Path) -> None:
-    for option in (("--shard-size", 4), ("--half",), ("--base", tmp_path), ("--column", "a")):
+    for option in (
+        ("--shard-size", 4), ("--half",), ("--base", tmp_path), ("--column", "a"), ("--ray",),
+    ):  # fmt: skip
         message = usage_error_of("extract", CAT, "-o", tmp_path / "a.npz", *option)
         assert f"{option[0]} is for a store" in message
+    message = usage_error_of("extract", CAT, "-o", tmp_path / "features", "--workers", 2)
+    assert "--workers is for --ray" in message
 
 
 def test_int8_is_calibrated_on_the_images(tmp_path: Path) -> None:

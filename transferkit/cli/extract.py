@@ -92,6 +92,23 @@ def extract(
             help="The folder that has the images of the store now, if they were moved.",
         ),
     ] = None,
+    ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray",
+            help="Let workers of Ray write the store: on the machines of the cluster that "
+            "RAY_ADDRESS names, or in processes on this one.",
+        ),
+    ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Number of workers, with --ray.",
+            show_default="one for each CPU",
+        ),
+    ] = None,
     network: Network = DEFAULT_NETWORK,
     weights: Weights = None,
     backend: Backend = None,
@@ -117,6 +134,8 @@ def extract(
         precision=precision,
     )
     layers = layer or ["embedding"]
+    if workers is not None and not ray:
+        raise typer.BadParameter("--workers is for --ray")
     suffix = output.suffix.lower()
     if suffix == _FILE and not output.is_dir():
         for name, value in (
@@ -124,6 +143,7 @@ def extract(
             ("--half", half or None),
             ("--column", column),
             ("--base", base),
+            ("--ray", ray or None),
         ):
             if value is not None:
                 raise typer.BadParameter(f"{name} is for a store; {output} is a file")
@@ -140,6 +160,8 @@ def extract(
             dtype="float16" if half else "float32",
             column=column,
             base=base,
+            ray=ray,
+            workers=workers,
         )
 
 
@@ -174,14 +196,30 @@ def _to_store(
     dtype: str,
     column: str | None,
     base: Path | None,
+    ray: bool,
+    workers: int | None,
 ) -> None:
     from transferkit.sources import open_sources
 
     sources = open_sources(images, column=column)
     _calibrate(extractor, sources)
-    store = extractor.extract_to(
-        output, sources, layers, shard_size=shard_size, dtype=dtype, base=base
-    )
+    if ray:
+        from transferkit.ray import extract as extract_with_ray
+
+        store = extract_with_ray(
+            extractor,
+            sources,
+            output,
+            layers,
+            num_workers=workers,
+            shard_size=shard_size,
+            dtype=dtype,
+            base=base,
+        )
+    else:
+        store = extractor.extract_to(
+            output, sources, layers, shard_size=shard_size, dtype=dtype, base=base
+        )
     rows = len(store.indices)
     shapes = ", ".join(f"{name} {(rows, *store.info.layers[name])}" for name in store)
     print_line(f"saved {output}: {shapes}")

@@ -23,7 +23,7 @@ from transferkit.features.extraction import (
     find_not_finite,
     iterate_features,
 )
-from transferkit.features.identity import identify
+from transferkit.features.identity import Identity, identify
 from transferkit.features.to_store import extract_to_store, new_manifest
 from transferkit.images import ImageLike, Images, Preprocessing, read_image
 from transferkit.images.conversion import to_float32
@@ -34,6 +34,7 @@ from transferkit.models.model import attach_metadata
 from transferkit.networks import Network
 from transferkit.store import FeatureStore
 from transferkit.store.features import column_names
+from transferkit.store.manifest import Manifest
 from transferkit.support.random_state import RandomState
 from transferkit.support.warning import warn
 
@@ -456,15 +457,7 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
         (24, 48, 6)
         """
         program, model = self._load()
-        identity = identify(program, model)
-        manifest = new_manifest(
-            program,
-            model.preprocessing,
-            self._listed(layers),
-            identity,
-            shard_size=shard_size,
-            dtype=dtype,
-        )
+        manifest, identity = self._describe_store(layers, shard_size, dtype)
         return extract_to_store(
             program,
             model.preprocessing,
@@ -476,6 +469,22 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
             progress=self.progress,
             base=base,
         )
+
+    def _describe_store(
+        self, layers: Sequence[str] | None, shard_size: int, dtype: str
+    ) -> tuple[Manifest, Identity]:
+        """Return the manifest of a store for some layers, and what its features depend on."""
+        program, model = self._load()
+        identity = identify(program, model)
+        manifest = new_manifest(
+            program,
+            model.preprocessing,
+            self._listed(layers),
+            identity,
+            shard_size=shard_size,
+            dtype=dtype,
+        )
+        return manifest, identity
 
     def show_layer(
         self,

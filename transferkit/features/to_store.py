@@ -4,56 +4,40 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from itertools import chain, islice
 from pathlib import Path, PurePath
-from typing import Any, TypeAlias, cast
-
-import numpy as np
-import numpy.typing as npt
-from PIL import Image
+from typing import Any
 
 from transferkit.backends import Program
 from transferkit.errors import (
     DatasetError,
     ImageError,
-    OutputError,
     ParameterError,
     ShapeError,
     shorten,
     shorten_path,
 )
 from transferkit.features.identity import Identity
-from transferkit.images import (
-    Batch,
-    ImageLike,
-    Images,
-    NamedImage,
-    Preprocessing,
-    Skipped,
-    count_images,
-    stream_batches,
-)
+from transferkit.features.shard_computation import ShardComputer, ShardReport
+from transferkit.images import ImageLike, Images, NamedImage, Preprocessing, count_images
 from transferkit.images.bit_depth import BitDepth
 from transferkit.images.content import digest_pixels, load_content
 from transferkit.images.reading import read_image_of_call
 from transferkit.images.stream import WithSource, iterate_images, source_name
 from transferkit.sources import open_sources
-from transferkit.store import FeatureStore, Record, ShardWriter
+from transferkit.store import FeatureStore
 from transferkit.store.known import NEW, fingerprint
 from transferkit.store.manifest import MANIFEST, Manifest
 from transferkit.store.relocation import Relocation
 from transferkit.store.shards import DTYPES
-from transferkit.store.writing import Slot, StoreWriter
+from transferkit.store.writing import StoreWriter
 from transferkit.support.progress import show_progress
 from transferkit.support.validation import check_integer
 from transferkit.support.warning import warn
 
-__all__ = ["extract_to_store", "new_manifest"]
-
-_Array: TypeAlias = npt.NDArray[np.float32]
+__all__ = ["StoreRun", "add_to_store", "extract_to_store", "new_manifest"]
 
 _MAX_EXAMPLES = 3
 
@@ -133,6 +117,59 @@ def extract_to_store(
     ----------
     program, preprocessing
         The network, and how images are read.
+    batch_size
+        The number of images in a batch.
+    images, folder, manifest, identity, progress, base
+        As for `add_to_store`, which raises the same errors.
+
+    Returns
+    -------
+    FeatureStore
+        The store, opened.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        On Ctrl-C, after the batches that were computed have been written.
+    """
+
+    def add_images(run: StoreRun) -> None:
+        computer = ShardComputer(
+            program,
+            preprocessing,
+            run.writer.manifest,
+            batch_size,
+            relocation=run.relocation,
+            on_batch=run.count,
+        )
+        while (first := next(run.new_images, None)) is not None:
+            slot = run.writer.next_slot()
+            shard = run.writer.new_shard(slot)
+            images = chain([first], islice(run.new_images, slot.max_rows - 1))
+            # A part of a lost shard would leave no number for the rest of it.
+            report = computer.compute(images, shard, slot.first_row, keep_part=not slot.is_gap)
+            run.writer.use(slot, shard.num_rows)
+            run.add_report(report)
+
+    return add_to_store(
+        images, folder, manifest, identity, add_images, progress=progress, base=base
+    )
+
+
+def add_to_store(
+    images: Images,
+    folder: Path,
+    manifest: Manifest,
+    identity: Identity,
+    add_images: Callable[[StoreRun], None],
+    *,
+    progress: bool | None,
+    base: str | os.PathLike[str] | None = None,
+) -> FeatureStore:
+    """Add the features of images to a store, however they are computed.
+
+    Parameters
+    ----------
     images
         As for `transferkit.images.stream_batches`; a path is that of anything that
         `transferkit.sources.open_sources` reads.
@@ -142,8 +179,8 @@ def extract_to_store(
         As returned by `new_manifest`.
     identity
         What the features are computed with.
-    batch_size
-        The number of images in a batch.
+    add_images
+        Writes the shards of ``new_images`` of a run.
     progress
         Whether to show a progress bar; None: on a terminal or in a notebook.
     base
@@ -160,8 +197,6 @@ def extract_to_store(
         If there are no images.
     OutputError
         If a shard cannot be written.
-    KeyboardInterrupt
-        On Ctrl-C, after the batches that were computed have been written.
     """
     if isinstance(images, (str, os.PathLike)):
         images = open_sources(images)
@@ -175,7 +210,6 @@ def extract_to_store(
         other = Identity.from_dict(stored, str(folder / MANIFEST))
         return other.differences(identity, names=(" in the store", " here"))
 
-    run = _Run(program, preprocessing, list(manifest.layers), manifest.dtype, batch_size)
     with ExitStack() as stack:
         with show_progress("Checking shards", None, shown=progress) as checked:
             writer = stack.enter_context(
@@ -183,10 +217,10 @@ def extract_to_store(
             )
         if writer.damaged:
             warn(_describe_damage(folder, writer.damaged))
-        run.relocation = _relocation(folder, base)
+        run = StoreRun(sources, writer, _relocation(folder, base))
         bar = show_progress("Extracting features", total, shown=progress, status=run.status)
         run.advance = stack.enter_context(bar)
-        run.add_images(sources, writer)
+        add_images(run)
         if run.num_seen == 0:
             raise DatasetError("no images were given")
         writer.finish()
@@ -210,32 +244,38 @@ def _describe_damage(folder: Path, names: Sequence[str]) -> str:
     )
 
 
-class _Run:
-    """One run of an extraction to a store: what is new, and what it reports."""
+class StoreRun:
+    """One run of an extraction to a store: what is new, and what it reports.
+
+    Attributes
+    ----------
+    new_images : iterator of WithSource
+        The images that the store does not have, each once.
+    writer
+        The writer of the store.
+    relocation
+        Where the images were when they were stored first; None: where they are.
+    num_seen : int
+        The number of images so far, new or not.
+    advance : callable
+        Advances the progress bar by a number of images.
+    """
 
     def __init__(
-        self,
-        program: Program,
-        preprocessing: Preprocessing,
-        layers: Sequence[str],
-        dtype: str,
-        batch_size: int,
+        self, images: Iterable[ImageLike], writer: StoreWriter, relocation: Relocation | None
     ) -> None:
-        self.relocation: Relocation | None = None
+        self.writer = writer
+        self.relocation = relocation
+        self.new_images = self._new_images(images)
         self.num_seen = 0
-        self.advance: Any = None
-        self._program = program
-        self._preprocessing = preprocessing
-        self._layers = layers
-        self._dtype = dtype
-        self._batch_size = batch_size
+        self.advance: Callable[[int], None] = lambda _steps: None
         self._num_new = 0
         self._num_skipped = 0
-        # Until the first image shows it.
-        self._may_be_moved = True
         self._num_changed = 0
         self._changed: list[str] = []
         self._not_finite: dict[str, tuple[int, str]] = {}
+        # Until the first image shows it.
+        self._may_be_moved = True
         self._start = time.monotonic()
 
     def status(self) -> str:
@@ -244,13 +284,17 @@ class _Run:
         rate = f", {self._num_new / seconds:.0f} images/s" if self._num_new else ""
         return rate + (f", {self._num_skipped:,} skipped" if self._num_skipped else "")
 
-    def add_images(self, images: Iterable[ImageLike], writer: StoreWriter) -> None:
-        """Compute and write the features of the images that the store does not have."""
-        self._start = time.monotonic()
-        new = self._new_images(images, writer)
-        while (first := next(new, None)) is not None:
-            slot = writer.next_slot()
-            self._add_shard(chain([first], islice(new, slot.max_rows - 1)), slot, writer)
+    def count(self, num_rows: int, num_skipped: int) -> None:
+        """Count images that were computed or skipped."""
+        self._num_new += num_rows
+        self._num_skipped += num_skipped
+        self.advance(num_rows)
+
+    def add_report(self, report: ShardReport) -> None:
+        """Add what is to be reported of a shard."""
+        for layer, (number, example) in report.not_finite.items():
+            before, first = self._not_finite.get(layer, (0, example))
+            self._not_finite[layer] = (before + number, first)
 
     def warn(self, folder: Path) -> None:
         """Warn of images that have changed, and of values that are not finite."""
@@ -268,9 +312,8 @@ class _Run:
                 f"as {example}; check the weights of the network, or store float32"
             )
 
-    def _new_images(self, images: Iterable[ImageLike], writer: StoreWriter) -> Iterator[WithSource]:
-        """Yield the images that the store does not have, each once."""
-        known = writer.known
+    def _new_images(self, images: Iterable[ImageLike]) -> Iterator[WithSource]:
+        known = self.writer.known
         for index, image in enumerate(images):
             self.num_seen += 1
             source = source_name(image, index)
@@ -279,35 +322,33 @@ class _Run:
             found = known.find(source)
             if found is None:
                 if self._may_be_moved:
-                    self._warn_if_moved(writer)
+                    self._warn_if_moved()
                     self._may_be_moved = False
                 known.add_row(source, NEW)
                 yield WithSource(source_name(image, index), image)
                 continue
             row, content = found
-            if row != NEW and self._is_changed(image, source, row, content, writer):
+            if row != NEW and self._is_changed(image, source, row, content):
                 self._num_changed += 1
                 if len(self._changed) < _MAX_EXAMPLES:
                     self._changed.append(source)
             self._may_be_moved = False
             self.advance(1)
 
-    def _warn_if_moved(self, writer: StoreWriter) -> None:
+    def _warn_if_moved(self) -> None:
         """Warn if the images of the store are elsewhere now, before all are computed again."""
-        first = writer.first_source
+        first = self.writer.first_source
         if first is None or self.relocation is not None or "://" in first:
             return
         if PurePath(first).is_absolute() and not os.path.exists(first):
             warn(
-                f"{shorten_path(writer.folder)}: the images of this store, such as "
+                f"{shorten_path(self.writer.folder)}: the images of this store, such as "
                 f"{shorten_path(first)}, are not there any more, and the first one that is given "
                 "now is new to it; if they were moved, pass base, the folder that has them now, "
                 "or they are computed again"
             )
 
-    def _is_changed(
-        self, image: ImageLike, source: str, row: int, content: int, writer: StoreWriter
-    ) -> bool:
+    def _is_changed(self, image: ImageLike, source: str, row: int, content: int) -> bool:
         """Return whether an image that the store has differs from what it was then."""
         if isinstance(image, NamedImage):
             # Reading all that is done would take as long as computing it.
@@ -326,147 +367,5 @@ class _Run:
                 digest = digest_pixels(read_image_of_call(image, source, BitDepth(None)))
         except ImageError:
             digest = b""
-        before = writer.find_record(row).sha256
+        before = self.writer.find_record(row).sha256
         return digest != (before or b"")
-
-    def _add_shard(self, new: Iterator[WithSource], slot: Slot, writer: StoreWriter) -> None:
-        """Compute the features of a shard's images, and write them batch by batch."""
-        shard = writer.new_shard(slot)
-        shard.open()
-        try:
-            # In a thread of its own, a batch is written whole, whenever Ctrl-C is pressed.
-            with ThreadPoolExecutor(1, thread_name_prefix="transferkit-store") as executor:
-                self._write_batches(new, slot, shard, executor)
-        except BaseException as error:
-            # What is computed is kept; but a part of a lost shard would leave no number for the
-            # rest of it.
-            if shard.num_rows == 0 or slot.is_gap or isinstance(error, OutputError):
-                shard.discard()
-            else:
-                shard.finish()
-            raise
-        shard.finish()
-        writer.use(slot, shard.num_rows)
-
-    def _write_batches(
-        self, new: Iterator[WithSource], slot: Slot, shard: ShardWriter, executor: Executor
-    ) -> None:
-        """Compute features; a batch is written while the next one is computed."""
-        rows = _Rows(slot.first_row, self.relocation)
-        skipped: list[Skipped] = []
-        batches = stream_batches(
-            rows.names(new),
-            self._preprocessing,
-            batch_size=self._batch_size,
-            on_error="skip",
-            skipped=skipped,
-            group_sizes=True,
-            read=rows,
-        )
-        writing: Future[None] | None = None
-        with closing(batches):
-            for batch in chain(batches, [None]):
-                if batch is not None:
-                    outputs = self._program.run(batch.pixels, self._layers)
-                    self._check_finite(outputs, batch)
-                    rows.add(batch, outputs)
-                for image in skipped:
-                    rows.skip(image)
-                self._num_skipped += len(skipped)
-                skipped.clear()
-                records, arrays = rows.take(is_last=batch is None)
-                if not records:
-                    continue
-                if writing is not None:
-                    writing.result()
-                writing = executor.submit(shard.append, records, arrays)
-                self._num_new += len(records)
-                self.advance(len(records))
-        if writing is not None:
-            writing.result()
-
-    def _check_finite(self, outputs: Mapping[str, _Array], batch: Batch) -> None:
-        for layer, array in outputs.items():
-            with np.errstate(over="ignore"):
-                stored = array.astype(self._dtype, copy=False)
-            finite = np.isfinite(stored.reshape(len(stored), -1)).all(axis=1)
-            if not finite.all():
-                number, example = self._not_finite.get(layer, (0, batch.sources[finite.argmin()]))
-                self._not_finite[layer] = (number + int((~finite).sum()), example)
-
-
-class _Rows:
-    """The rows of a shard that are not written yet, in the order of the images.
-
-    Called in place of `read_image`, it reads an image and records its digest.
-    """
-
-    def __init__(self, first_row: int, relocation: Relocation | None) -> None:
-        self._first_row = first_row
-        self._relocation = relocation
-        # By the position of the image in the shard.
-        self._contents: dict[int, tuple[int | None, int | None, bytes]] = {}
-        self._sources: dict[int, str] = {}
-        self._positions: dict[str, int] = {}
-        self._records: dict[int, Record] = {}
-        self._outputs: dict[int, dict[str, _Array]] = {}
-        self._written = 0
-        self._last = -1
-
-    def __call__(
-        self, image: ImageLike, source: str, depth: BitDepth, index: int, /
-    ) -> Image.Image | _Array:
-        """Read an image; see `transferkit.images.ImageReader`."""
-        content = load_content(image, source)
-        if content.sha256:
-            self._contents[index] = (content.size, content.modified, content.sha256)
-        read = read_image_of_call(content.image, source, depth)
-        if not content.sha256:
-            self._contents[index] = (None, None, digest_pixels(read))
-        return read
-
-    def names(self, images: Iterable[WithSource]) -> Iterator[ImageLike]:
-        """Yield images, and record their sources."""
-        for position, image in enumerate(images):
-            self._sources[position] = image.source
-            self._positions[image.source] = position
-            yield cast("ImageLike", image)
-
-    def add(self, batch: Batch, outputs: Mapping[str, _Array]) -> None:
-        """Add the features of a batch."""
-        for index, position in enumerate(batch.indices):
-            self._records[position] = self._record(position, None)
-            self._outputs[position] = {layer: array[index] for layer, array in outputs.items()}
-        self._last = max(self._last, *batch.indices)
-
-    def skip(self, image: Skipped) -> None:
-        """Add an image that could not be read."""
-        position = self._positions[image.source]
-        self._records[position] = self._record(position, image.reason)
-
-    def take(self, *, is_last: bool) -> tuple[list[Record], dict[str, list[_Array]]]:
-        """Return the rows that are complete: all of them, or none.
-
-        Images of another size may wait for others of their size. Until these are there too, the
-        rows after them are not complete, so that no batch is ever written in part.
-        """
-        if not is_last and self._written + len(self._records) != self._last + 1:
-            return [], {}
-        positions = sorted(self._records)
-        records = [self._records[position] for position in positions]
-        arrays: dict[str, list[_Array]] = {}
-        for position in sorted(self._outputs):
-            for layer, array in self._outputs[position].items():
-                arrays.setdefault(layer, []).append(array)
-        self._written += len(records)
-        self._records.clear()
-        self._outputs.clear()
-        return records, arrays
-
-    def _record(self, position: int, error: str | None) -> Record:
-        size, modified, digest = self._contents.pop(position, (None, None, None))
-        source = self._sources.pop(position)
-        del self._positions[source]
-        if self._relocation is not None:
-            source = self._relocation.to_stored(source)
-        return Record(self._first_row + position, source, size, modified, digest, error)

@@ -176,6 +176,7 @@ def stream_batches(
     augment: AugmentationStage | None = None,
     order: Sequence[int] | None = None,
     read: ImageReader | None = None,
+    threads: int | None = None,
 ) -> Generator[Batch, None, None]:
     """Read, resize and crop images, and yield them in batches, in input order.
 
@@ -226,6 +227,8 @@ def stream_batches(
     read
         How an image is read, such as by a function that also examines it; None: as `read_image`
         does.
+    threads
+        The number of threads that read images; None: one for each CPU core.
 
     Returns
     -------
@@ -271,7 +274,7 @@ def stream_batches(
             f"order is given, but images is a {type(images).__name__}, which can be read only "
             "once; pass a list of images"
         )
-    reader = _ReadAhead(named, preprocessing, augment, 2 * batch_size, read)
+    reader = _ReadAhead(named, preprocessing, augment, 2 * batch_size, read, threads)
     return _stream(reader, batch_size, on_error == "skip", skipped, group_sizes)
 
 
@@ -497,8 +500,9 @@ class _ReadAhead:
         augment: AugmentationStage | None,
         ahead: int,
         read: ImageReader | None,
+        threads: int | None,
     ) -> None:
-        threads = _available_cores()
+        threads = threads or _available_cores()
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="transferkit-images")
         # Threads of a pool are started when they are needed.
         self._loaders = ThreadPoolExecutor(_LOADERS, thread_name_prefix="transferkit-images-load")

@@ -37,6 +37,7 @@ __all__ = [
     "distinct_shards",
     "encodable",
     "has_valid_digest",
+    "list_parts",
     "list_shards",
     "read_arrays",
     "read_records",
@@ -215,7 +216,7 @@ class ShardWriter:
         bytes_of_row = max(1, sum(lengths) * self._dtype.itemsize)
         self._group_rows = min(max(1, _GROUP_BYTES // bytes_of_row), _MAX_GROUP_ROWS)
         self._schema = _schema(self._shapes, dtype, {**(metadata or {}), "number": number})
-        self._temporary = self._folder / f".shard-{number:06}.{secrets.token_hex(4)}.part"
+        self._temporary = self._folder / f"{_part_name(number)}.{secrets.token_hex(4)}.part"
         self._file: Any = None
         self._writer: Any = None
         self._records: list[Record] = []
@@ -451,6 +452,24 @@ def distinct_shards(folder: str | os.PathLike[str]) -> list[Shard]:
     """Return one shard of each number in a folder, by number; see `list_shards`."""
     # Two processes may have written the same shard, with different versions of a library.
     return list({shard.number: shard for shard in list_shards(folder)}.values())
+
+
+def list_parts(folder: str | os.PathLike[str], number: int | None = None) -> list[Path]:
+    """Return the temporary files of shards that are written, or whose process was killed.
+
+    Parameters
+    ----------
+    folder
+        The folder of the store.
+    number
+        The number of a shard; None: all of them.
+    """
+    name = ".shard-*" if number is None else _part_name(number)
+    return sorted(Path(folder).glob(f"{name}.*.part"))
+
+
+def _part_name(number: int) -> str:
+    return f".shard-{number:06}"
 
 
 def has_valid_digest(shard: Shard) -> bool:

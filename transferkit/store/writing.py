@@ -23,12 +23,13 @@ from transferkit.store.shards import (
     check_layer_names,
     distinct_shards,
     has_valid_digest,
+    list_parts,
     read_records,
 )
 from transferkit.support.arrow import import_arrow
 from transferkit.support.atomic_write import check_folder_writable
 
-__all__ = ["DAMAGED_SUFFIX", "Slot", "StoreWriter"]
+__all__ = ["DAMAGED_SUFFIX", "Slot", "StoreWriter", "new_shard"]
 
 DAMAGED_SUFFIX = ".damaged"
 """What is appended to the name of a damaged shard, which is kept but no longer read."""
@@ -67,6 +68,25 @@ class _Range:
     stop: int
 
 
+def new_shard(folder: str | os.PathLike[str], manifest: Manifest, slot: Slot) -> ShardWriter:
+    """Return a writer of the shard that belongs in a slot; it needs no lock.
+
+    Parameters
+    ----------
+    folder, manifest
+        Of the store.
+    slot
+        As returned by `StoreWriter.next_slot`, in this or another process.
+    """
+    return ShardWriter(
+        folder,
+        slot.number,
+        manifest.layers,
+        manifest.dtype,
+        metadata={"first_row": slot.first_row},
+    )
+
+
 class StoreWriter:
     """Adds shards to a store, which no other process can do at the same time.
 
@@ -88,6 +108,8 @@ class StoreWriter:
 
     Attributes
     ----------
+    manifest : Manifest
+        The manifest; on entering, that of the store if there is one.
     known : KnownImages
         The images that the store has.
     damaged : list of str
@@ -119,7 +141,7 @@ class StoreWriter:
         self.folder = Path(folder)
         self.known = KnownImages()
         self.damaged: list[str] = []
-        self._manifest = manifest
+        self.manifest = manifest
         self._differences = differences
         self._on_check = on_check
         self._lock = FileLock(self.folder / _LOCK, timeout=0)
@@ -161,13 +183,7 @@ class StoreWriter:
 
     def new_shard(self, slot: Slot) -> ShardWriter:
         """Return a writer of the shard that belongs in a slot."""
-        return ShardWriter(
-            self.folder,
-            slot.number,
-            self._manifest.layers,
-            self._manifest.dtype,
-            metadata={"first_row": slot.first_row},
-        )
+        return new_shard(self.folder, self.manifest, slot)
 
     def next_slot(self) -> Slot:
         """Return where the next shard belongs: first of those that were lost, then at the end.
@@ -177,7 +193,7 @@ class StoreWriter:
         """
         if self._gaps:
             return self._gaps[0]
-        size = self._manifest.shard_size
+        size = self.manifest.shard_size
         return Slot(self._next_number, self._next_row, size - self._next_row % size, is_gap=False)
 
     def use(self, slot: Slot, num_rows: int) -> None:
@@ -217,19 +233,19 @@ class StoreWriter:
             shard = self.new_shard(slot)
             shard.open()
             shard.finish()
-        if self._manifest.num_shards != self._next_number:
-            self._manifest = dataclasses.replace(self._manifest, num_shards=self._next_number)
-            write_manifest(self.folder, self._manifest)
+        if self.manifest.num_shards != self._next_number:
+            self.manifest = dataclasses.replace(self.manifest, num_shards=self._next_number)
+            write_manifest(self.folder, self.manifest)
 
     def _open(self) -> None:
         shards = distinct_shards(self.folder)
         if (self.folder / MANIFEST).exists() or shards:
             stored = read_manifest(self.folder)
-            stored.check_same(self._manifest, self._differences(stored.description), self.folder)
-            self._manifest = stored
+            stored.check_same(self.manifest, self._differences(stored.description), self.folder)
+            self.manifest = stored
         else:
-            write_manifest(self.folder, self._manifest)
-        for leftover in self.folder.glob(".shard-*.part"):
+            write_manifest(self.folder, self.manifest)
+        for leftover in list_parts(self.folder):
             with suppress(OSError):
                 leftover.unlink()
         for shard in shards:
@@ -268,7 +284,7 @@ class StoreWriter:
     def _find_gaps(self) -> None:
         """Find the slots of shards that are missing before others."""
         number = row = 0
-        size = self._manifest.shard_size
+        size = self.manifest.shard_size
         for item in self._ranges:
             missing = list(range(number, item.shard.number))
             while missing:

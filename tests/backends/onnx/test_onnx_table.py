@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -155,3 +157,16 @@ def test_names_in_a_graph_are_unique() -> None:
         tensor for tensor in model.graph.initializer if tensor.name.startswith("scale")
     )
     assert initializer.name != "scale"
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="lists the threads of Linux")
+def test_the_number_of_threads_is_that_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = build_network("mobilenet_v2")
+    weights = random_weights_and_statistics(network, seed=0)
+    for number in (1, 5):
+        monkeypatch.setenv("OMP_NUM_THREADS", str(number))
+        before = len(os.listdir("/proc/self/task"))
+        program = Program(OnnxRuntimeBackend(), network, weights)
+        program.run(np.zeros((1, 64, 64, 3), np.float32), ["embedding"])
+        # One of them is this thread.
+        assert len(os.listdir("/proc/self/task")) - before == number - 1

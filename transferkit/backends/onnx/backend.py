@@ -106,6 +106,11 @@ class _Recording:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # Otherwise products of 8-bit integers overflow on x86 CPUs without VNNI.
         options.add_session_config_entry("session.x64quantprecision", "1")
+        # ONNX Runtime has no variable of its own, and starts a thread for each core of the machine,
+        # even where several processes share it.
+        threads = os.environ.get("OMP_NUM_THREADS", "")
+        if threads.isdecimal():
+            options.intra_op_num_threads = int(threads)
         # Weights inside the model would be copied four times and be limited to 2 GB.
         model, arrays = write_model_and_arrays(inputs, outputs)
         # The session uses the memory of the arrays, which must live as long as the session.

@@ -1,0 +1,241 @@
+"""What runs in a worker: the network is loaded once, and each call computes and writes a shard."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transferkit.errors import (
+    ArgumentTypeError,
+    FileFormatError,
+    ParameterError,
+    TransferkitError,
+    WorkerError,
+    shorten_path,
+)
+from transferkit.features import FeatureExtractor
+from transferkit.features.identity import Identity, identify
+from transferkit.features.shard_computation import ShardComputer, ShardReport
+from transferkit.images.stream import WithSource
+from transferkit.ray.cluster import import_ray
+from transferkit.ray.progress import ShardProgress
+from transferkit.store.manifest import Manifest, read_manifest
+from transferkit.store.relocation import Relocation
+from transferkit.store.shards import list_parts
+from transferkit.store.writing import Slot, new_shard
+from transferkit.support.arrow import import_arrow
+
+__all__ = ["Setup", "ShardWorker", "pack_order", "unpack_report"]
+
+# How often a shard is computed whose worker ended each time.
+_MAX_ATTEMPTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What every worker of a run has in common.
+
+    Attributes
+    ----------
+    extractor
+        The extractor, with the network that each worker loads.
+    folder
+        The folder of the store, an absolute path.
+    manifest
+        The manifest of the store.
+    relocation
+        Where the images were when they were stored first; None: where they are.
+    working_directory
+        The directory that relative paths refer to.
+    threads
+        The number of threads for the network, and of those that read images.
+    counter
+        The actor that counts images; None: they are not counted.
+    """
+
+    extractor: FeatureExtractor
+    folder: Path
+    manifest: Manifest
+    relocation: Relocation | None
+    working_directory: str
+    threads: int
+    counter: Any = None
+
+
+def pack_order(slot: Slot, images: Sequence[WithSource]) -> Any:
+    """Return the order to compute a shard, a ``pyarrow.Table`` of one row for `ShardWorker`.
+
+    Parameters
+    ----------
+    slot
+        Where the shard belongs.
+    images
+        Its images.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If an image cannot be sent to another process.
+    """
+    # Ray's own sends classes of a script or a notebook too.
+    dump = import_ray().cloudpickle.dumps
+    try:
+        content = dump((slot, images))
+    except Exception:
+        for image in images:
+            _check_can_be_sent(image, dump)
+        raise
+    # Paths of one folder become a tenth as long.
+    return _row(zlib.compress(content, 1))
+
+
+def unpack_report(row: Any) -> ShardReport:
+    """Return what a worker reported about a shard.
+
+    Raises
+    ------
+    TransferkitError
+        That of the worker, if there was one.
+    """
+    report: ShardReport | TransferkitError = pickle.loads(row["content"][0].as_py())
+    if isinstance(report, TransferkitError):
+        raise report
+    return report
+
+
+class ShardWorker:
+    """A callable for ``map_batches``: an order in, a report out.
+
+    Parameters
+    ----------
+    setup
+        What every worker of the run has in common.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._progress = ShardProgress(setup.counter)
+        self._computer: ShardComputer | None = None
+
+    def __call__(self, order: Any) -> Any:
+        """Compute a shard, and return a table with the report, or with the error."""
+        result: ShardReport | TransferkitError
+        try:
+            slot, images = _unpack_order(order)
+            # Not when the worker is created: Ray would start workers again whose creation fails.
+            if self._computer is None:
+                self._computer = self._load()
+            result = self._compute(self._computer, slot, images)
+        except TransferkitError as error:
+            result = error
+        return _row(pickle.dumps(result))
+
+    def _load(self) -> ShardComputer:
+        setup = self._setup
+        _change_directory(setup.working_directory)
+        _check_store(setup.folder, setup.manifest)
+        _set_threads(setup.threads)
+        program, model = setup.extractor._load()
+        stored = Identity.from_dict(setup.manifest.description)
+        differences = stored.differences(
+            identify(program, model), names=(" in the store", f" on {socket.gethostname()}")
+        )
+        if differences:
+            raise ParameterError(
+                f"a worker would compute other features than the store has: "
+                f"{'; '.join(differences)}; give the backend and the device, and the same weights "
+                "on every machine"
+            )
+        return ShardComputer(
+            program,
+            model.preprocessing,
+            setup.manifest,
+            setup.extractor.batch_size,
+            relocation=setup.relocation,
+            threads=setup.threads,
+            on_batch=self._progress.add,
+        )
+
+    def _compute(
+        self, computer: ShardComputer, slot: Slot, images: Sequence[WithSource]
+    ) -> ShardReport:
+        folder = self._setup.folder
+        # A worker that was killed leaves its part of the shard.
+        attempts = list_parts(folder, slot.number)
+        if len(attempts) >= _MAX_ATTEMPTS:
+            first, last = slot.first_row, slot.first_row + len(images) - 1
+            raise WorkerError(
+                f"{shorten_path(folder)}: shard {slot.number} (images {first} to {last} of the "
+                f"store) ended its worker {len(attempts)} times, perhaps because its machine has "
+                "not enough memory; use fewer workers, a smaller batch_size, or find the image"
+            )
+        self._progress.begin(slot.number)
+        shard = new_shard(folder, self._setup.manifest, slot)
+        report = computer.compute(iter(images), shard, slot.first_row)
+        for part in attempts:
+            part.unlink(missing_ok=True)
+        return report
+
+
+def _row(content: bytes) -> Any:
+    pa, _ = import_arrow()
+    return pa.table({"content": pa.array([content], pa.large_binary())})
+
+
+def _unpack_order(order: Any) -> tuple[Slot, Sequence[WithSource]]:
+    try:
+        unpacked: tuple[Slot, Sequence[WithSource]] = pickle.loads(
+            zlib.decompress(order["content"][0].as_py())
+        )
+    except Exception as error:
+        raise WorkerError(
+            f"the images cannot be received on {socket.gethostname()}: {error}; the modules of "
+            "their classes must be installed on every machine"
+        ) from error
+    return unpacked
+
+
+def _check_can_be_sent(image: WithSource, dump: Callable[[object], bytes]) -> None:
+    try:
+        dump(image)
+    except Exception as error:
+        raise ArgumentTypeError(
+            f"{shorten_path(image.source)}: a {type(image.image).__name__} cannot be sent to "
+            f"another process ({error}); expected paths, URLs, or other images that can be pickled"
+        ) from error
+
+
+def _change_directory(folder: str) -> None:
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise WorkerError(
+            f"{shorten_path(folder)}: the folder in which the run was started cannot be used on "
+            f"{socket.gethostname()}: {error.strerror}; start it in a folder that every machine "
+            "has, such as one of a shared file system, or /"
+        ) from error
+
+
+def _check_store(folder: Path, manifest: Manifest) -> None:
+    """Check that the folder is the same as in the process that started the run."""
+    try:
+        is_same = read_manifest(folder) == manifest
+    except FileFormatError:
+        is_same = False
+    if not is_same:
+        raise WorkerError(
+            f"{shorten_path(folder)}: {socket.gethostname()} does not see the store in this "
+            "folder; use a folder of a file system that every machine shares"
+        )
+
+
+def _set_threads(number: int) -> None:
+    """Set the number of threads of this process, before a framework is imported."""
+    for variable in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"):
+        os.environ[variable] = str(number)
