@@ -14,6 +14,7 @@ from sklearn.utils import Tags
 
 from transferkit.backends import Backend
 from transferkit.errors import ArgumentTypeError, ShapeError, shorten
+from transferkit.features.cache import CacheParameter
 from transferkit.features.extraction import (
     Features,
     compute_features,
@@ -21,6 +22,7 @@ from transferkit.features.extraction import (
     iterate_features,
 )
 from transferkit.features.identity import identify
+from transferkit.features.open_cache import OpenCache
 from transferkit.features.to_store import extract_to_store, new_manifest
 from transferkit.images import ImageLike, Images, Preprocessing, read_image
 from transferkit.images.conversion import to_float32
@@ -62,6 +64,7 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
         ``numpy.random.RandomState``, or None for a different one in each new object. An int
         gives the same weights on every backend. Published weights do not depend on it.
     {progress}
+    {cache}
 
     Raises
     ------
@@ -70,7 +73,10 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
     BackendNotInstalledError
         When first used: if the backend's framework is not installed.
     ParameterError
-        When first used: if ``random_state`` is not one of the above.
+        When first used: if ``random_state`` or ``cache`` is not one of the above.
+    UnsupportedError
+        When first used: if ``cache`` is given and the network is a model of a framework, whose
+        weights may change, or pyarrow is not installed.
 
     Notes
     -----
@@ -104,6 +110,7 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
         initialization: str = "he",
         random_state: RandomState = 0,
         progress: bool | None = None,
+        cache: CacheParameter = None,
     ) -> None:
         super().__init__(
             network,
@@ -117,6 +124,8 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
             progress=progress,
         )
         self.layer = layer
+        self.cache = cache
+        self._open_cache = OpenCache()
 
     def layers(self) -> Mapping[str, tuple[int, ...]]:
         """Return every layer, with the shape of its output for one image, (h, w, c) or (d,).
@@ -224,14 +233,16 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
             If an output is NaN or infinite.
         """
         program, model = self._load()
+        listed = self._listed(layers)
         features = compute_features(
             program,
             model.preprocessing,
             X,
-            self._listed(layers),
+            listed,
             batch_size=self.batch_size,
             on_error=on_error,
             progress=self.progress,
+            cache=self._open_cache.layers(self.cache, program, model, listed),
         )
         for layer, outputs in features.items():
             problem = find_not_finite(outputs, features.sources, layer)
