@@ -37,6 +37,7 @@ from transferkit.classification.fine_tuning.splitting import (
     split_by_class,
 )
 from transferkit.classification.head import Head, fit_head
+from transferkit.classification.head_programs import HeadPrograms, find_embedding
 from transferkit.classification.labels import (
     check_classes,
     class_indices,
@@ -80,6 +81,8 @@ from transferkit.errors import (
     shorten_path,
 )
 from transferkit.features import Features, NoneReadableError, check_finite, compute_features
+from transferkit.features.cache import CacheParameter
+from transferkit.features.open_cache import OpenCache
 from transferkit.images import ImageLike, Images, Preprocessing, Skipped, stream_batches
 from transferkit.images.stream import image_sequence, source_name
 from transferkit.models import AnyWeights, Model, load_model
@@ -156,6 +159,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
     fine_tuning
         How the network is trained further after the logistic regression, the probe; None: not at
         all.
+    {cache}
 
     Attributes
     ----------
@@ -213,6 +217,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         random_state: RandomState = 0,
         progress: bool | None = None,
         fine_tuning: FineTuning | None = None,
+        cache: CacheParameter = None,
     ) -> None:
         super().__init__(
             network,
@@ -229,7 +234,10 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         self.C = C
         self.class_weight = class_weight
         self.fine_tuning = fine_tuning
+        self.cache = cache
         self._fitted_programs = ProgramCache()
+        self._head_programs = HeadPrograms()
+        self._open_cache = OpenCache()
 
     @classmethod
     def pretrained(
@@ -242,12 +250,13 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         preprocessing: Preprocessing | None = None,
         batch_size: int = 32,
         progress: bool | None = None,
+        cache: CacheParameter = None,
     ) -> Self:
         """Return a classifier for the classes that published weights were trained on.
 
         Parameters
         ----------
-        network, weights, backend, device, preprocessing, batch_size, progress
+        network, weights, backend, device, preprocessing, batch_size, progress, cache
             As for the class.
 
         Raises
@@ -269,6 +278,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
             preprocessing=preprocessing,
             batch_size=batch_size,
             progress=progress,
+            cache=cache,
         )
         if backend is not None or device is not None:
             # Fail now, not at the first prediction, if one of them is not available.
@@ -446,6 +456,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
             batch_size=self.batch_size,
             on_error=on_error,
             progress=self.progress,
+            cache=self._open_cache.layers(self.cache, program, model, [self.layer]),
         )
 
     def fine_tune(
@@ -1178,6 +1189,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         device: str | None = None,
         batch_size: int = 32,
         progress: bool | None = None,
+        cache: CacheParameter = None,
     ) -> Self:
         """Read a classifier that `save` wrote.
 
@@ -1185,7 +1197,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         ----------
         path
             The file. Nothing in it is executed.
-        backend, device, batch_size, progress
+        backend, device, batch_size, progress, cache
             As for the class; independent of those that the file was written with.
 
         Raises
@@ -1238,6 +1250,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
             random_state=parameters.random_state,
             progress=progress,
             fine_tuning=fine_tuning,
+            cache=cache,
         )
         classifier._set_fitted(
             model, file.classes, file.C, [], history=history, known_scores=file.known_scores
@@ -1320,15 +1333,25 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
 
     def _outputs(self, X: Images, *layers: str, on_error: str) -> Features:
         """Return the outputs of layers of the fitted model."""
+        program, model = self._fitted_program(), self.model_
+        # A cache has the embeddings, which do not depend on the head.
+        embedding = None if self.cache is None else find_embedding(model.network)
+        computed = layers if embedding is None else (embedding,)
         outputs = compute_features(
-            self._fitted_program(),
-            self.model_.preprocessing,
+            program,
+            model.preprocessing,
             X,
-            layers,
+            computed,
             batch_size=self.batch_size,
             on_error=on_error,
             progress=self.progress,
+            cache=self._open_cache.layers(self.cache, program, model, computed),
         )
+        if embedding is not None:
+            arrays = self._head_programs.run(
+                model, program.backend, embedding, outputs[embedding], layers
+            )
+            outputs = dataclasses.replace(outputs, arrays=arrays)
         for layer in layers:
             check_finite(outputs[layer], outputs.sources, layer)
         return outputs

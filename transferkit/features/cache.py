@@ -110,15 +110,15 @@ class FeatureCache:
 
         Raises
         ------
-        OutputError
+        ParameterError
             If it is in a home folder that does not exist.
         """
         try:
             return Path(self.folder).expanduser()
         except RuntimeError as error:
-            raise OutputError(
-                f"{shorten_path(self.folder)}: the home folder does not exist; choose another "
-                "folder for the cache"
+            raise ParameterError(
+                f"the folder of the cache is {shorten_path(self.folder)}, in a home folder that "
+                "does not exist; choose another one"
             ) from error
 
     def size(self) -> int:
@@ -204,9 +204,7 @@ class FeatureCache:
                         # Another process may have removed it.
                         with suppress(OSError):
                             status = entry.stat()
-                            yield _File(
-                                Path(entry.path), status.st_size, status.st_mtime, is_part
-                            )
+                            yield _File(Path(entry.path), status.st_size, status.st_mtime, is_part)
 
 
 CacheParameter = str | os.PathLike[str] | FeatureCache | None

@@ -136,7 +136,8 @@ class CachedLayer:
                 shard, row = place
                 array = self._load(shard)
                 if array is not None:
-                    return array[row]
+                    found: Floats = array[row]
+                    return found
         return None
 
     def add(self, features: Sequence[NewFeatures]) -> None:

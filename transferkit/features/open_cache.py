@@ -1,4 +1,4 @@
-"""The cache of an estimator: the parts for its layers, found by all that determines the features."""
+"""The cache of an estimator: its parts for some layers, found by what determines the features."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from transferkit.backends import Program
-from transferkit.errors import OutputError, UnsupportedError
+from transferkit.errors import UnsupportedError
 from transferkit.features.cache import FeatureCache, as_cache
 from transferkit.features.cached_layer import CachedLayer
 from transferkit.features.identity import FLOAT32, identify
@@ -22,7 +22,6 @@ from transferkit.models import Model
 from transferkit.networks import Network, keep_needed
 from transferkit.store.shards import FORMAT
 from transferkit.support.locks import ForkSafeLock
-from transferkit.support.warning import warn
 
 __all__ = ["OpenCache"]
 
@@ -100,11 +99,6 @@ class OpenCache:
                 f"network {model.network.name!r} is a model of a framework, whose weights may "
                 "change at any time, so that its features cannot be cached; omit cache"
             )
-        try:
-            chosen.path
-        except OutputError as error:
-            warn(f"the cache of features is not used: {error}")
-            return None
         with self._lock:
             return {
                 layer: self._open(
