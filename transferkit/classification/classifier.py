@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from transferkit.backends import Backend, Program, get_backend
 from transferkit.backends.base import INFERENCE, TRAINING
+from transferkit.classification.cached_fits import CachedFits
 from transferkit.classification.evaluation import Evaluation
 from transferkit.classification.fine_tuning.draws import SPLIT, generator_for
 from transferkit.classification.fine_tuning.examples import TrainingImages
@@ -36,7 +37,7 @@ from transferkit.classification.fine_tuning.splitting import (
     check_validation_classes,
     split_by_class,
 )
-from transferkit.classification.head import Head, fit_head
+from transferkit.classification.head import Head
 from transferkit.classification.head_programs import HeadPrograms, find_embedding
 from transferkit.classification.labels import (
     check_classes,
@@ -60,7 +61,6 @@ from transferkit.classification.unknown import (
     KnownScores,
     distances,
     fit_distance,
-    held_out_scores,
     with_unknown_score,
 )
 from transferkit.classification.weighting import (
@@ -81,7 +81,7 @@ from transferkit.errors import (
     shorten_path,
 )
 from transferkit.features import Features, NoneReadableError, check_finite, compute_features
-from transferkit.features.cache import CacheParameter
+from transferkit.features.cache import CacheParameter, as_cache
 from transferkit.features.open_cache import OpenCache
 from transferkit.images import ImageLike, Images, Preprocessing, Skipped, stream_batches
 from transferkit.images.stream import image_sequence, source_name
@@ -378,7 +378,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         activations = features[self.layer][used]
         embeddings = l2_normalize(activations.reshape(len(activations), -1))
         seed_of_folds = int(as_generator(seed).integers(_SEED_OF_FOLDS))
-        head = fit_head(
+        head = self._fits().head(
             embeddings,
             indices,
             C=None if self.C is None else float(self.C),
@@ -386,7 +386,9 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
             sample_weight=weights,
         )
         fitted = _with_head(model, head, classes, self.layer, flatten=activations.ndim > 2)
-        fitted, known = _with_known_scores(fitted, embeddings, indices, seed_of_folds)
+        fitted, known = _with_known_scores(
+            fitted, embeddings, indices, seed_of_folds, self._fits()
+        )
         # The fitted network is a program of its own, with its own copy of the weights.
         program.release()
         history = None
@@ -402,7 +404,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
             )
             start = fitted
             if len(rows) < len(indices):
-                part = fit_head(
+                part = self._fits().head(
                     embeddings[rows],
                     indices[rows],
                     C=head.C,
@@ -694,7 +696,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         is_refit = tuned.model is not tuned.compared
         used = data if is_refit or validation is None else train
         embeddings = self._embeddings(tuned.model, backend, used)
-        model, known = _with_known_scores(tuned.model, embeddings, used.classes, seed)
+        model, known = _with_known_scores(tuned.model, embeddings, used.classes, seed, self._fits())
         if known is None or validation is None:
             return model, known
         if is_refit:
@@ -1321,6 +1323,9 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         # Unknown for a loaded classifier.
         self._fitted_files = frozenset()
 
+    def _fits(self) -> CachedFits:
+        return CachedFits(as_cache(self.cache))
+
     def _fitted_program(self) -> Program:
         """Return the program of the fitted model."""
         check_is_fitted(self, "classes_")
@@ -1381,7 +1386,11 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
 
 
 def _with_known_scores(
-    model: Model, embeddings: npt.NDArray[np.float32], labels: npt.NDArray[np.intp], seed: int
+    model: Model,
+    embeddings: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.intp],
+    seed: int,
+    fits: CachedFits,
 ) -> tuple[Model, KnownScores | None]:
     """Return a model with a score of unknown images, and the scores of held-out training images.
 
@@ -1390,8 +1399,8 @@ def _with_known_scores(
     # A fine-tuning may have been on images of some of the classes only.
     if np.bincount(labels, minlength=len(model.labels or ())).min() < 2:
         return model, None
-    known = held_out_scores(embeddings, labels, seed=seed)
-    return with_unknown_score(model, fit_distance(embeddings, labels)), known
+    weights, known = fits.unknown_score(embeddings, labels, seed=seed)
+    return with_unknown_score(model, weights), known
 
 
 def _is_of_type(label: Hashable, dtype: np.dtype[Any]) -> bool:
