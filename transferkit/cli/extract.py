@@ -11,7 +11,15 @@ import typer
 from transferkit.cli.arguments import list_files, parse_path, parse_source
 from transferkit.cli.console import print_line, print_skipped
 from transferkit.cli.features import print_some_skipped
-from transferkit.cli.options import DEFAULT_NETWORK, Backend, BatchSize, Network, Quiet, Weights
+from transferkit.cli.options import (
+    DEFAULT_NETWORK,
+    Backend,
+    BatchSize,
+    Cache,
+    Network,
+    Quiet,
+    Weights,
+)
 from transferkit.errors import OutputError
 
 if TYPE_CHECKING:
@@ -86,6 +94,7 @@ def extract(
     weights: Weights = None,
     backend: Backend = None,
     batch_size: BatchSize = 32,
+    cache: Cache = None,
     quiet: Quiet = False,
 ) -> None:
     """Write the activations of layers to a NumPy file or to a store.
@@ -103,6 +112,7 @@ def extract(
         backend=backend,
         batch_size=batch_size,
         progress=False if quiet else None,
+        cache=cache,
     )
     layers = layer or ["embedding"]
     suffix = output.suffix.lower()
@@ -119,6 +129,10 @@ def extract(
     elif suffix in _OTHER_FILES and not output.is_dir():
         raise OutputError(f"{output}: expected a file name that ends in .npz, or a folder")
     else:
+        if cache is not None:
+            raise typer.BadParameter(
+                f"--cache is for a .npz file; {output} is a store, which keeps its features itself"
+            )
         _to_store(
             extractor,
             images,

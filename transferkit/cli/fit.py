@@ -15,6 +15,7 @@ from transferkit.cli.options import (
     DEFAULT_NETWORK,
     Backend,
     BatchSize,
+    Cache,
     Network,
     Quiet,
     Seed,
@@ -119,6 +120,7 @@ def fit(
     ] = None,
     seed: Seed = 0,
     batch_size: BatchSize = 32,
+    cache: Cache = None,
     quiet: Quiet = False,
 ) -> None:
     """Train a classifier on a folder of class folders.
@@ -159,6 +161,7 @@ def fit(
         batch_size=batch_size,
         progress=False if quiet else None,
         fine_tuning=settings,
+        cache=cache,
     )
     if holdout is not None:
         data, tested = data.split(holdout, random_state=seed)

@@ -101,7 +101,7 @@ def _load_file(path: str, source: str) -> Content:
                 digest = hashlib.file_digest(file, "sha256").digest()
                 length = file.tell()
             else:
-                # One more byte shows whether the file has grown. Of a larger limit, all is allocated.
+                # One more byte shows whether it has grown. A larger number allocates memory for it.
                 data = file.read(before.st_size + 1)
                 header, length = data[:HEADER], len(data)
                 digest = hashlib.sha256(data).digest()
