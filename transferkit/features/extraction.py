@@ -235,12 +235,13 @@ def iterate_features(
     batch_size: int,
     on_error: str,
     progress: bool | None,
+    cache: Mapping[str, CachedLayer] | None = None,
 ) -> Iterator[Features]:
     """Run a network over images, and yield the outputs of layers batch by batch.
 
     Parameters
     ----------
-    program, preprocessing, images, layers, batch_size, on_error, progress
+    program, preprocessing, images, layers, batch_size, on_error, progress, cache
         As for `compute_features`, which raises the same errors.
 
     Yields
@@ -257,6 +258,8 @@ def iterate_features(
     if isinstance(images, (str, os.PathLike)):
         images = list_images(images)
     skipped: list[Skipped] = []
+    # No other process should wait for what the caller does with a batch.
+    run = None if cache is None else CachedRun(program, cache, takes_turns=False)
     batches = stream_batches(
         images,
         preprocessing,
@@ -264,9 +267,10 @@ def iterate_features(
         on_error=on_error,
         skipped=skipped,
         group_sizes=True,
+        read=None if run is None else run.read,
     )
     total = count_images(images)
-    return _iterate(program, batches, layers, skipped, total, progress)
+    return _iterate(program, batches, layers, skipped, total, progress, run)
 
 
 def _iterate(
@@ -276,9 +280,11 @@ def _iterate(
     skipped: list[Skipped],
     total: int | None,
     progress: bool | None,
+    run: CachedRun | None,
 ) -> Iterator[Features]:
     waiting: Features | None = None
     with (
+        nullcontext() if run is None else run,
         closing(batches),
         show_progress("Computing features", total, shown=progress) as advance,
     ):
@@ -286,7 +292,7 @@ def _iterate(
             # The last batch waits for the images after it that are skipped.
             if waiting is not None:
                 yield waiting
-            outputs = program.run(batch.pixels, layers)
+            outputs = program.run(batch.pixels, layers) if run is None else run.outputs(batch)
             waiting = Features(
                 outputs, batch.sources, np.asarray(batch.indices, np.intp), skipped.copy()
             )

@@ -294,14 +294,16 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
         [(2, 512), (2, 512), (1, 512)]
         """
         program, model = self._load()
+        listed = self._listed(layers)
         return iterate_features(
             program,
             model.preprocessing,
             X,
-            self._listed(layers),
+            listed,
             batch_size=self.batch_size,
             on_error=on_error,
             progress=self.progress,
+            cache=self._open_cache.layers(self.cache, program, model, listed),
         )
 
     def extract_to(
