@@ -386,9 +386,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
             sample_weight=weights,
         )
         fitted = _with_head(model, head, classes, self.layer, flatten=activations.ndim > 2)
-        fitted, known = _with_known_scores(
-            fitted, embeddings, indices, seed_of_folds, self._fits()
-        )
+        fitted, known = _with_known_scores(fitted, embeddings, indices, seed_of_folds, self._fits())
         # The fitted network is a program of its own, with its own copy of the weights.
         program.release()
         history = None
