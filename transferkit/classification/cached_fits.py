@@ -146,15 +146,16 @@ class CachedFits:
 
 def _read(path: Path | None) -> tuple[dict[str, Floats], Values] | None:
     """Return the arrays and values of a fit; None if there are none, or they are damaged."""
-    if path is None or not path.is_file():
-        return None
     try:
+        if path is None or not path.is_file():
+            return None
         mapped, metadata = read_safetensors(path)
         tensors = {name: np.array(tensor) for name, tensor in mapped.items()}
         expected = metadata.pop("sha256", None)
         if digest(tensors, metadata) != expected:
             raise FileFormatError(f"{path}: damaged")
-    except FileFormatError as error:
+    except (FileFormatError, OSError) as error:
+        # An OSError is that of a name that is too long.
         _LOGGER.warning("not used: %s", error)
         return None
     # Those that were not used for the longest time are removed first.

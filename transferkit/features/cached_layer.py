@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from transferkit.errors import FileFormatError, OutputError
+from transferkit.errors import FileFormatError, OutputError, shorten_path
 from transferkit.features.cache import FeatureCache
 from transferkit.store import (
     Record,
@@ -193,7 +193,7 @@ class CachedLayer:
         try:
             return list_shards(self._folder)
         except FileFormatError as error:
-            if not self._folder.exists():
+            if isinstance(error.__cause__, FileNotFoundError):
                 return []
             raise OutputError(str(error)) from error
 
@@ -261,7 +261,8 @@ class CachedLayer:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutputError(f"{self._folder}: {error.strerror or error}") from error
+            reason = error.strerror or error
+            raise OutputError(f"{shorten_path(self._folder)}: {reason}") from error
         metadata: dict[str, Any] = {**self._description, "num_images": len(features)}
         shapes = {_COLUMN: features[0].row.shape}
         with ShardWriter(self._folder, 0, shapes, metadata=metadata) as writer:
