@@ -17,7 +17,7 @@ from transferkit.backends import Program
 from transferkit.errors import UnsupportedError
 from transferkit.features.cache import FeatureCache, as_cache
 from transferkit.features.cached_layer import CachedLayer
-from transferkit.features.identity import FLOAT32, identify
+from transferkit.features.identity import identify
 from transferkit.models import Model
 from transferkit.networks import Network, keep_needed
 from transferkit.store.shards import FORMAT
@@ -66,8 +66,6 @@ class OpenCache:
         program: Program,
         model: Model,
         layers: Sequence[str],
-        *,
-        precision: str = FLOAT32,
     ) -> Mapping[str, CachedLayer] | None:
         """Return the part of a cache for each layer; None without a cache.
 
@@ -79,8 +77,6 @@ class OpenCache:
             The network on a backend, and with its weights and preprocessing.
         layers
             Names or aliases of layers.
-        precision
-            How the network is computed.
 
         Raises
         ------
@@ -101,9 +97,7 @@ class OpenCache:
             )
         with self._lock:
             return {
-                layer: self._open(
-                    chosen, self._key(program, model, layer, precision), program, model, layer
-                )
+                layer: self._open(chosen, self._key(program, model, layer), program, model, layer)
                 for layer in layers
             }
 
@@ -124,7 +118,7 @@ class OpenCache:
         self._layers.move_to_end(place)
         return self._layers[place]
 
-    def _key(self, program: Program, model: Model, layer: str, precision: str) -> str:
+    def _key(self, program: Program, model: Model, layer: str) -> str:
         """Return the digest of everything that determines the features of a layer.
 
         What comes after the layer does not, nor does the name of the network: the embedding of a
@@ -134,13 +128,12 @@ class OpenCache:
         needed = keep_needed(model.network, [target])
         network = Network("", needed.nodes, needed.parameters, {}, 0)
         weights = {name: model.weights[name] for name in network.parameters}
-        backend = program.backend
-        settings = (backend.name, backend.device, model.preprocessing, precision)
+        settings = (program.backend.name, program.backend.device, model.preprocessing)
         part = _Part(network, tuple(weights.values()), settings)
         if target in self._keys and _is_same(part, self._keys[target][0]):
             return self._keys[target][1]
         pruned = dataclasses.replace(model, network=network, weights=weights)
-        identity = identify(program, pruned, precision=precision)
+        identity = identify(program, pruned)
         # Other versions of a library may read a pixel or round a sum differently.
         content = {"format": FORMAT, "layer": target, **identity.to_dict()}
         key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
