@@ -248,6 +248,19 @@ def test_layers_that_are_missing_are_computed_and_kept(tmp_path: Path, counter: 
     assert len(shards(tmp_path)) == 2
 
 
+def test_batches_are_found_too(tmp_path: Path, counter: Counter) -> None:
+    extractor = tiny_extractor(cache=tmp_path)
+    extractor.transform(IMAGES[3:9])
+    counter.take()
+    batches = list(extractor.iter_extract(IMAGES))
+    assert counter.take() == len(IMAGES) - 6
+    positions = np.concatenate([batch.indices for batch in batches])
+    assert sorted(positions.tolist()) == list(range(len(IMAGES)))
+    rows = np.concatenate([batch["embedding"] for batch in batches])
+    np.testing.assert_array_equal(rows, extractor.transform(IMAGES)[positions])
+    assert counter.take() == 0
+
+
 def test_images_that_cannot_be_read_are_not_kept(tmp_path: Path) -> None:
     path = tmp_path / "image.png"
     path.write_bytes(encoded(IMAGES[0])[:100])
@@ -448,7 +461,7 @@ def test_what_was_not_used_for_the_longest_time_is_removed(
     size = first.stat().st_size
     tiny_extractor(cache=tmp_path).transform(IMAGES[1])
     (second,) = set(shards(tmp_path)) - {first}
-    for age, path in enumerate((second, first)):
+    for age, path in enumerate((first, second)):
         os.utime(path, (time.time() - 1000 + age,) * 2)
     # Used again, so that the first, which was written before, is the newer one.
     tiny_extractor(cache=tmp_path).transform(IMAGES[0])
