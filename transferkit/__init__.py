@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transferkit.comparison import Comparison as Comparison
     from transferkit.comparison import compare as compare
     from transferkit.errors import TransferkitError as TransferkitError
+    from transferkit.features import FeatureCache as FeatureCache
     from transferkit.features import FeatureExtractor as FeatureExtractor
     from transferkit.features import Features as Features
     from transferkit.images import Preprocessing as Preprocessing
@@ -40,6 +41,7 @@ _HOMES = {
     "Classifier": "transferkit.classification",
     "Comparison": "transferkit.comparison",
     "Evaluation": "transferkit.classification",
+    "FeatureCache": "transferkit.features",
     "FeatureExtractor": "transferkit.features",
     "FeatureStore": "transferkit.store",
     "Features": "transferkit.features",
@@ -60,6 +62,7 @@ __all__ = [
     "Classifier",
     "Comparison",
     "Evaluation",
+    "FeatureCache",
     "FeatureExtractor",
     "FeatureStore",
     "Features",

@@ -48,7 +48,7 @@ def test_parameters_are_read_and_set() -> None:
     extractor = tiny_extractor(backend="onnxruntime", layer="conv2")
     assert set(extractor.get_params()) == {
         "network", "weights", "backend", "device", "layer", "preprocessing", "batch_size",
-        "progress", "initialization", "random_state", "precision",
+        "progress", "initialization", "random_state", "precision", "cache",
     }  # fmt: skip
     extractor.transform(noise(1))
     cloned = clone(extractor)

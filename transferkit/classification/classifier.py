@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from transferkit.backends import Backend, Calibration, Program, get_backend
 from transferkit.backends.base import FLOAT32, INFERENCE, INT8, TRAINING
+from transferkit.classification.cached_fits import CachedFits
 from transferkit.classification.evaluation import Evaluation
 from transferkit.classification.fine_tuning.draws import SPLIT, generator_for
 from transferkit.classification.fine_tuning.examples import TrainingImages
@@ -36,7 +37,8 @@ from transferkit.classification.fine_tuning.splitting import (
     check_validation_classes,
     split_by_class,
 )
-from transferkit.classification.head import Head, fit_head
+from transferkit.classification.head import Head
+from transferkit.classification.head_programs import HeadPrograms, find_embedding
 from transferkit.classification.labels import (
     check_classes,
     class_indices,
@@ -59,7 +61,6 @@ from transferkit.classification.unknown import (
     KnownScores,
     distances,
     fit_distance,
-    held_out_scores,
     with_unknown_score,
 )
 from transferkit.classification.weighting import (
@@ -80,7 +81,9 @@ from transferkit.errors import (
     shorten_path,
 )
 from transferkit.features import Features, NoneReadableError, check_finite, compute_features
+from transferkit.features.cache import CacheParameter, as_cache
 from transferkit.features.calibration import MAX_CALIBRATION_IMAGES, calibrate_on_images
+from transferkit.features.open_cache import OpenCache
 from transferkit.images import ImageLike, Images, Preprocessing, Skipped, stream_batches
 from transferkit.images.stream import image_sequence, source_name
 from transferkit.models import AnyWeights, Model, load_model
@@ -158,6 +161,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         How the network is trained further after the logistic regression, the probe; None: not at
         all.
     {precision}
+    {cache}
 
     Attributes
     ----------
@@ -218,6 +222,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         progress: bool | None = None,
         fine_tuning: FineTuning | None = None,
         precision: str = FLOAT32,
+        cache: CacheParameter = None,
     ) -> None:
         super().__init__(
             network,
@@ -235,7 +240,10 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         self.C = C
         self.class_weight = class_weight
         self.fine_tuning = fine_tuning
+        self.cache = cache
         self._fitted_programs = ProgramCache()
+        self._head_programs = HeadPrograms()
+        self._open_cache = OpenCache()
 
     @classmethod
     def pretrained(
@@ -248,12 +256,13 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         preprocessing: Preprocessing | None = None,
         batch_size: int = 32,
         progress: bool | None = None,
+        cache: CacheParameter = None,
     ) -> Self:
         """Return a classifier for the classes that published weights were trained on.
 
         Parameters
         ----------
-        network, weights, backend, device, preprocessing, batch_size, progress
+        network, weights, backend, device, preprocessing, batch_size, progress, cache
             As for the class.
 
         Raises
@@ -275,6 +284,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
             preprocessing=preprocessing,
             batch_size=batch_size,
             progress=progress,
+            cache=cache,
         )
         if backend is not None or device is not None:
             # Fail now, not at the first prediction, if one of them is not available.
@@ -379,7 +389,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         activations = features[self.layer][used]
         embeddings = l2_normalize(activations.reshape(len(activations), -1))
         seed_of_folds = int(as_generator(seed).integers(_SEED_OF_FOLDS))
-        head = fit_head(
+        head = self._fits().head(
             embeddings,
             indices,
             C=None if self.C is None else float(self.C),
@@ -387,7 +397,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
             sample_weight=weights,
         )
         fitted = _with_head(model, head, classes, self.layer, flatten=activations.ndim > 2)
-        fitted, known = _with_known_scores(fitted, embeddings, indices, seed_of_folds)
+        fitted, known = _with_known_scores(fitted, embeddings, indices, seed_of_folds, self._fits())
         # The fitted network is a program of its own, with its own copy of the weights.
         program.release()
         history = None
@@ -403,7 +413,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
             )
             start = fitted
             if len(rows) < len(indices):
-                part = fit_head(
+                part = self._fits().head(
                     embeddings[rows],
                     indices[rows],
                     C=head.C,
@@ -457,6 +467,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
             batch_size=self.batch_size,
             on_error=on_error,
             progress=self.progress,
+            cache=self._open_cache.layers(self.cache, program, model, [self.layer]),
         )
 
     def fine_tune(
@@ -696,7 +707,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         is_refit = tuned.model is not tuned.compared
         used = data if is_refit or validation is None else train
         embeddings = self._embeddings(tuned.model, backend, used)
-        model, known = _with_known_scores(tuned.model, embeddings, used.classes, seed)
+        model, known = _with_known_scores(tuned.model, embeddings, used.classes, seed, self._fits())
         if known is None or validation is None:
             return model, known
         if is_refit:
@@ -1235,6 +1246,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         device: str | None = None,
         batch_size: int = 32,
         progress: bool | None = None,
+        cache: CacheParameter = None,
     ) -> Self:
         """Read a classifier that `save` wrote.
 
@@ -1242,7 +1254,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         ----------
         path
             The file. Nothing in it is executed.
-        backend, device, batch_size, progress
+        backend, device, batch_size, progress, cache
             As for the class; independent of those that the file was written with.
 
         Raises
@@ -1305,6 +1317,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
             progress=progress,
             fine_tuning=fine_tuning,
             precision=INT8 if is_int8 else FLOAT32,
+            cache=cache,
         )
         if file.calibration is not None:
             classifier._set_calibration(file.calibration)
@@ -1377,6 +1390,9 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         # Unknown for a loaded classifier.
         self._fitted_files = frozenset()
 
+    def _fits(self) -> CachedFits:
+        return CachedFits(as_cache(self.cache))
+
     def _fitted_program(self) -> Program:
         """Return the program of the fitted model."""
         check_is_fitted(self, "classes_")
@@ -1393,15 +1409,25 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
 
     def _outputs(self, X: Images, *layers: str, on_error: str) -> Features:
         """Return the outputs of layers of the fitted model."""
+        program, model = self._fitted_program(), self.model_
+        # A cache has the embeddings, which do not depend on the head.
+        embedding = None if self.cache is None else find_embedding(model.network)
+        computed = layers if embedding is None else (embedding,)
         outputs = compute_features(
-            self._fitted_program(),
-            self.model_.preprocessing,
+            program,
+            model.preprocessing,
             X,
-            layers,
+            computed,
             batch_size=self.batch_size,
             on_error=on_error,
             progress=self.progress,
+            cache=self._open_cache.layers(self.cache, program, model, computed),
         )
+        if embedding is not None:
+            arrays = self._head_programs.run(
+                model, program.backend, embedding, outputs[embedding], layers
+            )
+            outputs = dataclasses.replace(outputs, arrays=arrays)
         for layer in layers:
             check_finite(outputs[layer], outputs.sources, layer)
         return outputs
@@ -1431,7 +1457,11 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
 
 
 def _with_known_scores(
-    model: Model, embeddings: npt.NDArray[np.float32], labels: npt.NDArray[np.intp], seed: int
+    model: Model,
+    embeddings: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.intp],
+    seed: int,
+    fits: CachedFits,
 ) -> tuple[Model, KnownScores | None]:
     """Return a model with a score of unknown images, and the scores of held-out training images.
 
@@ -1440,8 +1470,8 @@ def _with_known_scores(
     # A fine-tuning may have been on images of some of the classes only.
     if np.bincount(labels, minlength=len(model.labels or ())).min() < 2:
         return model, None
-    known = held_out_scores(embeddings, labels, seed=seed)
-    return with_unknown_score(model, fit_distance(embeddings, labels)), known
+    weights, known = fits.unknown_score(embeddings, labels, seed=seed)
+    return with_unknown_score(model, weights), known
 
 
 def _is_of_type(label: Hashable, dtype: np.dtype[Any]) -> bool:

@@ -1,4 +1,4 @@
-"""``transferkit cache``: list or remove downloaded weights and archives of data sets."""
+"""``transferkit cache``: list or remove downloads, or the features in a cache of features."""
 
 from __future__ import annotations
 
@@ -10,35 +10,84 @@ from transferkit.cli.console import format_count, print_line, print_table
 
 __all__ = ["cache"]
 
-cache = typer.Typer(help="List or remove downloaded weights and data sets.", no_args_is_help=True)
+cache = typer.Typer(
+    help="List or remove downloaded weights and data sets, or cached features.",
+    no_args_is_help=True,
+)
+
+_Features = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="The folder of a cache of features, whose content is meant instead.",
+    ),
+]
 
 
 @cache.command("list")
-def list_cache() -> None:
-    """List the weights and the archives of data sets in the cache folder."""
+def list_cache(features: _Features = None) -> None:
+    """List the weights and the archives of data sets in the cache folder.
+
+    With --features, list the layers in a cache of features, with the number of images.
+    """
     from transferkit.datasets.cache import cached_archives
     from transferkit.weights import cache_folder, cached_files
 
+    if features is not None:
+        _list_features(features)
+        return
     files = sorted(cached_files() + cached_archives())
     if files:
-        rows = [(path.name, f"{path.stat().st_size / 1e6:,.1f} MB") for path in files]
+        rows = [(path.name, _megabytes(path.stat().st_size)) for path in files]
         print_table(("file", "size"), rows)
     print_line(f"{cache_folder()}: {format_count(len(files), 'file')}")
 
 
 @cache.command("clear")
 def empty_cache(
+    features: _Features = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Remove all weights and archives of data sets from the cache folder.
 
-    Other files in the folder are kept, and so are unpacked data sets.
+    Other files in the folder are kept, and so are unpacked data sets. With --features, remove all
+    features from a cache of features.
     """
     from transferkit.datasets.cache import cached_archives, clear_archives
     from transferkit.weights import cache_folder, cached_files, clear_cache
 
+    if features is not None:
+        _clear_features(features, yes=yes)
+        return
     if not yes:
         number = format_count(len(cached_files() + cached_archives()), "file")
         typer.confirm(f"Remove {number} from {cache_folder()}?", abort=True)
     removed = clear_cache() + clear_archives()
     print_line(f"{cache_folder()}: {format_count(len(removed), 'file')} removed")
+
+
+def _list_features(folder: str) -> None:
+    from transferkit.features import FeatureCache
+
+    found = FeatureCache(folder)
+    rows = [
+        (one.network, one.layer, one.backend, one.num_images, _megabytes(one.num_bytes))
+        for one in found.features()
+    ]
+    if rows:
+        print_table(("network", "layer", "backend", "images", "size"), rows)
+    print_line(f"{found.path}: {_megabytes(found.size())}")
+
+
+def _clear_features(folder: str, *, yes: bool) -> None:
+    from transferkit.features import FeatureCache
+
+    found = FeatureCache(folder)
+    if not yes:
+        size = _megabytes(found.size())
+        typer.confirm(f"Remove {size} of features from {found.path}?", abort=True)
+    print_line(f"{found.path}: {_megabytes(found.clear())} removed")
+
+
+def _megabytes(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:,.1f} MB"

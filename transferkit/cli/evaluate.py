@@ -11,7 +11,7 @@ import typer
 from transferkit.cli.arguments import check_output, parse_path, read_data_set
 from transferkit.cli.console import print_line, print_table, write_csv
 from transferkit.cli.evaluation import Report, print_evaluation, write_report
-from transferkit.cli.options import Backend, BatchSize, Quiet
+from transferkit.cli.options import Backend, BatchSize, Cache, Quiet
 
 __all__ = ["evaluate"]
 
@@ -46,6 +46,7 @@ def evaluate(
     report: Report = None,
     backend: Backend = None,
     batch_size: BatchSize = 32,
+    cache: Cache = None,
     quiet: Quiet = False,
 ) -> None:
     """Evaluate a classifier on a folder of class folders.
@@ -65,7 +66,11 @@ def evaluate(
         check_report(report)
     data = read_data_set(folder, "test")
     model = Classifier.load(
-        classifier, backend=backend, batch_size=batch_size, progress=False if quiet else None
+        classifier,
+        backend=backend,
+        batch_size=batch_size,
+        progress=False if quiet else None,
+        cache=cache,
     )
     evaluation = model.evaluate(data, on_error="skip")
     rows = [

@@ -16,6 +16,7 @@ from transferkit.cli.options import (
     DEFAULT_PRECISION,
     Backend,
     BatchSize,
+    Cache,
     Network,
     Precision,
     Quiet,
@@ -114,6 +115,7 @@ def extract(
     backend: Backend = None,
     precision: Precision = DEFAULT_PRECISION,
     batch_size: BatchSize = 32,
+    cache: Cache = None,
     quiet: Quiet = False,
 ) -> None:
     """Write the activations of layers to a NumPy file or to a store.
@@ -132,6 +134,7 @@ def extract(
         batch_size=batch_size,
         progress=False if quiet else None,
         precision=precision,
+        cache=cache,
     )
     layers = layer or ["embedding"]
     if workers is not None and not ray:
@@ -151,6 +154,10 @@ def extract(
     elif suffix in _OTHER_FILES and not output.is_dir():
         raise OutputError(f"{output}: expected a file name that ends in .npz, or a folder")
     else:
+        if cache is not None:
+            raise typer.BadParameter(
+                f"--cache is for a .npz file; {output} is a store, which keeps its features itself"
+            )
         _to_store(
             extractor,
             images,

@@ -16,6 +16,7 @@ from transferkit.cli.options import (
     DEFAULT_PRECISION,
     Backend,
     BatchSize,
+    Cache,
     Network,
     Precision,
     Quiet,
@@ -122,6 +123,7 @@ def fit(
     precision: Precision = DEFAULT_PRECISION,
     seed: Seed = 0,
     batch_size: BatchSize = 32,
+    cache: Cache = None,
     quiet: Quiet = False,
 ) -> None:
     """Train a classifier on a folder of class folders.
@@ -163,6 +165,7 @@ def fit(
         progress=False if quiet else None,
         fine_tuning=settings,
         precision=precision,
+        cache=cache,
     )
     if holdout is not None:
         data, tested = data.split(holdout, random_state=seed)

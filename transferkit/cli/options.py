@@ -12,6 +12,7 @@ __all__ = [
     "DEFAULT_PRECISION",
     "Backend",
     "BatchSize",
+    "Cache",
     "Json",
     "Network",
     "NetworkOrClassifier",
@@ -62,6 +63,14 @@ Precision = Annotated[
     ),
 ]
 BatchSize = Annotated[int, typer.Option(metavar="N", min=1, help="Number of images per batch.")]
+Cache = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="A folder with features that were computed before: the network does not run again on "
+        "an image whose features are there. It is created if it does not exist.",
+    ),
+]
 Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the random numbers.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Hide the progress bars.")]

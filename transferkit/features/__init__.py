@@ -1,5 +1,6 @@
 """`FeatureExtractor`, and extraction of a network's activations from images."""
 
+from transferkit.features.cache import CachedFeatures, FeatureCache
 from transferkit.features.extraction import (
     ExtractionInterrupted,
     Features,
@@ -10,7 +11,9 @@ from transferkit.features.extraction import (
 from transferkit.features.extractor import FeatureExtractor
 
 __all__ = [
+    "CachedFeatures",
     "ExtractionInterrupted",
+    "FeatureCache",
     "FeatureExtractor",
     "Features",
     "NoneReadableError",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +15,10 @@ from transferkit.errors import (
     ImageError,
     NotFiniteError,
     ParameterError,
-    ShapeError,
 )
+from transferkit.features.cached_layer import CachedLayer
+from transferkit.features.cached_run import CachedRun
+from transferkit.features.shapes import check_same_shape
 from transferkit.images import (
     Batch,
     Images,
@@ -122,6 +124,7 @@ def compute_features(
     on_error: str,
     progress: bool | None,
     read: ImageReader | None = None,
+    cache: Mapping[str, CachedLayer] | None = None,
 ) -> Features:
     """Run a network over images and collect the outputs of layers.
 
@@ -143,7 +146,10 @@ def compute_features(
     progress
         Whether to show a progress bar; None: on a terminal or in a notebook.
     read
-        How an image is read, as for `transferkit.images.stream_batches`.
+        How an image is read, as for `transferkit.images.stream_batches`; only without ``cache``.
+    cache
+        Each of ``layers`` to its part of a cache, from which outputs are taken, and to which
+        others are added; None: without a cache.
 
     Raises
     ------
@@ -187,6 +193,9 @@ def compute_features(
             names = [names[row] for row in order]
         return Features(arrays, names, positions, skipped)
 
+    # How many images a generator yields next, and what its code does meanwhile, is not known: no
+    # other process should wait for it.
+    run = None if cache is None else CachedRun(program, cache, takes_turns=total is not None)
     batches = stream_batches(
         images,
         preprocessing,
@@ -194,15 +203,16 @@ def compute_features(
         on_error=on_error,
         skipped=skipped,
         group_sizes=True,
-        read=read,
+        read=read if run is None else run.read,
     )
     try:
         with (
+            nullcontext() if run is None else run,
             closing(batches),
             show_progress("Computing features", total, shown=progress) as advance,
         ):
             for batch in batches:
-                outputs = program.run(batch.pixels, layers)
+                outputs = program.run(batch.pixels, layers) if run is None else run.outputs(batch)
                 for layer in layers:
                     _check_shape(layer, rows[layer], outputs[layer], sources, batch)
                     rows[layer].append(outputs[layer])
@@ -225,12 +235,13 @@ def iterate_features(
     batch_size: int,
     on_error: str,
     progress: bool | None,
+    cache: Mapping[str, CachedLayer] | None = None,
 ) -> Iterator[Features]:
     """Run a network over images, and yield the outputs of layers batch by batch.
 
     Parameters
     ----------
-    program, preprocessing, images, layers, batch_size, on_error, progress
+    program, preprocessing, images, layers, batch_size, on_error, progress, cache
         As for `compute_features`, which raises the same errors.
 
     Yields
@@ -247,6 +258,8 @@ def iterate_features(
     if isinstance(images, (str, os.PathLike)):
         images = list_images(images)
     skipped: list[Skipped] = []
+    # No other process should wait for what the caller does with a batch.
+    run = None if cache is None else CachedRun(program, cache, takes_turns=False)
     batches = stream_batches(
         images,
         preprocessing,
@@ -254,9 +267,10 @@ def iterate_features(
         on_error=on_error,
         skipped=skipped,
         group_sizes=True,
+        read=None if run is None else run.read,
     )
     total = count_images(images)
-    return _iterate(program, batches, layers, skipped, total, progress)
+    return _iterate(program, batches, layers, skipped, total, progress, run)
 
 
 def _iterate(
@@ -266,9 +280,11 @@ def _iterate(
     skipped: list[Skipped],
     total: int | None,
     progress: bool | None,
+    run: CachedRun | None,
 ) -> Iterator[Features]:
     waiting: Features | None = None
     with (
+        nullcontext() if run is None else run,
         closing(batches),
         show_progress("Computing features", total, shown=progress) as advance,
     ):
@@ -276,7 +292,7 @@ def _iterate(
             # The last batch waits for the images after it that are skipped.
             if waiting is not None:
                 yield waiting
-            outputs = program.run(batch.pixels, layers)
+            outputs = program.run(batch.pixels, layers) if run is None else run.outputs(batch)
             waiting = Features(
                 outputs, batch.sources, np.asarray(batch.indices, np.intp), skipped.copy()
             )
@@ -296,14 +312,8 @@ def _check_shape(
     batch: Batch,
 ) -> None:
     """Raise an error if the output of a layer differs in shape from those before."""
-    if rows.shape is not None and rows.shape != output.shape[1:]:
-        before, after = (" x ".join(map(str, shape)) for shape in (rows.shape, output.shape[1:]))
-        raise ShapeError(
-            f"the output of layer {layer!r} is {before} for {sources[0]} but {after} for "
-            f"{batch.sources[0]}, because the images differ in size; extract a layer with one "
-            "vector per image, such as 'embedding', or resize the images with "
-            "Preprocessing(size=...)"
-        )
+    if rows.shape is not None:
+        check_same_shape(layer, (rows.shape, sources[0]), (output.shape[1:], batch.sources[0]))
 
 
 class _Rows:

@@ -16,6 +16,7 @@ from sklearn.utils import Tags
 from transferkit.backends import Backend
 from transferkit.backends.base import FLOAT32, INT8
 from transferkit.errors import ArgumentTypeError, ParameterError, ShapeError, shorten
+from transferkit.features.cache import CacheParameter
 from transferkit.features.calibration import MAX_CALIBRATION_IMAGES, calibrate_on_images
 from transferkit.features.extraction import (
     Features,
@@ -24,6 +25,7 @@ from transferkit.features.extraction import (
     iterate_features,
 )
 from transferkit.features.identity import Identity, identify
+from transferkit.features.open_cache import OpenCache
 from transferkit.features.to_store import extract_to_store, new_manifest
 from transferkit.images import ImageLike, Images, Preprocessing, read_image
 from transferkit.images.conversion import to_float32
@@ -68,6 +70,7 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
         gives the same weights on every backend. Published weights do not depend on it.
     {progress}
     {precision}
+    {cache}
 
     Attributes
     ----------
@@ -81,7 +84,10 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
     BackendNotInstalledError
         When first used: if the backend's framework is not installed.
     ParameterError
-        When first used: if ``random_state`` is not one of the above.
+        When first used: if ``random_state`` or ``cache`` is not one of the above.
+    UnsupportedError
+        When first used: if ``cache`` is given and the network is a model of a framework, whose
+        weights may change, or pyarrow is not installed.
 
     Notes
     -----
@@ -116,6 +122,7 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
         random_state: RandomState = 0,
         progress: bool | None = None,
         precision: str = FLOAT32,
+        cache: CacheParameter = None,
     ) -> None:
         super().__init__(
             network,
@@ -130,6 +137,8 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
             precision=precision,
         )
         self.layer = layer
+        self.cache = cache
+        self._open_cache = OpenCache()
 
     def layers(self) -> Mapping[str, tuple[int, ...]]:
         """Return every layer, with the shape of its output for one image, (h, w, c) or (d,).
@@ -307,14 +316,16 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
             If an output is NaN or infinite.
         """
         program, model = self._load()
+        listed = self._listed(layers)
         features = compute_features(
             program,
             model.preprocessing,
             X,
-            self._listed(layers),
+            listed,
             batch_size=self.batch_size,
             on_error=on_error,
             progress=self.progress,
+            cache=self._open_cache.layers(self.cache, program, model, listed),
         )
         for layer, outputs in features.items():
             problem = find_not_finite(outputs, features.sources, layer)
@@ -366,14 +377,16 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
         [(2, 512), (2, 512), (1, 512)]
         """
         program, model = self._load()
+        listed = self._listed(layers)
         return iterate_features(
             program,
             model.preprocessing,
             X,
-            self._listed(layers),
+            listed,
             batch_size=self.batch_size,
             on_error=on_error,
             progress=self.progress,
+            cache=self._open_cache.layers(self.cache, program, model, listed),
         )
 
     def extract_to(

@@ -101,7 +101,8 @@ def _load_file(path: str, source: str) -> Content:
                 digest = hashlib.file_digest(file, "sha256").digest()
                 length = file.tell()
             else:
-                data = file.read(_MAX_IN_MEMORY + 1)
+                # One more byte shows whether it has grown. A larger number allocates memory for it.
+                data = file.read(before.st_size + 1)
                 header, length = data[:HEADER], len(data)
                 digest = hashlib.sha256(data).digest()
             after = os.fstat(file.fileno())

@@ -71,8 +71,8 @@ class ImageReader(Protocol):
 
     def __call__(
         self, image: ImageLike, source: str, depth: BitDepth, index: int, /
-    ) -> Image.Image | npt.NDArray[np.float32]:
-        """Return what `read_image` returns.
+    ) -> Image.Image | npt.NDArray[np.float32] | None:
+        """Return what `read_image` returns, or None if the pixels of the image are not needed.
 
         Parameters
         ----------
@@ -99,7 +99,8 @@ class Batch:
     Parameters
     ----------
     pixels
-        (n, height, width, 3), RGB, float32 in [0, 1].
+        (n, height, width, 3), RGB, float32 in [0, 1]; (n, 0, 0, 3) of images for which an
+        `ImageReader` returned None, which are in batches of their own.
     sources
         The source of each image: its path or name, or its position in the input
         (``"images[3]"``).
@@ -640,7 +641,10 @@ def _prepare(
         if read is None:
             upright = read_image_of_call(image, source, depth)
         else:
-            upright = read(image, source, depth, index)
+            wanted = read(image, source, depth, index)
+            if wanted is None:
+                return np.empty((0, 0, 3), np.uint8)
+            upright = wanted
         if augment is None:
             return preprocessing.apply(upright, source)
         return augment.apply(upright, preprocessing, index, source)

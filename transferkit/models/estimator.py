@@ -75,6 +75,10 @@ _DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
             ``"gaussian"``; see `transferkit.networks.random_weights`.""",
         "progress": """\
             Whether to show a progress bar; None: on a terminal or in a notebook.""",
+        "cache": """\
+            A folder, or a `transferkit.FeatureCache`, with features that were computed before:
+            the network does not run again on an image whose features are there, in this or another
+            process. None: no cache.""",
     }
 )
 

@@ -13,6 +13,7 @@ from transferkit.store.shards import (
     has_valid_digest,
     list_shards,
     read_arrays,
+    read_metadata,
     read_records,
 )
 
@@ -26,5 +27,6 @@ __all__ = [
     "has_valid_digest",
     "list_shards",
     "read_arrays",
+    "read_metadata",
     "read_records",
 ]

@@ -40,6 +40,7 @@ __all__ = [
     "list_parts",
     "list_shards",
     "read_arrays",
+    "read_metadata",
     "read_records",
 ]
 
@@ -531,6 +532,22 @@ def read_records(shard: Shard, columns: Sequence[str] = RECORD_COLUMNS) -> Itera
         If the shard is damaged.
     """
     return _batches(shard, columns)
+
+
+def read_metadata(shard: Shard) -> dict[str, Any]:
+    """Return the metadata of a shard: ``shapes``, layer to shape, and what its writer added.
+
+    Raises
+    ------
+    FileFormatError
+        If the shard is damaged.
+    """
+    with shard.open() as file:
+        try:
+            metadata: dict[str, Any] = dict(json.loads(file.schema_arrow.metadata[_KEY]))
+        except ValueError as error:
+            raise _damaged(shard.path, error) from error
+    return metadata
 
 
 def _batches(shard: Shard, columns: Sequence[str]) -> Iterator[Any]:

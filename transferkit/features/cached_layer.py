@@ -1,0 +1,297 @@
+"""The features of one layer in a cache: found by the content of the image, and added."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from transferkit.errors import FileFormatError, OutputError, shorten_path
+from transferkit.features.cache import FeatureCache
+from transferkit.store import (
+    Record,
+    Shard,
+    ShardWriter,
+    has_valid_digest,
+    list_shards,
+    read_arrays,
+    read_metadata,
+    read_records,
+)
+from transferkit.support.arrow import import_arrow
+from transferkit.support.locks import ForkSafeLock
+
+__all__ = ["CachedLayer", "NewFeatures"]
+
+_LOGGER = logging.getLogger(__name__)
+
+_COLUMN = "features"
+# Of the shards that were read last.
+_MAX_LOADED_BYTES = 128 << 20
+# If there are as many smaller shards, they are joined.
+_SMALL_BYTES = 1 << 20
+_MAX_SMALL_SHARDS = 32
+# In seconds. A process that was stopped for longer does not stop the others.
+_MAX_WAIT = 60.0
+
+Floats = npt.NDArray[np.float32]
+
+
+class NewFeatures(NamedTuple):
+    """The features of an image that is not in the cache yet.
+
+    Attributes
+    ----------
+    source
+        The name of the image, for information.
+    sha256
+        The digest of its content.
+    row
+        (h, w, c) or (d,) float32.
+    """
+
+    source: str
+    sha256: bytes
+    row: Floats
+
+
+class CachedLayer:
+    """The features of one layer in a cache; safe to use from several threads and processes.
+
+    They are in shards of their own folder, each written once, whose names have their digests. A
+    shard that is damaged is removed.
+
+    Parameters
+    ----------
+    cache
+        The cache.
+    key
+        The digest of everything that determines the features: the name of the subfolder.
+    description
+        Information for the metadata of the shards.
+
+    Attributes
+    ----------
+    key
+        As given.
+
+    Raises
+    ------
+    UnsupportedError
+        If pyarrow is not installed.
+    """
+
+    def __init__(self, cache: FeatureCache, key: str, description: Mapping[str, str]) -> None:
+        import filelock  # slow to import, and rarely needed
+
+        import_arrow()
+        self.key = key
+        self._cache = cache
+        self._folder = cache.path / key
+        self._description = description
+        self._lock = ForkSafeLock()
+        self._digests: dict[str, Sequence[bytes]] = {}
+        self._places: dict[bytes, tuple[Shard, int]] = {}
+        self._loaded: OrderedDict[str, Floats] = OrderedDict()
+        self._is_written = False
+        self._queue = filelock.FileLock(self._folder / "queue.lock")
+        self._turn = filelock.FileLock(self._folder / "turn.lock")
+
+    def refresh(self) -> None:
+        """Learn of the images that other processes have added since, and of removed ones.
+
+        Raises
+        ------
+        OutputError
+            If the folder cannot be read.
+        """
+        with self._lock:
+            shards = {shard.path.name: shard for shard in self._list()}
+            for name in self._digests.keys() - shards.keys():
+                self._forget(name)
+            for name in shards.keys() - self._digests.keys():
+                self._learn(shards[name])
+
+    def __contains__(self, sha256: bytes) -> bool:
+        """Return whether the cache has the features of an image."""
+        return sha256 in self._places
+
+    def find(self, sha256: bytes) -> Floats | None:
+        """Return the features of an image, read-only; None if the cache does not have them.
+
+        Parameters
+        ----------
+        sha256
+            The digest of its content.
+        """
+        with self._lock:
+            while (place := self._places.get(sha256)) is not None:
+                shard, row = place
+                array = self._load(shard)
+                if array is not None:
+                    found: Floats = array[row]
+                    return found
+        return None
+
+    def add(self, features: Sequence[NewFeatures]) -> None:
+        """Write the features of images, and remove others if the cache is too large.
+
+        Raises
+        ------
+        OutputError
+            If they cannot be written.
+        """
+        by_shape: dict[tuple[int, ...], list[NewFeatures]] = {}
+        for one in features:
+            by_shape.setdefault(one.row.shape, []).append(one)
+        for group in by_shape.values():
+            self._write(group)
+        self._is_written = self._is_written or bool(features)
+        self._cache.limit_size()
+
+    def close(self) -> None:
+        """Free memory, and join small shards if there are many."""
+        with self._lock:
+            self._loaded.clear()
+            if self._is_written:
+                self._is_written = False
+                # What cannot be joined now is joined later.
+                with contextlib.suppress(OutputError, FileFormatError, OSError):
+                    self._join_small_shards()
+
+    def take_turn(self) -> bool:
+        """Wait until no other process or thread computes features of this layer.
+
+        Returns
+        -------
+        bool
+            False if the folder cannot be locked, or the others took too long.
+        """
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            # Whoever waits holds this one, so that the others get their turn.
+            with self._queue.acquire(timeout=_MAX_WAIT):
+                self._turn.acquire(timeout=_MAX_WAIT)
+        except (OSError, NotImplementedError) as error:
+            # A timeout is an OSError too.
+            _LOGGER.info("%s: not locked: %s", self._folder, error)
+            return False
+        return True
+
+    def end_turn(self) -> None:
+        """Let others compute features of this layer."""
+        self._turn.release()
+
+    def _list(self) -> list[Shard]:
+        try:
+            return list_shards(self._folder)
+        except FileFormatError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return []
+            raise OutputError(str(error)) from error
+
+    def _learn(self, shard: Shard) -> None:
+        """Add the images of a shard to those that can be found."""
+        try:
+            digests = [
+                sha256
+                for records in read_records(shard, ["sha256"])
+                for sha256 in records.column(0).to_pylist()
+            ]
+        except FileFormatError:
+            self._remove_damaged(shard)
+            return
+        self._digests[shard.path.name] = digests
+        for row, sha256 in enumerate(digests):
+            known = self._places.get(sha256)
+            # Of an image that was computed twice, every process takes the same features.
+            if known is None or shard.path.name < known[0].path.name:
+                self._places[sha256] = (shard, row)
+
+    def _load(self, shard: Shard) -> Floats | None:
+        """Return the features in a shard; None, and forget the shard, if it cannot be read."""
+        name = shard.path.name
+        if name in self._loaded:
+            self._loaded.move_to_end(name)
+            return self._loaded[name]
+        try:
+            if not has_valid_digest(shard):
+                raise FileFormatError(f"{shard.path}: damaged")
+            shape = read_metadata(shard)["shapes"][_COLUMN]
+            array = np.concatenate(list(read_arrays(shard, _COLUMN))).reshape(-1, *shape)
+        except (FileFormatError, OSError, KeyError):
+            self._forget(name)
+            self._remove_damaged(shard)
+            return None
+        array.setflags(write=False)
+        # Those that were not used for the longest time are removed first.
+        with contextlib.suppress(OSError):
+            os.utime(shard.path)
+        self._loaded[name] = array
+        while len(self._loaded) > 1 and self._loaded_bytes() > _MAX_LOADED_BYTES:
+            self._loaded.popitem(last=False)
+        return array
+
+    def _loaded_bytes(self) -> int:
+        return sum(array.nbytes for array in self._loaded.values())
+
+    def _forget(self, name: str) -> None:
+        """Forget the images of a shard, if they are not in another one too."""
+        for sha256 in self._digests.pop(name, ()):
+            place = self._places.get(sha256)
+            if place is not None and place[0].path.name == name:
+                del self._places[sha256]
+        self._loaded.pop(name, None)
+
+    def _remove_damaged(self, shard: Shard) -> None:
+        # Another process may have removed it, to limit the size or because it joined shards.
+        if shard.path.is_file() and os.access(shard.path, os.R_OK):
+            _LOGGER.warning("%s is damaged, and removed from the cache", shard.path)
+            with contextlib.suppress(OSError):
+                shard.path.unlink()
+
+    def _write(self, features: Sequence[NewFeatures]) -> Path | None:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = error.strerror or error
+            raise OutputError(f"{shorten_path(self._folder)}: {reason}") from error
+        metadata: dict[str, Any] = {**self._description, "num_images": len(features)}
+        shapes = {_COLUMN: features[0].row.shape}
+        with ShardWriter(self._folder, 0, shapes, metadata=metadata) as writer:
+            for row, one in enumerate(features):
+                record = Record(row, one.source, sha256=one.sha256)
+                writer.append([record], {_COLUMN: one.row[None]})
+        return writer.path
+
+    def _join_small_shards(self) -> None:
+        """Write the images of small shards into one, and remove them."""
+        self.refresh()
+        small = [shard for shard in self._list() if shard.path.stat().st_size < _SMALL_BYTES]
+        if len(small) < _MAX_SMALL_SHARDS:
+            return
+        by_shape: dict[tuple[int, ...], dict[bytes, NewFeatures]] = {}
+        joined: list[Shard] = []
+        for shard in small:
+            digests = self._digests.get(shard.path.name, ())
+            array = self._load(shard)
+            if array is None:
+                continue
+            joined.append(shard)
+            for sha256, row in zip(digests, array, strict=True):
+                rows = by_shape.setdefault(row.shape, {})
+                rows.setdefault(sha256, NewFeatures("", sha256, row))
+        written = {self._write(list(features.values())) for features in by_shape.values()}
+        for shard in joined:
+            # One that has the images of all others is written again under the same name.
+            if shard.path not in written:
+                with contextlib.suppress(OSError):
+                    shard.path.unlink()
+        self._loaded.clear()
