@@ -422,7 +422,8 @@ def test_parameters_are_read_and_set() -> None:
     classifier = tiny_classifier(C=20.0, class_weight="balanced")
     assert set(classifier.get_params()) == {
         "network", "C", "class_weight", "weights", "backend", "device", "layer", "preprocessing",
-        "batch_size", "initialization", "random_state", "progress", "fine_tuning", "cache",
+        "batch_size", "initialization", "random_state", "progress", "fine_tuning", "precision",
+        "cache",
     }  # fmt: skip
     cloned = clone(classifier)
     assert (cloned.C, cloned.class_weight) == (20.0, "balanced")

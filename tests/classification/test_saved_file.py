@@ -156,9 +156,9 @@ def test_a_pickle_is_rejected_and_not_executed(tmp_path: Path, protocol: int) ->
 
 def test_a_newer_version_is_rejected_with_the_remedy(saved: Path, tmp_path: Path) -> None:
     path = rewritten(
-        saved, tmp_path / "new", lambda metadata: metadata.update(format_version="2"), sealed=False
+        saved, tmp_path / "new", lambda metadata: metadata.update(format_version="3"), sealed=False
     )
-    with pytest.raises(FileFormatError, match=r"newer transferkit \(format version 2.*pip install"):
+    with pytest.raises(FileFormatError, match=r"newer transferkit \(format version 3.*pip install"):
         Classifier.load(path)
 
 

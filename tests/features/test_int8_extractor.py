@@ -246,3 +246,13 @@ def test_the_exported_file_has_the_same_numbers_and_8_bit_weights(
     features = calibrated.extract(images, ["add", "embedding"])
     for output, layer in zip(outputs, features, strict=True):
         np.testing.assert_allclose(output, features[layer], rtol=1e-5, atol=1e-6)
+
+
+def test_a_cache_is_not_used_after_another_calibration(tmp_path: Path) -> None:
+    images = images_of(5)
+    extractor = extractor_of(cache=tmp_path).calibrate(images_of(24, seed=1))
+    first = extractor.transform(images)
+    extractor.calibrate(images_of(24, seed=2))
+    expected = extractor_of().calibrate(images_of(24, seed=2)).transform(images)
+    np.testing.assert_array_equal(extractor.transform(images), expected)
+    assert not np.array_equal(first, expected)

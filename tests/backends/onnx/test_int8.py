@@ -82,13 +82,17 @@ def test_operators_over_integers_are_used(calibration: Calibration, tmp_path: Pa
     assert operators["Gemm"] == operators["Add"] == 0
 
 
-def test_embeddings_are_close_to_float32_and_not_the_same(program: Program) -> None:
-    pixels = _pixels(16)
+@pytest.mark.parametrize("seed", range(3))
+def test_layers_are_close_to_float32_and_not_the_same(seed: int) -> None:
+    # The ranges of one image are its own extremes, so that nothing is clipped.
+    pixels = _pixels(1, seed)
+    calibration = calibrate(BACKEND, RESIDUAL, RESIDUAL_WEIGHTS, [pixels])
+    program = Program(BACKEND, RESIDUAL, RESIDUAL_WEIGHTS, calibration=calibration)
     expected = Program(BACKEND, RESIDUAL, RESIDUAL_WEIGHTS).run(pixels, LAYERS)
     outputs = program.run(pixels, LAYERS)
     for layer in LAYERS:
         error = outputs[layer] - expected[layer]
-        assert np.linalg.norm(error) <= 0.1 * np.linalg.norm(expected[layer]), layer
+        assert np.linalg.norm(error) <= 0.03 * np.linalg.norm(expected[layer]), layer
     assert not np.array_equal(outputs["hidden.relu"], expected["hidden.relu"])
     # A scale and 256 values.
     assert len(np.unique(outputs["last.relu"])) <= 256
