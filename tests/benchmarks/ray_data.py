@@ -5,6 +5,7 @@ CPUs, from files to embeddings on disk, run in turn on the same images: `transfe
 with two workers, `FeatureExtractor.extract_to`, Ray Data with torchvision's model in two ways, and
 clip-retrieval's pipeline with torchvision's model in place of CLIP, if clip-retrieval is installed.
 Each runs on a few and on many images; the difference gives the rate, the rest is the time to start.
+``cost FOLDER`` prints the CPU time of an image with one thread for the network, as a worker has.
 ``overhead`` prints what Ray adds to each shard, and what the process that starts a run does for
 each image. ``model`` prints the duration of a run on more machines from these numbers.
 """
@@ -242,6 +243,18 @@ def measure_rate(folder: Path, few: int, many: int, rounds: int) -> None:
         )
 
 
+def measure_cost(folder: Path, number: int) -> None:
+    """Print the CPU time of an image, which does not depend on what else the machine does."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    extractor = FeatureExtractor(backend="onnxruntime", batch_size=BATCH_SIZE, progress=False)
+    with some_photos(folder, number) as photos, tempfile.TemporaryDirectory() as output:
+        extractor.transform(list_images(photos)[:BATCH_SIZE])
+        start = time.process_time()
+        extractor.extract_to(Path(output, "out"), photos)
+        each = (time.process_time() - start) / number
+    print(f"{each * 1000:.1f} ms of CPU time for each of {number} images: {1 / each:.1f} a second")
+
+
 class DrainedError(Exception):
     """Ends a run whose orders have been counted."""
 
@@ -343,6 +356,9 @@ def main() -> None:
     rate.add_argument("--few", type=int, default=64)
     rate.add_argument("--many", type=int, default=640)
     rate.add_argument("--rounds", type=int, default=1)
+    cost = commands.add_parser("cost")
+    cost.add_argument("folder", type=Path)
+    cost.add_argument("--number", type=int, default=400)
     overhead = commands.add_parser("overhead")
     overhead.add_argument("--shards", type=int, default=100)
     overhead.add_argument("--paths", type=int, default=100_000)
@@ -352,8 +368,8 @@ def main() -> None:
     model.add_argument("--images", type=int, default=1_000_000)
     arguments = vars(parser.parse_args())
     command = arguments.pop("command")
-    if command == "model":
-        print_model(**arguments)
+    if command in ("model", "cost"):
+        {"model": print_model, "cost": measure_cost}[command](**arguments)
         return
     # One start for all, so that it does not count.
     ray.init(num_cpus=2, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
