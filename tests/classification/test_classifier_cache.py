@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from samples import NETWORK, SIDE, colored, tiny_classifier, tiny_extractor
+from samples import DEMO, NETWORK, colored, tiny_classifier, tiny_extractor
 from sklearn.model_selection import GridSearchCV, cross_validate
 
 from transferkit import Classifier, FeatureCache
@@ -42,7 +42,7 @@ class CountingBackend(OnnxRuntimeBackend):
         compiled = super().compile(function)
 
         def run(*arrays: Floats) -> Any:
-            if arrays[0].shape[1:] == (SIDE, SIDE, 3):
+            if arrays[0].shape[3:] == (3,):
                 descriptor = os.open(self.file, os.O_APPEND | os.O_CREAT | os.O_WRONLY)
                 os.write(descriptor, b"1" * len(arrays[0]))
                 os.close(descriptor)
@@ -260,3 +260,20 @@ def test_without_a_usable_folder_fits_are_not_kept(tmp_path: Path) -> None:
         fits = CachedFits(cache)
         first, second = (fits.head(X, y, C=1.0, seed=0) for _ in range(2))
         np.testing.assert_array_equal(first.weight, second.weight)
+
+
+def test_features_in_int8_are_not_those_in_float32(tmp_path: Path) -> None:
+    # Without the ranges of the layers after it, of which the fitted classifier has none.
+    settings: dict[str, Any] = {"C": 1.0, "precision": "int8", "layer": "features.14"}
+    plain = Classifier(backend="onnxruntime", **settings).fit(DEMO / "train")
+    expected = plain.predict_proba(DEMO / "train")
+    Classifier(C=1.0, layer="features.14", backend="onnxruntime", cache=tmp_path).fit(
+        DEMO / "train"
+    )
+    backend = CountingBackend(tmp_path / "runs")
+    cached = Classifier(backend=backend, cache=tmp_path, **settings).fit(DEMO / "train")
+    computed = backend.count()
+    # On the images of the calibration, in float32, and on all 24.
+    assert computed == 2 * 24
+    np.testing.assert_allclose(cached.predict_proba(DEMO / "train"), expected, rtol=1e-4, atol=1e-5)
+    assert backend.count() == computed

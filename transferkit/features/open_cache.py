@@ -128,13 +128,18 @@ class OpenCache:
         needed = keep_needed(model.network, [target])
         network = Network("", needed.nodes, needed.parameters, {}, 0)
         weights = {name: model.weights[name] for name in network.parameters}
-        calibration = None if model.calibration is None else model.calibration.digest()
+        calibration = model.calibration
+        if calibration is not None:
+            # A fitted classifier does not have those of the layers that its head replaced.
+            calibration = calibration.of_layers(network.layers)
         backend = program.backend
         settings = (backend.name, backend.device, model.preprocessing, calibration)
         part = _Part(network, tuple(weights.values()), settings)
         if target in self._keys and _is_same(part, self._keys[target][0]):
             return self._keys[target][1]
-        pruned = dataclasses.replace(model, network=network, weights=weights)
+        pruned = dataclasses.replace(
+            model, network=network, weights=weights, calibration=calibration
+        )
         identity = identify(program, pruned)
         # Other versions of a library may read a pixel or round a sum differently.
         content = {"format": FORMAT, "layer": target, **identity.to_dict()}
