@@ -177,16 +177,15 @@ def test_gradients_are_of_the_network_in_float32(fitted: Classifier) -> None:
     assert optimizer._load()[1].calibration is None
 
 
-def test_a_store_needs_the_calibration_of_its_extractor(tmp_path: Path) -> None:
+def test_a_classifier_takes_the_calibration_of_a_store(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     images = images_of(LABELS)
     extractor = FeatureExtractor(
         NETWORK, weights=WEIGHTS, preprocessing=Preprocessing(SIDE), precision=INT8
     ).calibrate(images)
     store = extractor.extract_to(tmp_path / "store", images)
-    with pytest.raises(ParameterError, match=r"X is a store, which has no images to calibrate on"):
-        classifier_of().fit(store, LABELS)
-    classifier = Classifier(extractor.model(), precision=INT8, C=10.0).fit(store, LABELS)
+    classifier = classifier_of().fit(store, LABELS)
+    assert classifier.calibration_ == extractor.calibration_
     expected = classifier_of().fit(images, LABELS)
     np.testing.assert_array_equal(classifier.predict_proba(images), expected.predict_proba(images))
     with pytest.raises(ParameterError, match="precision"):

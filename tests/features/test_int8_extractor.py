@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import pickle
 import warnings
@@ -27,6 +28,7 @@ from transferkit.backends.base import INT8
 from transferkit.errors import (
     ArgumentTypeError,
     DatasetError,
+    FileFormatError,
     ImageError,
     ParameterError,
     UnknownNameError,
@@ -256,3 +258,43 @@ def test_a_cache_is_not_used_after_another_calibration(tmp_path: Path) -> None:
     expected = extractor_of().calibrate(images_of(24, seed=2)).transform(images)
     np.testing.assert_array_equal(extractor.transform(images), expected)
     assert not np.array_equal(first, expected)
+
+
+def test_a_store_keeps_the_calibration_for_images_that_are_added(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    folder = tmp_path / "store"
+    first = extractor_of().calibrate(images_of(24, seed=1))
+    first.extract_to(folder, images_of(3))
+    # Not calibrated, or on other images.
+    second = extractor_of()
+    store = second.extract_to(folder, images_of(5))
+    assert second.calibration_ == first.calibration_
+    np.testing.assert_array_equal(store["embedding"], first.transform(images_of(5)))
+    third = extractor_of().calibrate(store)
+    np.testing.assert_array_equal(third.transform(images_of(2)), store["embedding"][:2])
+    other = extractor_of().calibrate(images_of(24, seed=2))
+    with pytest.raises(ParameterError, match="precision is 'int8, calibration"):
+        other.extract_to(folder, images_of(7))
+
+
+def test_a_store_in_float32_has_no_calibration(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    plain = FeatureExtractor(
+        NETWORK, weights=WEIGHTS, preprocessing=Preprocessing(SIDE), backend="onnxruntime"
+    )
+    store = plain.extract_to(tmp_path / "store", images_of(3))
+    for use in (extractor_of().calibrate, lambda x: extractor_of().extract_to(x.folder, [])):
+        with pytest.raises(ParameterError, match="no calibration, because their precision is"):
+            use(store)
+
+
+def test_a_damaged_calibration_in_a_store_is_reported(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    folder = tmp_path / "store"
+    extractor_of().calibrate(images_of(24, seed=1)).extract_to(folder, images_of(3))
+    manifest = folder / "manifest.json"
+    data = json.loads(manifest.read_text())
+    data["description"]["calibration"]["ranges"]["last"] = [1.0]
+    manifest.write_text(json.dumps(data))
+    with pytest.raises(FileFormatError, match="the calibration in the manifest is damaged"):
+        extractor_of().extract_to(folder, images_of(4))

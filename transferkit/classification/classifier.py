@@ -82,7 +82,11 @@ from transferkit.errors import (
 )
 from transferkit.features import Features, NoneReadableError, check_finite, compute_features
 from transferkit.features.cache import CacheParameter, as_cache
-from transferkit.features.calibration import MAX_CALIBRATION_IMAGES, calibrate_on_images
+from transferkit.features.calibration import (
+    MAX_CALIBRATION_IMAGES,
+    calibrate_on_images,
+    stored_calibration,
+)
 from transferkit.features.open_cache import OpenCache
 from transferkit.images import ImageLike, Images, Preprocessing, Skipped, stream_batches
 from transferkit.images.stream import image_sequence, source_name
@@ -314,7 +318,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         The network runs on each image once. With ``fine_tuning``, it is then trained; Ctrl-C
         ends the training, and keeps the best weights so far, with a warning. With
         ``precision="int8"``, the activations are calibrated first, on at most 128 of the images,
-        with a share of each class.
+        with a share of each class; for a store they are those of its extractor.
 
         Parameters
         ----------
@@ -748,13 +752,8 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
         if self.fine_tuning is not None:
             raise _int8_training_error("fine_tuning is given with")
         if isinstance(X, FeatureStore):
-            if isinstance(self.network, Model) and self.network.calibration is not None:
-                return self._load()
-            raise ParameterError(
-                f"X is a store, which has no images to calibrate on for precision={INT8!r}; "
-                "expected images, or as network the model of the extractor that wrote the store: "
-                "Classifier(extractor.model(), ...)"
-            )
+            self._set_calibration(stored_calibration(X.info, X.folder))
+            return self._load()
         images = image_sequence(X)
         if len(images) != len(indices):
             raise DatasetError(f"X has {len(images)} images, but y has {len(indices)} labels")

@@ -207,9 +207,12 @@ def _to_store(
     workers: int | None,
 ) -> None:
     from transferkit.sources import open_sources
+    from transferkit.store.manifest import MANIFEST
 
     sources = open_sources(images, column=column)
-    _calibrate(extractor, sources)
+    # New images are added with the ranges that the others were computed with.
+    if not (output / MANIFEST).exists():
+        _calibrate(extractor, sources)
     if ray:
         from transferkit.ray import extract as extract_with_ray
 

@@ -1,21 +1,28 @@
-"""Calibration of a network for 8-bit integers on images."""
+"""Calibration of a network for 8-bit integers: on images, or as that of a store."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from transferkit.backends import Calibration, Program
 from transferkit.backends.activation_ranges import calibrate
+from transferkit.backends.base import INT8
+from transferkit.errors import FileFormatError, ParameterError, shorten, shorten_path
 from transferkit.images import Images, count_images, stream_batches
 from transferkit.models import Model
+from transferkit.store.manifest import Manifest
 from transferkit.support.progress import show_progress
 from transferkit.support.warning import warn
 
-__all__ = ["MAX_CALIBRATION_IMAGES", "calibrate_on_images"]
+__all__ = ["CALIBRATION", "MAX_CALIBRATION_IMAGES", "calibrate_on_images", "stored_calibration"]
+
+CALIBRATION = "calibration"
+"""The entry of the description of a store with the calibration of its extractor."""
 
 MAX_CALIBRATION_IMAGES = 128
 """The number of images on which activations are calibrated, if there are more."""
@@ -85,3 +92,36 @@ def calibrate_on_images(
             f"{_MIN_IMAGES}, of all kinds that occur, features are more accurate"
         )
     return calibration
+
+
+def stored_calibration(manifest: Manifest, folder: Path) -> Calibration:
+    """Return the calibration with which the features of a store were computed.
+
+    Parameters
+    ----------
+    manifest
+        What the features were computed with.
+    folder
+        The folder of the store, for messages.
+
+    Raises
+    ------
+    ParameterError
+        If they were computed in float32.
+    FileFormatError
+        If the manifest of the store is damaged.
+    """
+    where = shorten_path(folder)
+    data = manifest.description.get(CALIBRATION)
+    if data is None:
+        precision = manifest.description.get("precision")
+        raise ParameterError(
+            f"{where}: the features of this store have no calibration, because their precision is "
+            f"{shorten(precision)}; expected those of an extractor with precision={INT8!r}"
+        )
+    try:
+        return Calibration.from_dict(data)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise FileFormatError(
+            f"{where}: the calibration in the manifest is damaged ({shorten(error)})"
+        ) from error

@@ -17,7 +17,11 @@ from transferkit.backends import Backend
 from transferkit.backends.base import FLOAT32, INT8
 from transferkit.errors import ArgumentTypeError, ParameterError, ShapeError, shorten
 from transferkit.features.cache import CacheParameter
-from transferkit.features.calibration import MAX_CALIBRATION_IMAGES, calibrate_on_images
+from transferkit.features.calibration import (
+    MAX_CALIBRATION_IMAGES,
+    calibrate_on_images,
+    stored_calibration,
+)
 from transferkit.features.extraction import (
     Features,
     compute_features,
@@ -36,7 +40,7 @@ from transferkit.models.model import attach_metadata
 from transferkit.networks import Network
 from transferkit.store import FeatureStore
 from transferkit.store.features import column_names
-from transferkit.store.manifest import Manifest
+from transferkit.store.manifest import MANIFEST, Manifest, read_manifest
 from transferkit.support.random_state import RandomState
 from transferkit.support.warning import warn
 
@@ -198,7 +202,7 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
             self.calibrate(X)
         return self
 
-    def calibrate(self, X: Images, *, on_error: str = "raise") -> Self:
+    def calibrate(self, X: Images | FeatureStore, *, on_error: str = "raise") -> Self:
         """Measure the ranges of the activations on images, for ``precision="int8"``.
 
         The network runs on the images in float32. At most 128 of them are used, evenly spaced;
@@ -208,7 +212,8 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
         Parameters
         ----------
         X
-            Images; see the notes of the class.
+            Images; see the notes of the class. Or a `FeatureStore` of int8 features, to add images
+            to it: the ranges are those that it was computed with, and no images are read.
         on_error
             ``"raise"``, or ``"skip"`` to leave out images that cannot be read.
 
@@ -220,7 +225,7 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
         Raises
         ------
         ParameterError
-            If ``precision`` is not ``"int8"``.
+            If ``precision`` is not ``"int8"``, or that of the store is not.
         ImageError
             If an image cannot be read and ``on_error`` is ``"raise"``.
         DatasetError
@@ -246,6 +251,9 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
             raise ParameterError(
                 f"precision is {self.precision!r}, which needs no calibration; expected {INT8!r}"
             )
+        if isinstance(X, FeatureStore):
+            self._set_calibration(stored_calibration(X.info, X.folder))
+            return self
         program, model = self._load_float32(needs=INT8)
         images = choose_images(X, MAX_CALIBRATION_IMAGES)
         self._set_calibration(
@@ -407,6 +415,9 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
         killed is resumed by calling this again, and new images are added at the end. One that
         cannot be read is listed in ``skipped`` of the store, and never ends a run.
 
+        With ``precision="int8"``, an extractor that is not calibrated takes the calibration of the
+        store.
+
         Parameters
         ----------
         folder
@@ -469,8 +480,9 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
         ...     len(store.sources), len(more.sources), len(more.shards)
         (24, 48, 6)
         """
-        program, model = self._load()
+        self._take_stored_calibration(Path(folder))
         manifest, identity = self._describe_store(layers, shard_size, dtype)
+        program, model = self._load()
         return extract_to_store(
             program,
             model.preprocessing,
@@ -482,6 +494,11 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
             progress=self.progress,
             base=base,
         )
+
+    def _take_stored_calibration(self, folder: Path) -> None:
+        """Take the calibration of a store if one is needed, and there is none yet."""
+        if self._is_int8() and not self._is_calibrated() and (folder / MANIFEST).exists():
+            self._set_calibration(stored_calibration(read_manifest(folder), folder))
 
     def _describe_store(
         self, layers: Sequence[str] | None, shard_size: int, dtype: str

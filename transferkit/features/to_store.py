@@ -19,6 +19,7 @@ from transferkit.errors import (
     shorten,
     shorten_path,
 )
+from transferkit.features.calibration import CALIBRATION
 from transferkit.features.identity import Identity
 from transferkit.features.shard_computation import ShardComputer, ShardReport
 from transferkit.images import ImageLike, Images, NamedImage, Preprocessing, count_images
@@ -91,8 +92,12 @@ def new_manifest(
                 "Preprocessing(size=None) does not fix; resize them with Preprocessing(size=...), "
                 "or extract a layer with one vector per image, such as 'embedding'"
             )
+    description = identity.to_dict()
+    if program.calibration is not None:
+        # The identity has only its digest, by which a run with new images could not repeat it.
+        description[CALIBRATION] = program.calibration.to_dict()
     return Manifest(
-        description=identity.to_dict(),
+        description=description,
         layers={layer: tuple(shapes[name]) for layer, name in resolved.items()},
         dtype=dtype,
         shard_size=shard_size,

@@ -186,7 +186,7 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
     def _current_calibration(self) -> Calibration:
         """Return the calibration for the current parameters, or that of the given model."""
         calibration: Calibration | None = getattr(self, "calibration_", None)
-        if calibration is not None and are_same(self._model_parameters(), self._calibrated_with):
+        if calibration is not None and self._is_calibration_current():
             return calibration
         if isinstance(self.network, Model) and self.network.calibration is not None:
             return self.network.calibration
@@ -195,6 +195,15 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
             f"this {type(self).__name__} with precision={INT8!r} is {which}; call "
             "calibrate(images) with some images like those that it will be used on"
         )
+
+    def _is_calibrated(self) -> bool:
+        """Return whether there is a calibration for the current parameters."""
+        if hasattr(self, "calibration_") and self._is_calibration_current():
+            return True
+        return isinstance(self.network, Model) and self.network.calibration is not None
+
+    def _is_calibration_current(self) -> bool:
+        return are_same(self._model_parameters(), self._calibrated_with)
 
     def _set_calibration(self, calibration: Calibration) -> None:
         self.calibration_ = calibration

@@ -118,6 +118,7 @@ def extract(
     num_cpus = check_integer("num_cpus", num_cpus, 1)
     check_non_negative("num_gpus", num_gpus)
     import_arrow()
+    fx._take_stored_calibration(folder)
     resources = {"num_cpus": num_cpus, "num_gpus": num_gpus}
     with connected(num_workers and max(num_workers * num_cpus, os.cpu_count() or 1)) as ray:
         size = _pool_size(ray, num_workers, num_cpus, num_gpus)
