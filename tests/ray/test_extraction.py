@@ -205,11 +205,11 @@ class TestWorker:
         self, setup: Setup, photos: list[Path]
     ) -> None:
         for attempt in range(3):
-            (setup.folder / f".shard-000001.{attempt}.part").touch()
+            (setup.folder / f".shard-000001.{attempt}.attempt.part").touch()
         unpack_report(ShardWorker(setup)(self.order(photos)))
         assert not list(setup.folder.glob(".shard-*"))
         for attempt in range(4):
-            (setup.folder / f".shard-000001.{attempt}.part").touch()
+            (setup.folder / f".shard-000001.{attempt}.attempt.part").touch()
         with pytest.raises(WorkerError, match=r"\(images 5 to 9 .* ended its worker 4 times"):
             unpack_report(ShardWorker(setup)(self.order(photos)))
 

@@ -14,20 +14,21 @@ from typing import Any
 from transferkit.errors import (
     ArgumentTypeError,
     FileFormatError,
+    OutputError,
     ParameterError,
     TransferkitError,
     WorkerError,
     shorten_path,
 )
 from transferkit.features import FeatureExtractor
-from transferkit.features.identity import Identity, identify
+from transferkit.features.identity import Identity
 from transferkit.features.shard_computation import ShardComputer, ShardReport
 from transferkit.images.stream import WithSource
 from transferkit.ray.cluster import import_ray
 from transferkit.ray.progress import ShardProgress
 from transferkit.store.manifest import Manifest, read_manifest
 from transferkit.store.relocation import Relocation
-from transferkit.store.shards import list_parts
+from transferkit.store.shards import list_parts, part_path
 from transferkit.store.writing import Slot, new_shard
 from transferkit.support.arrow import import_arrow
 
@@ -35,6 +36,7 @@ __all__ = ["Setup", "ShardWorker", "pack_order", "unpack_report"]
 
 # How often a shard is computed whose worker ended each time.
 _MAX_ATTEMPTS = 4
+_ATTEMPT = ".attempt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,23 +130,21 @@ class ShardWorker:
         result: ShardReport | TransferkitError
         try:
             slot, images = _unpack_order(order)
-            # Not when the worker is created: Ray would start workers again whose creation fails.
-            if self._computer is None:
-                self._computer = self._load()
-            result = self._compute(self._computer, slot, images)
+            result = self._compute(slot, images)
         except TransferkitError as error:
             result = error
         return _row(pickle.dumps(result))
 
     def _load(self) -> ShardComputer:
         setup = self._setup
-        _change_directory(setup.working_directory)
-        _check_store(setup.folder, setup.manifest)
         _set_threads(setup.threads)
-        program, model = setup.extractor._load()
-        stored = Identity.from_dict(setup.manifest.description)
+        manifest = setup.manifest
+        _, identity = setup.extractor._describe_store(
+            list(manifest.layers), manifest.shard_size, manifest.dtype
+        )
+        stored = Identity.from_dict(manifest.description)
         differences = stored.differences(
-            identify(program, model), names=(" in the store", f" on {socket.gethostname()}")
+            identity, names=(" in the store", f" on {socket.gethostname()}")
         )
         if differences:
             raise ParameterError(
@@ -152,35 +152,57 @@ class ShardWorker:
                 f"{'; '.join(differences)}; give the backend and the device, and the same weights "
                 "on every machine"
             )
+        program, model = setup.extractor._load()
         return ShardComputer(
             program,
             model.preprocessing,
-            setup.manifest,
+            manifest,
             setup.extractor.batch_size,
             relocation=setup.relocation,
             threads=setup.threads,
             on_batch=self._progress.add,
         )
 
-    def _compute(
-        self, computer: ShardComputer, slot: Slot, images: Sequence[WithSource]
-    ) -> ShardReport:
-        folder = self._setup.folder
-        # A worker that was killed leaves its part of the shard.
-        attempts = list_parts(folder, slot.number)
-        if len(attempts) >= _MAX_ATTEMPTS:
-            first, last = slot.first_row, slot.first_row + len(images) - 1
-            raise WorkerError(
-                f"{shorten_path(folder)}: shard {slot.number} (images {first} to {last} of the "
-                f"store) ended its worker {len(attempts)} times, perhaps because its machine has "
-                "not enough memory; use fewer workers, a smaller batch_size, or find the image"
-            )
+    def _compute(self, slot: Slot, images: Sequence[WithSource]) -> ShardReport:
+        setup = self._setup
+        # Not when the worker is created: Ray would start workers again whose creation fails.
+        if self._computer is None:
+            _change_directory(setup.working_directory)
+            _check_store(setup.folder, setup.manifest)
+        _begin_attempt(setup.folder, slot, len(images))
+        if self._computer is None:
+            self._computer = self._load()
         self._progress.begin(slot.number)
-        shard = new_shard(folder, self._setup.manifest, slot)
-        report = computer.compute(iter(images), shard, slot.first_row)
-        for part in attempts:
+        shard = new_shard(setup.folder, setup.manifest, slot)
+        report = self._computer.compute(iter(images), shard, slot.first_row)
+        for part in list_parts(setup.folder, slot.number):
             part.unlink(missing_ok=True)
         return report
+
+
+def _begin_attempt(folder: Path, slot: Slot, number: int) -> None:
+    """Leave a file, which stays if this process is killed; Ray would try for ever.
+
+    Raises
+    ------
+    WorkerError
+        If too many have been killed.
+    """
+    parts = list_parts(folder, slot.number)
+    attempts = sum(part.suffixes[-2] == _ATTEMPT for part in parts)
+    if attempts >= _MAX_ATTEMPTS:
+        raise WorkerError(
+            f"{shorten_path(folder)}: shard {slot.number} (images {slot.first_row} to "
+            f"{slot.first_row + number - 1} of the store) ended its worker {attempts} times, "
+            "perhaps because its machine has not enough memory; use fewer workers, a smaller "
+            "batch_size, or find the image"
+        )
+    try:
+        part_path(folder, slot.number, _ATTEMPT).touch()
+    except OSError as error:
+        raise OutputError(
+            f"{shorten_path(folder)}: cannot be written on {socket.gethostname()}: {error.strerror}"
+        ) from error
 
 
 def _row(content: bytes) -> Any:

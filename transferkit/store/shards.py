@@ -39,6 +39,7 @@ __all__ = [
     "has_valid_digest",
     "list_parts",
     "list_shards",
+    "part_path",
     "read_arrays",
     "read_metadata",
     "read_records",
@@ -217,7 +218,7 @@ class ShardWriter:
         bytes_of_row = max(1, sum(lengths) * self._dtype.itemsize)
         self._group_rows = min(max(1, _GROUP_BYTES // bytes_of_row), _MAX_GROUP_ROWS)
         self._schema = _schema(self._shapes, dtype, {**(metadata or {}), "number": number})
-        self._temporary = self._folder / f"{_part_name(number)}.{secrets.token_hex(4)}.part"
+        self._temporary = part_path(self._folder, number)
         self._file: Any = None
         self._writer: Any = None
         self._records: list[Record] = []
@@ -465,12 +466,23 @@ def list_parts(folder: str | os.PathLike[str], number: int | None = None) -> lis
     number
         The number of a shard; None: all of them.
     """
-    name = ".shard-*" if number is None else _part_name(number)
+    name = ".shard-*" if number is None else f".shard-{number:06}"
     return sorted(Path(folder).glob(f"{name}.*.part"))
 
 
-def _part_name(number: int) -> str:
-    return f".shard-{number:06}"
+def part_path(folder: str | os.PathLike[str], number: int, suffix: str = "") -> Path:
+    """Return a new path for a temporary file of a shard.
+
+    Parameters
+    ----------
+    folder
+        The folder of the store.
+    number
+        The number of the shard.
+    suffix
+        What comes before the end of the name, to tell it from others.
+    """
+    return Path(folder, f".shard-{number:06}.{secrets.token_hex(4)}{suffix}.part")
 
 
 def has_valid_digest(shard: Shard) -> bool:
