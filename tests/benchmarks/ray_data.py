@@ -55,7 +55,6 @@ class TorchModel:
         import torch
         import torchvision
 
-        torch.set_num_threads(1)
         self.torch = torch
         self.model = torchvision.models.mobilenet_v2().eval()
 

@@ -52,6 +52,7 @@ def extract(
 
     The store is that of `transferkit.FeatureExtractor.extract_to`: the same rows in the same
     order, with the same numbers, and a run that was interrupted or killed is resumed by either.
+    With PyTorch and TensorFlow, sums are rounded differently with another number of threads.
     This process lists the images, holds the lock of the store, and divides the images into shards;
     each worker loads the network once, and computes and writes a shard at a time. A shard whose
     worker is lost is computed again by another.
