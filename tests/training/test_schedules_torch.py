@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import is_dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -105,7 +106,8 @@ def factors(schedule: Schedule) -> npt.NDArray[np.float64]:
         (Warmup(Cosine(), WARMUP), after_warmup(cosine(STEPS - WARMUP_STEPS))),
         (Warmup(Exponential(epochs=EPOCHS), WARMUP), during_warmup(exponential)),
     ],
-    ids=str,
+    # None: the name of the parameter and a number.
+    ids=lambda value: str(value) if is_dataclass(value) else None,
 )
 def test_learning_rates_are_those_of_torch(schedule: Schedule, scheduler: Scheduler) -> None:
     expected = learning_rates_in_torch(scheduler, STEPS)

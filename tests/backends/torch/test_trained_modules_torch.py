@@ -248,7 +248,9 @@ def test_modules_that_cannot_be_trained() -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [net, Tied, Recomputed, Recurrent, parametrized, compiled_inside], ids=str
+    "make",
+    [net, Tied, Recomputed, Recurrent, parametrized, compiled_inside],
+    ids=lambda make: make.__name__,
 )
 def test_gradients_equal_those_of_autograd(make: Callable[[], nn.Module]) -> None:
     # Parameters other than those of the module that is wrapped.
