@@ -410,7 +410,8 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
         Parameters
         ----------
         folder
-            The folder of the store, which is created if necessary.
+            The folder of the store, or its URL on a file system of fsspec, such as
+            ``"s3://bucket/features/"``; it is created if necessary.
         X
             Images; see the notes of the class. They are iterated no more than a few batches ahead.
             A path may also be that of a list of paths, or of a Parquet or tar file, a pattern or a
@@ -439,8 +440,10 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
         OutputError
             If the folder cannot be written to, the disk is full, or another process writes to the
             store. Files that are complete stay.
+        DownloadError
+            If the store cannot be read from a server.
         UnknownNameError
-            If a layer is unknown.
+            If a layer, or the scheme of a URL, is unknown.
         ShapeError
             If the shape of a layer's output depends on the size of the images, which may differ.
         FileFormatError
@@ -448,7 +451,8 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
         DatasetError
             If there are no images.
         UnsupportedError
-            If the network is a model object of a framework, or pyarrow is not installed.
+            If the network is a model object of a framework, or pyarrow, or what fsspec needs for
+            a URL, is not installed.
 
         Warns
         -----
@@ -475,7 +479,7 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
             program,
             model.preprocessing,
             X,
-            Path(folder),
+            folder,
             manifest,
             identity,
             batch_size=self.batch_size,

@@ -8,7 +8,6 @@ import socket
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from transferkit.errors import (
@@ -26,6 +25,7 @@ from transferkit.images.stream import WithSource
 from transferkit.ray.cluster import import_ray
 from transferkit.ray.progress import ShardProgress
 from transferkit.store.manifest import Manifest, read_manifest
+from transferkit.store.places import find_place
 from transferkit.store.relocation import Relocation
 from transferkit.store.shards import list_parts
 from transferkit.store.writing import Slot, new_shard
@@ -46,7 +46,7 @@ class Setup:
     extractor
         The extractor, with the network that each worker loads.
     folder
-        The folder of the store, an absolute path.
+        The folder of the store, which is the same in every process.
     manifest
         The manifest of the store.
     relocation
@@ -60,7 +60,7 @@ class Setup:
     """
 
     extractor: FeatureExtractor
-    folder: Path
+    folder: str | os.PathLike[str]
     manifest: Manifest
     relocation: Relocation | None
     working_directory: str
@@ -179,7 +179,7 @@ class ShardWorker:
         shard = new_shard(folder, self._setup.manifest, slot)
         report = computer.compute(iter(images), shard, slot.first_row)
         for part in attempts:
-            part.unlink(missing_ok=True)
+            find_place(folder).remove(part)
         return report
 
 
@@ -222,7 +222,7 @@ def _change_directory(folder: str) -> None:
         ) from error
 
 
-def _check_store(folder: Path, manifest: Manifest) -> None:
+def _check_store(folder: str | os.PathLike[str], manifest: Manifest) -> None:
     """Check that the folder is the same as in the process that started the run."""
     try:
         is_same = read_manifest(folder) == manifest
