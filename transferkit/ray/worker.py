@@ -7,6 +7,7 @@ import pickle
 import socket
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -179,7 +180,9 @@ class ShardWorker:
         shard = new_shard(folder, self._setup.manifest, slot)
         report = computer.compute(iter(images), shard, slot.first_row)
         for part in attempts:
-            find_place(folder).remove(part)
+            # The next run removes what is left.
+            with suppress(OSError):
+                find_place(folder).remove(part)
         return report
 
 

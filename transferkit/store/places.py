@@ -42,6 +42,8 @@ _ARRAYS = "arrays"
 # What is left of a URL in a pathlib.Path.
 _BROKEN_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):[\\/]")
 _PATTERN = re.compile(r"[*?\[\]]")
+# Schemes of this machine.
+_WITHOUT_CONNECTION = ("local", "memory")
 # The size of the pieces that are read from servers.
 _BLOCK = 4 << 20
 # Errors of a file system for which another try is futile.
@@ -431,9 +433,8 @@ class RemotePlace(Place):
         OSError
             If it fails, whatever the file system raises.
         """
-        if urlsplit(self.url).scheme != "memory" and (
-            os.environ.get(OFFLINE_VARIABLE, "0") not in {"", "0"}
-        ):
+        is_offline = os.environ.get(OFFLINE_VARIABLE, "0") not in {"", "0"}
+        if is_offline and urlsplit(self.url).scheme not in _WITHOUT_CONNECTION:
             raise RemoteError(f"{OFFLINE_VARIABLE} is set")
 
         def attempt() -> Result:
