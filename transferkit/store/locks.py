@@ -165,7 +165,7 @@ class RemoteLock(StoreLock):
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        # Where this fails, the lock ends by itself.
+        # Where this fails, the lock ends when it is old.
         with suppress(OSError):
             owner = self._read()
             if owner is not None and owner.token == self._token:
