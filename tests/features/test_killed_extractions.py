@@ -23,9 +23,9 @@ SCRIPT = Path(killed_extraction.__file__)
 TIMEOUT = 120
 
 
-def start(photos: Path, store: Path) -> subprocess.Popen[bytes]:
+def start(photos: Path, store: Path, prefix: str = "") -> subprocess.Popen[bytes]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SCRIPT.parent), *sys.path])}
-    command = [sys.executable, str(SCRIPT), str(photos), str(store)]
+    command = [sys.executable, str(SCRIPT), str(photos), f"{prefix}{store}"]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
 
 
@@ -38,8 +38,16 @@ def shard_names(store: Path) -> list[str]:
     return sorted(path.name for path in store.glob("shard-*"))
 
 
+@pytest.fixture(params=["", "local://"])
+def prefix(request: pytest.FixtureRequest) -> str:
+    """What makes a path one that is treated as if it were on a server."""
+    return str(request.param)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is a signal of POSIX")
-def test_extractions_killed_at_random_moments_end_with_the_same_columns(tmp_path: Path) -> None:
+def test_extractions_killed_at_random_moments_end_with_the_same_columns(
+    tmp_path: Path, prefix: str
+) -> None:
     photos = tmp_path / "photos"
     paths = write_images(photos, noise(300))
     for path in paths[7::50]:
@@ -54,7 +62,7 @@ def test_extractions_killed_at_random_moments_end_with_the_same_columns(tmp_path
         number += 1
         while kills < KILLS:
             before, limit = shard_names(store), time.monotonic() + TIMEOUT
-            process = start(photos, store)
+            process = start(photos, store, prefix)
             while process.poll() is None and shard_names(store) == before:
                 assert time.monotonic() < limit
                 time.sleep(0.001)
@@ -67,27 +75,27 @@ def test_extractions_killed_at_random_moments_end_with_the_same_columns(tmp_path
             if not was_running:
                 break
             kills += 1
-        finish(start(photos, store))
+        finish(start(photos, store, prefix))
         assert shard_names(store) == shard_names(tmp_path / "whole")
         killed = FeatureStore(store).to_arrow().combine_chunks()
         assert killed.equals(whole)
         assert FeatureStore(store).verify() == []
 
 
-def test_of_two_processes_one_works_and_the_other_says_so(tmp_path: Path) -> None:
+def test_of_two_processes_one_works_and_the_other_says_so(tmp_path: Path, prefix: str) -> None:
     photos, store = tmp_path / "photos", tmp_path / "store"
     write_images(photos, noise(3))
     extractor = tiny_extractor(backend="onnxruntime")
 
     def images() -> Iterator[Path]:
         yield photos / "000.png"
-        process = start(photos, store)
+        process = start(photos, store, prefix)
         _, errors = process.communicate(timeout=TIMEOUT)
         assert process.returncode == 1
         assert "OutputError" in errors.decode()
         assert "another process is writing to this store" in errors.decode()
 
-    extractor.extract_to(store, images(), LAYERS, shard_size=20)
+    extractor.extract_to(f"{prefix}{store}", images(), LAYERS, shard_size=20)
     assert len(FeatureStore(store).sources) == 1
-    finish(start(photos, store))
+    finish(start(photos, store, prefix))
     assert len(FeatureStore(store).sources) == 3

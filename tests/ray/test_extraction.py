@@ -86,6 +86,32 @@ def test_the_store_is_that_of_one_process(
 
 
 @pytest.mark.usefixtures("cluster")
+def test_a_store_at_a_url_is_that_of_a_folder(
+    extractor: FeatureExtractor, photos: list[Path], tmp_path: Path
+) -> None:
+    # A folder that is treated as if it were on a server.
+    url = f"local://{(tmp_path / 'many').as_posix()}"
+    images: list[Any] = [str(path) for path in photos]
+    images[17] = DeadlyImage(images[17], str(tmp_path / "killed"))
+    transferkit.ray.extract(extractor, images[:25], url, LAYERS, num_workers=2, shard_size=10)
+    assert (tmp_path / "killed").exists()
+    store = transferkit.ray.extract(extractor, images, url, LAYERS, num_workers=2, shard_size=10)
+    assert store.folder == url
+    for stop in (25, None):
+        extractor.extract_to(tmp_path / "one", images[:stop], LAYERS, shard_size=10)
+    assert files(tmp_path / "many") == files(tmp_path / "one")
+    assert not (tmp_path / "many" / ".lock").exists()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_store_that_workers_do_not_see_is_an_error(
+    extractor: FeatureExtractor, photos: list[Path]
+) -> None:
+    with pytest.raises(WorkerError, match=r"memory://s: .* does not see the store in this folder"):
+        transferkit.ray.extract(extractor, photos, "memory://s", num_workers=1)
+
+
+@pytest.mark.usefixtures("cluster")
 def test_a_lost_worker_is_replaced(
     extractor: FeatureExtractor, photos: list[Path], tmp_path: Path, monkeypatch: Any
 ) -> None:
@@ -156,8 +182,8 @@ def test_errors_are_those_of_one_process(
 def test_mistakes_are_found_before_ray_starts(
     extractor: FeatureExtractor, photos: list[Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(UnsupportedError, match=r"s3://b/f: a store is written to a folder"):
-        transferkit.ray.extract(extractor, photos, "s3://b/f")
+    with pytest.raises(UnknownNameError, match="unknown URL scheme 's4'"):
+        transferkit.ray.extract(extractor, photos, "s4://b/f")
     with pytest.raises(ParameterError, match="num_workers is 0"):
         transferkit.ray.extract(extractor, photos, tmp_path, num_workers=0)
     with pytest.raises(ParameterError, match="num_gpus"):

@@ -60,7 +60,7 @@ def read(inputs, **options):
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch):
     monkeypatch.delenv("TRANSFERKIT_OFFLINE", raising=False)
-    monkeypatch.setattr(remote, "_PAUSE", 0.0)
+    monkeypatch.setattr("transferkit.support.remote._PAUSE", 0.0)
     monkeypatch.setattr(remote, "_TIMEOUT", (5.0, 0.3))
 
 

@@ -10,6 +10,7 @@ import typer
 
 from transferkit.cli.options import CLASSIFIER_SUFFIX
 from transferkit.errors import DatasetError, OutputError, UnknownNameError, shorten
+from transferkit.support.remote import is_url
 
 if TYPE_CHECKING:
     from transferkit.datasets import LabelledImages
@@ -23,6 +24,7 @@ __all__ = [
     "parse_class",
     "parse_path",
     "parse_source",
+    "parse_store",
     "read_data_set",
 ]
 
@@ -108,6 +110,11 @@ def parse_path(text: str) -> Path:
     if not text:
         raise typer.BadParameter("the path is empty; for the current directory, write .")
     return Path(text)
+
+
+def parse_store(text: str) -> Path | str:
+    """Return the path of a store or a file, or the URL of a store; see `parse_path`."""
+    return text if is_url(text) else parse_path(text)
 
 
 def parse_source(text: str) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from transferkit.cli.arguments import list_files, parse_path, parse_source
+from transferkit.cli.arguments import list_files, parse_path, parse_source, parse_store
 from transferkit.cli.console import format_count, print_line, print_skipped
 from transferkit.cli.features import print_some_skipped
 from transferkit.cli.options import (
@@ -51,10 +51,10 @@ def extract(
         typer.Option(
             "--output",
             "-o",
-            parser=parse_path,
+            parser=parse_store,
             metavar="PATH",
-            help="The .npz file to write, or the folder of a store, which can hold any number of "
-            "images.",
+            help="The .npz file to write, or the folder of a store or its URL, such as "
+            "s3://bucket/features/; a store can hold any number of images.",
         ),
     ],
     layer: Annotated[
@@ -139,8 +139,9 @@ def extract(
     layers = layer or ["embedding"]
     if workers is not None and not ray:
         raise typer.BadParameter("--workers is for --ray")
-    suffix = output.suffix.lower()
-    if suffix == _FILE and not output.is_dir():
+    suffix = PurePath(output).suffix.lower()
+    is_folder = Path(output).is_dir()
+    if isinstance(output, Path) and suffix == _FILE and not is_folder:
         for name, value in (
             ("--shard-size", shard_size),
             ("--half", half or None),
@@ -151,8 +152,10 @@ def extract(
             if value is not None:
                 raise typer.BadParameter(f"{name} is for a store; {output} is a file")
         _to_file(extractor, images, layers, output)
-    elif suffix in _OTHER_FILES and not output.is_dir():
-        raise OutputError(f"{output}: expected a file name that ends in .npz, or a folder")
+    elif suffix in (_FILE, *_OTHER_FILES) and not is_folder:
+        raise OutputError(
+            f"{output}: expected a file name that ends in .npz, a folder, or the URL of a folder"
+        )
     else:
         if cache is not None:
             raise typer.BadParameter(
@@ -197,7 +200,7 @@ def _to_store(
     extractor: FeatureExtractor,
     images: Sequence[str],
     layers: list[str],
-    output: Path,
+    output: Path | str,
     *,
     shard_size: int,
     dtype: str,
@@ -207,11 +210,11 @@ def _to_store(
     workers: int | None,
 ) -> None:
     from transferkit.sources import open_sources
-    from transferkit.store.manifest import MANIFEST
+    from transferkit.store.manifest import has_manifest
 
     sources = open_sources(images, column=column)
     # New images are added with the ranges that the others were computed with.
-    if not (output / MANIFEST).exists():
+    if not has_manifest(output):
         _calibrate(extractor, sources)
     if ray:
         from transferkit.ray import extract as extract_with_ray

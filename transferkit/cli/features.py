@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from transferkit.cli.arguments import parse_path
+from transferkit.cli.arguments import parse_path, parse_store
 from transferkit.cli.console import (
     format_count,
     print_json,
@@ -31,7 +31,10 @@ _MAX_SKIPPED = 20
 
 def features(
     folder: Annotated[
-        Path, typer.Argument(parser=parse_path, metavar="FOLDER", help="The folder of the store.")
+        Path,
+        typer.Argument(
+            parser=parse_store, metavar="FOLDER", help="The folder of the store, or its URL."
+        ),
     ],
     verify: Annotated[
         bool,
@@ -81,7 +84,7 @@ def _verify(store: FeatureStore) -> None:
     raise typer.Exit(1)
 
 
-def print_some_skipped(skipped: Sequence[Skipped], folder: Path | None) -> None:
+def print_some_skipped(skipped: Sequence[Skipped], folder: Path | str | None) -> None:
     """Print the first skipped images on standard error, and how to list all of them.
 
     Parameters

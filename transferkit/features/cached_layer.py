@@ -257,7 +257,7 @@ class CachedLayer:
             with contextlib.suppress(OSError):
                 shard.path.unlink()
 
-    def _write(self, features: Sequence[NewFeatures]) -> Path | None:
+    def _write(self, features: Sequence[NewFeatures]) -> Path | str | None:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

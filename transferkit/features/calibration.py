@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -94,7 +94,7 @@ def calibrate_on_images(
     return calibration
 
 
-def stored_calibration(manifest: Manifest, folder: Path) -> Calibration:
+def stored_calibration(manifest: Manifest, folder: str | os.PathLike[str]) -> Calibration:
     """Return the calibration with which the features of a store were computed.
 
     Parameters

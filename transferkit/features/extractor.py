@@ -40,7 +40,7 @@ from transferkit.models.model import attach_metadata
 from transferkit.networks import Network
 from transferkit.store import FeatureStore
 from transferkit.store.features import column_names
-from transferkit.store.manifest import MANIFEST, Manifest, read_manifest
+from transferkit.store.manifest import Manifest, has_manifest, read_manifest
 from transferkit.support.random_state import RandomState
 from transferkit.support.warning import warn
 
@@ -421,7 +421,8 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
         Parameters
         ----------
         folder
-            The folder of the store, which is created if necessary.
+            The folder of the store, or its URL on a file system of fsspec, such as
+            ``"s3://bucket/features/"``; it is created if necessary.
         X
             Images; see the notes of the class. They are iterated no more than a few batches ahead.
             A path may also be that of a list of paths, or of a Parquet or tar file, a pattern or a
@@ -450,8 +451,10 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
         OutputError
             If the folder cannot be written to, the disk is full, or another process writes to the
             store. Files that are complete stay.
+        DownloadError
+            If the store cannot be read from a server.
         UnknownNameError
-            If a layer is unknown.
+            If a layer, or the scheme of a URL, is unknown.
         ShapeError
             If the shape of a layer's output depends on the size of the images, which may differ.
         FileFormatError
@@ -459,7 +462,8 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
         DatasetError
             If there are no images.
         UnsupportedError
-            If the network is a model object of a framework, or pyarrow is not installed.
+            If the network is a model object of a framework, or pyarrow, or what fsspec needs for
+            a URL, is not installed.
 
         Warns
         -----
@@ -480,14 +484,14 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
         ...     len(store.sources), len(more.sources), len(more.shards)
         (24, 48, 6)
         """
-        self._take_stored_calibration(Path(folder))
+        self._take_stored_calibration(folder)
         manifest, identity = self._describe_store(layers, shard_size, dtype)
         program, model = self._load()
         return extract_to_store(
             program,
             model.preprocessing,
             X,
-            Path(folder),
+            folder,
             manifest,
             identity,
             batch_size=self.batch_size,
@@ -495,9 +499,9 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
             base=base,
         )
 
-    def _take_stored_calibration(self, folder: Path) -> None:
+    def _take_stored_calibration(self, folder: str | os.PathLike[str]) -> None:
         """Take the calibration of a store if one is needed, and there is none yet."""
-        if self._is_int8() and not self._is_calibrated() and (folder / MANIFEST).exists():
+        if self._is_int8() and not self._is_calibrated() and has_manifest(folder):
             self._set_calibration(stored_calibration(read_manifest(folder), folder))
 
     def _describe_store(

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain, islice
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
 from transferkit.backends import Program
@@ -31,6 +31,7 @@ from transferkit.sources import open_sources
 from transferkit.store import FeatureStore
 from transferkit.store.known import NEW, fingerprint
 from transferkit.store.manifest import MANIFEST, Manifest
+from transferkit.store.places import Place, find_place
 from transferkit.store.relocation import Relocation
 from transferkit.store.shards import DTYPES
 from transferkit.store.writing import StoreWriter
@@ -108,7 +109,7 @@ def extract_to_store(
     program: Program,
     preprocessing: Preprocessing,
     images: Images,
-    folder: Path,
+    folder: str | os.PathLike[str],
     manifest: Manifest,
     identity: Identity,
     *,
@@ -163,7 +164,7 @@ def extract_to_store(
 
 def add_to_store(
     images: Images,
-    folder: Path,
+    folder: str | os.PathLike[str],
     manifest: Manifest,
     identity: Identity,
     add_images: Callable[[StoreRun], None],
@@ -179,7 +180,7 @@ def add_to_store(
         As for `transferkit.images.stream_batches`; a path is that of anything that
         `transferkit.sources.open_sources` reads.
     folder
-        The folder of the store, which is created if necessary.
+        The folder of the store, or its URL, which is created if necessary.
     manifest
         As returned by `new_manifest`.
     identity
@@ -203,6 +204,7 @@ def add_to_store(
     OutputError
         If a shard cannot be written.
     """
+    place = find_place(folder)
     if isinstance(images, (str, os.PathLike)):
         images = open_sources(images)
     total = count_images(images)
@@ -212,39 +214,39 @@ def add_to_store(
     sources = iterate_images(images)
 
     def differences(stored: Mapping[str, Any]) -> list[str]:
-        other = Identity.from_dict(stored, str(folder / MANIFEST))
+        other = Identity.from_dict(stored, str(place.locate(MANIFEST)))
         return other.differences(identity, names=(" in the store", " here"))
 
     with ExitStack() as stack:
         with show_progress("Checking shards", None, shown=progress) as checked:
             writer = stack.enter_context(
-                StoreWriter(folder, manifest, differences=differences, on_check=checked)
+                StoreWriter(place, manifest, differences=differences, on_check=checked)
             )
         if writer.damaged:
-            warn(_describe_damage(folder, writer.damaged))
-        run = StoreRun(sources, writer, _relocation(folder, base))
+            warn(_describe_damage(place, writer.damaged))
+        run = StoreRun(sources, writer, _relocation(place, base))
         bar = show_progress("Extracting features", total, shown=progress, status=run.status)
         run.advance = stack.enter_context(bar)
         add_images(run)
         if run.num_seen == 0:
             raise DatasetError("no images were given")
         writer.finish()
-    run.warn(folder)
-    return FeatureStore(folder, base=base)
+    run.warn()
+    return FeatureStore(place, base=base)
 
 
-def _relocation(folder: Path, base: str | os.PathLike[str] | None) -> Relocation | None:
+def _relocation(place: Place, base: str | os.PathLike[str] | None) -> Relocation | None:
     if base is None:
         return None
-    return FeatureStore(folder, base=base).relocation
+    return FeatureStore(place, base=base).relocation
 
 
-def _describe_damage(folder: Path, names: Sequence[str]) -> str:
+def _describe_damage(place: Place, names: Sequence[str]) -> str:
     number = len(names)
     which = "1 shard was" if number == 1 else f"{number} shards were"
     listed = ", ".join(names[:_MAX_EXAMPLES]) + (", ..." if number > _MAX_EXAMPLES else "")
     return (
-        f"{shorten_path(folder)}: {which} damaged: {listed}; the features in them are computed "
+        f"{shorten_path(place)}: {which} damaged: {listed}; the features in them are computed "
         "again, and the damaged files kept with .damaged at the end of their names"
     )
 
@@ -296,20 +298,27 @@ class StoreRun:
         self.advance(num_rows)
 
     def add_report(self, report: ShardReport) -> None:
-        """Add what is to be reported of a shard."""
+        """Add what is to be reported of a shard that was written.
+
+        Raises
+        ------
+        OutputError
+            If another process has taken the lock of the store since.
+        """
+        self.writer.check_lock()
         for layer, (number, example) in report.not_finite.items():
             before, first = self._not_finite.get(layer, (0, example))
             self._not_finite[layer] = (before + number, first)
 
-    def warn(self, folder: Path) -> None:
+    def warn(self) -> None:
         """Warn of images that have changed, and of values that are not finite."""
         if self._num_changed:
             which = "1 image has" if self._num_changed == 1 else f"{self._num_changed} images have"
             examples = ", ".join(map(shorten_path, self._changed))
             warn(
-                f"{shorten_path(folder)}: {which} changed since the features were computed, such "
-                f"as {examples}; the store keeps the features of the images as they were. For "
-                "those of the new ones, extract to another folder"
+                f"{shorten_path(self.writer.place)}: {which} changed since the features were "
+                f"computed, such as {examples}; the store keeps the features of the images as they "
+                "were. For those of the new ones, extract to another folder"
             )
         for layer, (number, example) in self._not_finite.items():
             warn(
@@ -347,7 +356,7 @@ class StoreRun:
             return
         if PurePath(first).is_absolute() and not os.path.exists(first):
             warn(
-                f"{shorten_path(self.writer.folder)}: the images of this store, such as "
+                f"{shorten_path(self.writer.place)}: the images of this store, such as "
                 f"{shorten_path(first)}, are not there any more, and the first one that is given "
                 "now is new to it; if they were moved, pass base, the folder that has them now, "
                 "or they are computed again"

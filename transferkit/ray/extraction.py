@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from transferkit.errors import (
@@ -29,6 +28,7 @@ from transferkit.ray.progress import counted
 from transferkit.ray.worker import Setup, ShardWorker, pack_order, unpack_report
 from transferkit.store import FeatureStore
 from transferkit.store.manifest import Manifest, read_manifest
+from transferkit.store.places import find_place
 from transferkit.support.arrow import import_arrow
 from transferkit.support.validation import check_integer, check_non_negative
 
@@ -70,7 +70,8 @@ def extract(
         paths on a file system that all machines share, or URLs. Other images are sent to the
         workers. All of them are listed before the first is computed.
     folder
-        The folder of the store, on a file system that all machines share.
+        The folder of the store, on a file system that all machines share, or its URL, such as
+        ``"s3://bucket/features/"``. The workers need the same credentials in their environment.
     layers
         Names from ``fx.layers()``; None: only ``fx.layer``.
     num_workers
@@ -91,8 +92,8 @@ def extract(
     Raises
     ------
     UnsupportedError
-        If Ray or pyarrow is not installed, the network is a model object of a framework, or
-        ``folder`` is a URL.
+        If Ray or pyarrow, or what fsspec needs for a URL, is not installed, or the network is a
+        model object of a framework.
     WorkerError
         If a machine does not see the store or the current directory, or a shard ended its worker
         several times.
@@ -113,7 +114,7 @@ def extract(
     >>> store = transferkit.ray.extract(fx, "photos/", "features/", num_workers=2)  # doctest: +SKIP
     """
     _check_extractor(fx)
-    folder = _local_folder(folder)
+    place = find_place(folder).absolute()
     if num_workers is not None:
         num_workers = check_integer("num_workers", num_workers, 1)
     num_cpus = check_integer("num_cpus", num_cpus, 1)
@@ -129,7 +130,7 @@ def extract(
             _add_images(ray, run, fx, size, resources)
 
         return add_to_store(
-            images, folder, manifest, identity, add_images, progress=fx.progress, base=base
+            images, place, manifest, identity, add_images, progress=fx.progress, base=base
         )
 
 
@@ -142,17 +143,6 @@ def _check_extractor(fx: object) -> None:
             f"network is a {type(fx.network).__name__}, which is not sent to workers; expected a "
             "network of this library. Use FeatureExtractor.iter_extract in this process"
         )
-
-
-def _local_folder(folder: str | os.PathLike[str]) -> Path:
-    text = os.fsdecode(folder)
-    if "://" in text:
-        raise UnsupportedError(
-            f"{shorten_path(text)}: a store is written to a folder, not to a URL, because it is "
-            "locked, and its files are renamed when they are complete; write it to a folder that "
-            "every machine shares, and copy it afterwards"
-        )
-    return Path(text).absolute()
 
 
 def _pool_size(ray: Any, num_workers: int | None, num_cpus: int, num_gpus: float) -> int:
@@ -207,11 +197,11 @@ def _add_images(
     if not orders:
         return
     with counted(ray, run) as (counter, done):
-        folder = run.writer.folder
+        place = run.writer.place
         setup = Setup(
             fx,
-            folder,
-            read_manifest(folder),
+            place,
+            read_manifest(place),
             run.relocation,
             os.getcwd(),
             threads=int(resources["num_cpus"]),

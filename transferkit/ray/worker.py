@@ -7,14 +7,13 @@ import pickle
 import socket
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from transferkit.errors import (
     ArgumentTypeError,
     FileFormatError,
-    OutputError,
     ParameterError,
     TransferkitError,
     WorkerError,
@@ -27,8 +26,9 @@ from transferkit.images.stream import WithSource
 from transferkit.ray.cluster import import_ray
 from transferkit.ray.progress import ShardProgress
 from transferkit.store.manifest import Manifest, read_manifest
+from transferkit.store.places import find_place
 from transferkit.store.relocation import Relocation
-from transferkit.store.shards import list_parts, part_path
+from transferkit.store.shards import list_parts, part_name
 from transferkit.store.writing import Slot, new_shard
 from transferkit.support.arrow import import_arrow
 
@@ -48,7 +48,7 @@ class Setup:
     extractor
         The extractor, with the network that each worker loads.
     folder
-        The folder of the store, an absolute path.
+        The folder of the store, which is the same in every process.
     manifest
         The manifest of the store.
     relocation
@@ -62,7 +62,7 @@ class Setup:
     """
 
     extractor: FeatureExtractor
-    folder: Path
+    folder: str | os.PathLike[str]
     manifest: Manifest
     relocation: Relocation | None
     working_directory: str
@@ -176,11 +176,13 @@ class ShardWorker:
         shard = new_shard(setup.folder, setup.manifest, slot)
         report = self._computer.compute(iter(images), shard, slot.first_row)
         for part in list_parts(setup.folder, slot.number):
-            part.unlink(missing_ok=True)
+            # The next run removes what is left.
+            with suppress(OSError):
+                find_place(setup.folder).remove(part)
         return report
 
 
-def _begin_attempt(folder: Path, slot: Slot, number: int) -> None:
+def _begin_attempt(folder: str | os.PathLike[str], slot: Slot, number: int) -> None:
     """Leave a file, which stays if this process is killed; Ray would try for ever.
 
     Raises
@@ -189,7 +191,7 @@ def _begin_attempt(folder: Path, slot: Slot, number: int) -> None:
         If too many have been killed.
     """
     parts = list_parts(folder, slot.number)
-    attempts = sum(part.suffixes[-2] == _ATTEMPT for part in parts)
+    attempts = sum(part.endswith(f"{_ATTEMPT}.part") for part in parts)
     if attempts >= _MAX_ATTEMPTS:
         raise WorkerError(
             f"{shorten_path(folder)}: shard {slot.number} (images {slot.first_row} to "
@@ -197,12 +199,7 @@ def _begin_attempt(folder: Path, slot: Slot, number: int) -> None:
             "perhaps because its machine has not enough memory; use fewer workers, a smaller "
             "batch_size, or find the image"
         )
-    try:
-        part_path(folder, slot.number, _ATTEMPT).touch()
-    except OSError as error:
-        raise OutputError(
-            f"{shorten_path(folder)}: cannot be written on {socket.gethostname()}: {error.strerror}"
-        ) from error
+    find_place(folder).write(part_name(slot.number, _ATTEMPT), b"")
 
 
 def _row(content: bytes) -> Any:
@@ -244,7 +241,7 @@ def _change_directory(folder: str) -> None:
         ) from error
 
 
-def _check_store(folder: Path, manifest: Manifest) -> None:
+def _check_store(folder: str | os.PathLike[str], manifest: Manifest) -> None:
     """Check that the folder is the same as in the process that started the run."""
     try:
         is_same = read_manifest(folder) == manifest

@@ -28,12 +28,12 @@ from transferkit.sources.remote import (
     RemoteImage,
     Remotes,
     download_temporarily,
-    is_url,
     url_name,
 )
 from transferkit.sources.remote_folders import RemoteFolder, is_remote_folder, matching_urls
 from transferkit.sources.sorting import SortedNames
 from transferkit.sources.tars import LocalTar, RemoteTar
+from transferkit.support.remote import is_url
 
 __all__ = ["Sources", "open_sources"]
 

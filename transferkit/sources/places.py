@@ -9,7 +9,8 @@ from urllib.request import url2pathname
 
 from transferkit.errors import DatasetError, TransferkitError, shorten_path
 from transferkit.sources.items import SourceImage, UnreadableImage
-from transferkit.sources.remote import RemoteImage, Remotes, is_url
+from transferkit.sources.remote import RemoteImage, Remotes
+from transferkit.support.remote import is_url
 
 __all__ = ["Places", "local_path"]
 

@@ -6,27 +6,30 @@ http and https need nothing else; other schemes, such as ``s3``, are those of fs
 from __future__ import annotations
 
 import os
-import re
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from transferkit.errors import (
     DownloadError,
     ImageError,
-    UnknownNameError,
-    UnsupportedError,
     shorten_path,
 )
 from transferkit.images import NamedImage
 from transferkit.images.reading import join_blocks
 from transferkit.sources.temporary import TemporaryContent
+from transferkit.support.remote import (
+    RemoteError,
+    check_scheme,
+    import_fsspec,
+    try_several_times,
+)
 from transferkit.weights.download import OFFLINE_VARIABLE, TEMPORARY_STATUSES, failure_reason
 
 if TYPE_CHECKING:
@@ -35,25 +38,14 @@ if TYPE_CHECKING:
 __all__ = [
     "FileSystems",
     "Remote",
-    "RemoteError",
     "RemoteImage",
     "RemoteStream",
     "Remotes",
     "download_temporarily",
-    "import_fsspec",
-    "is_url",
     "to_remote_error",
-    "try_several_times",
     "url_name",
 ]
 
-Result = TypeVar("Result")
-
-# With two characters or more: C:// is a drive.
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-_TRIES = 3
-# Seconds before the second try; doubled before each further one.
-_PAUSE = 1.0
 # Seconds: to connect, and between two reads.
 _TIMEOUT = (10.0, 30.0)
 # Seconds for a whole image, which a server may send byte by byte.
@@ -68,18 +60,6 @@ _FINAL_ERRORS = (
 )
 
 
-def is_url(text: str) -> bool:
-    """Return whether a text is a URL, and not a path.
-
-    Examples
-    --------
-    >>> from transferkit.sources.remote import is_url
-    >>> is_url("s3://bucket/1.jpg"), is_url("photos/1.jpg"), is_url("C:/1.jpg")
-    (True, False, False)
-    """
-    return _URL.match(text) is not None
-
-
 def url_name(url: str) -> str:
     """Return the path of a URL, whose suffix tells the kind of file.
 
@@ -90,23 +70,6 @@ def url_name(url: str) -> str:
     '/a/train.tar'
     """
     return urlsplit(url).path
-
-
-class RemoteError(OSError):
-    """A file on a server that cannot be read.
-
-    Parameters
-    ----------
-    reason
-        Why, as a clause.
-    is_temporary
-        Whether another try may succeed.
-    """
-
-    def __init__(self, reason: str, *, is_temporary: bool = False) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.is_temporary = is_temporary
 
 
 def to_remote_error(error: Exception) -> RemoteError:
@@ -237,25 +200,6 @@ def _check_online() -> None:
         raise RemoteError(f"{OFFLINE_VARIABLE} is set")
 
 
-def import_fsspec() -> Any:
-    """Return the module ``fsspec``.
-
-    Raises
-    ------
-    UnsupportedError
-        If it is not installed.
-    """
-    try:
-        import fsspec
-        import fsspec.core
-    except ImportError as error:
-        raise UnsupportedError(
-            "URLs other than http and https need fsspec, which is not installed; "
-            'pip install "transferkit[remote]"'
-        ) from error
-    return fsspec
-
-
 class Remotes:
     """What reads URLs: one `Remote` for each scheme, so that connections are kept."""
 
@@ -281,16 +225,7 @@ class Remotes:
 def _make_remote(scheme: str) -> Remote:
     if scheme in {"http", "https"}:
         return Http()
-    fsspec = import_fsspec()
-    try:
-        fsspec.get_filesystem_class(scheme)
-    except ValueError:
-        known = sorted({"http", "https", *fsspec.available_protocols()})
-        raise UnknownNameError("URL scheme", scheme, known) from None
-    except ImportError as error:
-        raise UnsupportedError(
-            f"URLs with {scheme}:// need a package that is not installed: {error}"
-        ) from error
+    check_scheme(scheme)
     return FileSystems()
 
 
@@ -326,29 +261,6 @@ def _in_time(blocks: Iterator[bytes]) -> Iterator[bytes]:
         if time.monotonic() > end:
             raise RemoteError(f"the server took more than {_MAX_SECONDS:.0f} seconds")
         yield block
-
-
-def try_several_times(call: Callable[[], Result]) -> Result:
-    """Return the result of a call, which is repeated after a pause if its error is temporary.
-
-    Raises
-    ------
-    RemoteError
-        That of the last try.
-    """
-    for number in range(1, _TRIES):
-        try:
-            return call()
-        except RemoteError as error:
-            if not error.is_temporary:
-                raise
-            time.sleep(_PAUSE * 2 ** (number - 1))
-    try:
-        return call()
-    except RemoteError as error:
-        if not error.is_temporary:
-            raise
-        raise RemoteError(f"{error.reason}, in {_TRIES} tries") from error
 
 
 class RemoteStream:

@@ -11,12 +11,11 @@ from transferkit.images.folders import is_listed, is_visible
 from transferkit.sources.items import SourceImage
 from transferkit.sources.remote import (
     FileSystems,
-    RemoteError,
     RemoteImage,
     to_remote_error,
-    try_several_times,
 )
 from transferkit.sources.sorting import SortedNames
+from transferkit.support.remote import RemoteError, try_several_times
 
 __all__ = ["RemoteFolder", "is_remote_folder", "matching_urls"]
 

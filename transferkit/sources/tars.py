@@ -23,7 +23,8 @@ from transferkit.sources.items import (
     UnreadableImage,
     read_in_blocks,
 )
-from transferkit.sources.remote import Remote, RemoteError, RemoteStream
+from transferkit.sources.remote import Remote, RemoteStream
+from transferkit.support.remote import RemoteError
 from transferkit.support.tar_headers import LimitedHeader
 
 __all__ = ["LocalTar", "RemoteTar"]

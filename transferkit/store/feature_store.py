@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from transferkit.errors import (
     DatasetError,
+    DownloadError,
     FileFormatError,
     ParameterError,
     UnknownNameError,
@@ -24,6 +25,7 @@ from transferkit.store.features import Features
 from transferkit.store.manifest import Manifest, read_manifest
 from transferkit.store.mapped import map_layer
 from transferkit.store.neighbors import Neighbors, check_query, find_nearest
+from transferkit.store.places import FolderPlace, Place, find_place
 from transferkit.store.relocation import Relocation, find_relocation
 from transferkit.store.shards import (
     RECORD_COLUMNS,
@@ -100,7 +102,8 @@ class FeatureStore(Mapping[str, npt.NDArray[Any]]):
     Parameters
     ----------
     folder
-        The folder.
+        The folder, or its URL on a file system of fsspec, such as ``"s3://bucket/features/"``. Of
+        a store on a server, a layer is copied to a temporary file when it is first used.
     base
         The folder that has the images now, if they were moved, or the store comes from another
         machine; None: where they were. Only `sources` and `skipped` depend on it.
@@ -109,10 +112,14 @@ class FeatureStore(Mapping[str, npt.NDArray[Any]]):
     ------
     FileFormatError
         If the folder is no store, a part of it is missing, or it is of a newer version.
+    DownloadError
+        If the store cannot be read from a server.
     DatasetError
         If the images are not in ``base``.
+    UnknownNameError
+        If the scheme of the URL is unknown.
     UnsupportedError
-        If pyarrow is not installed.
+        If pyarrow, fsspec or the package that fsspec needs for the scheme is not installed.
 
     Examples
     --------
@@ -131,10 +138,10 @@ class FeatureStore(Mapping[str, npt.NDArray[Any]]):
         self, folder: str | os.PathLike[str], *, base: str | os.PathLike[str] | None = None
     ) -> None:
         import_arrow()
-        self._folder = Path(folder)
+        self._place = find_place(folder)
         self._base = base
-        self._manifest = read_manifest(self._folder)
-        self._shards = distinct_shards(self._folder)
+        self._manifest = read_manifest(self._place)
+        self._shards = distinct_shards(self._place)
         self._check_complete()
         self._relocation = None
         if base is not None:
@@ -142,9 +149,9 @@ class FeatureStore(Mapping[str, npt.NDArray[Any]]):
             self._relocation = find_relocation(tried, base)
 
     @property
-    def folder(self) -> Path:
-        """The folder of the store."""
-        return self._folder
+    def folder(self) -> Path | str:
+        """The folder of the store, or its URL."""
+        return self._place.path if isinstance(self._place, FolderPlace) else str(self._place)
 
     @property
     def info(self) -> Manifest:
@@ -152,9 +159,9 @@ class FeatureStore(Mapping[str, npt.NDArray[Any]]):
         return self._manifest
 
     @property
-    def shards(self) -> Sequence[Path]:
-        """The Parquet files, in the order of their rows, for other programs to read."""
-        return [shard.path for shard in self._shards]
+    def shards(self) -> Sequence[Path | str]:
+        """The Parquet files, or their URLs, in the order of their rows, for other programs."""
+        return [shard.location for shard in self._shards]
 
     @property
     def relocation(self) -> Relocation | None:
@@ -211,7 +218,7 @@ class FeatureStore(Mapping[str, npt.NDArray[Any]]):
         self._check_layer(layer)
         if layer not in self._arrays:
             self._arrays[layer] = map_layer(
-                self._folder,
+                self._place,
                 self._shards,
                 layer,
                 self._manifest.layers[layer],
@@ -236,11 +243,11 @@ class FeatureStore(Mapping[str, npt.NDArray[Any]]):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Without the arrays, which another process maps itself.
-        return (_open_store, (self._folder, self._base))
+        return (_open_store, (self._place, self._base))
 
     def __repr__(self) -> str:
         layers = ", ".join(f"{name!r}: {shape}" for name, shape in self._manifest.layers.items())
-        return f"<FeatureStore {str(self._folder)!r}: {self._num_rows} rows; {{{layers}}}>"
+        return f"<FeatureStore {str(self._place)!r}: {self._num_rows} rows; {{{layers}}}>"
 
     def iter_batches(
         self, batch_size: int = 1024, layers: Sequence[str] | None = None
@@ -360,7 +367,7 @@ class FeatureStore(Mapping[str, npt.NDArray[Any]]):
             batches = list(read_records(shard, (*RECORD_COLUMNS, *names)))
             tables += [pa.Table.from_batches([batch]) for batch in batches]
         if not tables:
-            raise DatasetError(f"{shorten_path(self._folder)}: the store has no rows yet")
+            raise DatasetError(f"{shorten_path(self._place)}: the store has no rows yet")
         # Without the metadata of each shard, such as its number.
         table = pa.concat_tables([table.replace_schema_metadata() for table in tables])
         if self._relocation is not None:
@@ -403,16 +410,23 @@ class FeatureStore(Mapping[str, npt.NDArray[Any]]):
         list of str
             What is wrong with each shard that is damaged; empty if none is. The next
             `transferkit.FeatureExtractor.extract_to` computes these again.
+
+        Raises
+        ------
+        DownloadError
+            If a shard cannot be read from a server.
         """
         problems = []
         for shard in self._shards:
             try:
                 is_valid = has_valid_digest(shard)
+            except DownloadError:
+                raise
             except OSError as error:
-                problems.append(f"{shard.path.name}: cannot be read: {error.strerror or error}")
+                problems.append(f"{shard.name}: cannot be read: {error.strerror or error}")
             else:
                 if not is_valid:
-                    problems.append(f"{shard.path.name}: the content is not what was written")
+                    problems.append(f"{shard.name}: the content is not what was written")
         return problems
 
     def _records(self, columns: Sequence[str]) -> Iterator[Any]:
@@ -432,7 +446,7 @@ class FeatureStore(Mapping[str, npt.NDArray[Any]]):
                 "layer",
                 layer,
                 list(self),
-                of=f"the store {shorten_path(self._folder)}",
+                of=f"the store {shorten_path(self._place)}",
                 hint="extract it to another folder",
             )
 
@@ -444,11 +458,11 @@ class FeatureStore(Mapping[str, npt.NDArray[Any]]):
         if missing:
             listed = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
             raise FileFormatError(
-                f"{shorten_path(self._folder)}: {len(missing)} of {number} shards are missing "
+                f"{shorten_path(self._place)}: {len(missing)} of {number} shards are missing "
                 f"(number {listed}); copy the rest of the folder, or run the extraction again, "
                 "which computes them"
             )
 
 
-def _open_store(folder: Path, base: str | os.PathLike[str] | None) -> FeatureStore:
-    return FeatureStore(folder, base=base)
+def _open_store(place: Place, base: str | os.PathLike[str] | None) -> FeatureStore:
+    return FeatureStore(place, base=base)

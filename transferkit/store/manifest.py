@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from transferkit.errors import FileFormatError, ParameterError, shorten, shorten_path
+from transferkit.errors import DownloadError, FileFormatError, ParameterError, shorten, shorten_path
+from transferkit.store.places import Place, find_place
 from transferkit.store.shards import DTYPES, FORMAT, list_shards
-from transferkit.support.atomic_write import write_atomically
 
-__all__ = ["MANIFEST", "Manifest", "read_manifest", "write_manifest"]
+__all__ = ["MANIFEST", "Manifest", "has_manifest", "read_manifest", "write_manifest"]
 
 MANIFEST = "manifest.json"
 """The name of the manifest in the folder of a store."""
@@ -47,7 +47,7 @@ class Manifest:
     num_shards: int | None = None
     format: int = FORMAT
 
-    def check_same(self, other: Manifest, differences: list[str], folder: Path) -> None:
+    def check_same(self, other: Manifest, differences: list[str], place: Place) -> None:
         """Check that a run with other settings would write the same columns.
 
         Parameters
@@ -56,8 +56,8 @@ class Manifest:
             The manifest that the run would write.
         differences
             In which its description differs, as clauses.
-        folder
-            The folder of the store, for the message.
+        place
+            Where the store is, for the message.
 
         Raises
         ------
@@ -73,12 +73,12 @@ class Manifest:
                 found.append(f"{name} is {shorten(ours)} in the store, {shorten(theirs)} here")
         if found:
             raise ParameterError(
-                f"{shorten_path(folder)}: a store made with other settings: {'; '.join(found)}; "
+                f"{shorten_path(place)}: a store made with other settings: {'; '.join(found)}; "
                 "use the same settings, or another folder"
             )
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
+def write_manifest(folder: str | os.PathLike[str], manifest: Manifest) -> None:
     """Write the manifest of a store, whole or not at all.
 
     Raises
@@ -87,24 +87,42 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         If it cannot be written.
     """
     text = json.dumps(dataclasses.asdict(manifest), indent=2)
-    with write_atomically(folder / MANIFEST) as file:
-        file.write(text.encode())
+    find_place(folder).write(MANIFEST, text.encode())
 
 
-def read_manifest(folder: Path) -> Manifest:
+def has_manifest(folder: str | os.PathLike[str]) -> bool:
+    """Return whether there is a store in a folder, which need not exist.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be read.
+    """
+    try:
+        return MANIFEST in find_place(folder).names()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
     """Return the manifest of a store.
 
     Raises
     ------
     FileFormatError
         If there is none, or it is damaged or of a newer version.
+    DownloadError
+        If it cannot be read from a server.
     """
-    path = folder / MANIFEST
-    where = shorten_path(path)
+    place = find_place(folder)
+    where = shorten_path(place.locate(MANIFEST))
     try:
-        text = path.read_text(encoding="utf-8")
+        with place.open(MANIFEST) as file:
+            text = file.read().decode()
     except FileNotFoundError:
-        raise FileFormatError(_why_missing(folder)) from None
+        raise FileFormatError(_why_missing(place)) from None
+    except DownloadError:
+        raise
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not text"
         raise FileFormatError(f"{where}: cannot be read: {reason}") from error
@@ -135,12 +153,16 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def _why_missing(folder: Path) -> str:
+def _why_missing(place: Place) -> str:
     """Return the message for a folder without a manifest."""
-    where = shorten_path(folder)
-    if not folder.is_dir():
-        return f"{where}: {'a file, not a folder' if folder.exists() else 'no such folder'}"
-    if list_shards(folder):
+    where = shorten_path(place)
+    try:
+        place.names()
+    except FileNotFoundError:
+        return f"{where}: no such folder"
+    except NotADirectoryError:
+        return f"{where}: a file, not a folder"
+    if list_shards(place):
         return (
             f"{where}: the store has no {MANIFEST}, as if only a part of it had been copied; copy "
             "it too"

@@ -14,17 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from transferkit.errors import FileFormatError, shorten_path
+from transferkit.store.places import Place
 from transferkit.store.shards import Shard, read_arrays
 from transferkit.support.atomic_write import write_atomically
 
-__all__ = ["ARRAYS", "map_layer"]
-
-ARRAYS = "arrays"
-"""The folder in a store with the arrays of layers; it may be removed at any time."""
+__all__ = ["map_layer"]
 
 
 def map_layer(
-    folder: Path,
+    place: Place,
     shards: Sequence[Shard],
     layer: str,
     shape: tuple[int, ...],
@@ -33,12 +31,12 @@ def map_layer(
 ) -> npt.NDArray[Any]:
     """Return the array of a layer, mapped into memory.
 
-    On first use it is copied from the shards into a file in the folder `ARRAYS` of the store, or
-    into a temporary folder if the store cannot be written to.
+    On first use it is copied from the shards into a file in the folder ``arrays`` of the store,
+    or into a temporary folder if the store is on a server or cannot be written to.
 
     Parameters
     ----------
-    folder
+    place
         The folder of the store.
     shards
         Its shards, in the order of their rows.
@@ -60,6 +58,8 @@ def map_layer(
     ------
     FileFormatError
         If a shard is damaged.
+    DownloadError
+        If a shard cannot be read from a server.
     OutputError
         If there is no space for the file.
     """
@@ -67,22 +67,23 @@ def map_layer(
         return np.empty((0, *shape), dtype)
     key = hashlib.sha256(layer.encode())
     for shard in shards:
-        key.update(shard.path.name.encode())
+        key.update(shard.name.encode())
     # The first part is the same for all versions of a layer, of which the last one is kept.
     prefix = hashlib.sha256(layer.encode()).hexdigest()[:16]
     name = f"{prefix}-{key.hexdigest()[:16]}.npy"
-    arrays = folder / ARRAYS
-    path = arrays / name
-    array = _open(path, (num_rows, *shape), dtype)
-    if array is not None:
-        return array
-    if not _is_writable(arrays):
+    arrays = place.arrays()
+    if arrays is not None:
+        array = _open(arrays / name, (num_rows, *shape), dtype)
+        if array is not None:
+            return array
+    if arrays is None or not _is_writable(arrays):
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
             # Where files can be removed while they are mapped, it takes no space afterwards.
             path = Path(temporary, name)
             _copy(path, shards, layer, (num_rows, *shape), dtype)
             mapped = _open(path, (num_rows, *shape), dtype)
             return np.load(path) if mapped is None or os.name == "nt" else mapped
+    path = arrays / name
     for outdated in arrays.glob(f"{prefix}-*.npy"):
         with suppress(OSError):
             outdated.unlink()
@@ -119,13 +120,13 @@ def _copy(
             for part in read_arrays(shard, layer):
                 if part.dtype != dtype or part.shape[1] != int(np.prod(shape[1:])):
                     raise FileFormatError(
-                        f"{shorten_path(shard.path)}: layer {layer!r} has {part.shape[1]:,} values "
-                        f"of {part.dtype}, but the manifest states {shape[1:]} of {dtype}"
+                        f"{shorten_path(shard.location)}: layer {layer!r} has {part.shape[1]:,} "
+                        f"values of {part.dtype}, but the manifest states {shape[1:]} of {dtype}"
                     )
                 file.write(part.data)
                 rows += len(part)
         if rows != shape[0]:
             raise FileFormatError(
-                f"{shorten_path(path.parent.parent)}: {rows:,} rows in the shards, of which "
+                f"{shorten_path(shards[0].place)}: {rows:,} rows in the shards, of which "
                 f"{shape[0]:,} are listed; verify the store"
             )

@@ -1,9 +1,9 @@
 """Shards: Parquet files with the features of some images, whose names have their digests.
 
-A shard is written to a temporary file in the same folder and renamed when it is complete, so that
-a file with the name of a shard is never half a shard. Its name has the first digits of the SHA-256
-of its content, so that damage is found without a second file. Several processes may write shards
-of different numbers into one folder.
+A shard is written under a temporary name and renamed when it is complete, so that a file with the
+name of a shard is never half a shard. Its name has the first digits of the SHA-256 of its content,
+so that damage is found without a second file. Several processes may write shards of different
+numbers into one folder.
 """
 
 from __future__ import annotations
@@ -23,7 +23,17 @@ from typing import IO, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from transferkit.errors import FileFormatError, OutputError, ParameterError, shorten, shorten_path
+from transferkit.errors import (
+    DownloadError,
+    FileFormatError,
+    OutputError,
+    ParameterError,
+    TransferkitError,
+    UnsupportedError,
+    shorten,
+    shorten_path,
+)
+from transferkit.store.places import Place, find_place
 from transferkit.support.arrow import import_arrow
 
 __all__ = [
@@ -39,7 +49,7 @@ __all__ = [
     "has_valid_digest",
     "list_parts",
     "list_shards",
-    "part_path",
+    "part_name",
     "read_arrays",
     "read_metadata",
     "read_records",
@@ -98,17 +108,33 @@ class Shard:
 
     Attributes
     ----------
-    path
-        The file.
+    place
+        The folder.
+    name
+        The name of the file.
     number
         The number of the shard in the store, from 0.
     digest
         The first digits of its SHA-256, as its name states them.
     """
 
-    path: Path
+    place: Place
+    name: str
     number: int
     digest: str
+
+    @property
+    def location(self) -> Path | str:
+        """The path of the file, or its URL."""
+        return self.place.locate(self.name)
+
+    @property
+    def path(self) -> Path:
+        """The path of the file, in a local folder."""
+        location = self.location
+        if not isinstance(location, Path):
+            raise UnsupportedError(f"{shorten_path(location)}: not a local file")
+        return location
 
     def open(self) -> Any:
         """Return the shard as a ``pyarrow.parquet.ParquetFile``, which the caller closes.
@@ -117,17 +143,21 @@ class Shard:
         ------
         FileFormatError
             If it cannot be read, is damaged, or was not written as a shard.
+        DownloadError
+            If it cannot be read from a server.
         """
         pa, pq = import_arrow()
+        location = self.location
         try:
-            file = pq.ParquetFile(self.path, memory_map=True)
+            source = location if isinstance(location, Path) else self.place.open(self.name)
+            file = pq.ParquetFile(source, memory_map=True)
         except (OSError, pa.ArrowException, ValueError) as error:
-            raise _damaged(self.path, error) from error
+            raise _damaged(self, error) from error
         metadata = file.schema_arrow.metadata or {}
         if _KEY not in metadata:
             file.close()
             raise FileFormatError(
-                f"{shorten_path(self.path)}: a Parquet file, but not a shard of features"
+                f"{shorten_path(location)}: a Parquet file, but not a shard of features"
             )
         return file
 
@@ -144,7 +174,7 @@ class Shard:
                 metadata = json.loads(file.schema_arrow.metadata[_KEY])
                 return dict(metadata), int(file.metadata.num_rows)
             except (ValueError, TypeError) as error:
-                raise _damaged(self.path, error) from error
+                raise _damaged(self, error) from error
 
 
 class ShardWriter:
@@ -155,7 +185,7 @@ class ShardWriter:
     Parameters
     ----------
     folder
-        The folder, which exists.
+        The folder, which exists, or its URL.
     number
         The number of the shard in the store, from 0.
     layers
@@ -167,8 +197,8 @@ class ShardWriter:
 
     Attributes
     ----------
-    path
-        The file; None before it is complete.
+    path : pathlib.Path or str
+        The file, or its URL; None before it is complete.
     num_rows
         The number of rows so far.
 
@@ -208,9 +238,9 @@ class ShardWriter:
             raise ParameterError(
                 f"dtype is {shorten(dtype)}; expected {' or '.join(map(repr, DTYPES))}"
             )
-        self.path: Path | None = None
+        self.path: Path | str | None = None
         self.num_rows = 0
-        self._folder = Path(folder)
+        self._place = find_place(folder)
         self._number = number
         self._shapes = {layer: tuple(shape) for layer, shape in layers.items()}
         self._dtype = np.dtype(dtype)
@@ -218,7 +248,8 @@ class ShardWriter:
         bytes_of_row = max(1, sum(lengths) * self._dtype.itemsize)
         self._group_rows = min(max(1, _GROUP_BYTES // bytes_of_row), _MAX_GROUP_ROWS)
         self._schema = _schema(self._shapes, dtype, {**(metadata or {}), "number": number})
-        self._temporary = part_path(self._folder, number)
+        self._part = part_name(number)
+        self._is_begun = False
         self._file: Any = None
         self._writer: Any = None
         self._records: list[Record] = []
@@ -247,7 +278,8 @@ class ShardWriter:
         """
         _, pq = import_arrow()
         try:
-            self._file = _HashingFile(self._temporary.open("xb"))
+            self._is_begun = True
+            self._file = _HashingFile(self._place.begin(self._part).open("xb"))
             self._writer = pq.ParquetWriter(
                 self._file,
                 self._schema,
@@ -305,16 +337,17 @@ class ShardWriter:
             self._file.sync()
             self._file.close()
             digits = self._file.sha256.hexdigest()[:_DIGITS]
-            path = self._folder / f"shard-{self._number:06}-{digits}.parquet"
-            self._temporary.replace(path)
+            name = f"shard-{self._number:06}-{digits}.parquet"
+            self._place.complete(self._part, name)
+            self._is_begun = False
+            self.path = self._place.locate(name)
         except OSError as error:
             raise self._not_written(error) from None
         finally:
             self.discard()
-        self.path = path
 
     def discard(self) -> None:
-        """Close and remove the temporary file, if it is still there."""
+        """Close and remove what is temporary, if it is still there."""
         if self._file is not None:
             # pyarrow writes the end of the file when the writer is closed, now or later.
             self._file.discards = True
@@ -323,8 +356,10 @@ class ShardWriter:
         if self._writer is not None:
             with suppress(Exception):
                 self._writer.close()
-        with suppress(OSError):
-            self._temporary.unlink()
+        if self._is_begun:
+            self._is_begun = False
+            with suppress(OSError):
+                self._place.discard(self._part)
 
     def _write_group(self) -> None:
         if not self._records:
@@ -351,7 +386,7 @@ class ShardWriter:
     def _not_written(self, error: OSError) -> OutputError:
         name = f"shard {self._number}"
         reason = error.strerror or error
-        return OutputError(f"{shorten_path(self._folder)}: {name} cannot be written: {reason}")
+        return OutputError(f"{shorten_path(self._place)}: {name} cannot be written: {reason}")
 
 
 class _HashingFile:
@@ -438,15 +473,18 @@ def list_shards(folder: str | os.PathLike[str]) -> list[Shard]:
     ------
     FileFormatError
         If the folder cannot be read.
+    DownloadError
+        If it cannot be read from a server.
     """
+    place = find_place(folder)
     try:
-        names = os.listdir(folder)
+        names = place.names()
+    except DownloadError:
+        raise
     except OSError as error:
         raise FileFormatError(f"{shorten_path(folder)}: {error.strerror or error}") from error
-    matches = [match for match in map(_NAME.fullmatch, sorted(names)) if match is not None]
-    shards = [
-        Shard(Path(folder, match[0]), int(match["number"]), match["digest"]) for match in matches
-    ]
+    matches = [match for match in map(_NAME.fullmatch, names) if match is not None]
+    shards = [Shard(place, match[0], int(match["number"]), match["digest"]) for match in matches]
     return sorted(shards, key=lambda shard: shard.number)
 
 
@@ -456,8 +494,8 @@ def distinct_shards(folder: str | os.PathLike[str]) -> list[Shard]:
     return list({shard.number: shard for shard in list_shards(folder)}.values())
 
 
-def list_parts(folder: str | os.PathLike[str], number: int | None = None) -> list[Path]:
-    """Return the temporary files of shards that are written, or whose process was killed.
+def list_parts(folder: str | os.PathLike[str], number: int | None = None) -> list[str]:
+    """Return the temporary names of shards that are written, or whose process was killed.
 
     Parameters
     ----------
@@ -466,23 +504,26 @@ def list_parts(folder: str | os.PathLike[str], number: int | None = None) -> lis
     number
         The number of a shard; None: all of them.
     """
-    name = ".shard-*" if number is None else f".shard-{number:06}"
-    return sorted(Path(folder).glob(f"{name}.*.part"))
+    start = ".shard-" if number is None else f"{_part_start(number)}."
+    names = find_place(folder).names()
+    return [name for name in names if name.startswith(start) and name.endswith(".part")]
 
 
-def part_path(folder: str | os.PathLike[str], number: int, suffix: str = "") -> Path:
-    """Return a new path for a temporary file of a shard.
+def part_name(number: int, suffix: str = "") -> str:
+    """Return a new name for a temporary file of a shard.
 
     Parameters
     ----------
-    folder
-        The folder of the store.
     number
         The number of the shard.
     suffix
         What comes before the end of the name, to tell it from others.
     """
-    return Path(folder, f".shard-{number:06}.{secrets.token_hex(4)}{suffix}.part")
+    return f"{_part_start(number)}.{secrets.token_hex(4)}{suffix}.part"
+
+
+def _part_start(number: int) -> str:
+    return f".shard-{number:06}"
 
 
 def has_valid_digest(shard: Shard) -> bool:
@@ -493,7 +534,7 @@ def has_valid_digest(shard: Shard) -> bool:
     OSError
         If it cannot be read.
     """
-    with shard.path.open("rb") as file:
+    with shard.place.open(shard.name) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return digest.startswith(shard.digest)
 
@@ -558,7 +599,7 @@ def read_metadata(shard: Shard) -> dict[str, Any]:
         try:
             metadata: dict[str, Any] = dict(json.loads(file.schema_arrow.metadata[_KEY]))
         except ValueError as error:
-            raise _damaged(shard.path, error) from error
+            raise _damaged(shard, error) from error
     return metadata
 
 
@@ -569,7 +610,7 @@ def _batches(shard: Shard, columns: Sequence[str]) -> Iterator[Any]:
         missing = [name for name in columns if name not in file.schema_arrow.names]
         if missing:
             raise FileFormatError(
-                f"{shorten_path(shard.path)}: no column {shorten(missing[0])} in this shard"
+                f"{shorten_path(shard.location)}: no column {shorten(missing[0])} in this shard"
             )
         try:
             for index in range(file.num_row_groups):
@@ -577,10 +618,13 @@ def _batches(shard: Shard, columns: Sequence[str]) -> Iterator[Any]:
                 table = file.read_row_group(index, columns=list(columns)).select(list(columns))
                 yield from table.combine_chunks().to_batches()
         except (OSError, pa.ArrowException, ValueError) as error:
-            raise _damaged(shard.path, error) from error
+            raise _damaged(shard, error) from error
 
 
-def _damaged(path: Path, error: Exception) -> FileFormatError:
+def _damaged(shard: Shard, error: Exception) -> TransferkitError:
+    if isinstance(error, DownloadError):
+        return DownloadError(str(error))
+    path = shard.location
     if isinstance(error, FileNotFoundError | PermissionError):
         return FileFormatError(f"{shorten_path(path)}: {error.strerror or error}")
     return FileFormatError(

@@ -8,14 +8,12 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
-from filelock import FileLock, Timeout
-
-from transferkit.errors import FileFormatError, OutputError, shorten_path
+from transferkit.errors import DownloadError, FileFormatError, OutputError, shorten_path
 from transferkit.store.known import KnownImages
 from transferkit.store.manifest import MANIFEST, Manifest, read_manifest, write_manifest
+from transferkit.store.places import find_place
 from transferkit.store.shards import (
     Record,
     Shard,
@@ -27,14 +25,11 @@ from transferkit.store.shards import (
     read_records,
 )
 from transferkit.support.arrow import import_arrow
-from transferkit.support.atomic_write import check_folder_writable
 
 __all__ = ["DAMAGED_SUFFIX", "Slot", "StoreWriter", "new_shard"]
 
 DAMAGED_SUFFIX = ".damaged"
 """What is appended to the name of a damaged shard, which is kept but no longer read."""
-
-_LOCK = ".lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +69,7 @@ def new_shard(folder: str | os.PathLike[str], manifest: Manifest, slot: Slot) ->
     Parameters
     ----------
     folder, manifest
-        Of the store.
+        Of the store; the folder may be a URL.
     slot
         As returned by `StoreWriter.next_slot`, in this or another process.
     """
@@ -97,7 +92,7 @@ class StoreWriter:
     Parameters
     ----------
     folder
-        The folder.
+        The folder, or its URL.
     manifest
         The manifest of a new store.
     differences
@@ -108,6 +103,8 @@ class StoreWriter:
 
     Attributes
     ----------
+    place : Place
+        Where the store is.
     manifest : Manifest
         The manifest; on entering, that of the store if there is one.
     known : KnownImages
@@ -124,6 +121,8 @@ class StoreWriter:
         name of another column.
     FileFormatError
         On entering: if the store is of a newer version, or its manifest is missing or damaged.
+    DownloadError
+        On entering: if the store cannot be read from a server.
     UnsupportedError
         When created: if pyarrow is not installed.
     """
@@ -138,13 +137,13 @@ class StoreWriter:
     ) -> None:
         import_arrow()
         check_layer_names(manifest.layers)
-        self.folder = Path(folder)
+        self.place = find_place(folder)
         self.known = KnownImages()
         self.damaged: list[str] = []
         self.manifest = manifest
         self._differences = differences
         self._on_check = on_check
-        self._lock = FileLock(self.folder / _LOCK, timeout=0)
+        self._lock = self.place.lock()
         self._ranges: list[_Range] = []
         self._gaps: list[Slot] = []
         self._unfilled: list[Slot] = []
@@ -153,15 +152,11 @@ class StoreWriter:
         self._cached: tuple[Shard, list[dict[str, Any]]] | None = None
 
     def __enter__(self) -> Self:
-        check_folder_writable(self.folder)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.place.create()
             self._lock.acquire()
-        except Timeout:
-            raise OutputError(
-                f"{shorten_path(self.folder)}: another process is writing to this store; wait "
-                "until it ends, or choose another folder"
-            ) from None
+        except OutputError:
+            raise
         except OSError as error:
             raise self._not_written(error) from None
         try:
@@ -183,7 +178,7 @@ class StoreWriter:
 
     def new_shard(self, slot: Slot) -> ShardWriter:
         """Return a writer of the shard that belongs in a slot."""
-        return new_shard(self.folder, self.manifest, slot)
+        return new_shard(self.place, self.manifest, slot)
 
     def next_slot(self) -> Slot:
         """Return where the next shard belongs: first of those that were lost, then at the end.
@@ -219,6 +214,16 @@ class StoreWriter:
             self._cached = (item.shard, rows)
         return Record(**self._cached[1][row - item.first])
 
+    def check_lock(self) -> None:
+        """Check that no other process has taken the lock since, which a server cannot prevent.
+
+        Raises
+        ------
+        OutputError
+            If one has.
+        """
+        self._lock.check()
+
     def finish(self) -> None:
         """Record that the run is complete, and how many shards there are then.
 
@@ -229,25 +234,26 @@ class StoreWriter:
         OutputError
             If this cannot be written.
         """
+        self.check_lock()
         for slot in self._gaps + self._unfilled:
             shard = self.new_shard(slot)
             shard.open()
             shard.finish()
         if self.manifest.num_shards != self._next_number:
             self.manifest = dataclasses.replace(self.manifest, num_shards=self._next_number)
-            write_manifest(self.folder, self.manifest)
+            write_manifest(self.place, self.manifest)
 
     def _open(self) -> None:
-        shards = distinct_shards(self.folder)
-        if (self.folder / MANIFEST).exists() or shards:
-            stored = read_manifest(self.folder)
-            stored.check_same(self.manifest, self._differences(stored.description), self.folder)
+        shards = distinct_shards(self.place)
+        if shards or MANIFEST in self.place.names():
+            stored = read_manifest(self.place)
+            stored.check_same(self.manifest, self._differences(stored.description), self.place)
             self.manifest = stored
         else:
-            write_manifest(self.folder, self.manifest)
-        for leftover in list_parts(self.folder):
+            write_manifest(self.place, self.manifest)
+        for leftover in list_parts(self.place):
             with suppress(OSError):
-                leftover.unlink()
+                self.place.remove(leftover)
         for shard in shards:
             item = self._check(shard)
             if item is None:
@@ -258,7 +264,13 @@ class StoreWriter:
         self._find_gaps()
 
     def _check(self, shard: Shard) -> _Range | None:
-        """Return the rows of a shard, after adding its images; None if it is damaged."""
+        """Return the rows of a shard, after adding its images; None if it is damaged.
+
+        Raises
+        ------
+        DownloadError
+            If it cannot be read from a server, which does not mean that it is damaged.
+        """
         try:
             if not has_valid_digest(shard):
                 return None
@@ -268,6 +280,8 @@ class StoreWriter:
             for batch in read_records(shard, ["row", "source", "size", "modified", "sha256"]):
                 lists = (column.to_pylist() for column in batch.columns)
                 records += [Record(*values) for values in zip(*lists, strict=True)]
+        except DownloadError:
+            raise
         except (OSError, FileFormatError, KeyError, TypeError, ValueError):
             return None
         for record in records:
@@ -276,10 +290,10 @@ class StoreWriter:
 
     def _set_aside(self, shard: Shard) -> None:
         try:
-            shard.path.replace(shard.path.with_name(shard.path.name + DAMAGED_SUFFIX))
+            self.place.rename(shard.name, shard.name + DAMAGED_SUFFIX)
         except OSError as error:
             raise self._not_written(error) from None
-        self.damaged.append(shard.path.name)
+        self.damaged.append(shard.name)
 
     def _find_gaps(self) -> None:
         """Find the slots of shards that are missing before others."""
@@ -298,4 +312,4 @@ class StoreWriter:
 
     def _not_written(self, error: OSError) -> OutputError:
         reason = error.strerror or error
-        return OutputError(f"{shorten_path(self.folder)}: cannot be written: {reason}")
+        return OutputError(f"{shorten_path(self.place)}: cannot be written: {reason}")

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from transferkit.errors import OutputError, shorten_path
+from transferkit.errors import OutputError, TransferkitError, shorten_path
 
 __all__ = ["check_folder_writable", "check_writable", "png_path", "write_atomically"]
 
@@ -53,6 +53,9 @@ def write_atomically(path: Path) -> Iterator[IO[bytes]]:
         with temporary.open("xb") as file:
             yield file
         temporary.replace(path)
+    except TransferkitError:
+        # Some are OSErrors too, such as a failed download of what is to be written.
+        raise
     except OSError as error:
         reason = error.strerror or error
         raise OutputError(f"{shorten_path(path)}: cannot be written: {reason}") from None
