@@ -24,7 +24,12 @@ TIMEOUT = 120
 
 
 def start(photos: Path, store: Path, prefix: str = "") -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SCRIPT.parent), *sys.path])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(SCRIPT.parent), *sys.path]),
+        # Where a killed process leaves what it has not uploaded.
+        "TMPDIR": str(store.parent),
+    }
     command = [sys.executable, str(SCRIPT), str(photos), f"{prefix}{store}"]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
 
