@@ -11,7 +11,13 @@ from typing import IO
 
 from transferkit.errors import OutputError, TransferkitError, shorten_path
 
-__all__ = ["check_folder_writable", "check_writable", "png_path", "write_atomically"]
+__all__ = [
+    "check_folder_writable",
+    "check_writable",
+    "png_path",
+    "sync_folder",
+    "write_atomically",
+]
 
 
 @contextmanager
@@ -19,7 +25,8 @@ def write_atomically(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary file that is renamed to ``path`` when the block ends without an error.
 
     If the block raises or is interrupted, or the disk is full, no new file is left and an
-    existing file at ``path`` is unchanged.
+    existing file at ``path`` is unchanged. Afterwards, the file is on the disk, so that a power
+    failure does not leave an empty one.
 
     Parameters
     ----------
@@ -52,7 +59,10 @@ def write_atomically(path: Path) -> Iterator[IO[bytes]]:
     try:
         with temporary.open("xb") as file:
             yield file
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
+        sync_folder(path.parent)
     except TransferkitError:
         # Some are OSErrors too, such as a failed download of what is to be written.
         raise
@@ -62,6 +72,16 @@ def write_atomically(path: Path) -> Iterator[IO[bytes]]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names of the files in a folder are on the disk, where this is possible."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def check_writable(path: Path) -> None:
