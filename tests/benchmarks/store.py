@@ -137,7 +137,7 @@ def measure_reading(rows: int) -> None:
             FeatureStore(folder)["embedding"].sum()
 
         for _ in range(3):
-            for path in Path(folder).glob("arrays/*"):
+            for path in Path(folder).glob("_arrays/*"):
                 path.unlink()
             arrow, first, again = map(seconds, (read_with_arrow, read, read))
             print(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import os
 import shutil
@@ -19,6 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pyarrow.dataset import dataset
 from samples import NETWORK, SIDE, WEIGHTS, noise, tiny_extractor, write_images
 
 from transferkit import FeatureExtractor, FeatureStore, Preprocessing
@@ -35,6 +37,7 @@ from transferkit.errors import (
 )
 from transferkit.images import NamedImage, Skipped
 from transferkit.store import list_shards, shards
+from transferkit.store.places import FolderPlace
 from transferkit.testing.strategies import random_weights_and_statistics
 
 LAYERS = ["embedding", "relu1"]
@@ -417,7 +420,7 @@ def test_a_damaged_shard_is_computed_again(
     else:
         with pytest.warns(UserWarning, match=f"1 shard was damaged: {path.name}"):
             extractor.extract_to(tmp_path / "s", photos, LAYERS, shard_size=10)
-        assert Path(f"{path}.damaged").exists()
+        assert path.with_name(f"_{path.name}.damaged").exists()
     assert column_bytes(tmp_path / "s") == before
     assert FeatureStore(tmp_path / "s").verify() == []
 
@@ -457,7 +460,8 @@ def test_lost_shards_whose_images_are_gone_are_left_empty(
     for number in (1, 2, 4):
         whole.shards[number].unlink()
     left = [*photos[:3], photos[4], *photos[9:12], *photos[15:]]
-    store = extractor.extract_to(tmp_path / "s", left, shard_size=3)
+    with pytest.warns(UserWarning, match="lost, and 8 of their rows are not in the store any more"):
+        store = extractor.extract_to(tmp_path / "s", left, shard_size=3)
     assert sorted([*store.sources, *(image.source for image in store.skipped)]) == [
         str(path) for path in left
     ]
@@ -468,8 +472,8 @@ def test_a_store_without_its_manifest_is_not_written_to(
     extractor: FeatureExtractor, photos: list[Path], tmp_path: Path
 ) -> None:
     extractor.extract_to(tmp_path / "s", photos)
-    (tmp_path / "s" / "manifest.json").unlink()
-    with pytest.raises(FileFormatError, match=r"no manifest\.json, as if only a part"):
+    (tmp_path / "s" / "_manifest.json").unlink()
+    with pytest.raises(FileFormatError, match=r"no _manifest\.json, as if only a part"):
         extractor.extract_to(tmp_path / "s", photos)
 
 
@@ -628,3 +632,223 @@ def test_the_lock_is_released_after_an_error(
     with pytest.raises(DatasetError):
         extractor.extract_to(tmp_path / "s", iter([]))
     assert len(extractor.extract_to(tmp_path / "s", photos).sources) == 18
+
+
+class TestLostShards:
+    """What happens to new images and to lost rows if shards are missing."""
+
+    @pytest.fixture
+    def images(self, tmp_path: Path) -> list[Path]:
+        return write_images(tmp_path / "images", noise(12))
+
+    @pytest.fixture
+    def new(self, tmp_path: Path) -> list[Path]:
+        return write_images(tmp_path / "new", noise(3, seed=1))
+
+    def lose(
+        self, extractor: FeatureExtractor, images: list[Path], folder: Path, *numbers: int
+    ) -> None:
+        store = extractor.extract_to(folder, images, shard_size=4)
+        for number in numbers:
+            store.shards[number].unlink()
+
+    @pytest.mark.parametrize("lost", [(1,), (2,), (1, 2), (0, 1, 2), (0, 2)])
+    def test_new_images_before_known_ones_have_rows_at_the_end(
+        self,
+        extractor: FeatureExtractor,
+        images: list[Path],
+        new: list[Path],
+        tmp_path: Path,
+        lost: tuple[int, ...],
+        recwarn: pytest.WarningsRecorder,
+    ) -> None:
+        self.lose(extractor, images, tmp_path / "s", *lost)
+        given = [*images, *new] if 0 in lost else [*new, *images]
+        store = extractor.extract_to(tmp_path / "s", given, shard_size=4)
+        assert list(store.sources) == [str(path) for path in (*images, *new)]
+        np.testing.assert_allclose(
+            store["embedding"], extractor.extract([*images, *new])["embedding"], atol=1e-5
+        )
+        assert not list(recwarn)
+
+    @pytest.mark.parametrize("lost", [(1,), (2,), (1, 2)])
+    def test_lost_rows_are_reported(
+        self,
+        extractor: FeatureExtractor,
+        images: list[Path],
+        new: list[Path],
+        tmp_path: Path,
+        lost: tuple[int, ...],
+    ) -> None:
+        self.lose(extractor, images, tmp_path / "s", *lost)
+        number = 4 * len(lost)
+        with pytest.warns(UserWarning, match=f"lost, and {number} of their rows are not in the"):
+            store = extractor.extract_to(tmp_path / "s", new[:1], shard_size=4)
+        kept = [row for row in range(12) if row // 4 not in lost]
+        assert store.indices.tolist() == [*kept, 12]
+        assert list(store.sources) == [*(str(images[row]) for row in kept), str(new[0])]
+
+    def test_images_that_may_be_new_or_lost_are_reported(
+        self, extractor: FeatureExtractor, images: list[Path], new: list[Path], tmp_path: Path
+    ) -> None:
+        self.lose(extractor, images, tmp_path / "s", 0)
+        with pytest.warns(UserWarning, match="more new images were given in their place than"):
+            store = extractor.extract_to(tmp_path / "s", [*new, *images], shard_size=4)
+        assert sorted(store.sources) == sorted(str(path) for path in (*images, *new))
+
+    def test_images_of_a_later_run_between_those_of_the_first_are_repaired(
+        self, extractor: FeatureExtractor, images: list[Path], tmp_path: Path
+    ) -> None:
+        extractor.extract_to(tmp_path / "s", images[::2], shard_size=2)
+        store = extractor.extract_to(tmp_path / "s", images, shard_size=2)
+        before = column_bytes(tmp_path / "s")
+        store.shards[4].unlink()
+        extractor.extract_to(tmp_path / "s", images, shard_size=2)
+        assert column_bytes(tmp_path / "s") == before
+
+
+def flip(path: Path, position: float) -> None:
+    content = bytearray(path.read_bytes())
+    content[int(position * len(content))] ^= 1
+    path.write_bytes(content)
+
+
+def test_damaged_features_are_not_copied_and_a_repair_reaches_the_copy(
+    extractor: FeatureExtractor, tmp_path: Path
+) -> None:
+    photos = write_images(tmp_path / "photos", noise(12))
+    store = extractor.extract_to(tmp_path / "s", photos, shard_size=4)
+    expected = np.array(store["embedding"])
+    position = store.shards[1].read_bytes().index(expected[5].tobytes())
+    content = bytearray(store.shards[1].read_bytes())
+    content[position + 3] ^= 1
+    store.shards[1].write_bytes(content)
+    for copy in (tmp_path / "s" / "_arrays").iterdir():
+        copy.unlink()
+    with pytest.raises(FileFormatError, match=r"damaged or truncated; run the extraction again"):
+        FeatureStore(tmp_path / "s")["embedding"]
+    with pytest.warns(UserWarning, match="1 shard was damaged"):
+        store = extractor.extract_to(tmp_path / "s", photos, shard_size=4)
+    np.testing.assert_array_equal(store["embedding"], expected)
+
+
+def test_the_copies_are_removed_when_a_shard_is_damaged(
+    extractor: FeatureExtractor, photos: list[Path], tmp_path: Path
+) -> None:
+    store = extractor.extract_to(tmp_path / "s", photos, shard_size=10)
+    expected = np.array(store["embedding"])
+    [copy] = (tmp_path / "s" / "_arrays").iterdir()
+    flip(copy, 0.9)
+    flip(store.shards[1], 0.5)
+    with pytest.warns(UserWarning, match="1 shard was damaged"):
+        store = extractor.extract_to(tmp_path / "s", photos, shard_size=10)
+    np.testing.assert_array_equal(store["embedding"], expected)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.EACCES])
+def test_a_shard_that_cannot_be_read_is_not_damaged(
+    extractor: FeatureExtractor,
+    photos: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+) -> None:
+    store = extractor.extract_to(tmp_path / "s", photos, shard_size=10)
+    before = {path.name for path in (tmp_path / "s").iterdir()}
+    place_open = FolderPlace.open
+
+    def failing(self: FolderPlace, name: str) -> Any:
+        if name == store.shards[1].name:
+            raise OSError(number, os.strerror(number))
+        return place_open(self, name)
+
+    monkeypatch.setattr(FolderPlace, "open", failing)
+    with pytest.raises(FileFormatError, match=f"parquet: cannot be read: {os.strerror(number)}"):
+        extractor.extract_to(tmp_path / "s", photos, shard_size=10)
+    assert {path.name for path in (tmp_path / "s").iterdir()} == before
+
+
+def test_a_file_that_cannot_be_parsed_is_damaged_unless_the_system_fails(
+    extractor: FeatureExtractor,
+    photos: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    [path] = extractor.extract_to(tmp_path / "s", photos, LAYERS, shard_size=100).shards
+    before = column_bytes(tmp_path / "s")
+
+    def failing(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.EIO, "no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pq, "ParquetFile", failing)
+        with pytest.raises(FileFormatError, match="cannot be read: no answer"):
+            extractor.extract_to(tmp_path / "s", photos, LAYERS, shard_size=100)
+    assert path.exists()
+    path.unlink()
+    # Its digest is valid.
+    digest = hashlib.sha256(b"other").hexdigest()[:16]
+    (tmp_path / "s" / f"shard-000000-{digest}.parquet").write_bytes(b"other")
+    with pytest.warns(UserWarning, match="1 shard was damaged"):
+        extractor.extract_to(tmp_path / "s", photos, LAYERS, shard_size=100)
+    assert column_bytes(tmp_path / "s") == before
+
+
+def test_a_folder_is_a_data_set_for_other_programs(
+    extractor: FeatureExtractor, photos: list[Path], tmp_path: Path
+) -> None:
+    pandas = pytest.importorskip("pandas")
+    store = extractor.extract_to(tmp_path / "s", photos, shard_size=10)
+    flip(store.shards[1], 0.5)
+    with pytest.warns(UserWarning, match="1 shard was damaged"):
+        store = extractor.extract_to(tmp_path / "s", photos, shard_size=10)
+    array = store["embedding"]
+    frame = pandas.read_parquet(tmp_path / "s")
+    assert frame["row"].tolist() == list(range(21))
+    read = frame[frame["error"].isna()]
+    np.testing.assert_array_equal(np.stack(read["embedding"]), array)
+    assert dataset(tmp_path / "s").count_rows() == 21
+
+
+@pytest.mark.parametrize("folder", ["", 5, None, [1]])
+def test_a_folder_that_is_no_path_is_a_typed_error(
+    extractor: FeatureExtractor, photos: list[Path], folder: Any
+) -> None:
+    for call in (FeatureStore, lambda folder: extractor.extract_to(folder, photos)):
+        with pytest.raises(ParameterError, match=r"folder is .*; expected a path or a URL"):
+            call(folder)
+
+
+def test_the_home_folder_is_expanded(
+    extractor: FeatureExtractor,
+    photos: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    store = extractor.extract_to("~/features", photos)
+    assert store.folder == tmp_path / "home" / "features"
+    assert FeatureStore("~/features").folder == store.folder
+
+
+@pytest.mark.skipif(sys.platform in {"win32", "darwin"}, reason="names are valid text there")
+def test_names_that_are_not_valid_text_are_usable_paths(
+    extractor: FeatureExtractor, tmp_path: Path
+) -> None:
+    names = [b"a\xfe.jpg", rb"b\udcfe.jpg", rb"c\u005cudcfe.jpg", "é.jpg".encode()]
+    [photo] = write_images(tmp_path / "photos", noise(1))
+    for name in names:
+        shutil.copy(photo, os.fsencode(photo.parent) + b"/" + name)
+    photo.unlink()
+    paths = sorted(photo.parent.iterdir())
+    paths[0].write_bytes(b"")
+    store = extractor.extract_to(tmp_path / "s", paths)
+    assert list(store.sources) == [str(path) for path in paths[1:]]
+    assert [image.source for image in store.skipped] == [str(paths[0])]
+    # None is computed again.
+    assert len(extractor.extract_to(tmp_path / "s", paths).sources) == 3
+    shutil.move(photo.parent, tmp_path / "moved")
+    moved = FeatureStore(tmp_path / "s", base=tmp_path / "moved")
+    assert all(os.path.exists(source) for source in moved.sources)
+    assert moved.to_arrow().num_rows == 4

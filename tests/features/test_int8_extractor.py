@@ -292,7 +292,7 @@ def test_a_damaged_calibration_in_a_store_is_reported(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     folder = tmp_path / "store"
     extractor_of().calibrate(images_of(24, seed=1)).extract_to(folder, images_of(3))
-    manifest = folder / "manifest.json"
+    manifest = folder / "_manifest.json"
     data = json.loads(manifest.read_text())
     data["description"]["calibration"]["ranges"]["last"] = [1.0]
     manifest.write_text(json.dumps(data))

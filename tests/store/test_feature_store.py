@@ -27,7 +27,7 @@ from transferkit.errors import (
     UnknownNameError,
 )
 from transferkit.images import Skipped
-from transferkit.store import Record, ShardWriter
+from transferkit.store import Record, ShardWriter, verify_store
 from transferkit.store.manifest import Manifest, write_manifest
 from transferkit.store.neighbors import find_nearest
 from transferkit.store.relocation import find_relocation
@@ -104,7 +104,7 @@ def test_sources_are_a_sequence(folder: Path) -> None:
 
 def test_arrays_are_copied_from_the_shards_once(folder: Path, arrays: Any) -> None:
     FeatureStore(folder)["map"]
-    [path] = (folder / "arrays").iterdir()
+    [path] = (folder / "_arrays").iterdir()
     before = path.stat().st_mtime_ns
     np.testing.assert_array_equal(FeatureStore(folder)["map"], arrays["map"])
     assert path.stat().st_mtime_ns == before
@@ -115,7 +115,7 @@ def test_arrays_are_copied_from_the_shards_once(folder: Path, arrays: Any) -> No
     with ShardWriter(folder, 3, LAYERS, metadata={"first_row": 25}) as writer:
         writer.append([Record(25, "new")], {k: np.zeros((1, *v)) for k, v in LAYERS.items()})
     assert len(FeatureStore(folder)["map"]) == 22
-    [other] = (folder / "arrays").iterdir()
+    [other] = (folder / "_arrays").iterdir()
     assert other != path
 
 
@@ -125,7 +125,7 @@ def test_a_store_that_cannot_be_written_to_is_read(
     monkeypatch.setattr(os, "access", lambda *_: False)
     monkeypatch.setattr("transferkit.support.atomic_write.check_writable", lambda _: None)
     np.testing.assert_array_equal(FeatureStore(folder)["map"], arrays["map"])
-    assert list((folder / "arrays").iterdir()) == []
+    assert list((folder / "_arrays").iterdir()) == []
 
 
 def test_another_process_maps_the_arrays_itself(folder: Path, arrays: Any) -> None:
@@ -241,7 +241,7 @@ def test_a_layer_that_was_not_stored_is_a_typed_error(folder: Path) -> None:
 
 
 def change_manifest(folder: Path, **changes: Any) -> None:
-    path = folder / "manifest.json"
+    path = folder / "_manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
@@ -263,15 +263,15 @@ def test_a_damaged_manifest_is_a_typed_error(folder: Path, changes: dict[str, An
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff\xfe", b"{" * 100])
 def test_another_manifest_is_a_typed_error(folder: Path, content: bytes) -> None:
-    (folder / "manifest.json").write_bytes(content)
-    with pytest.raises(FileFormatError, match=r"manifest\.json: "):
+    (folder / "_manifest.json").write_bytes(content)
+    with pytest.raises(FileFormatError, match=r"_manifest\.json: "):
         FeatureStore(folder)
 
 
 def test_a_store_that_is_half_copied_is_a_typed_error(folder: Path, tmp_path: Path) -> None:
     paths = sorted(folder.glob("shard-*"))
     shutil.copytree(folder, tmp_path / "copy")
-    (tmp_path / "copy" / "manifest.json").unlink()
+    (tmp_path / "copy" / "_manifest.json").unlink()
     with pytest.raises(FileFormatError, match="as if only a part of it had been copied"):
         FeatureStore(tmp_path / "copy")
     paths[2].unlink()
@@ -289,6 +289,76 @@ def test_a_damaged_shard_is_a_typed_error_when_it_is_read(folder: Path) -> None:
     with pytest.raises(FileFormatError, match="damaged or truncated; run the extraction again"):
         store["map"]
     assert store.verify() == [f"{path.name}: the content is not what was written"]
+
+
+def test_everything_that_is_wrong_is_listed(folder: Path) -> None:
+    paths = sorted(folder.glob("shard-*"))
+    assert verify_store(folder) == FeatureStore(folder).verify() == []
+    content = bytearray(paths[0].read_bytes())
+    content[len(content) // 2] ^= 1
+    paths[0].write_bytes(content)
+    paths[1].unlink()
+    paths[2].write_bytes(paths[2].read_bytes()[:-10])
+    assert verify_store(folder) == [
+        f"{paths[0].name}: the content is not what was written",
+        "shard 1: missing",
+        f"{paths[2].name}: the content is not what was written",
+    ]
+    with pytest.raises(FileFormatError, match="no such folder"):
+        verify_store(folder / "missing")
+
+
+@pytest.mark.parametrize("damage", ["altered", "longer", "text"])
+def test_a_copy_that_differs_from_the_shards_is_removed(
+    folder: Path, arrays: Any, damage: str
+) -> None:
+    store = FeatureStore(folder)
+    store["map"], store["embedding"]
+    assert store.verify() == []
+    [path] = [
+        path
+        for path in (folder / "_arrays").iterdir()
+        if np.load(path).shape == arrays["embedding"].shape
+    ]
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    if damage == "longer":
+        np.save(path, np.concatenate([arrays["embedding"]] * 2))
+    else:
+        path.write_bytes(content if damage == "altered" else b"text")
+    [problem] = FeatureStore(folder).verify()
+    assert problem == (
+        f"_arrays/{path.name}: the copy of layer 'embedding' differs from the shards; it was "
+        "removed, and is made again when the layer is used"
+    )
+    assert FeatureStore(folder).verify() == []
+    np.testing.assert_array_equal(FeatureStore(folder)["embedding"], arrays["embedding"])
+
+
+def test_what_a_killed_process_left_in_the_copies_is_removed(folder: Path) -> None:
+    (folder / "_arrays").mkdir()
+    old, new = (folder / "_arrays" / f".{name}.npy.0123.part" for name in ("old", "new"))
+    old.touch()
+    new.touch()
+    os.utime(old, (0, 0))
+    FeatureStore(folder)["map"]
+    assert not old.exists()
+    assert new.exists()
+
+
+def test_a_store_that_is_being_written_has_the_shards_before_the_first_gap(
+    folder: Path, arrays: Any
+) -> None:
+    sorted(folder.glob("shard-*"))[1].unlink()
+    for num_shards in (None, 1):
+        change_manifest(folder, num_shards=num_shards)
+        store = FeatureStore(folder)
+        assert store.indices.tolist() == [row for row in range(10) if row not in SKIPPED]
+        np.testing.assert_array_equal(store["map"], arrays["map"][: len(store.sources)])
+        assert store.verify() == []
+    change_manifest(folder, num_shards=2)
+    with pytest.raises(FileFormatError, match="1 of 2 shards are missing"):
+        FeatureStore(folder)
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def files(folder: str | Path) -> dict[str, bytes]:
     """Return every file of a store, but the lock file that a folder keeps."""
     place = find_place(folder)
     content = {}
-    for name in set(place.names()) - {"arrays"}:
+    for name in set(place.names()) - {"_arrays"}:
         with place.open(name) as file:
             content[name] = file.read()
     if isinstance(place, FolderPlace):
@@ -192,7 +192,7 @@ def test_a_failed_upload_loses_no_complete_shard(
             extractor.extract_to(url, photos, shard_size=5)
     assert len(calls) == tries
     assert [name[:12] for name in sorted(files(url))] == [
-        "manifest.jso",
+        "_manifest.js",
         "shard-000000",
         "shard-000001",
     ]
@@ -208,12 +208,12 @@ def test_a_killed_process_leaves_nothing_that_is_read(
     extractor.extract_to(url, photos[:5], shard_size=5)
     system, path = system_of(url)
     system.pipe_file(f"{path}/.shard-000001.abcdef01.part", b"half a sha")
-    system.pipe_file(f"{path}/.manifest.json.abcdef01.part", b"")
+    system.pipe_file(f"{path}/._manifest.json.abcdef01.part", b"")
     assert len(FeatureStore(url).sources) == 4
     extractor.extract_to(url, photos, shard_size=5)
     extractor.extract_to(tmp_path / "s", photos[:5], shard_size=5)
     extractor.extract_to(tmp_path / "s", photos, shard_size=5)
-    assert files(url).keys() - files(tmp_path / "s").keys() == {".manifest.json.abcdef01.part"}
+    assert files(url).keys() - files(tmp_path / "s").keys() == {"._manifest.json.abcdef01.part"}
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "removed"])
@@ -239,7 +239,7 @@ def test_a_damaged_shard_is_computed_again(
     with pytest.warns(UserWarning, match=f"{url}: 1 shard was damaged: {name}"):
         extractor.extract_to(url, photos, shard_size=10)
     after = files(url)
-    assert after.pop(f"{name}.damaged") != before[name]
+    assert after.pop(f"_{name}.damaged") != before[name]
     assert after == before
 
 

@@ -188,3 +188,10 @@ def test_other_files_are_no_shards(tmp_path: Path) -> None:
     for name in ("shard-000001.parquet", ".shard-000001.ab.part", f"{shard.path.name}.damaged"):
         (tmp_path / name).touch()
     assert list_shards(tmp_path) == [shard]
+
+
+@given(st.text(st.sampled_from(["\\", "u", "d", "c", "8", "f", "0", "5", "é", "\udcfe"])))
+def test_every_source_is_read_back(source: str) -> None:
+    stored = shards.encode_source(source)
+    assert stored.encode().decode() == stored
+    assert shards.decode_source(stored) == source

@@ -60,9 +60,10 @@ def features(
     """
     from transferkit.store import FeatureStore
 
-    store = FeatureStore(folder, base=base)
     if verify:
-        _verify(store)
+        # Before the store is opened, which fails if a shard is missing.
+        _verify(folder)
+    store = FeatureStore(folder, base=base)
     if json:
         print_json(_content(store))
     else:
@@ -72,9 +73,11 @@ def features(
         print_some_skipped(store.skipped, None)
 
 
-def _verify(store: FeatureStore) -> None:
-    """Exit with a list of the damaged files if there are any."""
-    problems = store.verify()
+def _verify(folder: Path | str) -> None:
+    """Exit with a list of the damaged and missing files if there are any."""
+    from transferkit.store import verify_store
+
+    problems = verify_store(folder)
     if not problems:
         return
     print_warning(f"error: {format_count(len(problems), 'damaged file')}:")

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from itertools import chain, islice
 from pathlib import PurePath
 from typing import Any
 
@@ -34,7 +33,7 @@ from transferkit.store.manifest import MANIFEST, Manifest
 from transferkit.store.places import Place, find_place
 from transferkit.store.relocation import Relocation
 from transferkit.store.shards import DTYPES
-from transferkit.store.writing import StoreWriter
+from transferkit.store.writing import Slot, StoreWriter
 from transferkit.support.progress import show_progress
 from transferkit.support.validation import check_integer
 from transferkit.support.warning import warn
@@ -148,12 +147,10 @@ def extract_to_store(
             relocation=run.relocation,
             on_batch=run.count,
         )
-        while (first := next(run.new_images, None)) is not None:
-            slot = run.writer.next_slot()
+        for slot, new_images in run.shards():
             shard = run.writer.new_shard(slot)
-            images = chain([first], islice(run.new_images, slot.max_rows - 1))
             # A part of a lost shard would leave no number for the rest of it.
-            report = computer.compute(images, shard, slot.first_row, keep_part=not slot.is_gap)
+            report = computer.compute(new_images, shard, slot.first_row, keep_part=not slot.is_gap)
             run.writer.use(slot, shard.num_rows)
             run.add_report(report)
 
@@ -186,7 +183,7 @@ def add_to_store(
     identity
         What the features are computed with.
     add_images
-        Writes the shards of ``new_images`` of a run.
+        Writes the ``shards`` of a run.
     progress
         Whether to show a progress bar; None: on a terminal or in a notebook.
     base
@@ -256,8 +253,6 @@ class StoreRun:
 
     Attributes
     ----------
-    new_images : iterator of WithSource
-        The images that the store does not have, each once.
     writer
         The writer of the store.
     relocation
@@ -273,7 +268,8 @@ class StoreRun:
     ) -> None:
         self.writer = writer
         self.relocation = relocation
-        self.new_images = self._new_images(images)
+        self._waiting: WithSource | None = None
+        self._images = self._new_images(images)
         self.num_seen = 0
         self.advance: Callable[[int], None] = lambda _steps: None
         self._num_new = 0
@@ -284,6 +280,30 @@ class StoreRun:
         # Until the first image shows it.
         self._may_be_moved = True
         self._start = time.monotonic()
+
+    def shards(self) -> Iterator[tuple[Slot, Iterator[WithSource]]]:
+        """Yield where each new shard belongs, and its images, which the store does not have.
+
+        The caller takes all images of a shard and calls ``writer.use`` before the next one.
+        """
+        while self._peek() is not None:
+            slot = self.writer.next_slot()
+            yield slot, self._images_of(slot)
+
+    def _images_of(self, slot: Slot) -> Iterator[WithSource]:
+        for _ in range(slot.max_rows):
+            image = self._peek()
+            # The image may belong in a lost shard, or not any more.
+            if image is None or self.writer.next_slot() != slot:
+                return
+            self._waiting = None
+            yield image
+
+    def _peek(self) -> WithSource | None:
+        """Return the next new image, which remains the next one; None at the end."""
+        if self._waiting is None:
+            self._waiting = next(self._images, None)
+        return self._waiting
 
     def status(self) -> str:
         """Return what the progress bar shows beside the number of images."""
@@ -342,6 +362,8 @@ class StoreRun:
                 yield WithSource(source_name(image, index), image)
                 continue
             row, content = found
+            if row != NEW:
+                self.writer.pass_row(row)
             if row != NEW and self._is_changed(image, source, row, content):
                 self._num_changed += 1
                 if len(self._changed) < _MAX_EXAMPLES:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from itertools import islice
 from typing import Any
 
 from transferkit.errors import (
@@ -243,10 +242,7 @@ def _compute(
 
 def _orders(run: StoreRun) -> Iterator[Any]:
     """Yield the order for each shard of the new images."""
-    while True:
-        slot = run.writer.next_slot()
-        images = list(islice(run.new_images, slot.max_rows))
-        if not images:
-            return
+    for slot, new_images in run.shards():
+        images = list(new_images)
         run.writer.use(slot, len(images))
         yield pack_order(slot, images)

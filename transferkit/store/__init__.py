@@ -16,6 +16,7 @@ from transferkit.store.shards import (
     read_metadata,
     read_records,
 )
+from transferkit.store.verification import verify_store
 
 __all__ = [
     "FeatureStore",
@@ -29,4 +30,5 @@ __all__ = [
     "read_arrays",
     "read_metadata",
     "read_records",
+    "verify_store",
 ]

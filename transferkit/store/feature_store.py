@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from transferkit.errors import (
     DatasetError,
-    DownloadError,
     FileFormatError,
     ParameterError,
     UnknownNameError,
@@ -29,10 +28,12 @@ from transferkit.store.places import FolderPlace, Place, find_place
 from transferkit.store.relocation import Relocation, find_relocation
 from transferkit.store.shards import (
     RECORD_COLUMNS,
+    decode_source,
     distinct_shards,
-    has_valid_digest,
+    encode_source,
     read_records,
 )
+from transferkit.store.verification import complete_shards, missing_shards, verify_store
 from transferkit.support.arrow import import_arrow
 from transferkit.support.validation import check_integer
 
@@ -88,7 +89,7 @@ class Sources(Sequence[str]):
         return f"<{len(self)} sources>"
 
     def _local(self, source: str) -> str:
-        return source if self._relocation is None else self._relocation.to_local(source)
+        return _local_source(source, self._relocation)
 
 
 class FeatureStore(Mapping[str, npt.NDArray[Any]]):
@@ -97,7 +98,7 @@ class FeatureStore(Mapping[str, npt.NDArray[Any]]):
     A mapping from layer to array, (n, h, w, c) or (n, d), mapped into memory. Row i of every
     array belongs to the image ``sources[i]``; images that could not be read have no row. Rows are
     in the order in which the images were given first. A store can be read while it is written; it
-    then has the shards that were complete when it was opened.
+    then has the shards that were complete when it was opened, up to the first that was not.
 
     Parameters
     ----------
@@ -112,6 +113,8 @@ class FeatureStore(Mapping[str, npt.NDArray[Any]]):
     ------
     FileFormatError
         If the folder is no store, a part of it is missing, or it is of a newer version.
+    ParameterError
+        If ``folder`` is empty, or no path or URL.
     DownloadError
         If the store cannot be read from a server.
     DatasetError
@@ -371,7 +374,8 @@ class FeatureStore(Mapping[str, npt.NDArray[Any]]):
         # Without the metadata of each shard, such as its number.
         table = pa.concat_tables([table.replace_schema_metadata() for table in tables])
         if self._relocation is not None:
-            sources = pa.array(map(self._local, table["source"].to_pylist()), pa.string())
+            moved = map(self._local, table["source"].to_pylist())
+            sources = pa.array(map(encode_source, moved), pa.string())
             position = table.schema.get_field_index("source")
             table = table.set_column(position, table.schema.field("source"), sources)
         return table
@@ -405,29 +409,20 @@ class FeatureStore(Mapping[str, npt.NDArray[Any]]):
     def verify(self) -> list[str]:
         """Read every shard and compare its content with the digest in its name.
 
+        The same as `transferkit.store.verify_store`, which also takes a store with missing shards.
+
         Returns
         -------
         list of str
-            What is wrong with each shard that is damaged; empty if none is. The next
-            `transferkit.FeatureExtractor.extract_to` computes these again.
+            What is wrong with each file that is missing or damaged; empty if none is. The next
+            `transferkit.FeatureExtractor.extract_to` computes such shards again.
 
         Raises
         ------
         DownloadError
             If a shard cannot be read from a server.
         """
-        problems = []
-        for shard in self._shards:
-            try:
-                is_valid = has_valid_digest(shard)
-            except DownloadError:
-                raise
-            except OSError as error:
-                problems.append(f"{shard.name}: cannot be read: {error.strerror or error}")
-            else:
-                if not is_valid:
-                    problems.append(f"{shard.name}: the content is not what was written")
-        return problems
+        return verify_store(self._place)
 
     def _records(self, columns: Sequence[str]) -> Iterator[Any]:
         for shard in self._shards:
@@ -435,10 +430,10 @@ class FeatureStore(Mapping[str, npt.NDArray[Any]]):
 
     def _stored_sources(self) -> Iterator[str]:
         for batch in self._records(["source"]):
-            yield from batch.column(0).to_pylist()
+            yield from map(decode_source, batch.column(0).to_pylist())
 
     def _local(self, source: str) -> str:
-        return source if self._relocation is None else self._relocation.to_local(source)
+        return _local_source(source, self._relocation)
 
     def _check_layer(self, layer: object) -> None:
         if layer not in self:
@@ -451,10 +446,9 @@ class FeatureStore(Mapping[str, npt.NDArray[Any]]):
             )
 
     def _check_complete(self) -> None:
-        """Check that no shard is missing."""
-        present = {shard.number for shard in self._shards}
-        number = max(self._manifest.num_shards or 0, max(present, default=-1) + 1)
-        missing = [index for index in range(number) if index not in present]
+        """Check that no shard is missing, and leave out what is not yet complete."""
+        number = self._manifest.num_shards or 0
+        missing = missing_shards([shard.number for shard in self._shards], number)
         if missing:
             listed = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
             raise FileFormatError(
@@ -462,6 +456,12 @@ class FeatureStore(Mapping[str, npt.NDArray[Any]]):
                 f"(number {listed}); copy the rest of the folder, or run the extraction again, "
                 "which computes them"
             )
+        self._shards = complete_shards(self._shards)
+
+
+def _local_source(stored: str, relocation: Relocation | None) -> str:
+    source = decode_source(stored)
+    return source if relocation is None else relocation.to_local(source)
 
 
 def _open_store(place: Place, base: str | os.PathLike[str] | None) -> FeatureStore:

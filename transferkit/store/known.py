@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import numpy.typing as npt
 
-from transferkit.store.shards import Record, encodable
+from transferkit.store.shards import Record, encode_source
 
 __all__ = ["NEW", "KnownImages", "fingerprint"]
 
@@ -95,5 +95,5 @@ class KnownImages:
 
 
 def _key(source: str) -> int:
-    content = encodable(source).encode()
+    content = encode_source(source).encode()
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")

@@ -15,7 +15,7 @@ from transferkit.store.shards import DTYPES, FORMAT, list_shards
 
 __all__ = ["MANIFEST", "Manifest", "has_manifest", "read_manifest", "write_manifest"]
 
-MANIFEST = "manifest.json"
+MANIFEST = "_manifest.json"
 """The name of the manifest in the folder of a store."""
 
 
@@ -36,6 +36,8 @@ class Manifest:
         The number of images of a shard that is complete.
     num_shards
         The number of shards after the last run that was completed; None before the first.
+    num_rows
+        The number of images in these, skipped ones included; None before the first.
     format
         The version of the format of the store.
     """
@@ -45,6 +47,7 @@ class Manifest:
     dtype: str
     shard_size: int
     num_shards: int | None = None
+    num_rows: int | None = None
     format: int = FORMAT
 
     def check_same(self, other: Manifest, differences: list[str], place: Place) -> None:
@@ -140,6 +143,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
             dtype=str(data["dtype"]),
             shard_size=int(data["shard_size"]),
             num_shards=None if data["num_shards"] is None else int(data["num_shards"]),
+            num_rows=None if data["num_rows"] is None else int(data["num_rows"]),
             format=int(version),
         )
         if manifest.dtype not in DTYPES or manifest.shard_size < 1 or not manifest.layers:

@@ -20,9 +20,13 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from transferkit.errors import DownloadError, OutputError, ParameterError, shorten_path
+from transferkit.errors import DownloadError, OutputError, ParameterError, shorten, shorten_path
 from transferkit.store.locks import FolderLock, RemoteLock, StoreLock
-from transferkit.support.atomic_write import check_folder_writable, write_atomically
+from transferkit.support.atomic_write import (
+    check_folder_writable,
+    sync_folder,
+    write_atomically,
+)
 from transferkit.support.remote import (
     RemoteError,
     check_scheme,
@@ -37,8 +41,9 @@ __all__ = ["FolderPlace", "Place", "RemotePlace", "find_place"]
 Result = TypeVar("Result")
 
 _LOCK = ".lock"
-# The folder in a store with the arrays of layers; it may be removed at any time.
-_ARRAYS = "arrays"
+# The folder in a store with the arrays of layers; it may be removed at any time. As with all names
+# in a store but those of shards, pyarrow and Spark pass over it because of the first character.
+_ARRAYS = "_arrays"
 # What is left of a URL in a pathlib.Path.
 _BROKEN_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):[\\/]")
 _PATTERN = re.compile(r"[*?\[\]]")
@@ -178,12 +183,12 @@ class Place(ABC):
 
 
 def find_place(folder: str | os.PathLike[str]) -> Place:
-    """Return the place that a path, a URL or a place names.
+    """Return the place that a path, a URL or a place names; ``~`` is the home folder.
 
     Raises
     ------
     ParameterError
-        If the URL is not that of a store.
+        If it is empty or not a path, or the URL is not that of a store.
     UnknownNameError
         If the scheme of the URL is unknown.
     UnsupportedError
@@ -191,14 +196,23 @@ def find_place(folder: str | os.PathLike[str]) -> Place:
     """
     if isinstance(folder, Place):
         return folder
+    if not isinstance(folder, (str, os.PathLike)):
+        raise ParameterError(f"folder is {shorten(folder)}; expected a path or a URL")
     text = os.fsdecode(folder)
+    if not text:
+        raise ParameterError("folder is ''; expected a path or a URL, such as 'features/'")
     if not isinstance(folder, str) and (match := _BROKEN_URL.match(text)):
         raise ParameterError(
             f"{shorten_path(text)}: a Path cannot hold a URL; give it as a str, "
             f"'{match['scheme']}://...'"
         )
     if not is_url(text):
-        return FolderPlace(Path(text))
+        try:
+            return FolderPlace(Path(text).expanduser())
+        except RuntimeError:
+            raise ParameterError(
+                f"{shorten_path(text)}: the home folder in this path cannot be found"
+            ) from None
     if text.lower().startswith("file://"):
         return FolderPlace(Path(url2pathname(urlsplit(text).path)))
     if _PATTERN.search(text):
@@ -265,6 +279,7 @@ class FolderPlace(Place):
     def rename(self, old: str, new: str) -> None:
         """Rename a file; see `Place`."""
         self.locate(old).replace(self.locate(new))
+        sync_folder(self.path)
 
     def remove(self, name: str) -> None:
         """Remove a file; see `Place`."""

@@ -44,9 +44,11 @@ __all__ = [
     "Shard",
     "ShardWriter",
     "check_layer_names",
+    "decode_source",
     "distinct_shards",
-    "encodable",
+    "encode_source",
     "has_valid_digest",
+    "is_system_error",
     "list_parts",
     "list_shards",
     "part_name",
@@ -66,6 +68,8 @@ RECORD_COLUMNS = ("row", "source", "size", "modified", "sha256", "error")
 
 _DIGITS = 16
 _NAME = re.compile(rf"shard-(?P<number>\d{{6,}})-(?P<digest>[0-9a-f]{{{_DIGITS}}})\.parquet")
+# A surrogate or a backslash, as `encode_source` writes it.
+_ESCAPED = re.compile(r"\\(ud[89a-f][0-9a-f]{2}|u005c)")
 _KEY = b"transferkit"
 # The size of the features in a row group, which is in memory while it is written.
 _GROUP_BYTES = 16 << 20
@@ -82,7 +86,7 @@ class Record:
         The number of the image in the store, from 0; skipped images count.
     source
         The path of the image, or another name that is the same in every run. Bytes of a path
-        that are not valid text are written as ``\udcff``.
+        that are not valid text are written as ``\udcff`` in the file; see `encode_source`.
     size
         The length of the file in bytes; None for an image that is no file.
     modified
@@ -370,7 +374,7 @@ class ShardWriter:
         columns = []
         for name in RECORD_COLUMNS:
             values = [getattr(record, name) for record in self._records]
-            values = [encodable(value) if isinstance(value, str) else value for value in values]
+            values = [encode_source(value) if isinstance(value, str) else value for value in values]
             columns.append(pa.array(values, self._schema.field(name).type))
         for layer, array in self._arrays.items():
             columns.append(
@@ -423,9 +427,26 @@ class _HashingFile:
         self._file.close()
 
 
-def encodable(text: str) -> str:
-    """Return a text that is valid Unicode, which the name of a file need not be."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+def encode_source(text: str) -> str:
+    r"""Return a text that is valid Unicode, which the name of a file need not be.
+
+    Bytes of a path that are not valid text, which Python has as surrogates, are written as
+    ``\udcff``. A backslash that is followed by the same in the text itself is ``\u005c``.
+
+    Examples
+    --------
+    >>> from transferkit.store.shards import decode_source, encode_source
+    >>> encode_source("caf\udce9.jpg")
+    'caf\\udce9.jpg'
+    >>> decode_source("caf\\udce9.jpg") == "caf\udce9.jpg"
+    True
+    """
+    return _ESCAPED.sub(r"\\u005c\1", text).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def decode_source(text: str) -> str:
+    """Return the text of which `encode_source` returned this one."""
+    return _ESCAPED.sub(lambda match: chr(int(match[1][1:], 16)), text)
 
 
 def check_layer_names(layers: Mapping[str, Sequence[int]] | Sequence[str]) -> None:
@@ -621,12 +642,21 @@ def _batches(shard: Shard, columns: Sequence[str]) -> Iterator[Any]:
             raise _damaged(shard, error) from error
 
 
+def is_system_error(error: BaseException | None) -> bool:
+    """Return whether an error is of the operating system, and says nothing about the content.
+
+    The OSErrors that pyarrow raises for files that are damaged have no number.
+    """
+    return isinstance(error, OSError) and error.errno is not None
+
+
 def _damaged(shard: Shard, error: Exception) -> TransferkitError:
     if isinstance(error, DownloadError):
         return DownloadError(str(error))
     path = shard.location
-    if isinstance(error, FileNotFoundError | PermissionError):
-        return FileFormatError(f"{shorten_path(path)}: {error.strerror or error}")
+    if is_system_error(error):
+        reason = getattr(error, "strerror", None) or error
+        return FileFormatError(f"{shorten_path(path)}: cannot be read: {reason}")
     return FileFormatError(
         f"{shorten_path(path)}: damaged or truncated; run the extraction again, which repairs it"
     )

@@ -13,23 +13,24 @@ from typing import Any, Self
 from transferkit.errors import DownloadError, FileFormatError, OutputError, shorten_path
 from transferkit.store.known import KnownImages
 from transferkit.store.manifest import MANIFEST, Manifest, read_manifest, write_manifest
+from transferkit.store.mapped import remove_copies
 from transferkit.store.places import find_place
 from transferkit.store.shards import (
     Record,
     Shard,
     ShardWriter,
     check_layer_names,
+    decode_source,
     distinct_shards,
     has_valid_digest,
+    is_system_error,
     list_parts,
     read_records,
 )
 from transferkit.support.arrow import import_arrow
+from transferkit.support.warning import warn
 
-__all__ = ["DAMAGED_SUFFIX", "Slot", "StoreWriter", "new_shard"]
-
-DAMAGED_SUFFIX = ".damaged"
-"""What is appended to the name of a damaged shard, which is kept but no longer read."""
+__all__ = ["Slot", "StoreWriter", "new_shard"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +46,18 @@ class Slot:
     max_rows
         The largest number of images it may have.
     is_gap
-        Whether there are shards after it, so that it replaces one that was lost.
+        Whether it replaces one that was lost, so that a part of it would leave no number for the
+        rest.
+    after
+        If it replaces one that was lost: the last row before this one and the lost ones beside it;
+        -1: none.
     """
 
     number: int
     first_row: int
     max_rows: int
     is_gap: bool
+    after: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +126,8 @@ class StoreWriter:
         On entering: if the store was made with other settings; when created: if a layer has the
         name of another column.
     FileFormatError
-        On entering: if the store is of a newer version, or its manifest is missing or damaged.
+        On entering: if the store is of a newer version, its manifest is missing or damaged, or a
+        file cannot be read.
     DownloadError
         On entering: if the store cannot be read from a server.
     UnsupportedError
@@ -146,6 +153,12 @@ class StoreWriter:
         self._lock = self.place.lock()
         self._ranges: list[_Range] = []
         self._gaps: list[Slot] = []
+        # The row before lost ones to that after them, of which the first has been seen, and the
+        # second has not; None: there are no rows after them.
+        self._places: dict[int, int | None] = {}
+        self._open_places: set[int] = set()
+        self._num_lost = 0
+        self._is_order_lost = False
         self._unfilled: list[Slot] = []
         self._next_number = 0
         self._next_row = 0
@@ -181,23 +194,45 @@ class StoreWriter:
         return new_shard(self.place, self.manifest, slot)
 
     def next_slot(self) -> Slot:
-        """Return where the next shard belongs: first of those that were lost, then at the end.
+        """Return where the next new image belongs: in a shard that was lost, or at the end.
+
+        It belongs in one that was lost if the images that were before these have been passed, see
+        `pass_row`, and those after them have not. Any other image is new.
 
         At the end, shards have the rows up to the next multiple of the shard size, so that the
         first image of a batch does not depend on interruptions.
         """
-        if self._gaps:
-            return self._gaps[0]
+        for slot in self._gaps:
+            if slot.after in self._open_places:
+                return slot
+        # More images than were lost: some of them are new, and which is not known.
+        full = self._open_places.difference(slot.after for slot in self._gaps)
+        if any(self._places[after] is not None for after in full):
+            self._is_order_lost = True
         size = self.manifest.shard_size
         return Slot(self._next_number, self._next_row, size - self._next_row % size, is_gap=False)
 
     def use(self, slot: Slot, num_rows: int) -> None:
         """Record that a number of rows are written to the slot that `next_slot` returned."""
         if slot.is_gap:
-            self._gaps.pop(0)
+            self._gaps.remove(slot)
+            self._num_lost += slot.max_rows - num_rows
         else:
             self._next_number += 1
             self._next_row += num_rows
+
+    def pass_row(self, row: int) -> None:
+        """Record that the input has come to an image that the store has.
+
+        Parameters
+        ----------
+        row
+            Its row.
+        """
+        if row in self._places:
+            self._open_places.add(row)
+        closed = {after for after in self._open_places if self._places[after] == row}
+        self._open_places -= closed
 
     def find_record(self, row: int) -> Record:
         """Return what the store has about the image of a row.
@@ -212,7 +247,8 @@ class StoreWriter:
         if self._cached is None or self._cached[0] != item.shard:
             rows = [row for batch in read_records(item.shard) for row in batch.to_pylist()]
             self._cached = (item.shard, rows)
-        return Record(**self._cached[1][row - item.first])
+        values = self._cached[1][row - item.first]
+        return Record(**{**values, "source": decode_source(values["source"])})
 
     def check_lock(self) -> None:
         """Check that no other process has taken the lock since, which a server cannot prevent.
@@ -229,6 +265,11 @@ class StoreWriter:
 
         Of lost shards whose images were not among the input, empty ones are written.
 
+        Warns
+        -----
+        UserWarning
+            If rows were lost for good, or may be in another order than before.
+
         Raises
         ------
         OutputError
@@ -239,9 +280,12 @@ class StoreWriter:
             shard = self.new_shard(slot)
             shard.open()
             shard.finish()
-        if self.manifest.num_shards != self._next_number:
-            self.manifest = dataclasses.replace(self.manifest, num_shards=self._next_number)
-            write_manifest(self.place, self.manifest)
+        self._warn_of_losses()
+        number, rows = self._next_number, self._next_row
+        manifest = dataclasses.replace(self.manifest, num_shards=number, num_rows=rows)
+        if manifest != self.manifest:
+            self.manifest = manifest
+            write_manifest(self.place, manifest)
 
     def _open(self) -> None:
         shards = distinct_shards(self.place)
@@ -270,6 +314,8 @@ class StoreWriter:
         ------
         DownloadError
             If it cannot be read from a server, which does not mean that it is damaged.
+        FileFormatError
+            If the system cannot read it, which does not mean so either.
         """
         try:
             if not has_valid_digest(shard):
@@ -279,10 +325,24 @@ class StoreWriter:
             records = []
             for batch in read_records(shard, ["row", "source", "size", "modified", "sha256"]):
                 lists = (column.to_pylist() for column in batch.columns)
-                records += [Record(*values) for values in zip(*lists, strict=True)]
+                records += [
+                    Record(row, decode_source(source), *others)
+                    for row, source, *others in zip(*lists, strict=True)
+                ]
         except DownloadError:
             raise
-        except (OSError, FileFormatError, KeyError, TypeError, ValueError):
+        except FileFormatError as error:
+            if is_system_error(error.__cause__):
+                raise
+            return None
+        except OSError as error:
+            if not is_system_error(error):
+                return None
+            # Such as too many open files, or a network drive that is away for a moment.
+            raise FileFormatError(
+                f"{shorten_path(shard.location)}: cannot be read: {error.strerror or error}"
+            ) from error
+        except (KeyError, TypeError, ValueError):
             return None
         for record in records:
             self.known.add(record)
@@ -290,9 +350,11 @@ class StoreWriter:
 
     def _set_aside(self, shard: Shard) -> None:
         try:
-            self.place.rename(shard.name, shard.name + DAMAGED_SUFFIX)
+            # Kept, but no longer read: neither by a store, nor by pyarrow.
+            self.place.rename(shard.name, f"_{shard.name}.damaged")
         except OSError as error:
             raise self._not_written(error) from None
+        remove_copies(self.place)
         self.damaged.append(shard.name)
 
     def _find_gaps(self) -> None:
@@ -308,7 +370,42 @@ class StoreWriter:
                 (self._gaps if stop > start else self._unfilled).append(slot)
                 row = stop
             number, row = item.shard.number + 1, item.stop
+        for position in range(number, self.manifest.num_shards or 0):
+            rest = max(0, (self.manifest.num_rows or 0) - row)
+            slot = Slot(position, row, min(size - row % size, rest), is_gap=True)
+            (self._gaps if rest else self._unfilled).append(slot)
+            number, row = position + 1, row + slot.max_rows
         self._next_number, self._next_row = number, row
+        self._find_places()
+
+    def _find_places(self) -> None:
+        """Find between which rows the images of lost shards were."""
+        stored = {item.first: item for item in self._ranges if item.stop > item.first}
+        for index, slot in enumerate(self._gaps):
+            before = self._gaps[index - 1] if index else None
+            is_beside = before is not None and before.first_row + before.max_rows == slot.first_row
+            after = before.after if before is not None and is_beside else slot.first_row - 1
+            self._gaps[index] = dataclasses.replace(slot, after=after)
+            stop = slot.first_row + slot.max_rows
+            self._places[after] = stop if stop in stored else None
+        if -1 in self._places:
+            self._open_places.add(-1)
+
+    def _warn_of_losses(self) -> None:
+        where = shorten_path(self.place)
+        lost = self._num_lost + sum(slot.max_rows for slot in self._gaps)
+        if lost:
+            which = "1 of their rows is" if lost == 1 else f"{lost:,} of their rows are"
+            warn(
+                f"{where}: shards were lost, and {which} not in the store any more, because their "
+                "images were not given, or in another order than before; images in another order "
+                "have new rows at the end"
+            )
+        if self._is_order_lost:
+            warn(
+                f"{where}: shards were lost, and more new images were given in their place than "
+                "they had; the rows may be in another order than before, so use store.sources"
+            )
 
     def _not_written(self, error: OSError) -> OutputError:
         reason = error.strerror or error
