@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,22 @@ def test_a_read_only_folder_is_rejected(tmp_path: Path) -> None:
     folder.mkdir(mode=0o500)
     with pytest.raises(OutputError, match="is not writable"):
         check_writable(folder / "notes.txt")
+
+
+def test_the_content_is_on_the_disk_before_the_file_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "notes.txt"
+    synced = []
+
+    def recorded(descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        synced.append((stat.S_ISDIR(status.st_mode), path.exists()))
+        if not synced[-1][0]:
+            assert status.st_size == 4
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    with write_atomically(path) as file:
+        file.write(b"half")
+    # Folders cannot be opened on Windows.
+    assert synced == [(False, False), (True, True)][: 1 if os.name == "nt" else 2]
