@@ -51,6 +51,16 @@ def test_damage_is_found(store: Path) -> None:
     assert f"  {path.name}: the content is not what was written" in result.stderr
 
 
+def test_missing_and_damaged_files_are_listed_together(store: Path) -> None:
+    first, second, _ = sorted(store.glob("shard-*"))
+    first.unlink()
+    second.write_bytes(second.read_bytes()[:-10])
+    result = run("features", store, "--verify")
+    assert result.exit_code == 1
+    assert "  shard 0: missing\n" in result.stderr
+    assert f"  {second.name}: the content is not what was written" in result.stderr
+
+
 def test_moved_images_are_mapped(store: Path) -> None:
     moved = store.parent / "moved"
     (store.parent / "photos").rename(moved)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from transferkit.images import Skipped
+from transferkit.store.shards import encode_source
 from transferkit.support.data_frames import import_pandas
 
 if TYPE_CHECKING:
@@ -82,7 +83,9 @@ class Features(Mapping[str, npt.NDArray[np.float32]]):
         ['embedding_0', 'embedding_1']
         """
         pd = import_pandas()
-        index = pd.Index(self.sources, name="source")
+        # The strings of pandas have no names that are not valid text.
+        is_text = all(encode_source(source) == source for source in self.sources)
+        index = pd.Index(self.sources, None if is_text else object, name="source")
         frames = [
             pd.DataFrame(
                 array.reshape(len(array), -1),
