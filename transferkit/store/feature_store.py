@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,7 @@ from transferkit.store.manifest import Manifest, read_manifest
 from transferkit.store.mapped import map_layer
 from transferkit.store.neighbors import Neighbors, check_query, find_nearest
 from transferkit.store.places import FolderPlace, Place, find_place
-from transferkit.store.relocation import Relocation, find_relocation
+from transferkit.store.relocation import Relocation, find_relocation, sample_records
 from transferkit.store.shards import (
     RECORD_COLUMNS,
     distinct_shards,
@@ -43,8 +42,6 @@ __all__ = ["FeatureStore", "Sources"]
 
 # The bytes of features that `nearest` holds in memory at a time.
 _BLOCK_BYTES = 16 << 20
-# The number of paths that are tried to find out where the images are now.
-_MAX_TRIED = 100
 
 
 class Sources(Sequence[str]):
@@ -145,8 +142,7 @@ class FeatureStore(Mapping[str, npt.NDArray[Any]]):
         self._check_complete()
         self._relocation = None
         if base is not None:
-            tried = islice(self._stored_sources(), _MAX_TRIED)
-            self._relocation = find_relocation(tried, base)
+            self._relocation = find_relocation(sample_records(self._shards), base)
 
     @property
     def folder(self) -> Path | str:
@@ -432,10 +428,6 @@ class FeatureStore(Mapping[str, npt.NDArray[Any]]):
     def _records(self, columns: Sequence[str]) -> Iterator[Any]:
         for shard in self._shards:
             yield from read_records(shard, columns)
-
-    def _stored_sources(self) -> Iterator[str]:
-        for batch in self._records(["source"]):
-            yield from batch.column(0).to_pylist()
 
     def _local(self, source: str) -> str:
         return source if self._relocation is None else self._relocation.to_local(source)
