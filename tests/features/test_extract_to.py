@@ -231,6 +231,42 @@ def test_images_without_a_name_are_known_by_position_and_content(
     assert len(store.sources) == 6
 
 
+def test_images_of_16_bits_are_known_by_their_pixels(tmp_path: Path) -> None:
+    extractor = tiny_extractor(
+        backend="onnxruntime", preprocessing=Preprocessing(SIDE, bit_depth=12)
+    )
+    values = np.random.default_rng(0).integers(0, 4096, (3, 40, 40)).astype(np.uint16)
+    images = [Image.fromarray(array) for array in values]
+    extractor.extract_to(tmp_path / "s", images)
+    # Without a warning.
+    assert len(extractor.extract_to(tmp_path / "s", images).sources) == 3
+
+
+def test_an_image_that_is_too_small_for_the_network_is_skipped(tmp_path: Path) -> None:
+    extractor = tiny_extractor(backend="onnxruntime", preprocessing=Preprocessing(None))
+    large = noise(1)[0]
+    images = [large, large[:2, :2], large, large[:1, :1], large]
+    store = extractor.extract_to(tmp_path / "s", images)
+    assert store.sources == ["images[0]", "images[2]", "images[4]"]
+    assert [image.source for image in store.skipped] == ["images[1]", "images[3]"]
+    assert "does not accept 2 x 2 images" in store.skipped[0].reason
+    assert store.indices.tolist() == [0, 2, 4]
+
+
+class Failing(NamedImage):
+    source = "failing"
+
+    def read(self) -> bytes:
+        raise ValueError("no such key")
+
+
+def test_an_error_of_a_named_image_is_skipped(extractor: FeatureExtractor, tmp_path: Path) -> None:
+    store = extractor.extract_to(tmp_path / "s", [*noise(2), Failing()])
+    assert store.skipped == [
+        Skipped("failing", "read() of the Failing raised ValueError: no such key")
+    ]
+
+
 class Named(NamedImage):
     def __init__(self, source: str, path: Path) -> None:
         self.source = source

@@ -24,8 +24,7 @@ from transferkit.features.identity import Identity
 from transferkit.features.shard_computation import ShardComputer, ShardReport
 from transferkit.images import ImageLike, Images, NamedImage, Preprocessing, count_images
 from transferkit.images.bit_depth import BitDepth
-from transferkit.images.content import digest_pixels, load_content
-from transferkit.images.reading import read_image_of_call
+from transferkit.images.content import load_with_digest
 from transferkit.images.stream import WithSource, iterate_images, source_name
 from transferkit.sources import open_sources
 from transferkit.store import FeatureStore
@@ -375,10 +374,8 @@ class StoreRun:
             if fingerprint(status.st_size, status.st_mtime_ns, None) == content:
                 return False
         try:
-            loaded = load_content(image, source)
-            digest = loaded.sha256
-            if not digest and not isinstance(image, (str, os.PathLike)):
-                digest = digest_pixels(read_image_of_call(image, source, BitDepth(None)))
+            bits = self.writer.manifest.description["preprocessing"]["bit_depth"]
+            digest = load_with_digest(image, source, BitDepth(bits))[0].sha256
         except ImageError:
             digest = b""
         before = self.writer.find_record(row).sha256
