@@ -21,6 +21,7 @@ from transferkit.errors import (
 )
 from transferkit.images import Skipped
 from transferkit.store.features import Features
+from transferkit.store.known import find_readable
 from transferkit.store.manifest import Manifest, read_manifest
 from transferkit.store.mapped import map_layer
 from transferkit.store.neighbors import Neighbors, check_query, find_nearest
@@ -187,20 +188,23 @@ class FeatureStore(Mapping[str, npt.NDArray[Any]]):
     def positions(self) -> npt.NDArray[np.int64]:
         """(n,) the position of each row among all images of the store, skipped ones included.
 
-        The same as `indices`, unless a shard was lost whose images are gone.
+        The same as `indices`, unless a shard was lost whose images are gone, or images that had
+        been skipped were tried again.
         """
-        parts = [batch.column(0).is_null().to_numpy(False) for batch in self._records(["error"])]
-        return np.flatnonzero(np.concatenate([np.empty(0, bool), *parts]))
+        readable, skipped = self._readable
+        counted = readable.copy()
+        counted[[position for position, _ in skipped.values()]] = True
+        return np.flatnonzero(readable[counted])
 
     @functools.cached_property
     def skipped(self) -> list[Skipped]:
         """The images that could not be read, and why."""
-        found = []
-        for batch in self._records(["source", "error"]):
-            left_out = batch.filter(batch.column("error").is_valid())
-            for source, reason in zip(*(column.to_pylist() for column in left_out), strict=True):
-                found.append(Skipped(self._local(source), reason))
-        return found
+        _, skipped = self._readable
+        return [Skipped(self._local(source), reason) for source, (_, reason) in skipped.items()]
+
+    @functools.cached_property
+    def _readable(self) -> tuple[npt.NDArray[np.bool_], dict[str, tuple[int, str]]]:
+        return find_readable(self._shards)
 
     @functools.cached_property
     def _num_rows(self) -> int:
