@@ -475,8 +475,8 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
         Warns
         -----
         UserWarning
-            If images have changed since they were computed, or seem to be in the store under
-            another path, none could be read, files were damaged, which are computed again, or
+            If images have changed since they were computed, or are in the store with another folder
+            in their paths; if none could be read, files were damaged, which are computed again, or
             outputs are NaN or infinite.
 
         Examples

@@ -15,6 +15,7 @@ from transferkit.backends import Program
 from transferkit.errors import (
     DatasetError,
     DownloadError,
+    FileFormatError,
     ImageError,
     OutputError,
     ParameterError,
@@ -62,7 +63,11 @@ def choose_shard_size(folder: str | os.PathLike[str], shard_size: int | None) ->
     """Return the number of images in a file: as given, that of the store, or 10,000."""
     if shard_size is not None:
         return shard_size
-    return read_manifest(folder).shard_size if has_manifest(folder) else _SHARD_SIZE
+    try:
+        return read_manifest(folder).shard_size if has_manifest(folder) else _SHARD_SIZE
+    except (OSError, DownloadError, FileFormatError):
+        # Reported when the store is opened for writing.
+        return _SHARD_SIZE
 
 
 def new_manifest(
@@ -303,9 +308,7 @@ def _check_folder(place: Place) -> None:
     """Check that a folder that is no store is empty, or has hidden files only."""
     try:
         names = place.names()
-    except DownloadError:
-        raise
-    except OSError:
+    except (OSError, DownloadError):
         # Reported when it is created.
         return
     others = [name for name in names if not name.startswith(".")]
@@ -512,7 +515,7 @@ class StoreRun:
             digest, stored = next(iter(found.items()))
             warn(
                 f"{shorten_path(self.writer.place)}: {len(found)} of the first {len(new)} new "
-                "images have the content of images that the store has under another path, such as "
+                "images have the content of images that the store has in another folder, such as "
                 f"{shorten_path(new[digest])} and {shorten_path(stored)}; if they are the same, "
                 "give their paths as before, or pass base, the folder that has them"
             )

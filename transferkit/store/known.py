@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -143,24 +143,32 @@ def find_readable(
     return np.concatenate(parts), skipped
 
 
-def find_content(shards: Sequence[Shard], digests: Iterable[bytes]) -> dict[bytes, str]:
-    """Return the source of an image with each digest, of those that a store has.
+def find_content(shards: Sequence[Shard], images: Mapping[bytes, str]) -> dict[bytes, str]:
+    """Return the sources of images that a store has in another folder, by their digests.
+
+    Images of the same content and another file name may well be two.
 
     Parameters
     ----------
     shards
         Those of the store.
-    digests
-        SHA-256 of images.
+    images
+        The SHA-256 of images to their sources.
     """
     pa, _ = import_arrow()
-    wanted = pa.array(list(digests), pa.binary(32))
+    wanted = pa.array(list(images), pa.binary(32))
     found: dict[bytes, str] = {}
     for shard in shards:
         for batch in read_records(shard, ["source", "sha256"]):
             same = batch.filter(pa.compute.is_in(batch.column("sha256"), wanted))
-            found.update(zip(same.column(1).to_pylist(), same.column(0).to_pylist(), strict=True))
+            for source, sha256 in zip(*(part.to_pylist() for part in same.columns), strict=True):
+                if _file_name(source) == _file_name(images[sha256]):
+                    found[sha256] = source
     return found
+
+
+def _file_name(source: str) -> str:
+    return source.replace("\\", "/").rpartition("/")[2]
 
 
 def _key(source: str) -> int:
