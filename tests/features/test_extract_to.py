@@ -7,6 +7,7 @@ import io
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -238,8 +239,9 @@ def test_images_of_16_bits_are_known_by_their_pixels(tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(0, 4096, (3, 40, 40)).astype(np.uint16)
     images = [Image.fromarray(array) for array in values]
     extractor.extract_to(tmp_path / "s", images)
-    # Without a warning.
-    assert len(extractor.extract_to(tmp_path / "s", images).sources) == 3
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*changed since")
+        assert len(extractor.extract_to(tmp_path / "s", images).sources) == 3
 
 
 def test_an_image_that_is_too_small_for_the_network_is_skipped(tmp_path: Path) -> None:
