@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -91,13 +93,49 @@ def test_a_folder_is_a_store(tmp_path: Path) -> None:
     assert len(store.shards) == 3
     more = DEMO / "test" / "brick"
     (tmp_path / "list.txt").write_text("\n".join(map(str, sorted(more.iterdir()))))
+    # The shard size is that of the store.
     text = output_of(
-        "extract", tmp_path / "list.txt", "-o", output, "--layer", "features.18", "--half",
-        "--shard-size", 4,
-    )  # fmt: skip
-    assert "features.18 (17, 7, 7, 1280)" in text
-    message = error_of(*arguments)
-    assert "shard_size is 4 in the store, 10000 here; use the same settings" in message
+        "extract", tmp_path / "list.txt", "-o", output, "--layer", "features.18", "--half"
+    )
+    assert re.search(r"features\.18 \(17, 7, 7, 1280\); 8 new in [0-9.]+ s, \d+ images/s\n", text)
+    assert output_of(*arguments).endswith("(17, 7, 7, 1280); none new\n")
+    message = error_of(*arguments, "--shard-size", 10)
+    assert "shard_size is 4 in the store, 10 here; use the same settings" in message
+
+
+def test_skipped_images_are_tried_again_with_an_option(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    broken = photos / "broken.jpg"
+    broken.touch()
+    output = tmp_path / "features"
+    arguments = ("extract", photos, "-o", output)
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert "none of the images could be read" in result.stderr.splitlines()[-1]
+    shutil.copy(CAT, photos)
+    result = run(*arguments)
+    assert result.exit_code == 0
+    assert "; 1 skipped; --retry-skipped tries them again\n" in result.stdout
+    shutil.copy(CAT, broken)
+    text = output_of(*arguments, "--retry-skipped")
+    assert "embedding (2, 1280); 1 new in " in text
+    assert "; 1 skipped" not in text
+
+
+def test_where_images_and_stores_cannot_be_is_an_error(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    shutil.copy(CAT, photos)
+    for name in ("a.tar", "list.txt", "photos/*.jpg"):
+        message = usage_error_of("extract", tmp_path / name, "-o", tmp_path / "x.npz")
+        assert "give a folder as --output" in message
+    assert "choose another folder" in error_of("extract", photos, "-o", photos)
+    base = tmp_path / "nope"
+    message = error_of("extract", photos, "-o", tmp_path / "features", "--base", base)
+    assert "expected a folder that exists" in message
+    assert os.listdir(photos) == ["cat.jpg"]
+    assert os.listdir(tmp_path) == ["photos"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has other signals")

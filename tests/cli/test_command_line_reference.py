@@ -44,7 +44,7 @@ def test_every_argument_and_option_is_described(command: str) -> None:
 def test_defaults_and_usage_are_stated() -> None:
     predict = section("predict")
     assert "\ntransferkit predict [OPTIONS] PATH...\n" in predict
-    row = "| `--output PATH`, `-o PATH` | The .npz file to write, or the folder of a store, "
+    row = "| `--output PATH`, `-o PATH` | The .npz file to write, or the folder of a store "
     assert row in section("extract")
     assert "| `--batch-size N` | Number of images per batch. | `32` |" in predict
     assert "| `--json` | Print JSON. |  |" in predict

@@ -8,6 +8,7 @@ import io
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -93,7 +94,7 @@ def test_the_columns_do_not_depend_on_what_was_done_before(
     extractor: FeatureExtractor, photos: list[Path], tmp_path: Path
 ) -> None:
     extractor.extract_to(tmp_path / "whole", photos, LAYERS, shard_size=10)
-    for number in (1, 10, 13, 21):
+    for number in (2, 10, 13, 21):
         extractor.extract_to(tmp_path / "parts", photos[:number], LAYERS, shard_size=10)
     parts, whole = column_bytes(tmp_path / "parts"), column_bytes(tmp_path / "whole")
     # The batches are others where a run ended.
@@ -232,6 +233,43 @@ def test_images_without_a_name_are_known_by_position_and_content(
         store = extractor.extract_to(tmp_path / "s", [*images, noise(1)[0]])
     assert store.sources[-1] == "images[5]"
     assert len(store.sources) == 6
+
+
+def test_images_of_16_bits_are_known_by_their_pixels(tmp_path: Path) -> None:
+    extractor = tiny_extractor(
+        backend="onnxruntime", preprocessing=Preprocessing(SIDE, bit_depth=12)
+    )
+    values = np.random.default_rng(0).integers(0, 4096, (3, 40, 40)).astype(np.uint16)
+    images = [Image.fromarray(array) for array in values]
+    extractor.extract_to(tmp_path / "s", images)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*changed since")
+        assert len(extractor.extract_to(tmp_path / "s", images).sources) == 3
+
+
+def test_an_image_that_is_too_small_for_the_network_is_skipped(tmp_path: Path) -> None:
+    extractor = tiny_extractor(backend="onnxruntime", preprocessing=Preprocessing(None))
+    large = noise(1)[0]
+    images = [large, large[:2, :2], large, large[:1, :1], large]
+    store = extractor.extract_to(tmp_path / "s", images)
+    assert store.sources == ["images[0]", "images[2]", "images[4]"]
+    assert [image.source for image in store.skipped] == ["images[1]", "images[3]"]
+    assert "does not accept 2 x 2 images" in store.skipped[0].reason
+    assert store.indices.tolist() == [0, 2, 4]
+
+
+class Failing(NamedImage):
+    source = "failing"
+
+    def read(self) -> bytes:
+        raise ValueError("no such key")
+
+
+def test_an_error_of_a_named_image_is_skipped(extractor: FeatureExtractor, tmp_path: Path) -> None:
+    store = extractor.extract_to(tmp_path / "s", [*noise(2), Failing()])
+    assert store.skipped == [
+        Skipped("failing", "read() of the Failing raised ValueError: no such key")
+    ]
 
 
 class Named(NamedImage):
@@ -500,6 +538,120 @@ def test_moved_images_are_known_with_their_new_folder(
         FeatureStore(tmp_path / "s", base=tmp_path / "s")
 
 
+def test_a_base_is_the_same_folder_however_it_is_written(
+    extractor: FeatureExtractor,
+    photos: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    relative = [path.relative_to(tmp_path) for path in photos]
+    extractor.extract_to("s", relative[:12])
+    for base in ("photos", "./photos/", tmp_path / "photos"):
+        for paths in (relative[:12], photos[:12]):
+            assert len(extractor.extract_to("s", paths, base=base).shards) == 1
+    assert len(extractor.extract_to("s", photos, base="photos").sources) == 18
+    assert list(FeatureStore("s").sources)[-1] == str(relative[19])
+    (tmp_path / "other").mkdir()
+    for folder in ("s", "new"):
+        with pytest.raises(DatasetError, match="base is other, but none of the images that are"):
+            extractor.extract_to(folder, photos, base="other")
+    assert not Path("new").exists()
+
+
+def test_images_that_are_stored_under_another_path_are_reported(
+    extractor: FeatureExtractor,
+    photos: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    relative = [path.relative_to(tmp_path) for path in photos]
+    extractor.extract_to("s", relative[:4])
+    with pytest.warns(
+        UserWarning, match=r"3 of the first 10 new .*001\.png and photos.001\.png; .* pass base"
+    ):
+        extractor.extract_to("s", photos)
+    extractor.extract_to("t", relative[:4])
+    with pytest.warns(UserWarning, match="3 of the first 3 new images"):
+        extractor.extract_to("t", photos[:4])
+
+
+def test_a_base_completes_half_a_store(
+    extractor: FeatureExtractor, photos: list[Path], tmp_path: Path
+) -> None:
+    extractor.extract_to(tmp_path / "s", photos, LAYERS, shard_size=5)
+    before = column_bytes(tmp_path / "s")
+    moved = (tmp_path / "photos").rename(tmp_path / "moved")
+    paths = [moved / path.name for path in photos]
+    for shard in list_shards(tmp_path / "s")[2:4]:
+        shard.path.unlink()
+    extractor.extract_to(tmp_path / "s", paths, LAYERS, shard_size=5, base=moved)
+    assert column_bytes(tmp_path / "s") == before
+    for shard in list_shards(tmp_path / "s"):
+        shard.path.unlink()
+    # None is left to find the base with.
+    store = extractor.extract_to(tmp_path / "s", paths, LAYERS, shard_size=5, base=moved)
+    assert len(store.sources) == 18
+
+
+def test_skipped_images_are_tried_again_if_asked(
+    extractor: FeatureExtractor, photos: list[Path], tmp_path: Path
+) -> None:
+    shutil.copy(photos[9], tmp_path / "kept")
+    skipped = [str(photos[index]) for index in (0, 9, 20)]
+    extractor.extract_to(tmp_path / "s", photos[:20], shard_size=10)
+    number = len(list_shards(tmp_path / "s"))
+    store = extractor.extract_to(tmp_path / "s", photos[:20], retry_skipped=True)
+    # Nothing is written for those that still cannot be read.
+    assert len(store.shards) == number
+    assert [image.source for image in store.skipped] == skipped[:2]
+    shutil.copy(photos[3], photos[9])
+    extractor.extract_to(tmp_path / "s", photos, retry_skipped=True)
+    for again in (False, True):
+        store = extractor.extract_to(tmp_path / "s", photos, retry_skipped=again)
+        assert [image.source for image in store.skipped] == [skipped[0], skipped[2]]
+        assert sorted(store.sources) == sorted(map(str, {*photos} - {photos[0], photos[20]}))
+        assert store.sources[-1] == skipped[1]
+        assert len(store["embedding"]) == len(store.sources) == len(store.positions) == 19
+        # Of the 21 images, the one in row 9 counts once, where it is now.
+        assert store.positions.tolist() == [*range(1, 19), 20]
+        assert store.indices[-1] == 21
+    np.testing.assert_allclose(store["embedding"][-1], store["embedding"][2], rtol=1e-5)
+
+
+def test_the_shard_size_is_that_of_the_store(
+    extractor: FeatureExtractor, photos: list[Path], tmp_path: Path
+) -> None:
+    extractor.extract_to(tmp_path / "s", photos[:3], shard_size=4)
+    assert len(extractor.extract_to(tmp_path / "s", photos).shards) == 7
+    assert extractor.extract_to(tmp_path / "t", photos).info.shard_size == 10_000
+
+
+@pytest.mark.parametrize(
+    "name", ["photos", "a.tar", "a.TGZ", "list.txt", "a.parquet", "photos/*.png", "s3://b/1.jpg"]
+)
+def test_a_folder_or_archive_among_images_is_a_typed_error(
+    extractor: FeatureExtractor, photos: list[Path], tmp_path: Path, name: str
+) -> None:
+    path = name if "://" in name else str(tmp_path / name)
+    for images in ([photos[1], path], (path,), iter([path])):
+        with pytest.raises(DatasetError, match=r"pass transferkit\.sources\.open_sources\(images"):
+            extractor.extract_to(tmp_path / "s", images)
+
+
+def test_a_folder_with_other_files_is_no_store(
+    extractor: FeatureExtractor, photos: list[Path], tmp_path: Path
+) -> None:
+    before = sorted(photos[0].parent.iterdir())
+    with pytest.raises(OutputError, match=r"other files, such as '000\.png', .* another folder"):
+        extractor.extract_to(photos[0].parent, photos)
+    assert sorted(photos[0].parent.iterdir()) == before
+    with pytest.raises(DatasetError, match="expected a folder that exists"):
+        extractor.extract_to(tmp_path / "s", photos, base=tmp_path / "nope")
+    assert not (tmp_path / "s").exists()
+
+
 def test_float16_is_half_the_size(
     extractor: FeatureExtractor, photos: list[Path], tmp_path: Path
 ) -> None:
@@ -563,7 +715,8 @@ def test_without_pyarrow_the_error_says_how_to_install_it(
 def test_all_images_unreadable_is_a_store_without_rows(
     extractor: FeatureExtractor, photos: list[Path], tmp_path: Path
 ) -> None:
-    store = extractor.extract_to(tmp_path / "s", [photos[0], photos[20]])
+    with pytest.warns(UserWarning, match=r"none of the images could .*000\.png: the file is empty"):
+        store = extractor.extract_to(tmp_path / "s", [photos[0], photos[20]])
     assert store["embedding"].shape == (0, 6)
     assert len(store.skipped) == 2
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -374,10 +375,44 @@ def test_moved_images_are_found(tmp_path: Path, stored: str, local: str, base: s
     path = tmp_path / local
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
-    moved = find_relocation([stored], tmp_path / base)
+    moved = find_relocation([Record(0, stored)], tmp_path / base)
     assert moved.to_local(stored) == str(path)
     assert moved.to_stored(str(path)) == stored
     assert moved.to_local("s3://other") == "s3://other"
+
+
+def test_files_with_the_same_names_and_other_content_are_not_the_images(tmp_path: Path) -> None:
+    records = []
+    for number, name in enumerate(("a/0.png", "a/1.png", "b/0.png", "b/1.png")):
+        content = name.encode() * (1 + number // 3)
+        path = tmp_path / "new" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        sha256 = hashlib.sha256(content).digest()
+        records.append(Record(number, f"old/{name}", len(content), 1, sha256))
+    for base, stored in (("new", "old/"), ("new/a", "old/a/"), ("new/b", "old/b/")):
+        assert find_relocation(records, tmp_path / base).stored == stored
+    with pytest.raises(DatasetError, match=r"names of 2 of 2 tried images .* with other content"):
+        find_relocation(records[:2], tmp_path / "new" / "b")
+    # One that was edited since.
+    (tmp_path / "new" / "a" / "0.png").write_bytes(b"edited")
+    assert find_relocation(records, tmp_path / "new").stored == "old/"
+    unknown = [Record(record.row, record.source) for record in records]
+    with pytest.raises(DatasetError, match="old/a/ and old/b/ in the store fit alike, with 2 of 4"):
+        find_relocation(unknown, tmp_path / "new" / "a")
+
+
+def test_a_base_is_one_folder_however_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "0.png").touch()
+    monkeypatch.chdir(tmp_path)
+    for base in ("new", "./new/", tmp_path / "new"):
+        moved = find_relocation([Record(0, "old/0.png")], base)
+        for source in ("new/0.png", "./new/0.png", str(tmp_path / "new" / "0.png")):
+            assert moved.to_stored(source) == "old/0.png"
+        assert moved.to_local("old/0.png") == str(tmp_path / "new" / "0.png")
 
 
 def test_images_that_are_not_in_the_base_are_a_typed_error(folder: Path, tmp_path: Path) -> None:

@@ -23,7 +23,12 @@ def test_it_finds_what_a_dict_finds(sources: list[str], asked: list[str], waitin
             if source not in expected:
                 images.add_row(source, row, row % 3)
                 expected[source] = (row, row % 3)
-        assert len(images) == len(expected)
+            elif row % 2:
+                # An image that was skipped first.
+                images.add_row(source, row, row % 3)
+                expected[source] = (row, row % 3)
+        if waiting > len(sources):
+            assert len(images) == len(expected)
         for source in [*sources, *asked]:
             assert images.find(source) == expected.get(source)
 

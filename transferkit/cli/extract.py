@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +24,7 @@ from transferkit.cli.options import (
     Quiet,
     Weights,
 )
-from transferkit.errors import OutputError
+from transferkit.errors import DatasetError, FileFormatError, OutputError
 
 if TYPE_CHECKING:
     from transferkit.features import FeatureExtractor
@@ -71,7 +73,7 @@ def extract(
             metavar="N",
             min=1,
             help="Number of images in each file of a store.",
-            show_default="10000",
+            show_default="that of the store, or 10000",
         ),
     ] = None,
     half: Annotated[
@@ -93,6 +95,12 @@ def extract(
             help="The folder that has the images of the store now, if they were moved.",
         ),
     ] = None,
+    retry_skipped: Annotated[
+        bool,
+        typer.Option(
+            "--retry-skipped", help="Try the images again that were skipped before, of a store."
+        ),
+    ] = False,
     ray: Annotated[
         bool,
         typer.Option(
@@ -126,6 +134,7 @@ def extract(
     store does so even after the process was killed. New images are added to a store.
     """
     from transferkit.features.extractor import FeatureExtractor
+    from transferkit.sources.opening import is_single
 
     extractor = FeatureExtractor(
         network,
@@ -147,10 +156,17 @@ def extract(
             ("--half", half or None),
             ("--column", column),
             ("--base", base),
+            ("--retry-skipped", retry_skipped or None),
             ("--ray", ray or None),
         ):
             if value is not None:
                 raise typer.BadParameter(f"{name} is for a store; {output} is a file")
+        for image in images:
+            if not is_single(image) and not Path(image).is_dir():
+                raise typer.BadParameter(
+                    f"{image}: images from here are written to a store; give a folder as --output, "
+                    f"such as {output.with_suffix('')}"
+                )
         _to_file(extractor, images, layers, output)
     elif suffix in (_FILE, *_OTHER_FILES) and not is_folder:
         raise OutputError(
@@ -166,10 +182,11 @@ def extract(
             images,
             layers,
             output,
-            shard_size=10_000 if shard_size is None else shard_size,
+            shard_size=shard_size,
             dtype="float16" if half else "float32",
             column=column,
             base=base,
+            retry_skipped=retry_skipped,
             ray=ray,
             workers=workers,
         )
@@ -202,10 +219,11 @@ def _to_store(
     layers: list[str],
     output: Path | str,
     *,
-    shard_size: int,
+    shard_size: int | None,
     dtype: str,
     column: str | None,
     base: Path | None,
+    retry_skipped: bool,
     ray: bool,
     workers: int | None,
 ) -> None:
@@ -216,6 +234,8 @@ def _to_store(
     # New images are added with the ranges that the others were computed with.
     if not has_manifest(output):
         _calibrate(extractor, sources)
+    before = _count_rows(output)
+    start = time.monotonic()
     if ray:
         from transferkit.ray import extract as extract_with_ray
 
@@ -228,12 +248,46 @@ def _to_store(
             shard_size=shard_size,
             dtype=dtype,
             base=base,
+            retry_skipped=retry_skipped,
         )
     else:
         store = extractor.extract_to(
-            output, sources, layers, shard_size=shard_size, dtype=dtype, base=base
+            output,
+            sources,
+            layers,
+            shard_size=shard_size,
+            dtype=dtype,
+            base=base,
+            retry_skipped=retry_skipped,
         )
+    seconds = time.monotonic() - start
+    number = _count_rows(output) - before
     rows = len(store.indices)
     shapes = ", ".join(f"{name} {(rows, *store.info.layers[name])}" for name in store)
-    print_line(f"saved {output}: {shapes}")
+    skipped = len(store.skipped)
+    if not rows:
+        print_some_skipped(store.skipped, store.folder)
+        raise DatasetError(
+            f"none of the images could be read; {output} has no features. --retry-skipped tries "
+            "them again"
+        )
+    rate = f"{number} new in {seconds:.1f} s, {number / seconds:.0f} images/s"
+    hint = f"; {skipped} skipped; --retry-skipped tries them again" if skipped else ""
+    print_line(f"saved {output}: {shapes}; {rate if number else 'none new'}{hint}")
     print_some_skipped(store.skipped, store.folder)
+
+
+def _count_rows(output: Path | str) -> int:
+    """Return the number of images that a store has, skipped ones included."""
+    from transferkit.store.manifest import has_manifest
+    from transferkit.store.places import find_place
+    from transferkit.store.shards import distinct_shards
+
+    if not has_manifest(output):
+        return 0
+    total = 0
+    for shard in distinct_shards(find_place(output)):
+        # A damaged one is reported, and computed again.
+        with suppress(FileFormatError):
+            total += shard.read_metadata()[1]
+    return total

@@ -18,7 +18,7 @@ from transferkit.features.cached_layer import CachedLayer, NewFeatures
 from transferkit.features.shapes import check_same_shape
 from transferkit.images import Batch, ImageLike
 from transferkit.images.bit_depth import BitDepth
-from transferkit.images.content import digest_pixels, load_content
+from transferkit.images.content import load_with_digest
 from transferkit.images.reading import read_image_of_call
 from transferkit.support.warning import warn
 
@@ -78,14 +78,9 @@ class CachedRun:
         self, image: ImageLike, source: str, depth: BitDepth, index: int, /
     ) -> Image.Image | npt.NDArray[np.float32] | None:
         """Read an image, as `transferkit.images.ImageReader`; None if it is in the cache."""
-        content = load_content(image, source)
-        upright = None
-        sha256 = content.sha256
-        if not sha256:
-            upright = read_image_of_call(content.image, source, depth)
-            sha256 = digest_pixels(upright)
-        self._digests[index] = sha256
-        found = self._find(sha256)
+        content, upright = load_with_digest(image, source, depth)
+        self._digests[index] = content.sha256
+        found = self._find(content.sha256)
         if found is not None:
             self._found[index] = found
             return None

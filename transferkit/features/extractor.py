@@ -30,7 +30,7 @@ from transferkit.features.extraction import (
 )
 from transferkit.features.identity import Identity, identify
 from transferkit.features.open_cache import OpenCache
-from transferkit.features.to_store import extract_to_store, new_manifest
+from transferkit.features.to_store import choose_shard_size, extract_to_store, new_manifest
 from transferkit.images import ImageLike, Images, Preprocessing, read_image
 from transferkit.images.conversion import to_float32
 from transferkit.images.stream import choose_images
@@ -403,9 +403,10 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
         X: Images,
         layers: Sequence[str] | None = None,
         *,
-        shard_size: int = 10_000,
+        shard_size: int | None = None,
         dtype: str = "float32",
         base: str | os.PathLike[str] | None = None,
+        retry_skipped: bool = False,
     ) -> FeatureStore:
         """Write the outputs of several layers to a store, and add to what it has already.
 
@@ -430,13 +431,18 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
         layers
             Names from `layers`; None: only `layer`.
         shard_size
-            The number of images in a file. The images of a file that is not complete are computed
-            again after the process was killed; Ctrl-C and errors complete it first.
+            The number of images in a file; None: that of the store, or 10,000 for a new one. The
+            images of a file that is not complete are computed again after the process was killed;
+            Ctrl-C and errors complete it first.
         dtype
             ``"float32"``, or ``"float16"`` for files of half the size, with 11 bits of precision.
         base
             The folder that has the images now, if they were moved since, or the store comes from
-            another machine; None: where they were.
+            another machine; None: where they were. Then it does not matter how the paths of the
+            images are written, absolute or relative.
+        retry_skipped
+            Whether images that were skipped before are tried again. Those that can be read now are
+            added at the end, and are not listed in ``skipped`` any more.
 
         Returns
         -------
@@ -449,8 +455,8 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
             If the store was made with another network, weights, preprocessing, layers or another
             setting; the message names each difference.
         OutputError
-            If the folder cannot be written to, the disk is full, or another process writes to the
-            store. Files that are complete stay.
+            If the folder cannot be written to, or has other files and is no store, the disk is
+            full, or another process writes to the store. Files that are complete stay.
         DownloadError
             If the store cannot be read from a server.
         UnknownNameError
@@ -460,7 +466,8 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
         FileFormatError
             If the store is of a newer version, or its manifest is missing or damaged.
         DatasetError
-            If there are no images.
+            If there are no images, one of several is a folder, a tar file or the like, or none is
+            in ``base``.
         UnsupportedError
             If the network is a model object of a framework, or pyarrow, or what fsspec needs for
             a URL, is not installed.
@@ -468,8 +475,9 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
         Warns
         -----
         UserWarning
-            If images have changed since they were computed, files were damaged, which are computed
-            again, or outputs are NaN or infinite.
+            If images have changed since they were computed, or are in the store with another folder
+            in their paths; if none could be read, files were damaged, which are computed again, or
+            outputs are NaN or infinite.
 
         Examples
         --------
@@ -485,6 +493,7 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
         (24, 48, 6)
         """
         self._take_stored_calibration(folder)
+        shard_size = choose_shard_size(folder, shard_size)
         manifest, identity = self._describe_store(layers, shard_size, dtype)
         program, model = self._load()
         return extract_to_store(
@@ -497,6 +506,7 @@ class FeatureExtractor(TransformerMixin, NetworkEstimator):  # type: ignore[misc
             batch_size=self.batch_size,
             progress=self.progress,
             base=base,
+            retry_skipped=retry_skipped,
         )
 
     def _take_stored_calibration(self, folder: str | os.PathLike[str]) -> None:

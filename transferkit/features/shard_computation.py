@@ -14,10 +14,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from transferkit.backends import Program
-from transferkit.errors import OutputError
+from transferkit.errors import OutputError, ShapeError
 from transferkit.images import Batch, ImageLike, Preprocessing, Skipped, stream_batches
 from transferkit.images.bit_depth import BitDepth
-from transferkit.images.content import digest_pixels, load_content
+from transferkit.images.content import load_with_digest
 from transferkit.images.reading import read_image_of_call
 from transferkit.images.stream import WithSource
 from transferkit.store import Record, ShardWriter
@@ -155,9 +155,17 @@ class ShardComputer:
         with closing(batches):
             for batch in chain(batches, [None]):
                 if batch is not None:
-                    outputs = self._program.run(batch.pixels, self._layers)
-                    self._find_not_finite(outputs, batch, report)
-                    rows.add(batch, outputs)
+                    try:
+                        outputs = self._program.run(batch.pixels, self._layers)
+                    except ShapeError as error:
+                        # Images that are not resized, all of one size, are too small.
+                        if self._preprocessing.size is not None:
+                            raise
+                        skipped += [Skipped(source, str(error)) for source in batch.sources]
+                        rows.pass_over(batch)
+                    else:
+                        self._find_not_finite(outputs, batch, report)
+                        rows.add(batch, outputs)
                 for image in skipped:
                     rows.skip(image)
                 number_skipped = len(skipped)
@@ -208,13 +216,9 @@ class _Rows:
         self, image: ImageLike, source: str, depth: BitDepth, index: int, /
     ) -> Image.Image | _Array:
         """Read an image; see `transferkit.images.ImageReader`."""
-        content = load_content(image, source)
-        if content.sha256:
-            self._contents[index] = (content.size, content.modified, content.sha256)
-        read = read_image_of_call(content.image, source, depth)
-        if not content.sha256:
-            self._contents[index] = (None, None, digest_pixels(read))
-        return read
+        content, read = load_with_digest(image, source, depth)
+        self._contents[index] = (content.size, content.modified, content.sha256)
+        return read_image_of_call(content.image, source, depth) if read is None else read
 
     def names(self, images: Iterable[WithSource]) -> Iterator[ImageLike]:
         """Yield images, and record their sources."""
@@ -228,6 +232,10 @@ class _Rows:
         for index, position in enumerate(batch.indices):
             self._records[position] = self._record(position, None)
             self._outputs[position] = {layer: array[index] for layer, array in outputs.items()}
+        self._last = max(self._last, *batch.indices)
+
+    def pass_over(self, batch: Batch) -> None:
+        """Note that a batch has no features; its images are skipped next."""
         self._last = max(self._last, *batch.indices)
 
     def skip(self, image: Skipped) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import PurePath
 from typing import Any
@@ -12,7 +13,10 @@ from typing import Any
 from transferkit.backends import Program
 from transferkit.errors import (
     DatasetError,
+    DownloadError,
+    FileFormatError,
     ImageError,
+    OutputError,
     ParameterError,
     ShapeError,
     shorten,
@@ -23,24 +27,46 @@ from transferkit.features.identity import Identity
 from transferkit.features.shard_computation import ShardComputer, ShardReport
 from transferkit.images import ImageLike, Images, NamedImage, Preprocessing, count_images
 from transferkit.images.bit_depth import BitDepth
-from transferkit.images.content import digest_pixels, load_content
+from transferkit.images.content import load_content, load_with_digest
 from transferkit.images.reading import read_image_of_call
 from transferkit.images.stream import WithSource, iterate_images, source_name
 from transferkit.sources import open_sources
+from transferkit.sources.opening import is_single
 from transferkit.store import FeatureStore
-from transferkit.store.known import NEW, fingerprint
-from transferkit.store.manifest import MANIFEST, Manifest
+from transferkit.store.known import NEW, find_content, find_readable, fingerprint
+from transferkit.store.manifest import MANIFEST, Manifest, has_manifest, read_manifest
 from transferkit.store.places import Place, find_place
-from transferkit.store.relocation import Relocation
-from transferkit.store.shards import DTYPES
+from transferkit.store.relocation import (
+    Relocation,
+    check_base,
+    find_relocation,
+    sample_records,
+)
+from transferkit.store.shards import DTYPES, distinct_shards, encode_source, list_shards
 from transferkit.store.writing import Slot, StoreWriter
 from transferkit.support.progress import show_progress
 from transferkit.support.validation import check_integer
 from transferkit.support.warning import warn
 
-__all__ = ["StoreRun", "add_to_store", "extract_to_store", "new_manifest"]
+__all__ = ["StoreRun", "add_to_store", "choose_shard_size", "extract_to_store", "new_manifest"]
 
 _MAX_EXAMPLES = 3
+# The number of new images whose content is compared with that of the store.
+_MAX_COMPARED = 10
+# Images that were skipped may be on a server.
+_RETRY_THREADS = 32
+_SHARD_SIZE = 10_000
+
+
+def choose_shard_size(folder: str | os.PathLike[str], shard_size: int | None) -> int:
+    """Return the number of images in a file: as given, that of the store, or 10,000."""
+    if shard_size is not None:
+        return shard_size
+    try:
+        return read_manifest(folder).shard_size if has_manifest(folder) else _SHARD_SIZE
+    except (OSError, DownloadError, FileFormatError):
+        # Reported when the store is opened for writing.
+        return _SHARD_SIZE
 
 
 def new_manifest(
@@ -115,6 +141,7 @@ def extract_to_store(
     batch_size: int,
     progress: bool | None,
     base: str | os.PathLike[str] | None = None,
+    retry_skipped: bool = False,
 ) -> FeatureStore:
     """Run a network over images and add the outputs of layers to a store.
 
@@ -124,7 +151,7 @@ def extract_to_store(
         The network, and how images are read.
     batch_size
         The number of images in a batch.
-    images, folder, manifest, identity, progress, base
+    images, folder, manifest, identity, progress, base, retry_skipped
         As for `add_to_store`, which raises the same errors.
 
     Returns
@@ -155,7 +182,14 @@ def extract_to_store(
             run.add_report(report)
 
     return add_to_store(
-        images, folder, manifest, identity, add_images, progress=progress, base=base
+        images,
+        folder,
+        manifest,
+        identity,
+        add_images,
+        progress=progress,
+        base=base,
+        retry_skipped=retry_skipped,
     )
 
 
@@ -168,6 +202,7 @@ def add_to_store(
     *,
     progress: bool | None,
     base: str | os.PathLike[str] | None = None,
+    retry_skipped: bool = False,
 ) -> FeatureStore:
     """Add the features of images to a store, however they are computed.
 
@@ -186,7 +221,7 @@ def add_to_store(
         Writes the ``shards`` of a run.
     progress
         Whether to show a progress bar; None: on a terminal or in a notebook.
-    base
+    base, retry_skipped
         As for `transferkit.FeatureExtractor.extract_to`.
 
     Returns
@@ -197,18 +232,25 @@ def add_to_store(
     Raises
     ------
     DatasetError
-        If there are no images.
+        If there are no images, one of several is a folder, a tar file or the like, or none is in
+        ``base``.
     OutputError
-        If a shard cannot be written.
+        If a shard cannot be written, or the folder has other files and is no store.
     """
     place = find_place(folder)
     if isinstance(images, (str, os.PathLike)):
         images = open_sources(images)
+    elif isinstance(images, (list, tuple)):
+        for image in images:
+            _check_single(image)
     total = count_images(images)
     if total == 0:
         # Before the folder is created.
         raise DatasetError("no images were given")
     sources = iterate_images(images)
+    if base is not None:
+        _check_in_base(sources, base)
+    _check_folder(place)
 
     def differences(stored: Mapping[str, Any]) -> list[str]:
         other = Identity.from_dict(stored, str(place.locate(MANIFEST)))
@@ -221,21 +263,64 @@ def add_to_store(
             )
         if writer.damaged:
             warn(_describe_damage(place, writer.damaged))
-        run = StoreRun(sources, writer, _relocation(place, base))
+        run = StoreRun(sources, writer, _relocation(place, base), retry_skipped=bool(retry_skipped))
         bar = show_progress("Extracting features", total, shown=progress, status=run.status)
         run.advance = stack.enter_context(bar)
         add_images(run)
         if run.num_seen == 0:
             raise DatasetError("no images were given")
         writer.finish()
-    run.warn()
-    return FeatureStore(place, base=base)
+    store = FeatureStore(place, base=base)
+    run.warn(store)
+    return store
+
+
+def _check_single(image: ImageLike) -> None:
+    """Check that an image of several is not a folder, whose images would not be found."""
+    if isinstance(image, (str, os.PathLike)) and not is_single(os.fsdecode(image)):
+        raise DatasetError(
+            f"{shorten_path(os.fsdecode(image))}: one of several images, but a folder, list, "
+            "Parquet or tar file, pattern or URL; pass transferkit.sources.open_sources(images) "
+            "instead of images"
+        )
+
+
+def _check_in_base(images: Iterable[ImageLike], base: str | os.PathLike[str]) -> None:
+    """Check that the images are in a folder, of which the store would have none otherwise."""
+    check_base(base)
+    if isinstance(images, Iterator):
+        # It can be iterated once only.
+        return
+    here = Relocation("", os.path.join(os.path.abspath(base), ""))
+    for index, image in enumerate(images):
+        if here.is_local(source_name(image, index)):
+            return
+    raise DatasetError(
+        f"base is {shorten_path(base)}, but none of the images that are given is in this folder; "
+        "give them with the paths that they have now"
+    )
+
+
+def _check_folder(place: Place) -> None:
+    """Check that a folder that is no store is empty, or has hidden files only."""
+    try:
+        names = place.names()
+    except (OSError, DownloadError):
+        # Reported when it is created.
+        return
+    others = [name for name in names if not name.startswith(".")]
+    if others and MANIFEST not in names and not list_shards(place):
+        raise OutputError(
+            f"{shorten_path(place)}: the folder has other files, such as {shorten(others[0])}, and "
+            "is no store of features; choose another folder for the store, which is created"
+        )
 
 
 def _relocation(place: Place, base: str | os.PathLike[str] | None) -> Relocation | None:
     if base is None:
         return None
-    return FeatureStore(place, base=base).relocation
+    records = sample_records(distinct_shards(place))
+    return find_relocation(records, base) if records else None
 
 
 def _describe_damage(place: Place, names: Sequence[str]) -> str:
@@ -264,7 +349,12 @@ class StoreRun:
     """
 
     def __init__(
-        self, images: Iterable[ImageLike], writer: StoreWriter, relocation: Relocation | None
+        self,
+        images: Iterable[ImageLike],
+        writer: StoreWriter,
+        relocation: Relocation | None,
+        *,
+        retry_skipped: bool = False,
     ) -> None:
         self.writer = writer
         self.relocation = relocation
@@ -279,6 +369,12 @@ class StoreRun:
         self._not_finite: dict[str, tuple[int, str]] = {}
         # Until the first image shows it.
         self._may_be_moved = True
+        self._stored = distinct_shards(writer.place)
+        self._to_retry = set(find_readable(self._stored)[1]) if retry_skipped else set()
+        # Digest to source of the first new images; None if they are not compared any more.
+        self._first_new: dict[bytes, str] | None = {} if self._stored else None
+        bits = writer.manifest.description["preprocessing"]["bit_depth"]
+        self._bit_depth: int | None = bits
         self._start = time.monotonic()
 
     def shards(self) -> Iterator[tuple[Slot, Iterator[WithSource]]]:
@@ -330,8 +426,19 @@ class StoreRun:
             before, first = self._not_finite.get(layer, (0, example))
             self._not_finite[layer] = (before + number, first)
 
-    def warn(self) -> None:
-        """Warn of images that have changed, and of values that are not finite."""
+    def warn(self, store: FeatureStore) -> None:
+        """Warn of images that have changed, that none was read, and of values that are not finite.
+
+        Parameters
+        ----------
+        store
+            The store after the run.
+        """
+        if self._num_new and self._num_new == self._num_skipped and not store.indices.size:
+            warn(
+                f"{shorten_path(self.writer.place)}: none of the images could be read, such as "
+                f"{shorten_path(store.skipped[0].source)}: {store.skipped[0].reason}"
+            )
         if self._num_changed:
             which = "1 image has" if self._num_changed == 1 else f"{self._num_changed} images have"
             examples = ", ".join(map(shorten_path, self._changed))
@@ -348,17 +455,25 @@ class StoreRun:
 
     def _new_images(self, images: Iterable[ImageLike]) -> Iterator[WithSource]:
         known = self.writer.known
+        again: list[tuple[str, WithSource]] = []
         for index, image in enumerate(images):
             self.num_seen += 1
             source = source_name(image, index)
             if self.relocation is not None:
                 source = self.relocation.to_stored(source)
             found = known.find(source)
+            if found is not None and encode_source(source) in self._to_retry:
+                self._to_retry.discard(encode_source(source))
+                self._may_be_moved = False
+                again.append((source, WithSource(source_name(image, index), image)))
+                continue
             if found is None:
+                _check_single(image)
                 if self._may_be_moved:
                     self._warn_if_moved()
                     self._may_be_moved = False
                 known.add_row(source, NEW)
+                self._compare_with_stored(image, source)
                 yield WithSource(source_name(image, index), image)
                 continue
             row, content = found
@@ -370,6 +485,62 @@ class StoreRun:
                     self._changed.append(source)
             self._may_be_moved = False
             self.advance(1)
+        self._warn_of_copies()
+        yield from self._readable_now(again)
+
+    def _readable_now(self, images: list[tuple[str, WithSource]]) -> Iterator[WithSource]:
+        """Yield those of the images that were skipped which can be read now.
+
+        Of the others the store has the reason already.
+        """
+        if not images:
+            return
+        with ThreadPoolExecutor(_RETRY_THREADS, thread_name_prefix="transferkit-retry") as executor:
+            for start in range(0, len(images), 2 * _RETRY_THREADS):
+                part = images[start : start + 2 * _RETRY_THREADS]
+                named = [image for _, image in part]
+                for (source, image), can in zip(
+                    part, executor.map(self._can_be_read, named), strict=True
+                ):
+                    if can:
+                        self.writer.known.add_row(source, NEW)
+                        yield image
+                    else:
+                        self.advance(1)
+
+    def _can_be_read(self, item: WithSource) -> bool:
+        try:
+            content = load_content(item.image, item.source)
+            read_image_of_call(content.image, item.source, BitDepth(self._bit_depth))
+        except (ImageError, MemoryError):
+            return False
+        return True
+
+    def _compare_with_stored(self, image: ImageLike, source: str) -> None:
+        """Note the digest of one of the first new images, and compare these with the store."""
+        if self._first_new is None or not isinstance(image, (str, os.PathLike)):
+            return
+        try:
+            content = load_content(image, source)
+        except ImageError:
+            return
+        if content.size:
+            self._first_new.setdefault(content.sha256, source_name(image, 0))
+        if len(self._first_new) == _MAX_COMPARED:
+            self._warn_of_copies()
+
+    def _warn_of_copies(self) -> None:
+        """Warn if the first new images are in the store under another path."""
+        new, self._first_new = self._first_new, None
+        found = find_content(self._stored, new) if new else {}
+        if new and found:
+            digest, stored = next(iter(found.items()))
+            warn(
+                f"{shorten_path(self.writer.place)}: {len(found)} of the first {len(new)} new "
+                "images have the content of images that the store has in another folder, such as "
+                f"{shorten_path(new[digest])} and {shorten_path(stored)}; if they are the same, "
+                "give their paths as before, or pass base, the folder that has them"
+            )
 
     def _warn_if_moved(self) -> None:
         """Warn if the images of the store are elsewhere now, before all are computed again."""
@@ -383,6 +554,7 @@ class StoreRun:
                 "now is new to it; if they were moved, pass base, the folder that has them now, "
                 "or they are computed again"
             )
+            self._first_new = None
 
     def _is_changed(self, image: ImageLike, source: str, row: int, content: int) -> bool:
         """Return whether an image that the store has differs from what it was then."""
@@ -397,10 +569,7 @@ class StoreRun:
             if fingerprint(status.st_size, status.st_mtime_ns, None) == content:
                 return False
         try:
-            loaded = load_content(image, source)
-            digest = loaded.sha256
-            if not digest and not isinstance(image, (str, os.PathLike)):
-                digest = digest_pixels(read_image_of_call(image, source, BitDepth(None)))
+            digest = load_with_digest(image, source, BitDepth(self._bit_depth))[0].sha256
         except ImageError:
             digest = b""
         before = self.writer.find_record(row).sha256

@@ -5,17 +5,23 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from transferkit.errors import ImageError
+from transferkit.images.bit_depth import BitDepth
 from transferkit.images.named import NamedImage
-from transferkit.images.reading import ImageLike, is_encoded, read_content
+from transferkit.images.reading import (
+    ImageLike,
+    is_encoded,
+    read_content,
+    read_image_of_call,
+)
 
-__all__ = ["HEADER", "Content", "digest_pixels", "load_content"]
+__all__ = ["HEADER", "Content", "digest_pixels", "load_content", "load_with_digest"]
 
 HEADER = 64
 """The number of bytes at the start of a file that tell its format."""
@@ -85,6 +91,44 @@ def digest_pixels(image: Image.Image | npt.NDArray[np.float32]) -> bytes:
     """Return the SHA-256 of the pixels that `read_image` returns, with their shape and dtype."""
     array = np.ascontiguousarray(image)
     return hashlib.sha256(f"{array.dtype} {array.shape}".encode() + array.tobytes()).digest()
+
+
+def load_with_digest(
+    image: ImageLike, source: str, depth: BitDepth
+) -> tuple[Content, Image.Image | npt.NDArray[np.float32] | None]:
+    """Return the content of an image with its digest: that of the file, otherwise of the pixels.
+
+    Parameters
+    ----------
+    image, source, depth
+        As for `read_image_of_call`.
+
+    Returns
+    -------
+    Content
+        Its digest is never empty.
+    image
+        What `read_image` returns, if the pixels were needed for the digest; None if not.
+
+    Raises
+    ------
+    ImageError
+        If the image cannot be read.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from transferkit.images.bit_depth import BitDepth
+    >>> from transferkit.images.content import load_with_digest
+    >>> content, image = load_with_digest(np.zeros((8, 8), np.uint8), "images[0]", BitDepth())
+    >>> len(content.sha256), image.size
+    (32, (8, 8))
+    """
+    content = load_content(image, source)
+    if content.sha256:
+        return content, None
+    read = read_image_of_call(content.image, source, depth)
+    return replace(content, sha256=digest_pixels(read)), read
 
 
 def _load_file(path: str, source: str) -> Content:

@@ -52,6 +52,6 @@ class NamedImage(ABC):
         Raises
         ------
         ImageError
-            If it cannot be read. ``on_error="skip"`` skips the image; an `OSError` counts as an
-            image error too.
+            If it cannot be read. ``on_error="skip"`` skips the image; any other exception
+            counts as an image error too.
         """

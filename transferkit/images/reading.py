@@ -336,6 +336,10 @@ def _read_named(image: NamedImage, source: str) -> bytes:
         raise
     except OSError as error:
         raise ImageError(source, f"cannot be read: {error.strerror or error}") from error
+    except Exception as error:
+        # One bad image of many must not end a run, whatever the class of the caller raises.
+        reason = f"read() of the {type(image).__name__} raised {type(error).__name__}: {error}"
+        raise ImageError(source, reason) from error
     if not isinstance(content, bytes):
         raise ImageTypeError(
             source,

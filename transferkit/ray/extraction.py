@@ -19,7 +19,7 @@ from transferkit.errors import (
 from transferkit.features import FeatureExtractor
 from transferkit.features.identity import Identity
 from transferkit.features.shard_computation import ShardReport
-from transferkit.features.to_store import StoreRun, add_to_store
+from transferkit.features.to_store import StoreRun, add_to_store, choose_shard_size
 from transferkit.images import Images
 from transferkit.networks import Network
 from transferkit.ray.cluster import connected
@@ -43,9 +43,10 @@ def extract(
     num_workers: int | None = None,
     num_cpus: int = 1,
     num_gpus: float = 0,
-    shard_size: int = 10_000,
+    shard_size: int | None = None,
     dtype: str = "float32",
     base: str | os.PathLike[str] | None = None,
+    retry_skipped: bool = False,
 ) -> FeatureStore:
     """Write the outputs of several layers to a store, with workers of Ray.
 
@@ -79,7 +80,7 @@ def extract(
         The number of CPUs of a worker, and of its threads.
     num_gpus
         The number of GPUs of a worker; a fraction if several share one.
-    shard_size, dtype, base
+    shard_size, dtype, base, retry_skipped
         As for `transferkit.FeatureExtractor.extract_to`. A worker that is lost loses a shard at
         most.
 
@@ -120,6 +121,7 @@ def extract(
     check_non_negative("num_gpus", num_gpus)
     import_arrow()
     fx._take_stored_calibration(folder)
+    shard_size = choose_shard_size(place, shard_size)
     resources = {"num_cpus": num_cpus, "num_gpus": num_gpus}
     with connected(num_workers and max(num_workers * num_cpus, os.cpu_count() or 1)) as ray:
         size = _pool_size(ray, num_workers, num_cpus, num_gpus)
@@ -129,7 +131,14 @@ def extract(
             _add_images(ray, run, fx, size, resources)
 
         return add_to_store(
-            images, place, manifest, identity, add_images, progress=fx.progress, base=base
+            images,
+            place,
+            manifest,
+            identity,
+            add_images,
+            progress=fx.progress,
+            base=base,
+            retry_skipped=retry_skipped,
         )
 
 

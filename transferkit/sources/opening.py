@@ -35,7 +35,7 @@ from transferkit.sources.sorting import SortedNames
 from transferkit.sources.tars import LocalTar, RemoteTar
 from transferkit.support.remote import is_url
 
-__all__ = ["Sources", "open_sources"]
+__all__ = ["Sources", "is_single", "open_sources"]
 
 _LISTS = (".txt", ".lst")
 _TABLES = (".parquet",)
@@ -198,6 +198,17 @@ def open_sources(
             "among the inputs; leave it out"
         )
     return Sources(parts)
+
+
+def is_single(path: str) -> bool:
+    """Return whether a path is not one that only `open_sources` reads: a folder, a tar file, ..."""
+    if is_url(path):
+        return False
+    if is_listed(path):
+        return not is_pattern(path) or os.path.lexists(path)
+    if is_pattern(path) and not os.path.lexists(path):
+        return False
+    return not _ends(path, _ARCHIVES + _LISTS + _TABLES) and not os.path.isdir(path)
 
 
 class _Opener:

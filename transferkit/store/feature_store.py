@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +20,12 @@ from transferkit.errors import (
 )
 from transferkit.images import Skipped
 from transferkit.store.features import Features
+from transferkit.store.known import find_readable
 from transferkit.store.manifest import Manifest, read_manifest
 from transferkit.store.mapped import map_layer
 from transferkit.store.neighbors import Neighbors, check_query, find_nearest
 from transferkit.store.places import FolderPlace, Place, find_place
-from transferkit.store.relocation import Relocation, find_relocation
+from transferkit.store.relocation import Relocation, find_relocation, sample_records
 from transferkit.store.shards import (
     RECORD_COLUMNS,
     decode_source,
@@ -44,8 +44,6 @@ __all__ = ["FeatureStore", "Sources"]
 
 # The bytes of features that `nearest` holds in memory at a time.
 _BLOCK_BYTES = 16 << 20
-# The number of paths that are tried to find out where the images are now.
-_MAX_TRIED = 100
 
 
 class Sources(Sequence[str]):
@@ -148,8 +146,7 @@ class FeatureStore(Mapping[str, npt.NDArray[Any]]):
         self._check_complete()
         self._relocation = None
         if base is not None:
-            tried = islice(self._stored_sources(), _MAX_TRIED)
-            self._relocation = find_relocation(tried, base)
+            self._relocation = find_relocation(sample_records(self._shards), base)
 
     @property
     def folder(self) -> Path | str:
@@ -194,20 +191,23 @@ class FeatureStore(Mapping[str, npt.NDArray[Any]]):
     def positions(self) -> npt.NDArray[np.int64]:
         """(n,) the position of each row among all images of the store, skipped ones included.
 
-        The same as `indices`, unless a shard was lost whose images are gone.
+        The same as `indices`, unless a shard was lost whose images are gone, or images that had
+        been skipped were tried again.
         """
-        parts = [batch.column(0).is_null().to_numpy(False) for batch in self._records(["error"])]
-        return np.flatnonzero(np.concatenate([np.empty(0, bool), *parts]))
+        readable, skipped = self._readable
+        counted = readable.copy()
+        counted[[position for position, _ in skipped.values()]] = True
+        return np.flatnonzero(readable[counted])
 
     @functools.cached_property
     def skipped(self) -> list[Skipped]:
         """The images that could not be read, and why."""
-        found = []
-        for batch in self._records(["source", "error"]):
-            left_out = batch.filter(batch.column("error").is_valid())
-            for source, reason in zip(*(column.to_pylist() for column in left_out), strict=True):
-                found.append(Skipped(self._local(source), reason))
-        return found
+        _, skipped = self._readable
+        return [Skipped(self._local(source), reason) for source, (_, reason) in skipped.items()]
+
+    @functools.cached_property
+    def _readable(self) -> tuple[npt.NDArray[np.bool_], dict[str, tuple[int, str]]]:
+        return find_readable(self._shards)
 
     @functools.cached_property
     def _num_rows(self) -> int:
@@ -427,10 +427,6 @@ class FeatureStore(Mapping[str, npt.NDArray[Any]]):
     def _records(self, columns: Sequence[str]) -> Iterator[Any]:
         for shard in self._shards:
             yield from read_records(shard, columns)
-
-    def _stored_sources(self) -> Iterator[str]:
-        for batch in self._records(["source"]):
-            yield from map(decode_source, batch.column(0).to_pylist())
 
     def _local(self, source: str) -> str:
         return _local_source(source, self._relocation)

@@ -26,6 +26,7 @@ def import_arrow() -> tuple[Any, Any]:
     """
     try:
         import pyarrow
+        import pyarrow.compute
         import pyarrow.parquet
     except ImportError as error:
         raise UnsupportedError(
