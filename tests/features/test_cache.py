@@ -359,7 +359,8 @@ def test_a_killed_process_loses_only_what_it_had_not_written(
 def test_parts_of_killed_processes_are_removed_after_a_while(tmp_path: Path) -> None:
     extractor = tiny_extractor(cache=tmp_path)
     extractor.transform(IMAGES[:1])
-    parts = [shards(tmp_path)[0].parent / f".shard-000000.{name}.part" for name in "ab"]
+    folder = shards(tmp_path)[0].parent
+    parts = [folder / f".shard-000000.{name * 8}.part" for name in "ab"]
     for part in parts:
         part.write_bytes(b"half")
     os.utime(parts[0], (0, 0))
@@ -511,6 +512,28 @@ def test_content_is_listed_and_removed(tmp_path: Path) -> None:
     assert cache.size() == conv.num_bytes + embedding.num_bytes > 0
     assert cache.clear() == conv.num_bytes + embedding.num_bytes
     assert os.listdir(tmp_path) == ["notes.txt"]
+
+
+def test_files_of_others_are_kept(tmp_path: Path) -> None:
+    tiny_extractor(cache=tmp_path).transform(IMAGES)
+    (folder,) = (path.parent for path in shards(tmp_path))
+    others = [
+        tmp_path / "fits" / "galaxy.fits",
+        tmp_path / ("a" * 64) / "my.txt",
+        tmp_path / ("a" * 64) / "download.part",
+        tmp_path / ("a" * 64) / "turn.lock.d" / "1",
+        folder / "notes.txt",
+    ]
+    for path in others:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+        os.utime(path, (0, 0))
+    (tmp_path / "fits" / f"{'b' * 64}.safetensors").write_bytes(b"fit")
+    cache = FeatureCache(tmp_path, max_bytes=1)
+    size = cache.size()
+    assert cache.clear() == size > 3
+    cache.limit_size()
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(others)
 
 
 def test_a_folder_that_is_not_there_is_an_empty_cache(tmp_path: Path) -> None:
