@@ -185,9 +185,15 @@ def test_backends_have_their_own_features(backends: list[Any]) -> None:
     assert len(keys) == len(backends)
 
 
-def test_weights_that_are_changed_in_place_are_other_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize("are_views", [False, True])
+def test_weights_that_are_changed_in_place_are_other_weights(
+    tmp_path: Path, are_views: bool
+) -> None:
     weights = {name: array.copy() for name, array in WEIGHTS.items()}
-    extractor = tiny_extractor(weights=weights, cache=tmp_path)
+    given = {name: array.view() for name, array in weights.items()} if are_views else weights
+    for array in given.values():
+        array.flags.writeable = not are_views
+    extractor = tiny_extractor(weights=given, cache=tmp_path)
     before = extractor.transform(IMAGES)
     weights["conv2.weight"] *= 2
     after = extractor.transform(IMAGES)
