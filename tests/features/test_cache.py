@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import errno
 import io
 import os
 import pickle
@@ -31,6 +32,7 @@ from transferkit import FeatureCache, FeatureExtractor, Preprocessing
 from transferkit.backends import Program
 from transferkit.errors import (
     DatasetError,
+    FileFormatError,
     ImageError,
     OutputError,
     ParameterError,
@@ -40,6 +42,7 @@ from transferkit.errors import (
 from transferkit.features import cached_layer, cached_run
 from transferkit.features.open_cache import OpenCache
 from transferkit.images import NamedImage
+from transferkit.images.bit_depth import BitDepth
 from transferkit.networks import Network, replace_head
 
 IMAGES = noise(12)
@@ -295,6 +298,27 @@ def test_maps_of_images_of_different_sizes_are_an_error_as_without_a_cache(tmp_p
     np.testing.assert_array_equal(cached.extract(images, ["embedding"])["embedding"], embeddings)
 
 
+def test_images_of_different_sizes_are_in_batches_of_their_own(tmp_path: Path) -> None:
+    images = [np.zeros((side, 16, 3), np.uint8) + 9 * side for side in (16, 24, 16, 16, 24)]
+    settings = {"preprocessing": Preprocessing(size=None), "layer": "conv2"}
+    for extractor in (tiny_extractor(**settings), tiny_extractor(cache=tmp_path, **settings)):
+        for _ in range(2):
+            batches = list(extractor.iter_extract(images))
+            shapes = [batch["conv2"].shape for batch in batches]
+            assert sorted(shapes) == [(2, 5, 3, 6), (3, 3, 3, 6)]
+            assert sorted(i for batch in batches for i in batch.indices) == [0, 1, 2, 3, 4]
+
+
+def test_of_images_that_cannot_be_read_nothing_is_left(tmp_path: Path) -> None:
+    program, model = tiny_extractor()._load()
+    layers = OpenCache().layers(tmp_path, program, model, ["embedding"])
+    assert layers is not None
+    with cached_run.CachedRun(program, layers, takes_turns=False) as run:
+        with pytest.raises(ImageError):
+            run.read(b"GIF89a", "x", BitDepth(None), 0)
+        assert run._digests == {}
+
+
 def test_an_interrupted_run_keeps_what_was_done(tmp_path: Path, counter: Counter) -> None:
     def interrupted() -> Iterator[npt.NDArray[np.uint8]]:
         yield from IMAGES[:10]
@@ -394,6 +418,44 @@ def test_a_damaged_file_is_removed_and_computed_again(data: st.DataObject) -> No
         np.testing.assert_allclose(again.transform(IMAGES), first, rtol=1e-5, atol=1e-6)
         assert len(shards(Path(folder))) == 1
         np.testing.assert_array_equal(again.transform(IMAGES), again.transform(IMAGES))
+
+
+@pytest.mark.parametrize("reading", ["read_records", "read_arrays", "has_valid_digest"])
+def test_a_file_that_cannot_be_opened_now_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reading: str, counter: Counter
+) -> None:
+    first = tiny_extractor(cache=tmp_path).transform(IMAGES)
+    counter.take()
+
+    def fail(*_: object) -> None:
+        try:
+            raise OSError(errno.EMFILE, "Too many open files")
+        except OSError as error:
+            if reading == "has_valid_digest":
+                raise
+            raise FileFormatError("damaged or truncated") from error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cached_layer, reading, fail)
+        extractor = tiny_extractor(cache=tmp_path)
+        np.testing.assert_allclose(extractor.transform(IMAGES), first, rtol=1e-5, atol=1e-6)
+    assert counter.take() == len(IMAGES)
+    extractor.transform(IMAGES)
+    assert counter.take() == 0
+    assert len(shards(tmp_path)) >= 1
+
+
+def test_a_file_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_extractor(cache=tmp_path).transform(IMAGES)
+    hashed: list[object] = []
+    is_valid = cached_layer.has_valid_digest
+    monkeypatch.setattr(
+        cached_layer, "has_valid_digest", lambda shard: hashed.append(shard) or is_valid(shard)
+    )
+    extractor = tiny_extractor(cache=tmp_path)
+    for _ in range(3):
+        extractor.transform(IMAGES)
+    assert len(hashed) == 1
 
 
 def test_a_file_that_disappears_is_computed_again(tmp_path: Path, counter: Counter) -> None:

@@ -100,6 +100,7 @@ class CachedLayer:
         self._digests: dict[str, Sequence[bytes]] = {}
         self._places: dict[bytes, tuple[Shard, int]] = {}
         self._loaded: OrderedDict[str, Floats] = OrderedDict()
+        self._valid: set[str] = set()
         self._is_written = False
         self._queue = filelock.FileLock(self._folder / "queue.lock")
         self._turn = filelock.FileLock(self._folder / "turn.lock")
@@ -205,8 +206,8 @@ class CachedLayer:
                 for records in read_records(shard, ["sha256"])
                 for sha256 in records.column(0).to_pylist()
             ]
-        except FileFormatError:
-            self._remove_damaged(shard)
+        except FileFormatError as error:
+            self._examine(shard, error)
             return
         self._digests[shard.path.name] = digests
         for row, sha256 in enumerate(digests):
@@ -222,13 +223,16 @@ class CachedLayer:
             self._loaded.move_to_end(name)
             return self._loaded[name]
         try:
-            if not has_valid_digest(shard):
-                raise FileFormatError(f"{shard.path}: damaged")
+            if name not in self._valid:
+                # Takes several times as long as reading it.
+                if not has_valid_digest(shard):
+                    raise FileFormatError(f"{shard.path}: damaged")
+                self._valid.add(name)
             shape = read_metadata(shard)["shapes"][_COLUMN]
             array = np.concatenate(list(read_arrays(shard, _COLUMN))).reshape(-1, *shape)
-        except (FileFormatError, OSError, KeyError):
+        except (FileFormatError, OSError, KeyError) as error:
             self._forget(name)
-            self._remove_damaged(shard)
+            self._examine(shard, error)
             return None
         array.setflags(write=False)
         # Those that were not used for the longest time are removed first.
@@ -249,13 +253,21 @@ class CachedLayer:
             if place is not None and place[0].path.name == name:
                 del self._places[sha256]
         self._loaded.pop(name, None)
+        self._valid.discard(name)
 
-    def _remove_damaged(self, shard: Shard) -> None:
-        # Another process may have removed it, to limit the size or because it joined shards.
-        if shard.path.is_file() and os.access(shard.path, os.R_OK):
-            _LOGGER.warning("%s is damaged, and removed from the cache", shard.path)
-            with contextlib.suppress(OSError):
+    def _examine(self, shard: Shard, error: Exception) -> None:
+        """Remove a shard that was not read, if its content is not what was written."""
+        try:
+            if not has_valid_digest(shard):
+                _LOGGER.warning("%s is damaged, and removed from the cache", shard.path)
                 shard.path.unlink()
+                return
+        except OSError as reason:
+            # Another process may have removed it, to limit the size or because it joined shards;
+            # or there are too many open files.
+            error = reason
+        # It is tried again in the next run.
+        _LOGGER.info("%s is not used: %s", shard.path, error)
 
     def _write(self, features: Sequence[NewFeatures]) -> Path | str | None:
         try:

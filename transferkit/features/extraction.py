@@ -211,7 +211,7 @@ def compute_features(
             closing(batches),
             show_progress("Computing features", total, shown=progress) as advance,
         ):
-            for batch in batches:
+            for batch in _parts(batches, run):
                 outputs = program.run(batch.pixels, layers) if run is None else run.outputs(batch)
                 for layer in layers:
                     _check_shape(layer, rows[layer], outputs[layer], sources, batch)
@@ -288,7 +288,7 @@ def _iterate(
         closing(batches),
         show_progress("Computing features", total, shown=progress) as advance,
     ):
-        for batch in batches:
+        for batch in _parts(batches, run):
             # The last batch waits for the images after it that are skipped.
             if waiting is not None:
                 yield waiting
@@ -302,6 +302,12 @@ def _iterate(
         raise NoneReadableError(skipped)
     waiting.skipped.extend(skipped)
     yield waiting
+
+
+def _parts(batches: Iterator[Batch], run: CachedRun | None) -> Iterator[Batch]:
+    """Yield batches of images whose outputs have the same shapes."""
+    for batch in batches:
+        yield from [batch] if run is None else run.split(batch)
 
 
 def _check_shape(
