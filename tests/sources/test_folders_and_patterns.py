@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import glob
 import os
 import tempfile
+import warnings
 from pathlib import Path
 
 import pytest
@@ -176,3 +178,13 @@ def test_what_is_no_url_is_an_error(url):
 def test_what_is_no_path_is_an_error(inputs):
     with pytest.raises(ArgumentTypeError, match=f"inputs is {inputs}; expected a path"):
         open_sources(inputs)
+
+
+def test_temporary_files_are_closed():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        names = SortedNames(iter("cabab"), chunk=2)
+        assert list(names) == ["a", "b", "c"]
+        del names
+        gc.collect()
+    assert [str(warning.message) for warning in caught] == []
