@@ -458,6 +458,42 @@ def test_a_file_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert len(hashed) == 1
 
 
+@pytest.mark.parametrize("values", ["different", "equal", "zero"])
+def test_rows_of_files_that_are_not_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: str
+) -> None:
+    generator = np.random.default_rng(0)
+    # Of 1280 numbers, pages have no whole number of rows.
+    rows = np.zeros((600, 1280), np.float32)
+    if values != "zero":
+        rows[:] = generator.normal(size=1280)
+    if values == "different":
+        rows += generator.normal(size=(600, 1))
+    digests = [str(number).encode().rjust(32) for number in range(600)]
+    layer = cached_layer.CachedLayer(FeatureCache(tmp_path), "b" * 64, {})
+    for begin in (0, 300):
+        part = range(begin, begin + 300)
+        layer.add([cached_layer.NewFeatures("", digests[i], rows[i]) for i in part])
+    layer.refresh()
+    monkeypatch.setattr(cached_layer, "_MAX_LOADED_BYTES", 1)
+    layer.find(digests[0])
+    layer.find(digests[300])
+    loads: list[object] = []
+    load = cached_layer.CachedLayer._load
+    monkeypatch.setattr(
+        cached_layer.CachedLayer, "_load", lambda *given: loads.append(given) or load(*given)
+    )
+    for index in generator.permutation(300):
+        found = layer.find(digests[index])
+        assert found is not None
+        np.testing.assert_array_equal(found, rows[index])
+        assert not found.flags.writeable
+    assert loads == []
+    shards(tmp_path)[0].unlink()
+    shards(tmp_path)[0].unlink()
+    assert layer.find(digests[0]) is None
+
+
 def test_a_file_that_disappears_is_computed_again(tmp_path: Path, counter: Counter) -> None:
     extractor = tiny_extractor(cache=tmp_path)
     first = extractor.transform(IMAGES)
