@@ -304,9 +304,10 @@ def test_images_of_different_sizes_are_in_batches_of_their_own(tmp_path: Path) -
     for extractor in (tiny_extractor(**settings), tiny_extractor(cache=tmp_path, **settings)):
         for _ in range(2):
             batches = list(extractor.iter_extract(images))
-            shapes = [batch["conv2"].shape for batch in batches]
-            assert sorted(shapes) == [(2, 5, 3, 6), (3, 3, 3, 6)]
-            assert sorted(i for batch in batches for i in batch.indices) == [0, 1, 2, 3, 4]
+            heights = {
+                int(index): batch["conv2"].shape[1] for batch in batches for index in batch.indices
+            }
+            assert heights == {0: 3, 1: 5, 2: 3, 3: 3, 4: 5}
 
 
 def test_of_images_that_cannot_be_read_nothing_is_left(tmp_path: Path) -> None:
