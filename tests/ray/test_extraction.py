@@ -286,3 +286,13 @@ def test_an_image_that_cannot_be_sent() -> None:
     images: list[Any] = [WithSource("a", "a"), WithSource("b", io.FileIO(os.devnull))]
     with pytest.raises(ArgumentTypeError, match="b: a FileIO cannot be sent to another process"):
         pack_order(slot, images)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_the_process_is_as_before(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run(
+        [sys.executable, str(TESTS / "unchanged_process.py"), tmp_path / "s"],
+        env={name: value for name, value in environment.items() if not name.startswith("RAY_")},
+        check=True,
+    )
