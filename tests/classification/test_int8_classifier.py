@@ -190,3 +190,24 @@ def test_a_classifier_takes_the_calibration_of_a_store(tmp_path: Path) -> None:
     np.testing.assert_array_equal(classifier.predict_proba(images), expected.predict_proba(images))
     with pytest.raises(ParameterError, match="precision"):
         classifier_of(precision="float32").fit(store, LABELS)
+
+
+def test_a_refit_on_a_store_ignores_an_earlier_calibration(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    images = images_of(LABELS)
+    extractor = FeatureExtractor(
+        NETWORK, weights=WEIGHTS, preprocessing=Preprocessing(SIDE), precision=INT8
+    ).calibrate(images)
+    store = extractor.extract_to(tmp_path / "store", images)
+    other = FeatureExtractor(
+        NETWORK, weights=WEIGHTS, preprocessing=Preprocessing(SIDE), precision=INT8
+    ).calibrate(images // 2)
+    refitted = classifier_of().fit(images // 2, LABELS).fit(store, LABELS)
+    of_model = Classifier(other.model(), precision=INT8, C=10.0).fit(store, LABELS)
+    for classifier in (refitted, of_model):
+        assert classifier.calibration_ == extractor.calibration_ != other.calibration_
+        assert classifier.model_.calibration is not None
+        np.testing.assert_array_equal(
+            classifier.predict_proba(images),
+            classifier_of().fit(store, LABELS).predict_proba(images),
+        )

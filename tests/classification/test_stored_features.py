@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ from samples import colored, tiny_classifier, tiny_extractor, write_images
 
 from transferkit import FeatureStore, FineTuning, Preprocessing
 from transferkit.backends import Backend
+from transferkit.datasets import LabelledImages
 from transferkit.errors import (
     DatasetError,
-    ImageError,
     ParameterError,
     UnknownNameError,
     UnsupportedError,
 )
+from transferkit.images.reading import ImageTypeError
 
 LABELS = ["red", "green", "blue"] * 6
 
@@ -116,7 +118,50 @@ def test_bad_input_is_a_typed_error(
         classifier.fit(store, labels)
 
 
+def test_labels_are_matched_by_source(
+    backend: Backend, store: FeatureStore, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = tiny_classifier(backend=backend, C=1.0).fit(store, LABELS)
+    monkeypatch.chdir(photos[0].parent)
+    shuffled = np.random.default_rng(0).permutation(18)
+    data = LabelledImages([photos[i] for i in shuffled], [LABELS[i] for i in shuffled])
+    mappings: list[Any] = [
+        {str(photos[i]): LABELS[i] for i in shuffled},
+        {photos[i].name: LABELS[i] for i in shuffled},
+        {photos[i]: LABELS[i] for i in shuffled if i not in (3, 17)},
+        data,
+    ]
+    for y in mappings:
+        fitted = tiny_classifier(backend=backend, C=1.0).fit(store, y)
+        np.testing.assert_array_equal(
+            fitted.model_.weights["head.weight"], expected.model_.weights["head.weight"]
+        )
+
+
+def test_sources_without_a_label_are_counted(
+    backend: Backend, store: FeatureStore, photos: list[Path]
+) -> None:
+    classifier = tiny_classifier(backend=backend, C=1.0)
+    labels = dict(zip(map(str, photos[4:]), LABELS[4:], strict=True))
+    with pytest.raises(DatasetError, match=r"3 of the 16 images .* no label in y: .*X\.sources"):
+        classifier.fit(store, labels)
+    with pytest.raises(DatasetError, match="y has the splits 'a', 'b'"):
+        classifier.fit(store, LabelledImages(photos, LABELS, splits=np.array(["a", "b"] * 9)))
+    with pytest.raises(DatasetError, match="y is a dict, which is accepted for a FeatureStore"):
+        classifier.fit(photos, labels)
+
+
 def test_a_store_is_no_images(backend: Backend, store: FeatureStore, photos: list[Path]) -> None:
     classifier = tiny_classifier(backend=backend, C=1.0).fit(photos, LABELS, on_error="skip")
-    with pytest.raises(ImageError, match="unsupported type FeatureStore"):
-        classifier.predict(store)
+    extractor = tiny_extractor(backend=backend)
+    calls: list[Callable[[], object]] = [
+        lambda: classifier.predict(store),
+        lambda: classifier.score(store, LABELS[:16]),  # type: ignore[arg-type]
+        lambda: classifier.evaluate(store, LABELS[:16]),  # type: ignore[arg-type]
+        lambda: classifier.evaluate(store),  # type: ignore[arg-type]
+        lambda: extractor.transform(store),  # type: ignore[arg-type]
+        lambda: list(extractor.iter_extract(store)),  # type: ignore[arg-type]
+    ]
+    for call in calls:
+        with pytest.raises(ImageTypeError, match=r"such as store\['embedding'\]"):
+            call()

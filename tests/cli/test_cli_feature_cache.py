@@ -41,6 +41,7 @@ def test_features_are_listed_and_removed_after_confirmation(
     cache_folder.mkdir()
     (cache_folder / "vgg16-397923af.pth").write_bytes(b"x")
     cache = tmp_path / "features"
+    cache.mkdir()
     assert output_of("cache", "list", "--features", cache) == f"{cache}: 0.0 MB\n"
     output_of("extract", DEMO / "cat.jpg", "-o", tmp_path / "cat.npz", "--cache", cache)
     size = f"{FeatureCache(cache).size() / 1e6:.1f} MB"
@@ -62,3 +63,19 @@ def test_a_store_has_no_cache(tmp_path: Path) -> None:
         "extract", DEMO / "cat.jpg", "-o", tmp_path / "store", "--cache", tmp_path / "cache"
     )
     assert "--cache is for a .npz file" in message
+
+
+@pytest.mark.parametrize("command", ["list", "clear"])
+def test_a_folder_that_does_not_exist_is_an_error(tmp_path: Path, command: str) -> None:
+    result = run("cache", command, "--features", tmp_path / "missing")
+    assert result.exit_code == 1
+    assert "missing: no such folder" in result.stderr
+
+
+def test_results_of_fits_are_listed(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    (cache / "fits").mkdir(parents=True)
+    (cache / "fits" / f"{'b' * 64}.safetensors").write_bytes(b"x" * 1_500_000)
+    text = output_of("cache", "list", "--features", cache)
+    assert "results of fits" in text
+    assert text.count("1.5 MB") == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import errno
 import io
 import os
 import pickle
@@ -31,6 +32,7 @@ from transferkit import FeatureCache, FeatureExtractor, Preprocessing
 from transferkit.backends import Program
 from transferkit.errors import (
     DatasetError,
+    FileFormatError,
     ImageError,
     OutputError,
     ParameterError,
@@ -40,6 +42,7 @@ from transferkit.errors import (
 from transferkit.features import cached_layer, cached_run
 from transferkit.features.open_cache import OpenCache
 from transferkit.images import NamedImage
+from transferkit.images.bit_depth import BitDepth
 from transferkit.networks import Network, replace_head
 
 IMAGES = noise(12)
@@ -185,9 +188,15 @@ def test_backends_have_their_own_features(backends: list[Any]) -> None:
     assert len(keys) == len(backends)
 
 
-def test_weights_that_are_changed_in_place_are_other_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize("are_views", [False, True])
+def test_weights_that_are_changed_in_place_are_other_weights(
+    tmp_path: Path, are_views: bool
+) -> None:
     weights = {name: array.copy() for name, array in WEIGHTS.items()}
-    extractor = tiny_extractor(weights=weights, cache=tmp_path)
+    given = {name: array.view() for name, array in weights.items()} if are_views else weights
+    for array in given.values():
+        array.flags.writeable = not are_views
+    extractor = tiny_extractor(weights=given, cache=tmp_path)
     before = extractor.transform(IMAGES)
     weights["conv2.weight"] *= 2
     after = extractor.transform(IMAGES)
@@ -289,6 +298,28 @@ def test_maps_of_images_of_different_sizes_are_an_error_as_without_a_cache(tmp_p
     np.testing.assert_array_equal(cached.extract(images, ["embedding"])["embedding"], embeddings)
 
 
+def test_images_of_different_sizes_are_in_batches_of_their_own(tmp_path: Path) -> None:
+    images = [np.zeros((side, 16, 3), np.uint8) + 9 * side for side in (16, 24, 16, 16, 24)]
+    settings = {"preprocessing": Preprocessing(size=None), "layer": "conv2"}
+    for extractor in (tiny_extractor(**settings), tiny_extractor(cache=tmp_path, **settings)):
+        for _ in range(2):
+            batches = list(extractor.iter_extract(images))
+            heights = {
+                int(index): batch["conv2"].shape[1] for batch in batches for index in batch.indices
+            }
+            assert heights == {0: 3, 1: 5, 2: 3, 3: 3, 4: 5}
+
+
+def test_of_images_that_cannot_be_read_nothing_is_left(tmp_path: Path) -> None:
+    program, model = tiny_extractor()._load()
+    layers = OpenCache().layers(tmp_path, program, model, ["embedding"])
+    assert layers is not None
+    with cached_run.CachedRun(program, layers, takes_turns=False) as run:
+        with pytest.raises(ImageError):
+            run.read(b"GIF89a", "x", BitDepth(None), 0)
+        assert run._digests == {}
+
+
 def test_an_interrupted_run_keeps_what_was_done(tmp_path: Path, counter: Counter) -> None:
     def interrupted() -> Iterator[npt.NDArray[np.uint8]]:
         yield from IMAGES[:10]
@@ -359,7 +390,8 @@ def test_a_killed_process_loses_only_what_it_had_not_written(
 def test_parts_of_killed_processes_are_removed_after_a_while(tmp_path: Path) -> None:
     extractor = tiny_extractor(cache=tmp_path)
     extractor.transform(IMAGES[:1])
-    parts = [shards(tmp_path)[0].parent / f".shard-000000.{name}.part" for name in "ab"]
+    folder = shards(tmp_path)[0].parent
+    parts = [folder / f".shard-000000.{name * 8}.part" for name in "ab"]
     for part in parts:
         part.write_bytes(b"half")
     os.utime(parts[0], (0, 0))
@@ -387,6 +419,80 @@ def test_a_damaged_file_is_removed_and_computed_again(data: st.DataObject) -> No
         np.testing.assert_allclose(again.transform(IMAGES), first, rtol=1e-5, atol=1e-6)
         assert len(shards(Path(folder))) == 1
         np.testing.assert_array_equal(again.transform(IMAGES), again.transform(IMAGES))
+
+
+@pytest.mark.parametrize("reading", ["read_records", "read_arrays", "has_valid_digest"])
+def test_a_file_that_cannot_be_opened_now_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reading: str, counter: Counter
+) -> None:
+    first = tiny_extractor(cache=tmp_path).transform(IMAGES)
+    counter.take()
+
+    def fail(*_: object) -> None:
+        try:
+            raise OSError(errno.EMFILE, "Too many open files")
+        except OSError as error:
+            if reading == "has_valid_digest":
+                raise
+            raise FileFormatError("damaged or truncated") from error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cached_layer, reading, fail)
+        extractor = tiny_extractor(cache=tmp_path)
+        np.testing.assert_allclose(extractor.transform(IMAGES), first, rtol=1e-5, atol=1e-6)
+    assert counter.take() == len(IMAGES)
+    extractor.transform(IMAGES)
+    assert counter.take() == 0
+    assert len(shards(tmp_path)) >= 1
+
+
+def test_a_file_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_extractor(cache=tmp_path).transform(IMAGES)
+    hashed: list[object] = []
+    is_valid = cached_layer.has_valid_digest
+    monkeypatch.setattr(
+        cached_layer, "has_valid_digest", lambda shard: hashed.append(shard) or is_valid(shard)
+    )
+    extractor = tiny_extractor(cache=tmp_path)
+    for _ in range(3):
+        extractor.transform(IMAGES)
+    assert len(hashed) == 1
+
+
+@pytest.mark.parametrize("values", ["different", "equal", "zero"])
+def test_rows_of_files_that_are_not_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: str
+) -> None:
+    generator = np.random.default_rng(0)
+    # Of 1280 numbers, pages have no whole number of rows.
+    rows = np.zeros((600, 1280), np.float32)
+    if values != "zero":
+        rows[:] = generator.normal(size=1280)
+    if values == "different":
+        rows += generator.normal(size=(600, 1))
+    digests = [str(number).encode().rjust(32) for number in range(600)]
+    layer = cached_layer.CachedLayer(FeatureCache(tmp_path), "b" * 64, {})
+    for begin in (0, 300):
+        part = range(begin, begin + 300)
+        layer.add([cached_layer.NewFeatures("", digests[i], rows[i]) for i in part])
+    layer.refresh()
+    monkeypatch.setattr(cached_layer, "_MAX_LOADED_BYTES", 1)
+    layer.find(digests[0])
+    layer.find(digests[300])
+    loads: list[object] = []
+    load = cached_layer.CachedLayer._load
+    monkeypatch.setattr(
+        cached_layer.CachedLayer, "_load", lambda *given: loads.append(given) or load(*given)
+    )
+    for index in generator.permutation(300):
+        found = layer.find(digests[index])
+        assert found is not None
+        np.testing.assert_array_equal(found, rows[index])
+        assert not found.flags.writeable
+    assert loads == []
+    shards(tmp_path)[0].unlink()
+    shards(tmp_path)[0].unlink()
+    assert layer.find(digests[0]) is None
 
 
 def test_a_file_that_disappears_is_computed_again(tmp_path: Path, counter: Counter) -> None:
@@ -511,6 +617,28 @@ def test_content_is_listed_and_removed(tmp_path: Path) -> None:
     assert cache.size() == conv.num_bytes + embedding.num_bytes > 0
     assert cache.clear() == conv.num_bytes + embedding.num_bytes
     assert os.listdir(tmp_path) == ["notes.txt"]
+
+
+def test_files_of_others_are_kept(tmp_path: Path) -> None:
+    tiny_extractor(cache=tmp_path).transform(IMAGES)
+    (folder,) = (path.parent for path in shards(tmp_path))
+    others = [
+        tmp_path / "fits" / "galaxy.fits",
+        tmp_path / ("a" * 64) / "my.txt",
+        tmp_path / ("a" * 64) / "download.part",
+        tmp_path / ("a" * 64) / "turn.lock.d" / "1",
+        folder / "notes.txt",
+    ]
+    for path in others:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+        os.utime(path, (0, 0))
+    (tmp_path / "fits" / f"{'b' * 64}.safetensors").write_bytes(b"fit")
+    cache = FeatureCache(tmp_path, max_bytes=1)
+    size = cache.size()
+    assert cache.clear() == size > 3
+    cache.limit_size()
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(others)
 
 
 def test_a_folder_that_is_not_there_is_an_empty_cache(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ import numpy as np
 import pytest
 from command_line import output_of, run
 from deadly_images import DeadlyImage, SlowImage
-from samples import DEMO, noise, tiny_extractor, write_images
+from PIL import Image
+from samples import DEMO, SIDE, noise, tiny_extractor, write_images
 
 import transferkit.ray
 from transferkit import FeatureExtractor, FeatureStore
@@ -83,6 +85,30 @@ def test_the_store_is_that_of_one_process(
     after = [context.enable_progress_bars, *map(str, map(logging.getLogger, ["ray", "ray.data"]))]
     assert after == before
     assert cluster.is_initialized()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_memory_that_is_reused_and_files_are_read_in_time(
+    extractor: FeatureExtractor, tmp_path: Path
+) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (6, SIDE, SIDE, 3), np.uint8)
+
+    def images() -> Iterator[Any]:
+        buffer = np.empty((SIDE, SIDE, 3), np.uint8)
+        for frame in frames:
+            buffer[:] = frame
+            yield buffer
+        content = io.BytesIO()
+        Image.fromarray(frames[0]).save(content, "PNG")
+        for data in (content.getvalue(), b"no image"):
+            with io.BytesIO(data) as file:
+                yield io.BufferedReader(file)
+
+    store = transferkit.ray.extract(extractor, images(), tmp_path / "s", num_workers=1)
+    np.testing.assert_allclose(
+        store["embedding"], extractor.transform([*frames, frames[0]]), rtol=1e-5, atol=1e-6
+    )
+    assert [skipped.source for skipped in store.skipped] == ["images[7]"]
 
 
 @pytest.mark.usefixtures("cluster")
@@ -260,3 +286,13 @@ def test_an_image_that_cannot_be_sent() -> None:
     images: list[Any] = [WithSource("a", "a"), WithSource("b", io.FileIO(os.devnull))]
     with pytest.raises(ArgumentTypeError, match="b: a FileIO cannot be sent to another process"):
         pack_order(slot, images)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_the_process_is_as_before(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run(
+        [sys.executable, str(TESTS / "unchanged_process.py"), tmp_path / "s"],
+        env={name: value for name, value in environment.items() if not name.startswith("RAY_")},
+        check=True,
+    )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import glob
 import os
 import tempfile
+import warnings
 from pathlib import Path
 
 import pytest
@@ -164,3 +166,25 @@ def test_other_inputs_are_rejected(tmp_path):
     (tmp_path / "1.jpg").touch()
     with pytest.raises(ParameterError, match="column is 'path', but there is no Parquet file"):
         open_sources(tmp_path / "1.jpg", column="path")
+
+
+@pytest.mark.parametrize("url", ["http://[broken/1.jpg", "file://[", "s3://[a/*.jpg"])
+def test_what_is_no_url_is_an_error(url):
+    with pytest.raises(DatasetError, match=r"not a valid URL \(Invalid IPv6 URL\)"):
+        open_sources([url])
+
+
+@pytest.mark.parametrize("inputs", [None, 5])
+def test_what_is_no_path_is_an_error(inputs):
+    with pytest.raises(ArgumentTypeError, match=f"inputs is {inputs}; expected a path"):
+        open_sources(inputs)
+
+
+def test_temporary_files_are_closed():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        names = SortedNames(iter("cabab"), chunk=2)
+        assert list(names) == ["a", "b", "c"]
+        del names
+        gc.collect()
+    assert [str(warning.message) for warning in caught] == []

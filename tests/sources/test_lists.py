@@ -72,13 +72,14 @@ def test_lines_that_are_no_images_are_skipped_and_listed(tmp_path):
     (tmp_path / "folder").mkdir()
     long = b"x" * 200_000
     lines = [b"1.png", b"# a comment", b"folder", long, b"foo://bar/1.jpg", b"a" * 300, b"1.png"]
+    lines += [b"http://[broken/1.jpg", b"file://["]
     path = write(tmp_path, b"\n".join(lines) + b"\n" + b"nul\0\n")
     # The NUL is beyond what is examined when the list is opened.
     skipped = []
     sources = open_sources(path)
-    assert sources.number == 8
+    assert sources.number == 10
     batches = stream_batches(
-        sources, Preprocessing(8), batch_size=9, on_error="skip", skipped=skipped
+        sources, Preprocessing(8), batch_size=12, on_error="skip", skipped=skipped
     )
     (batch,) = batches
     assert batch.indices == [0, 6]
@@ -89,7 +90,20 @@ def test_lines_that_are_no_images_are_skipped_and_listed(tmp_path):
     assert reasons[2].startswith("longer than 65,536 characters")
     assert reasons[3].startswith("unknown URL scheme 'foo'")
     assert reasons[4].startswith("cannot be opened")
-    assert reasons[5] == "not a valid path"
+    assert reasons[5:7] == ["not a valid URL (Invalid IPv6 URL)"] * 2
+    assert skipped[5].source == "http://[broken/1.jpg"
+    assert reasons[7] == "not a valid path"
+
+
+def test_the_first_line_may_be_no_url(tmp_path):
+    skipped, path = [], write(tmp_path, b"file://[\n1.png\n")
+    Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
+    images = open_sources(path)
+    (batch,) = stream_batches(
+        images, Preprocessing(8), batch_size=9, on_error="skip", skipped=skipped
+    )
+    assert batch.indices == [1]
+    assert [one.source for one in skipped] == ["file://["]
 
 
 def test_a_file_that_is_no_list_is_rejected(tmp_path):

@@ -125,6 +125,26 @@ def test_the_images_before_the_end_of_a_truncated_file_are_read(data, compressed
             assert damage.reason.startswith(f"damaged or truncated after {number} images: ")
 
 
+@given(data=st.data())
+def test_damage_of_a_compressed_file_is_reported(data):
+    """Of an uncompressed part, only the checksum at the end shows it."""
+    members = [(f"{number}.png", png(number)) for number in range(6)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = write(Path(folder, "a.tar.gz"), members, "w:gz", compresslevel=0)
+        content = bytearray(path.read_bytes())
+        with tarfile.open(path) as archive:
+            infos = list(archive)
+        # Of one piece up to there: a header of ten bytes, with the name, and one of five.
+        begin = content.index(png(0)) - infos[0].offset_data
+        info = data.draw(st.sampled_from(infos))
+        position = begin + info.offset_data + data.draw(st.integers(0, info.size - 1))
+        content[position] ^= 255
+        path.write_bytes(content)
+        _, skipped = read(path)
+        assert skipped[-1].source == str(path)
+        assert "after 6 images: CRC check failed" in skipped[-1].reason
+
+
 def test_a_damaged_header_is_reported(tmp_path):
     """The module tarfile ends there as if the archive were complete."""
     path = write(tmp_path / "a.tar", [(f"{number}.png", png(number)) for number in range(3)])

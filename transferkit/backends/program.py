@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakValueDictionary
@@ -84,6 +84,7 @@ class Program:
         self.weights = weights
         self._compiled: OrderedDict[frozenset[str], _Compiled] = OrderedDict()
         self._lock = ForkSafeLock()
+        self._digests: dict[frozenset[str], str] = {}
         # Shared by all sets of layers, for as long as one of them uses the tensor.
         self._parameters: MutableMapping[tuple[str, int | None], Any] = WeakValueDictionary()
 
@@ -140,6 +141,23 @@ class Program:
         """Free what is compiled; it is compiled again on the next use."""
         with self._lock:
             self._compiled.clear()
+
+    def release_if_changed(self, names: Collection[str], sha256: str) -> None:
+        """Free what is compiled, if it may have earlier values of arrays that a user changed.
+
+        Parameters
+        ----------
+        names
+            The names of some weights.
+        sha256
+            The digest of their current names and values.
+        """
+        key = frozenset(names)
+        with self._lock:
+            # What was compiled before the first digest may be older than it.
+            if self._digests.get(key) != sha256:
+                self._compiled.clear()
+            self._digests[key] = sha256
 
     def to_native(self) -> object:
         """Return the network as a model object of the framework.

@@ -40,6 +40,7 @@ from transferkit.classification.fine_tuning.splitting import (
 from transferkit.classification.head import Head
 from transferkit.classification.head_programs import HeadPrograms, find_embedding
 from transferkit.classification.labels import (
+    LabelsOfSources,
     check_classes,
     class_indices,
     format_labels,
@@ -308,7 +309,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
     def fit(
         self,
         X: Images | LabelledImages | FeatureStore,
-        y: Labels | None = None,
+        y: Labels | LabelsOfSources | None = None,
         *,
         sample_weight: SampleWeight | None = None,
         on_error: str = "raise",
@@ -330,8 +331,10 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
             `transferkit.FeatureStore` with the features of the same network, weights and
             preprocessing, of any backend; the images are not read then.
         y
-            (n,) the label of each image: strings, numbers or booleans. For a store, one for each
-            row, or for each row and each skipped image, in the order of the images.
+            (n,) the label of each image: strings, numbers or booleans. For a store, a dict from
+            source to label or `transferkit.datasets.LabelledImages`, matched by the paths or
+            other sources; or one label for each row, or for each row and each skipped image, in
+            the order of the store, which is that in which the images were added.
         sample_weight
             (n,) weight of each image, at least 0; None: all equal. An image of weight 0 is
             left out; one of weight k counts as k images.
@@ -366,7 +369,7 @@ class Classifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
             check_positive("C", self.C)
         fine_tuning = _check_fine_tuning(self.fine_tuning, X)
         skipped: list[Skipped] = []
-        X, labels = with_labels(X, y, on_error=on_error, skipped=skipped)
+        X, labels = with_labels(X, y, on_error=on_error, skipped=skipped, accepts_store=True)
         classes, indices = np.unique(labels, return_inverse=True)
         check_class_weight(self.class_weight, classes)
         weight_of_image = check_sample_weight(sample_weight, len(labels))

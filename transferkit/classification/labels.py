@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterable, Sequence
-from typing import Any
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from transferkit.datasets import LabelledImages
 from transferkit.datasets.labels import Labels, check_finite_labels, label_array
-from transferkit.errors import DatasetError, shorten
+from transferkit.errors import DatasetError, shorten, shorten_path
 from transferkit.features import Features
+from transferkit.features.extraction import check_no_store
 from transferkit.images import Images, Skipped, count_images, list_labeled_images
+from transferkit.images.stream import source_name
 from transferkit.store import FeatureStore
+from transferkit.store.shards import encodable
+from transferkit.support.remote import is_url
 
 __all__ = [
+    "LabelsOfSources",
     "check_classes",
     "class_indices",
     "format_labels",
@@ -26,15 +31,19 @@ __all__ = [
     "with_labels",
 ]
 
+LabelsOfSources = Mapping[Any, Any] | LabelledImages
+"""The labels of the images of a store by their sources: a dict, or images with their labels."""
+
 _MAX_SHOWN = 5
 
 
 def with_labels(
     X: Images | LabelledImages | FeatureStore,
-    y: Labels | None,
+    y: Labels | LabelsOfSources | None,
     *,
     on_error: str = "raise",
     skipped: list[Skipped] | None = None,
+    accepts_store: bool = False,
 ) -> tuple[Images, npt.NDArray[Any]]:
     """Return images and an array with one label for each of them.
 
@@ -44,18 +53,28 @@ def with_labels(
     ----------
     X, y
         Images and their labels, or a folder of class folders or `LabelledImages`, and None; or a
-        store of features, of which the number of rows is not compared, and its labels.
+        store of features, of which the number of rows is not compared, and its labels, or
+        those of its sources.
     on_error, skipped
         Of class folders without images, as for `transferkit.list_labeled_images`; and what
         `LabelledImages` already left out.
+    accepts_store
+        Whether ``X`` may be a store.
 
     Raises
     ------
     DatasetError
-        If labels are missing, of mixed or other types, not finite, or not as many as images.
+        If labels are missing, of mixed or other types, not finite, or not as many as images; or
+        a source of a store has none.
+    ImageTypeError
+        If ``X`` is a store, which is not accepted.
     """
+    if not accepts_store:
+        check_no_store(X)
     if isinstance(X, FeatureStore):
-        return X, _labels_of_rows(y)
+        if isinstance(y, LabelledImages) and skipped is not None:
+            skipped += y.skipped
+        return X, _labels_of_rows(X, y)
     if isinstance(X, LabelledImages):
         if skipped is not None:
             skipped += X.skipped
@@ -69,6 +88,11 @@ def with_labels(
             )
         paths, names = list_labeled_images(X, on_error=on_error, skipped=skipped)
         return paths, np.asarray(names)
+    if isinstance(y, (Mapping, LabelledImages)):
+        raise DatasetError(
+            f"y is a {type(y).__name__}, which is accepted for a FeatureStore; for images, pass "
+            "one label for each, in their order"
+        )
     labels = label_array(y)
     _check_images(X, len(labels))
     check_finite_labels(labels)
@@ -78,18 +102,45 @@ def with_labels(
     return X, labels
 
 
-def _labels_of_rows(y: Labels | None) -> npt.NDArray[Any]:
+def _labels_of_rows(store: FeatureStore, y: Labels | LabelsOfSources | None) -> npt.NDArray[Any]:
+    """Return the labels of a store, one for each row if they are those of sources."""
     if y is None:
         raise DatasetError(
             "labels are missing: X is a store of features; pass y, one label for each of its rows, "
-            "in the order of X.sources"
+            "in the order of X.sources, or a dict from source to label"
         )
-    labels = label_array(y)
+    if isinstance(y, (Mapping, LabelledImages)):
+        labels = label_array(_labels_of_sources(store.sources, y))
+    else:
+        labels = label_array(y)
     check_finite_labels(labels)
     return labels
 
 
-def _images_and_labels(data: LabelledImages, y: Labels | None) -> tuple[Images, npt.NDArray[Any]]:
+def _labels_of_sources(sources: Sequence[str], y: LabelsOfSources) -> list[Hashable]:
+    if isinstance(y, LabelledImages):
+        images, labels = _images_and_labels(y, None, name="y")
+        names = [source_name(image, index) for index, image in enumerate(cast("Any", images))]
+        y = dict(zip(names, labels.tolist(), strict=True))
+    label_of = {_full_name(os.fsdecode(source)): label for source, label in y.items()}
+    without = [source for source in sources if _full_name(source) not in label_of]
+    if without:
+        number = f"{len(without)} of the {len(sources)} images of the store have no label in y"
+        raise DatasetError(
+            f"{number}: {', '.join(map(shorten_path, without[:3]))}"
+            f"{', ...' if len(without) > 3 else ''}; expected a label for each of X.sources"
+        )
+    return [label_of[_full_name(source)] for source in sources]
+
+
+def _full_name(source: str) -> str:
+    """Return a name of an image that does not depend on the working folder, as stores have it."""
+    return encodable(source if is_url(source) else os.path.abspath(source))
+
+
+def _images_and_labels(
+    data: LabelledImages, y: Labels | LabelsOfSources | None, *, name: str = "X"
+) -> tuple[Images, npt.NDArray[Any]]:
     """Return the images of a data set and their labels."""
     if y is not None:
         raise DatasetError("X has its own labels; leave y out, or pass X.images and y")
@@ -97,7 +148,8 @@ def _images_and_labels(data: LabelledImages, y: Labels | None) -> tuple[Images, 
     if len(splits) > 1:
         names = format_labels(splits)
         raise DatasetError(
-            f"X has the splits {names}; pass one of them, such as X.of_split({splits[0]!r})"
+            f"{name} has the splits {names}; pass one of them, such as "
+            f"{name}.of_split({splits[0]!r})"
         )
     return data.images, data.labels
 

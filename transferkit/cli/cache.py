@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from transferkit.cli.console import format_count, print_line, print_table
+from transferkit.errors import DatasetError, shorten_path
+
+if TYPE_CHECKING:
+    from transferkit.features import FeatureCache
 
 __all__ = ["cache"]
 
@@ -66,23 +70,32 @@ def empty_cache(
     print_line(f"{cache_folder()}: {format_count(len(removed), 'file')} removed")
 
 
-def _list_features(folder: str) -> None:
+def _open_features(folder: str) -> FeatureCache:
     from transferkit.features import FeatureCache
 
     found = FeatureCache(folder)
-    rows = [
+    if not found.path.is_dir():
+        raise DatasetError(f"{shorten_path(found.path)}: no such folder")
+    return found
+
+
+def _list_features(folder: str) -> None:
+    found = _open_features(folder)
+    features = found.features()
+    rows: list[tuple[object, ...]] = [
         (one.network, one.layer, one.backend, one.num_images, _megabytes(one.num_bytes))
-        for one in found.features()
+        for one in features
     ]
+    rest = found.size() - sum(one.num_bytes for one in features)
+    if rest > 0:
+        rows.append(("results of fits", "", "", "", _megabytes(rest)))
     if rows:
         print_table(("network", "layer", "backend", "images", "size"), rows)
     print_line(f"{found.path}: {_megabytes(found.size())}")
 
 
 def _clear_features(folder: str, *, yes: bool) -> None:
-    from transferkit.features import FeatureCache
-
-    found = FeatureCache(folder)
+    found = _open_features(folder)
     if not yes:
         size = _megabytes(found.size())
         typer.confirm(f"Remove {size} of features from {found.path}?", abort=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -21,9 +21,10 @@ FITS = "fits"
 """The subfolder for the results of fits; that of a layer is named after a digest."""
 
 _FOLDER = re.compile(r"[0-9a-f]{64}")
-_DATA = re.compile(r"shard-\d+-[0-9a-f]{16}\.parquet|[0-9a-f]{64}\.safetensors")
-_PART = ".part"
-_LOCK = ".lock"
+_DATA = re.compile(r"shard-\d{6,}-[0-9a-f]{16}\.parquet|[0-9a-f]{64}\.safetensors")
+# The temporary names of a shard and of a fit.
+_PART = re.compile(r"\.shard-\d{6,}\.[0-9a-f]{8}\.part|\.[0-9a-f]{20}\.[0-9a-f]{8}\.part")
+_LOCK = re.compile(r"(queue|turn)\.lock")
 # An older temporary file is that of a process that was killed. In seconds.
 _MAX_AGE_OF_PARTS = 3600.0
 
@@ -154,17 +155,17 @@ class FeatureCache:
     def clear(self) -> int:
         """Remove all features, and return the size of the removed files in bytes.
 
-        Other files in the folder are kept.
+        Other files in the folder and its subfolders are kept.
 
         Raises
         ------
         OutputError
             If a file cannot be removed.
         """
-        removed = self.size()
+        removed = 0
         for folder in (*self._folders(), self.path / FITS):
             try:
-                shutil.rmtree(folder)
+                removed += _empty(folder)
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -199,12 +200,40 @@ class FeatureCache:
         for folder in (*self._folders(), self.path / FITS):
             with suppress(OSError), os.scandir(folder) as entries:
                 for entry in entries:
-                    is_part = entry.name.endswith(_PART)
+                    is_part = _PART.fullmatch(entry.name) is not None
                     if is_part or _DATA.fullmatch(entry.name):
                         # Another process may have removed it.
                         with suppress(OSError):
                             status = entry.stat()
                             yield _File(Path(entry.path), status.st_size, status.st_mtime, is_part)
+
+
+def _empty(folder: Path) -> int:
+    """Remove the files of a cache from a subfolder, and the subfolder if nothing else is in it.
+
+    Returns
+    -------
+    int
+        The size of the removed files in bytes, without those for locks.
+    """
+    removed = 0
+    with os.scandir(folder) as entries:
+        for entry in list(entries):
+            is_lock = _LOCK.fullmatch(entry.name) is not None
+            is_content = bool(_DATA.fullmatch(entry.name) or _PART.fullmatch(entry.name))
+            if not (is_lock or is_content) or entry.is_dir(follow_symlinks=False):
+                continue
+            # Another process may remove it at the same time.
+            with suppress(FileNotFoundError):
+                size = 0 if is_lock else entry.stat(follow_symlinks=False).st_size
+                os.unlink(entry.path)
+                removed += size
+    try:
+        os.rmdir(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+    return removed
 
 
 CacheParameter = str | os.PathLike[str] | FeatureCache | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,9 @@ _LOGGER = logging.getLogger(__name__)
 _COLUMN = "features"
 # Of the shards that were read last.
 _MAX_LOADED_BYTES = 128 << 20
+# The number of pages of a file whose rows are read one by one, and the bytes that find a page.
+_MAX_PIECES = 256
+_PROBE = 64
 # If there are as many smaller shards, they are joined.
 _SMALL_BYTES = 1 << 20
 _MAX_SMALL_SHARDS = 32
@@ -60,6 +64,21 @@ class NewFeatures(NamedTuple):
     source: str
     sha256: bytes
     row: Floats
+
+
+class _Pieces(NamedTuple):
+    """Where the values of a shard are in its file, which has them uncompressed, page by page.
+
+    Attributes
+    ----------
+    shape
+        That of a row.
+    places
+        For each page: the first byte of the values, its position in the file, and the length.
+    """
+
+    shape: tuple[int, ...]
+    places: list[tuple[int, int, int]]
 
 
 class CachedLayer:
@@ -100,6 +119,8 @@ class CachedLayer:
         self._digests: dict[str, Sequence[bytes]] = {}
         self._places: dict[bytes, tuple[Shard, int]] = {}
         self._loaded: OrderedDict[str, Floats] = OrderedDict()
+        self._valid: set[str] = set()
+        self._pieces: dict[str, _Pieces] = {}
         self._is_written = False
         self._queue = filelock.FileLock(self._folder / "queue.lock")
         self._turn = filelock.FileLock(self._folder / "turn.lock")
@@ -134,6 +155,9 @@ class CachedLayer:
         with self._lock:
             while (place := self._places.get(sha256)) is not None:
                 shard, row = place
+                single = self._read_row(shard, row)
+                if single is not None:
+                    return single
                 array = self._load(shard)
                 if array is not None:
                     found: Floats = array[row]
@@ -205,8 +229,8 @@ class CachedLayer:
                 for records in read_records(shard, ["sha256"])
                 for sha256 in records.column(0).to_pylist()
             ]
-        except FileFormatError:
-            self._remove_damaged(shard)
+        except FileFormatError as error:
+            self._examine(shard, error)
             return
         self._digests[shard.path.name] = digests
         for row, sha256 in enumerate(digests):
@@ -222,15 +246,21 @@ class CachedLayer:
             self._loaded.move_to_end(name)
             return self._loaded[name]
         try:
-            if not has_valid_digest(shard):
-                raise FileFormatError(f"{shard.path}: damaged")
+            if name not in self._valid:
+                # Takes several times as long as reading it.
+                if not has_valid_digest(shard):
+                    raise FileFormatError(f"{shard.path}: damaged")
+                self._valid.add(name)
             shape = read_metadata(shard)["shapes"][_COLUMN]
             array = np.concatenate(list(read_arrays(shard, _COLUMN))).reshape(-1, *shape)
-        except (FileFormatError, OSError, KeyError):
+        except (FileFormatError, OSError, KeyError) as error:
             self._forget(name)
-            self._remove_damaged(shard)
+            self._examine(shard, error)
             return None
         array.setflags(write=False)
+        if name not in self._pieces:
+            with contextlib.suppress(OSError):
+                self._pieces[name] = _Pieces(array.shape[1:], _find_pieces(shard.path, array))
         # Those that were not used for the longest time are removed first.
         with contextlib.suppress(OSError):
             os.utime(shard.path)
@@ -238,6 +268,28 @@ class CachedLayer:
         while len(self._loaded) > 1 and self._loaded_bytes() > _MAX_LOADED_BYTES:
             self._loaded.popitem(last=False)
         return array
+
+    def _read_row(self, shard: Shard, row: int) -> Floats | None:
+        """Return a row of a shard that was read before, if it is not in memory any more."""
+        name = shard.path.name
+        known = self._pieces.get(name)
+        if known is None or name in self._loaded:
+            return None
+        size = math.prod(known.shape) * 4
+        begin, content = row * size, bytearray()
+        try:
+            with shard.path.open("rb") as file:
+                for first, position, length in known.places:
+                    start, end = max(begin, first), min(begin + size, first + length)
+                    if start < end:
+                        file.seek(position + start - first)
+                        content += file.read(end - start)
+        except OSError:
+            return None
+        if len(content) != size:
+            return None
+        found: Floats = np.frombuffer(bytes(content), np.float32).reshape(known.shape)
+        return found
 
     def _loaded_bytes(self) -> int:
         return sum(array.nbytes for array in self._loaded.values())
@@ -249,13 +301,22 @@ class CachedLayer:
             if place is not None and place[0].path.name == name:
                 del self._places[sha256]
         self._loaded.pop(name, None)
+        self._valid.discard(name)
+        self._pieces.pop(name, None)
 
-    def _remove_damaged(self, shard: Shard) -> None:
-        # Another process may have removed it, to limit the size or because it joined shards.
-        if shard.path.is_file() and os.access(shard.path, os.R_OK):
-            _LOGGER.warning("%s is damaged, and removed from the cache", shard.path)
-            with contextlib.suppress(OSError):
+    def _examine(self, shard: Shard, error: Exception) -> None:
+        """Remove a shard that was not read, if its content is not what was written."""
+        try:
+            if not has_valid_digest(shard):
+                _LOGGER.warning("%s is damaged, and removed from the cache", shard.path)
                 shard.path.unlink()
+                return
+        except OSError as reason:
+            # Another process may have removed it, to limit the size or because it joined shards;
+            # or there are too many open files.
+            error = reason
+        # It is tried again in the next run.
+        _LOGGER.info("%s is not used: %s", shard.path, error)
 
     def _write(self, features: Sequence[NewFeatures]) -> Path | str | None:
         try:
@@ -295,3 +356,26 @@ class CachedLayer:
                 with contextlib.suppress(OSError):
                     shard.path.unlink()
         self._loaded.clear()
+
+
+def _find_pieces(path: Path, array: Floats) -> list[tuple[int, int, int]]:
+    """Return where the bytes of an array are in a file; fewer pieces if they are not all found.
+
+    Each is compared with the array, so that whatever is found has the right values.
+    """
+    values = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    content = path.read_bytes()
+    places: list[tuple[int, int, int]] = []
+    first = position = 0
+    while first < len(values) and len(places) < _MAX_PIECES:
+        position = content.find(values[first : first + _PROBE].tobytes(), position)
+        if position < 0:
+            break
+        length = min(len(values) - first, len(content) - position)
+        is_other = values[first : first + length] != np.frombuffer(
+            content, np.uint8, length, position
+        )
+        length = int(is_other.argmax()) if is_other.any() else length
+        places.append((first, position, length))
+        first, position = first + length, position + length
+    return places

@@ -15,7 +15,6 @@ from PIL import Image
 from transferkit.backends import Program
 from transferkit.errors import FileFormatError
 from transferkit.features.cached_layer import CachedLayer, NewFeatures
-from transferkit.features.shapes import check_same_shape
 from transferkit.images import Batch, ImageLike
 from transferkit.images.bit_depth import BitDepth
 from transferkit.images.content import load_with_digest
@@ -79,32 +78,45 @@ class CachedRun:
     ) -> Image.Image | npt.NDArray[np.float32] | None:
         """Read an image, as `transferkit.images.ImageReader`; None if it is in the cache."""
         content, upright = load_with_digest(image, source, depth)
-        self._digests[index] = content.sha256
         found = self._find(content.sha256)
-        if found is not None:
-            self._found[index] = found
-            return None
-        return read_image_of_call(content.image, source, depth) if upright is None else upright
+        if found is None and upright is None:
+            upright = read_image_of_call(content.image, source, depth)
+        # Not of an image that cannot be read, which is in no batch.
+        self._digests[index] = content.sha256
+        if found is None:
+            return upright
+        self._found[index] = found
+        return None
+
+    def split(self, batch: Batch) -> list[Batch]:
+        """Return the parts of a batch whose outputs have the same shapes.
+
+        Images that are in the cache are in one batch, whatever their sizes are.
+        """
+        if batch.pixels.size:
+            return [batch]
+        groups: dict[tuple[tuple[int, ...], ...], list[int]] = {}
+        for position, index in enumerate(batch.indices):
+            found = self._found[index]
+            shapes = tuple(found[layer].shape for layer in self._layers)
+            groups.setdefault(shapes, []).append(position)
+        return [
+            Batch(
+                batch.pixels[positions],
+                [batch.sources[position] for position in positions],
+                [batch.indices[position] for position in positions],
+            )
+            for positions in groups.values()
+        ]
 
     def outputs(self, batch: Batch) -> dict[str, Floats]:
-        """Return the outputs of the layers for a batch, of which `read` has read the images.
-
-        Raises
-        ------
-        ShapeError
-            If the outputs of the images differ in shape.
-        """
+        """Return the outputs of the layers for a part of a batch that `split` returned."""
         digests = [self._digests.pop(index) for index in batch.indices]
         if batch.pixels.size:
             self._begin_block()
             rows = self._computed(batch, digests)
         else:
             rows = [self._found.pop(index) for index in batch.indices]
-        for layer in self._layers:
-            for row, source in zip(rows[1:], batch.sources[1:], strict=True):
-                check_same_shape(
-                    layer, (rows[0][layer].shape, batch.sources[0]), (row[layer].shape, source)
-                )
         outputs = {layer: np.stack([row[layer] for row in rows]) for layer in self._layers}
         if self._is_block_full():
             self._end_block()

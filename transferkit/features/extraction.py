@@ -28,7 +28,9 @@ from transferkit.images import (
     list_images,
     stream_batches,
 )
+from transferkit.images.reading import ImageTypeError
 from transferkit.images.stream import ImageReader
+from transferkit.store import FeatureStore
 from transferkit.store.features import Features
 from transferkit.support.progress import show_progress
 
@@ -37,6 +39,7 @@ __all__ = [
     "Features",
     "NoneReadableError",
     "check_finite",
+    "check_no_store",
     "compute_features",
     "find_not_finite",
     "iterate_features",
@@ -114,6 +117,23 @@ def check_finite(outputs: npt.NDArray[np.float32], sources: Sequence[str], layer
         raise NotFiniteError(problem)
 
 
+def check_no_store(images: object) -> None:
+    """Check that images are not a store of their features.
+
+    Raises
+    ------
+    ImageTypeError
+        If they are.
+    """
+    if isinstance(images, FeatureStore):
+        raise ImageTypeError(
+            "X",
+            "a FeatureStore has features, not images, and only Classifier.fit accepts it; use its "
+            "arrays, such as store['embedding'], with estimators of scikit-learn, or pass the "
+            "images",
+        )
+
+
 def compute_features(
     program: Program,
     preprocessing: Preprocessing,
@@ -165,6 +185,7 @@ def compute_features(
     ExtractionInterrupted
         On Ctrl-C.
     """
+    check_no_store(images)
     # A layer that is listed twice is collected once.
     layers = list(dict.fromkeys(layers))
     if not layers:
@@ -211,7 +232,7 @@ def compute_features(
             closing(batches),
             show_progress("Computing features", total, shown=progress) as advance,
         ):
-            for batch in batches:
+            for batch in _parts(batches, run):
                 outputs = program.run(batch.pixels, layers) if run is None else run.outputs(batch)
                 for layer in layers:
                     _check_shape(layer, rows[layer], outputs[layer], sources, batch)
@@ -250,6 +271,7 @@ def iterate_features(
         Of a batch. Its ``skipped`` are the images that were left out since the batch before, and
         in the last batch those after it.
     """
+    check_no_store(images)
     layers = list(dict.fromkeys(layers))
     if not layers:
         raise ParameterError("layers is empty; expected at least one")
@@ -288,7 +310,7 @@ def _iterate(
         closing(batches),
         show_progress("Computing features", total, shown=progress) as advance,
     ):
-        for batch in batches:
+        for batch in _parts(batches, run):
             # The last batch waits for the images after it that are skipped.
             if waiting is not None:
                 yield waiting
@@ -302,6 +324,12 @@ def _iterate(
         raise NoneReadableError(skipped)
     waiting.skipped.extend(skipped)
     yield waiting
+
+
+def _parts(batches: Iterator[Batch], run: CachedRun | None) -> Iterator[Batch]:
+    """Yield batches of images whose outputs have the same shapes."""
+    for batch in batches:
+        yield from [batch] if run is None else run.split(batch)
 
 
 def _check_shape(

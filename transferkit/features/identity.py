@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import mmap
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from transferkit.backends import Program
 from transferkit.backends.base import FLOAT32, INT8
@@ -18,7 +22,7 @@ from transferkit.networks import network_to_json
 from transferkit.support.version import __version__
 from transferkit.weights.files import digest
 
-__all__ = ["Identity", "identify"]
+__all__ = ["Identity", "identify", "is_frozen"]
 
 _DIGITS = 8
 
@@ -98,12 +102,6 @@ class Identity:
             versions=dict(data["versions"]),
         )
 
-    def digest(self) -> str:
-        """Return the SHA-256 of all entries but ``versions``, in hexadecimal."""
-        entries = self.to_dict()
-        del entries["versions"]
-        return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
-
     def differences(
         self, other: Identity, *, ignored: Collection[str] = (), names: tuple[str, str] = ("", "")
     ) -> list[str]:
@@ -161,7 +159,10 @@ def _first_digits(ours: str, theirs: str) -> tuple[str, str]:
 
 
 def identify(program: Program, model: Model) -> Identity:
-    """Return everything that determines the numbers of an extractor.
+    """Return everything that determines the numbers of an extractor, and will from now on.
+
+    The weights may be arrays of the user, who changed them in place since the network was
+    compiled; it is compiled again then.
 
     Parameters
     ----------
@@ -196,10 +197,13 @@ def identify(program: Program, model: Model) -> Identity:
     versions |= {name: version(name) for name in ("numpy", "pillow")}
     versions[backend.name] = backend.version()
     text = network_to_json(model.network)
+    weights_digest = digest(model.weights, {})
+    if not all(map(is_frozen, model.weights.values())):
+        program.release_if_changed(model.weights, weights_digest)
     return Identity(
         network=model.network.name,
         network_digest=hashlib.sha256(text.encode()).hexdigest(),
-        weights_digest=digest(model.weights, {}),
+        weights_digest=weights_digest,
         # As it is read from JSON, to be compared with that.
         preprocessing=json.loads(json.dumps(model.preprocessing.to_dict())),
         precision=FLOAT32
@@ -209,3 +213,28 @@ def identify(program: Program, model: Model) -> Identity:
         device=backend.device,
         versions=versions,
     )
+
+
+def is_frozen(array: npt.NDArray[Any]) -> bool:
+    """Return whether nobody can change the values of an array, which may be a view of another.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from transferkit.features.identity import is_frozen
+    >>> array = np.zeros(3)
+    >>> view = array.view()
+    >>> view.flags.writeable = False
+    >>> is_frozen(view)
+    False
+    >>> array.flags.writeable = False
+    >>> is_frozen(view)
+    True
+    """
+    owner: object = array
+    while isinstance(owner, np.ndarray):
+        if owner.flags.writeable:
+            return False
+        owner = owner.base
+    # Buffers of other types, such as a bytearray, may change.
+    return owner is None or isinstance(owner, bytes | mmap.mmap)

@@ -8,7 +8,6 @@ import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +16,7 @@ from transferkit.backends import Program
 from transferkit.errors import UnsupportedError
 from transferkit.features.cache import FeatureCache, as_cache
 from transferkit.features.cached_layer import CachedLayer
-from transferkit.features.identity import identify
+from transferkit.features.identity import identify, is_frozen
 from transferkit.models import Model
 from transferkit.networks import Network, keep_needed
 from transferkit.store.shards import FORMAT
@@ -57,7 +56,6 @@ class OpenCache:
     def __init__(self) -> None:
         self._lock = ForkSafeLock()
         self._keys: OrderedDict[str, tuple[_Part, str]] = OrderedDict()
-        self._of_program: WeakKeyDictionary[Program, dict[str, str]] = WeakKeyDictionary()
         self._layers: OrderedDict[tuple[FeatureCache, str], CachedLayer] = OrderedDict()
 
     def layers(
@@ -147,11 +145,6 @@ class OpenCache:
         self._keys[target] = (part, key)
         if len(self._keys) > _MAX_PARTS:
             self._keys.popitem(last=False)
-        keys = self._of_program.setdefault(program, {})
-        if keys.setdefault(target, key) != key:
-            # Arrays of the user were changed in place: the program may have their earlier values.
-            program.release()
-            keys[target] = key
         return key
 
     def __reduce__(self) -> tuple[type[OpenCache], tuple[()]]:
@@ -164,7 +157,7 @@ def _is_same(new: _Part, old: _Part) -> bool:
         new.settings == old.settings
         and len(new.arrays) == len(old.arrays)
         and all(
-            one is other and not one.flags.writeable
+            one is other and is_frozen(one)
             for one, other in zip(new.arrays, old.arrays, strict=True)
         )
         and new.network == old.network

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
+import threading
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from transferkit.errors import UnsupportedError
@@ -50,9 +54,11 @@ def connected(num_cpus: int | None) -> Iterator[Any]:
     module
         ``ray``.
     """
-    ray = import_ray()
+    # The import changes it, too.
+    with _unchanged_process():
+        ray = import_ray()
     is_ours = not ray.is_initialized()
-    with _quiet():
+    with _unchanged_process() if is_ours else nullcontext(), _quiet():
         if is_ours:
             _connect(ray, num_cpus)
         try:
@@ -75,6 +81,27 @@ def _connect(ray: Any, num_cpus: int | None) -> None:
             raise
         # The environment has a cluster, whose CPUs are what they are.
         ray.init(**settings)
+
+
+@contextmanager
+def _unchanged_process() -> Iterator[None]:
+    """Undo what Ray changes of this process, and does not undo when it is shut down."""
+    before = {name: value for name, value in os.environ.items() if _is_of_ray(name)}
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with warnings.catch_warnings():
+            yield
+    finally:
+        for name in filter(_is_of_ray, list(os.environ)):
+            del os.environ[name]
+        os.environ.update(before)
+        # Only the main thread may set it, and so may Ray.
+        if threading.current_thread() is threading.main_thread() and handler is not None:
+            signal.signal(signal.SIGTERM, handler)
+
+
+def _is_of_ray(variable: str) -> bool:
+    return variable.startswith("RAY_") or variable == "PYTHONBREAKPOINT"
 
 
 @contextmanager

@@ -7,8 +7,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
+import numpy as np
+
 from transferkit.errors import (
     ArgumentTypeError,
+    ImageError,
     ParameterError,
     TransferkitError,
     UnsupportedError,
@@ -21,10 +24,13 @@ from transferkit.features.identity import Identity
 from transferkit.features.shard_computation import ShardReport
 from transferkit.features.to_store import StoreRun, add_to_store, choose_shard_size
 from transferkit.images import Images
+from transferkit.images.reading import is_encoded, read_content
+from transferkit.images.stream import WithSource
 from transferkit.networks import Network
 from transferkit.ray.cluster import connected
 from transferkit.ray.progress import counted
 from transferkit.ray.worker import Setup, ShardWorker, pack_order, unpack_report
+from transferkit.sources.items import UnreadableImage
 from transferkit.store import FeatureStore
 from transferkit.store.manifest import Manifest, read_manifest
 from transferkit.store.places import find_place
@@ -252,6 +258,20 @@ def _compute(
 def _orders(run: StoreRun) -> Iterator[Any]:
     """Yield the order for each shard of the new images."""
     for slot, new_images in run.shards():
-        images = list(new_images)
+        images = list(map(_kept, new_images))
         run.writer.use(slot, len(images))
         yield pack_order(slot, images)
+
+
+def _kept(item: WithSource) -> WithSource:
+    """Return an image that stays as it is, whatever happens to memory or files of the caller."""
+    image = item.image
+    if isinstance(image, np.ndarray):
+        # A video reader, for example, may write every frame to the same memory.
+        return WithSource(item.source, image.copy())
+    if not is_encoded(image):
+        return item
+    try:
+        return WithSource(item.source, read_content(image, item.source))
+    except ImageError as error:
+        return WithSource(item.source, UnreadableImage(item.source, error.reason))

@@ -21,7 +21,7 @@ from transferkit.sources.folders import Folder, is_pattern, matching_paths
 from transferkit.sources.items import SourceImage
 from transferkit.sources.lists import TextList
 from transferkit.sources.parquet import ParquetTable
-from transferkit.sources.places import local_path
+from transferkit.sources.places import local_path, url_problem
 from transferkit.sources.remote import (
     FileSystems,
     Remote,
@@ -188,6 +188,10 @@ def open_sources(
     """
     if isinstance(inputs, (str, os.PathLike)):
         inputs = [inputs]
+    if not isinstance(inputs, Iterable):
+        raise ArgumentTypeError(
+            f"inputs is {shorten(inputs)}; expected a path, pattern or URL, or several of them"
+        )
     opener = _Opener(column)
     parts = [part for one in inputs for part in opener.open(one)]
     if not parts:
@@ -224,7 +228,11 @@ class _Opener:
             raise ArgumentTypeError(
                 f"inputs has a {type(given).__name__}; expected paths, patterns and URLs"
             )
-        text = local_path(os.fsdecode(given))
+        text = os.fsdecode(given)
+        problem = url_problem(text)
+        if problem is not None:
+            raise DatasetError(f"{shorten_path(text)}: {problem}")
+        text = local_path(text)
         if not text:
             raise DatasetError("the path is empty; pass '.' for the current directory")
         if is_url(text):

@@ -12,7 +12,24 @@ from transferkit.sources.items import SourceImage, UnreadableImage
 from transferkit.sources.remote import RemoteImage, Remotes
 from transferkit.support.remote import is_url
 
-__all__ = ["Places", "local_path"]
+__all__ = ["Places", "local_path", "url_problem"]
+
+
+def url_problem(text: str) -> str | None:
+    """Return why a text is no valid URL, as a clause; None for a valid one, and for a path.
+
+    Examples
+    --------
+    >>> from transferkit.sources.places import url_problem
+    >>> url_problem("http://[example.org/1.jpg")
+    'not a valid URL (Invalid IPv6 URL)'
+    """
+    try:
+        if is_url(text):
+            urlsplit(text)
+    except ValueError as error:
+        return f"not a valid URL ({error})"
+    return None
 
 
 def local_path(text: str) -> str:
@@ -59,6 +76,9 @@ class Places:
 
     def resolve(self, text: str) -> SourceImage:
         """Return the image of a path or URL; it is not checked whether it exists."""
+        problem = url_problem(text)
+        if problem is not None:
+            return UnreadableImage(text, problem)
         path = local_path(text)
         if self._is_remote and not is_url(path) and path == text:
             path = f"{self._folder}/{path.lstrip('/')}"
@@ -81,6 +101,8 @@ class Places:
         UnsupportedError
             If a package for it is missing.
         """
+        if url_problem(first) is not None:
+            return
         path = local_path(first)
         if is_url(path):
             self._remotes.of(path)

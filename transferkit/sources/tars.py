@@ -6,7 +6,9 @@ of extreme sizes are not read. What is before a damaged place is read.
 
 from __future__ import annotations
 
+import gzip
 import tarfile
+import zlib
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -29,7 +31,16 @@ from transferkit.support.tar_headers import LimitedHeader
 
 __all__ = ["LocalTar", "RemoteTar"]
 
-_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")
+_GZIP = b"\x1f\x8b"
+_COMPRESSED = (_GZIP, b"BZh", b"\xfd7zXZ")
+_DAMAGE = (
+    tarfile.TarError,
+    gzip.BadGzipFile,
+    zlib.error,
+    RemoteError,
+    EOFError,
+    ValueError,
+)
 
 
 class _Header(LimitedHeader):
@@ -94,6 +105,18 @@ class RemoteTar:
             yield from _images(self.url, cast("IO[bytes]", stream), None)
 
 
+class _Continued:
+    """A file that is read once, of which the first bytes were read already."""
+
+    def __init__(self, start: bytes, rest: IO[bytes]) -> None:
+        self._start = start
+        self._rest = rest
+
+    def read(self, size: int) -> bytes:
+        start, self._start = self._start[:size], self._start[size:]
+        return start + self._rest.read(size - len(start))
+
+
 def _images(source: str, file: IO[bytes], length: int | None) -> Iterator[SourceImage]:
     """Yield the images of an archive.
 
@@ -109,7 +132,13 @@ def _images(source: str, file: IO[bytes], length: int | None) -> Iterator[Source
     """
     number = 0
     try:
-        mode = "r|*" if length is None else "r:"
+        mode = "r:"
+        if length is None:
+            start = file.read(len(_GZIP))
+            mode, file = "r|*", cast("IO[bytes]", _Continued(start, file))
+            if start == _GZIP:
+                # The module tarfile does not compare its checksum.
+                mode, file = "r|", cast("IO[bytes]", gzip.GzipFile(fileobj=file, mode="rb"))
         with tarfile.open(fileobj=file, mode=mode, tarinfo=_Header) as archive:  # type: ignore[call-overload]
             while (member := archive.next()) is not None:
                 # Else all members are kept.
@@ -118,7 +147,11 @@ def _images(source: str, file: IO[bytes], length: int | None) -> Iterator[Source
                 if image is not None:
                     number += 1
                     yield image
-    except (tarfile.TarError, RemoteError, EOFError, ValueError) as error:
+        if isinstance(file, gzip.GzipFile):
+            # The checksum follows the end of the archive.
+            for _ in read_in_blocks(file):
+                pass
+    except _DAMAGE as error:
         reason = error.reason if isinstance(error, RemoteError) else str(error)
         yield UnreadableImage(
             source, f"damaged or truncated after {number:,} images: {reason or 'no reason given'}"

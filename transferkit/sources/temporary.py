@@ -25,9 +25,13 @@ class TemporaryContent:
     """
 
     def __init__(self) -> None:
-        self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed when collected
+        self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # until it is collected
         self._lock = threading.Lock()
         self.length = 0
+
+    def __del__(self) -> None:
+        # Else there is a ResourceWarning.
+        self._file.close()
 
     def append(self, block: bytes) -> int:
         """Write bytes at the end, before any are read, and return their number."""
