@@ -17,7 +17,6 @@ from transferkit.features.extraction import check_no_store
 from transferkit.images import Images, Skipped, count_images, list_labeled_images
 from transferkit.images.stream import source_name
 from transferkit.store import FeatureStore
-from transferkit.store.shards import encodable
 from transferkit.support.remote import is_url
 
 __all__ = [
@@ -135,7 +134,7 @@ def _labels_of_sources(sources: Sequence[str], y: LabelsOfSources) -> list[Hasha
 
 def _full_name(source: str) -> str:
     """Return a name of an image that does not depend on the working folder, as stores have it."""
-    return encodable(source if is_url(source) else os.path.abspath(source))
+    return source if is_url(source) else os.path.abspath(source)
 
 
 def _images_and_labels(
