@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from counting_backend import CountingBackend
 from samples import DEMO, NETWORK, colored, tiny_classifier, tiny_extractor
 from sklearn.model_selection import GridSearchCV, cross_validate
 
 from transferkit import Classifier, FeatureCache
 from transferkit.backends import Program
-from transferkit.backends.onnx.backend import OnnxRuntimeBackend
 from transferkit.classification import cached_fits
 from transferkit.classification.cached_fits import CachedFits
 from transferkit.classification.head_programs import find_embedding
@@ -26,32 +25,6 @@ Floats = npt.NDArray[np.float32]
 
 LABELS = np.array([0, 1, 2, 3] * 12)
 IMAGES = colored(LABELS, spread=120)
-
-
-class CountingBackend(OnnxRuntimeBackend):
-    """ONNX Runtime; each run of a network on images adds a byte for each image to a file."""
-
-    def __init__(self, file: Path) -> None:
-        super().__init__()
-        self.file = file
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (CountingBackend, (self.file,))
-
-    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        compiled = super().compile(function)
-
-        def run(*arrays: Floats) -> Any:
-            if arrays[0].shape[3:] == (3,):
-                descriptor = os.open(self.file, os.O_APPEND | os.O_CREAT | os.O_WRONLY)
-                os.write(descriptor, b"1" * len(arrays[0]))
-                os.close(descriptor)
-            return compiled(*arrays)
-
-        return run
-
-    def count(self) -> int:
-        return self.file.stat().st_size
 
 
 @pytest.fixture

@@ -21,9 +21,9 @@ from transferkit.cli import main
 
 CAT = DEMO / "cat.jpg"
 COMMANDS = (
-    "demo", "inspect", "fit", "evaluate", "compare", "predict", "extract", "show-layer",
-    "visualize", "attack", "networks", "layers", "backends", "download", "dataset", "restore",
-    "cache",
+    "demo", "inspect", "fit", "evaluate", "compare", "predict", "extract", "features",
+    "show-layer", "visualize", "attack", "networks", "layers", "backends", "download", "dataset",
+    "restore", "cache",
 )  # fmt: skip
 
 

@@ -111,10 +111,10 @@ def test_content_that_is_no_image_has_the_name():
         list(stream_batches([Named("a", "text")], SMALL, batch_size=1))
 
 
-def test_errors_of_other_types_are_not_skipped():
+def test_errors_of_other_types_are_those_of_the_image():
     images = [Named("a", error=ZeroDivisionError("a bug"))]
-    with pytest.raises(ZeroDivisionError, match="a bug"):
-        list(stream_batches(images, SMALL, batch_size=1, on_error="skip"))
+    with pytest.raises(ImageError, match=r"a: .*a bug"):
+        list(stream_batches(images, SMALL, batch_size=1))
 
 
 def test_a_stream_that_is_closed_early_leaves_no_thread():

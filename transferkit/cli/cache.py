@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["cache"]
 
 cache = typer.Typer(
-    help="List or remove downloaded weights and data sets, or cached features.",
+    help="List or remove cached weights, data sets and features.",
     no_args_is_help=True,
 )
 

@@ -53,7 +53,7 @@ def features(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Say what is in a store of features that 'transferkit extract' wrote.
+    """Describe and check a store of features.
 
     Prints the number of rows, the layers, and what they were computed with: network, weights,
     preprocessing, precision, backend and versions; and the images that were skipped.
