@@ -157,6 +157,8 @@ class Program:
             # What was compiled before the first digest may be older than it.
             if self._digests.get(key) != sha256:
                 self._compiled.clear()
+                # What was compiled may live on until its reference cycles are collected.
+                self._parameters.clear()
             self._digests[key] = sha256
 
     def to_native(self) -> object:

@@ -80,7 +80,8 @@ def _from_module(network: Network, layer: str, parameters: Sequence[str]) -> lis
             f"trainable is {shorten(layer)}, a layer without parameters of its own; choose one "
             "with parameters, or pass a function from the name of a parameter"
         )
-    head = network.node("logits").parameters
+    # There is no head yet when a name is checked before the probe is fitted.
+    head = network.node("logits").parameters if "logits" in network.layers else ()
     layers = dict.fromkeys(_layer_of(name) for name in parameters if name not in head)
     choices = ["head", "all", *filter(None, layers)]
     raise UnknownNameError("trainable layer", layer, choices, of=network.name)
