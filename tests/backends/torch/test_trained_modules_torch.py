@@ -32,6 +32,12 @@ BACKEND = get_backend("torch")
 LAYERS = ("stem", "depthwise", "embedding", "logits")
 
 
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Give modules the same random weights, whichever tests ran before."""
+    torch.manual_seed(0)
+
+
 class Net(nn.Module):
     def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()
