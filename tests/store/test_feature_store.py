@@ -161,6 +161,7 @@ def test_arrow_and_pandas_have_the_same_values(folder: Path, arrays: Any) -> Non
     for name in table.column_names:
         assert table[name].equals(expected[name])
     assert store.to_arrow(["map"]).column_names[-2:] == ["error", "map"]
+    pytest.importorskip("pandas")
     frame = store.to_pandas()
     assert frame.index.tolist() == list(store.sources)
     assert frame.columns[:2].tolist() == ["embedding_0", "embedding_1"]
