@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from transferkit.errors import FileFormatError, OutputError, ParameterError, shorten, shorten_path
-from transferkit.store import list_shards, read_metadata
+from transferkit.store import list_shards
 from transferkit.support.validation import check_integer
 
 __all__ = ["FITS", "CacheParameter", "CachedFeatures", "FeatureCache", "as_cache"]
@@ -142,7 +142,7 @@ class FeatureCache:
             num_images = num_bytes = 0
             for shard in list_shards(folder):
                 try:
-                    metadata = read_metadata(shard)
+                    metadata, _ = shard.read_metadata()
                     num_bytes += shard.path.stat().st_size
                 except (FileFormatError, OSError):
                     continue

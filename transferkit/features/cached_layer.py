@@ -23,7 +23,6 @@ from transferkit.store import (
     has_valid_digest,
     list_shards,
     read_arrays,
-    read_metadata,
     read_records,
 )
 from transferkit.support.arrow import import_arrow
@@ -251,7 +250,7 @@ class CachedLayer:
                 if not has_valid_digest(shard):
                     raise FileFormatError(f"{shard.path}: damaged")
                 self._valid.add(name)
-            shape = read_metadata(shard)["shapes"][_COLUMN]
+            shape = shard.read_metadata()[0]["shapes"][_COLUMN]
             array = np.concatenate(list(read_arrays(shard, _COLUMN))).reshape(-1, *shape)
         except (FileFormatError, OSError, KeyError) as error:
             self._forget(name)

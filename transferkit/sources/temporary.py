@@ -8,6 +8,8 @@ import tempfile
 import threading
 from typing import IO
 
+from transferkit.support.random_access import RandomAccessFile
+
 __all__ = ["TemporaryContent"]
 
 
@@ -45,7 +47,7 @@ class TemporaryContent:
     def open(self) -> io.BufferedReader:
         """Return a file object for reading, with a position of its own."""
         self.flush()
-        return io.BufferedReader(_View(self))
+        return io.BufferedReader(RandomAccessFile(self.read_at, self.length))
 
     def read_at(self, position: int, size: int) -> bytes:
         """Return at most ``size`` bytes from a position."""
@@ -55,30 +57,3 @@ class TemporaryContent:
         with self._lock:
             self._file.seek(position)
             return self._file.read(size)
-
-
-class _View(io.RawIOBase):
-    def __init__(self, content: TemporaryContent) -> None:
-        super().__init__()
-        self._content = content
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        begin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._content.length}
-        self._position = max(0, begin[whence] + offset)
-        return self._position
-
-    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
-        block = self._content.read_at(self._position, len(buffer))
-        buffer[: len(block)] = block
-        self._position += len(block)
-        return len(block)

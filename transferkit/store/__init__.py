@@ -13,7 +13,6 @@ from transferkit.store.shards import (
     has_valid_digest,
     list_shards,
     read_arrays,
-    read_metadata,
     read_records,
 )
 from transferkit.store.verification import verify_store
@@ -28,7 +27,6 @@ __all__ = [
     "has_valid_digest",
     "list_shards",
     "read_arrays",
-    "read_metadata",
     "read_records",
     "verify_store",
 ]

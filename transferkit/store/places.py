@@ -27,6 +27,7 @@ from transferkit.support.atomic_write import (
     sync_folder,
     write_atomically,
 )
+from transferkit.support.random_access import RandomAccessFile
 from transferkit.support.remote import (
     RemoteError,
     check_scheme,
@@ -335,7 +336,11 @@ class RemotePlace(Place):
             return int(system.info(path)["size"])
 
         length = self._reading(size, name)
-        return io.BufferedReader(_RemoteFile(self, name, length), _BLOCK)
+
+        def read_at(position: int, size: int) -> bytes:
+            return self.read(name, position, position + size)
+
+        return io.BufferedReader(RandomAccessFile(read_at, length), _BLOCK)
 
     def read(self, name: str, begin: int, end: int) -> bytes:
         """Return the bytes from ``begin`` to ``end - 1`` of a file.
@@ -469,37 +474,3 @@ class RemotePlace(Place):
 
 def _local_file(part: str) -> Path:
     return Path(tempfile.gettempdir(), f"transferkit{part}")
-
-
-class _RemoteFile(io.RawIOBase):
-    """A file on a server, of which every piece is a request, and tried several times."""
-
-    def __init__(self, place: RemotePlace, name: str, length: int) -> None:
-        super().__init__()
-        self._place = place
-        self._name = name
-        self._length = length
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._length}
-        self._position = max(0, start[whence] + offset)
-        return self._position
-
-    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
-        end = min(self._position + len(buffer), self._length)
-        if end <= self._position:
-            return 0
-        content = self._place.read(self._name, self._position, end)
-        buffer[: len(content)] = content
-        self._position = end
-        return len(content)

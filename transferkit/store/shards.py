@@ -53,7 +53,6 @@ __all__ = [
     "list_shards",
     "part_name",
     "read_arrays",
-    "read_metadata",
     "read_records",
 ]
 
@@ -166,7 +165,14 @@ class Shard:
         return file
 
     def read_metadata(self) -> tuple[Mapping[str, Any], int]:
-        """Return the metadata that was given to `ShardWriter`, and the number of rows.
+        """Return the metadata, and the number of rows.
+
+        Returns
+        -------
+        metadata : mapping
+            ``shapes``, the name of each layer to its shape, and what was given to `ShardWriter`.
+        num_rows : int
+            The number of rows, those of skipped images included.
 
         Raises
         ------
@@ -606,22 +612,6 @@ def read_records(shard: Shard, columns: Sequence[str] = RECORD_COLUMNS) -> Itera
         If the shard is damaged.
     """
     return _batches(shard, columns)
-
-
-def read_metadata(shard: Shard) -> dict[str, Any]:
-    """Return the metadata of a shard: ``shapes``, layer to shape, and what its writer added.
-
-    Raises
-    ------
-    FileFormatError
-        If the shard is damaged.
-    """
-    with shard.open() as file:
-        try:
-            metadata: dict[str, Any] = dict(json.loads(file.schema_arrow.metadata[_KEY]))
-        except ValueError as error:
-            raise _damaged(shard, error) from error
-    return metadata
 
 
 def _batches(shard: Shard, columns: Sequence[str]) -> Iterator[Any]:

@@ -171,6 +171,7 @@ def _quantize_weights(
         tensor = dequantize(values, step)
         tensors.append(tensor)
         for part, constant in zip((name, f"{name}.scale"), tensor.inputs, strict=False):
-            assert constant is not None
-            constants[part] = constant
+            # None would be an optional input of an operator that is left out.
+            if constant is not None:
+                constants[part] = constant
     return tensors, constants
