@@ -133,7 +133,7 @@ class CachedLayer:
             If the folder cannot be read.
         """
         with self._lock:
-            shards = {shard.path.name: shard for shard in self._list()}
+            shards = {shard.name: shard for shard in self._list()}
             for name in self._digests.keys() - shards.keys():
                 self._forget(name)
             for name in shards.keys() - self._digests.keys():
@@ -231,16 +231,16 @@ class CachedLayer:
         except FileFormatError as error:
             self._examine(shard, error)
             return
-        self._digests[shard.path.name] = digests
+        self._digests[shard.name] = digests
         for row, sha256 in enumerate(digests):
             known = self._places.get(sha256)
             # Of an image that was computed twice, every process takes the same features.
-            if known is None or shard.path.name < known[0].path.name:
+            if known is None or shard.name < known[0].name:
                 self._places[sha256] = (shard, row)
 
     def _load(self, shard: Shard) -> Floats | None:
         """Return the features in a shard; None, and forget the shard, if it cannot be read."""
-        name = shard.path.name
+        name = shard.name
         if name in self._loaded:
             self._loaded.move_to_end(name)
             return self._loaded[name]
@@ -270,7 +270,7 @@ class CachedLayer:
 
     def _read_row(self, shard: Shard, row: int) -> Floats | None:
         """Return a row of a shard that was read before, if it is not in memory any more."""
-        name = shard.path.name
+        name = shard.name
         known = self._pieces.get(name)
         if known is None or name in self._loaded:
             return None
@@ -297,7 +297,7 @@ class CachedLayer:
         """Forget the images of a shard, if they are not in another one too."""
         for sha256 in self._digests.pop(name, ()):
             place = self._places.get(sha256)
-            if place is not None and place[0].path.name == name:
+            if place is not None and place[0].name == name:
                 del self._places[sha256]
         self._loaded.pop(name, None)
         self._valid.discard(name)
@@ -340,7 +340,7 @@ class CachedLayer:
         by_shape: dict[tuple[int, ...], dict[bytes, NewFeatures]] = {}
         joined: list[Shard] = []
         for shard in small:
-            digests = self._digests.get(shard.path.name, ())
+            digests = self._digests.get(shard.name, ())
             array = self._load(shard)
             if array is None:
                 continue

@@ -8,7 +8,7 @@ import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from collections.abc import Set as AbstractSet
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol, Self, TypeAlias, cast
@@ -569,6 +569,9 @@ class _ReadAhead:
     def __iter__(self) -> Iterator[tuple[int, str, Future[_Pixels]]]:
         self.fill()
         while self._pending:
+            if not self._pending[0][2].done():
+                # To be woken for every image would slow down the threads that read.
+                wait([self._pending[len(self._pending) // 4][2]])
             yield self._pending.popleft()
             self.fill()
         if self._failure is not None:
