@@ -42,12 +42,12 @@ def test_json_has_everything(store: Path) -> None:
 
 
 def test_damage_is_found(store: Path) -> None:
-    assert "verified: 3 files, none damaged" in run("features", store, "--verify").stdout
+    assert "verified: 3 files, none damaged or missing" in run("features", store, "--verify").stdout
     path = max(store.glob("shard-*"))
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     result = run("features", store, "--verify")
     assert result.exit_code == 1
-    assert "error: 1 damaged file:" in result.stderr
+    assert "error: 1 damaged or missing file:" in result.stderr
     assert f"  {path.name}: the content is not what was written" in result.stderr
 
 

@@ -40,7 +40,7 @@ def features(
         bool,
         typer.Option(
             "--verify",
-            help="Read every file and compare it with its digest; exit with 1 if any is damaged.",
+            help="Compare every file with its digest; exit with 1 if any is damaged or missing.",
         ),
     ] = False,
     base: Annotated[
@@ -69,7 +69,8 @@ def features(
     else:
         _print(store)
         if verify:
-            print_line(f"verified: {format_count(len(store.shards), 'file')}, none damaged")
+            number = format_count(len(store.shards), "file")
+            print_line(f"verified: {number}, none damaged or missing")
         print_some_skipped(store.skipped, None)
 
 
@@ -80,7 +81,7 @@ def _verify(folder: Path | str) -> None:
     problems = verify_store(folder)
     if not problems:
         return
-    print_warning(f"error: {format_count(len(problems), 'damaged file')}:")
+    print_warning(f"error: {format_count(len(problems), 'damaged or missing file')}:")
     for problem in problems:
         print_warning(f"  {problem}")
     print_warning("the next 'transferkit extract' with the same settings repairs this")
