@@ -38,8 +38,8 @@ class TorchTable(Table[Tensor]):
     def asarray(self, array: npt.ArrayLike) -> Tensor:
         # All computations begin with a tensor from here.
         check_not_forked(self.device)
-        if self.device.type != "cpu" and np.ndim(array) == 0:
-            # Unlike a copy, this does not wait for the device.
+        if np.ndim(array) == 0:
+            # Unlike a copy, this does not wait for the device; on a CPU it is faster, too.
             with torch.inference_mode(False):
                 return torch.full((), float(array), dtype=self.dtype, device=self.device)  # type: ignore[arg-type]
         # PyTorch warns of read-only memory, so read-only arrays are copied.
