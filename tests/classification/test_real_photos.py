@@ -1,7 +1,8 @@
 """Accuracy of classifiers on real photos, and parity of their predictions between backends.
 
 Features are computed once for each backend, and `fit_head` is called directly. Other tests
-show that `Classifier` does the same.
+show that `Classifier` does the same. The accuracy is measured on one backend: the predictions of
+the others are the same.
 """
 
 from __future__ import annotations
@@ -27,10 +28,20 @@ class Part(NamedTuple):
 
 
 @cache
-def part(folder: Path, backend: str) -> Part:
-    paths, labels = list_labeled_images(folder)
-    found = FeatureExtractor("mobilenet_v2", backend=backend).transform(paths)
-    return Part(found / np.linalg.norm(found, axis=1, keepdims=True), np.asarray(labels))
+def part(folder: Path, backend: str, number: int | None = None) -> Part:
+    """Return all photos, or ``number`` of each class, sampled with a fixed seed."""
+    paths, names = list_labeled_images(folder)
+    labels = np.asarray(names)
+    generator = np.random.default_rng(0)
+    rows = np.concatenate(
+        [
+            generator.permutation(np.flatnonzero(labels == name))[:number]
+            for name in np.unique(labels)
+        ]
+    )
+    chosen = [paths[row] for row in rows]
+    found = FeatureExtractor("mobilenet_v2", backend=backend).transform(chosen)
+    return Part(found / np.linalg.norm(found, axis=1, keepdims=True), labels[rows])
 
 
 def train(chosen: Part, test: Part) -> npt.NDArray[np.str_]:
@@ -41,24 +52,11 @@ def train(chosen: Part, test: Part) -> npt.NDArray[np.str_]:
     return classes[(test.embeddings @ weight.T + bias).argmax(axis=1)]
 
 
-def some(whole: Part, number: int) -> Part:
-    """Return ``number`` photos of each class, sampled with a fixed seed."""
-    generator = np.random.default_rng(0)
-    rows = np.concatenate(
-        [
-            generator.permutation(np.flatnonzero(whole.labels == name))[:number]
-            for name in np.unique(whole.labels)
-        ]
-    )
-    return Part(whole.embeddings[rows], whole.labels[rows])
-
-
 @cache
 def predictions(folder: Path, name: str, backend: str, number: int | None) -> Part:
     """Return the test photos with their predicted labels."""
-    whole, test = (part(folder / name / which, backend) for which in ("train", "test"))
-    predicted = train(whole if number is None else some(whole, number), test)
-    return Part(test.embeddings, predicted)
+    test = part(folder / name / "test", backend)
+    return Part(test.embeddings, train(part(folder / name / "train", backend, number), test))
 
 
 CASES = [
@@ -69,28 +67,21 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "number", "minimum"), CASES)
-def test_accuracy(
-    data_folder: Path, backend: Backend, name: str, number: int | None, minimum: float
-) -> None:
-    test = part(data_folder / name / "test", backend.name)
-    predicted = predictions(data_folder, name, backend.name, number)
+def test_accuracy(data_folder: Path, name: str, number: int | None, minimum: float) -> None:
+    test = part(data_folder / name / "test", "onnxruntime")
+    predicted = predictions(data_folder, name, "onnxruntime", number)
     accuracy = np.mean(predicted.labels == test.labels)
-    print(f", accuracy {accuracy:.4f} on {len(test.labels)} with {backend.name}")  # noqa: T201
+    print(f", accuracy {accuracy:.4f} on {len(test.labels)}")  # noqa: T201
     assert accuracy >= minimum
 
 
-@pytest.mark.parametrize(("name", "number", "minimum"), CASES)
+@pytest.mark.parametrize(("name", "number"), [("cats_dogs", 100), ("pets", None)])
 def test_parity_of_predictions(
-    data_folder: Path,
-    backend_pair: tuple[Backend, Backend],
-    name: str,
-    number: int | None,
-    minimum: float,
+    data_folder: Path, backend_pair: tuple[Backend, Backend], name: str, number: int | None
 ) -> None:
     first, second = (
         predictions(data_folder, name, backend.name, number) for backend in backend_pair
     )
     differing = np.flatnonzero(first.labels != second.labels)
     print(f", {len(differing)} of {len(first.labels)} differ")  # noqa: T201
-    assert minimum < 1
     assert len(differing) == 0

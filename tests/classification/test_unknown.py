@@ -229,8 +229,8 @@ SETS = ["cats_dogs", "pets", "trashnet", "textures", "characters"]
 
 
 @pytest.fixture(scope="module")
-def sets(data_folder: Path, backend: Backend) -> dict[str, Set]:
-    extractor = FeatureExtractor("mobilenet_v2", backend=backend, batch_size=32)
+def sets(data_folder: Path) -> dict[str, Set]:
+    extractor = FeatureExtractor("mobilenet_v2", backend="onnxruntime", batch_size=32)
     found = {}
     for name in SETS:
         parts = []

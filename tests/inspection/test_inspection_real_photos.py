@@ -9,7 +9,6 @@ import numpy as np
 from PIL import Image
 
 from transferkit import inspect_images
-from transferkit.backends import Backend
 from transferkit.datasets import LabelledImages, from_folder
 from transferkit.images import list_images, read_image
 
@@ -30,9 +29,7 @@ def changed(photo: Image.Image, change: int, generator: np.random.Generator) -> 
     return photo
 
 
-def test_changed_copies_among_breeds_are_found(
-    data_folder: Path, tmp_path: Path, backend: Backend
-) -> None:
+def test_changed_copies_among_breeds_are_found(data_folder: Path, tmp_path: Path) -> None:
     """Of training photos, in the test split; no different photos of one breed are found."""
     generator = np.random.default_rng(0)
     for split in ("train", "test"):
@@ -50,21 +47,21 @@ def test_changed_copies_among_breeds_are_found(
         change = index % 5
         changed(photo, change, generator).save(target, quality=50 if change == 0 else 90)
         expected[str(target)] = str(paths[row])
-    found = inspect_images(tmp_path, backend=backend, kinds=["leak", "near-duplicate"])
+    found = inspect_images(tmp_path, backend="onnxruntime", kinds=["leak", "near-duplicate"])
     assert {finding.file: finding.related for finding in found.of_kind("leak")} == expected
     assert found.of_kind("near-duplicate") == []
 
 
-def test_wrong_labels_of_cats_and_dogs_are_ranked_first(
-    data_folder: Path, backend: Backend
-) -> None:
+def test_wrong_labels_of_cats_and_dogs_are_ranked_first(data_folder: Path) -> None:
     data = from_folder(data_folder / "cats_dogs" / "test")
-    clean = inspect_images(data, backend=backend, kinds=["label"])
+    clean = inspect_images(data, backend="onnxruntime", kinds=["label"])
     assert len(clean.findings) <= 0.01 * len(data)
     wrong = np.random.default_rng(0).permutation(len(data))[: len(data) // 20]
     labels = data.labels.copy()
     labels[wrong] = np.where(labels[wrong] == "cat", "dog", "cat")
-    found = inspect_images(LabelledImages(data.images, labels), backend=backend, kinds=["label"])
+    found = inspect_images(
+        LabelledImages(data.images, labels), backend="onnxruntime", kinds=["label"]
+    )
     first = {finding.file for finding in found.label_ranking[: round(0.07 * len(data))]}
     sources = [data.sources[row] for row in wrong]
     assert sum(source in first for source in sources) >= 0.8 * len(wrong)
