@@ -196,22 +196,23 @@ def _bracket_threshold(
     ``measure`` decreases as the threshold grows. It is at most ``limit`` at the upper bound and
     not at the lower one, unless it is at 0: then both bounds are 0.
     """
+    half, one = table.asarray(0.5), table.asarray(1.0)
     high = table.max(magnitudes, axes=_AXES, keepdims=True)
     # Where a threshold of 0 is enough, it must be 0: what is within the ball stays unchanged.
     low = table.multiply(high, table.asarray(0.0))
-    fits = _at_most_mask(table, measure(low), limit)
-    high = table.multiply(high, table.subtract(table.asarray(1.0), fits))
+    high = table.multiply(high, _above_mask(table, measure(low), limit))
     for _ in range(_BISECTION_STEPS):
-        middle = table.multiply(table.add(low, high), table.asarray(0.5))
-        fits = _at_most_mask(table, measure(middle), limit)
-        low, high = where(table, fits, low, middle), where(table, fits, middle, high)
+        middle = table.multiply(table.add(low, high), half)
+        above = _above_mask(table, measure(middle), limit)
+        fits = table.subtract(one, above)
+        low = table.add(table.multiply(fits, low), table.multiply(above, middle))
+        high = table.add(table.multiply(fits, middle), table.multiply(above, high))
     return low, high
 
 
-def _at_most_mask(table: Table[Any], x: Any, limit: Any) -> Any:
-    """Return 1 where ``x <= limit``, else 0."""
-    excess = table.relu(table.sign(table.subtract(x, limit)))
-    return table.subtract(table.asarray(1.0), excess)
+def _above_mask(table: Table[Any], x: Any, limit: Any) -> Any:
+    """Return 1 where ``x > limit``, else 0."""
+    return table.relu(table.sign(table.subtract(x, limit)))
 
 
 def _at_least(table: Table[Any], x: Any, low: float) -> Any:
