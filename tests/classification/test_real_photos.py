@@ -1,8 +1,8 @@
 """Accuracy of classifiers on real photos, and parity of their predictions between backends.
 
 Features are computed once for each backend, and `fit_head` is called directly. Other tests
-show that `Classifier` does the same. The accuracy is measured on one backend: the predictions of
-the others are the same.
+show that `Classifier` does the same. The accuracy is measured on one backend, with whose
+predictions those of the others are compared.
 """
 
 from __future__ import annotations

@@ -205,6 +205,7 @@ def _bracket_threshold(
         middle = table.multiply(table.add(low, high), half)
         above = _above_mask(table, measure(middle), limit)
         fits = table.subtract(one, above)
+        # As `where` does, with one complement of the mask for both.
         low = table.add(table.multiply(fits, low), table.multiply(above, middle))
         high = table.add(table.multiply(fits, middle), table.multiply(above, high))
     return low, high
