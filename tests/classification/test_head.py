@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -118,3 +120,10 @@ def test_identical_images_give_equal_probabilities() -> None:
     embeddings = np.full((6, 4), 0.5, np.float32)
     weight, bias, *_ = fit_head(embeddings, np.array([0, 1, 0, 1, 0, 1]), C=None, seed=0)
     np.testing.assert_allclose(probabilities(embeddings, weight, bias), 0.5, atol=1e-3)
+
+
+def test_few_images_of_each_of_many_classes_are_no_reason_to_warn() -> None:
+    embeddings, labels = problem(60, 20, 30, seed=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit_head(embeddings, labels, C=None, seed=0)

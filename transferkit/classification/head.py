@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -91,11 +94,12 @@ def fit_head(
     X, axes = _project(embeddings - mean, num_logits * num_fits)
     # With C given, the result is exactly that of scikit-learn: probabilities as well.
     chosen, accuracy, temperature = C, None, 1.0
-    if chosen is None:
-        chosen, accuracy, held_out = _choose_C(X, labels, seed, sample_weight)
-        temperature = fit_temperature(held_out, labels, sample_weight)
-    regression = _regression(chosen, _FINAL_TOLERANCE, X.shape, num_logits)
-    regression.fit(X, labels, sample_weight)
+    with _few_images_of_each_class():
+        if chosen is None:
+            chosen, accuracy, held_out = _choose_C(X, labels, seed, sample_weight)
+            temperature = fit_temperature(held_out, labels, sample_weight)
+        regression = _regression(chosen, _FINAL_TOLERANCE, X.shape, num_logits)
+        regression.fit(X, labels, sample_weight)
     weight, intercept = regression.coef_, regression.intercept_
     if num_logits == 1:
         weight = np.concatenate([-weight / 2, weight / 2])
@@ -153,6 +157,17 @@ def make_folds(labels: npt.NDArray[np.intp], seed: int) -> StratifiedKFold:
     """
     number = min(_MAX_FOLDS, int(np.bincount(labels).min()))
     return StratifiedKFold(number, shuffle=True, random_state=seed)
+
+
+@contextmanager
+def _few_images_of_each_class() -> Iterator[None]:
+    """Leave out the warning that the labels, if nearly all differ, may be those of a regression.
+
+    They are class indices, and scikit-learn warns in each of the fits.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        yield
 
 
 def _choose_C(  # noqa: N802
