@@ -27,6 +27,7 @@ from transferkit import (
     list_labeled_images,
 )
 from transferkit.backends import Backend, Program
+from transferkit.classification.fine_tuning import trainer
 from transferkit.classification.fine_tuning.candidates import (
     AVERAGE,
     EPOCH,
@@ -47,6 +48,7 @@ from transferkit.classification.fine_tuning.trainable import (
     find_trained,
     learning_rate_factors,
 )
+from transferkit.classification.fine_tuning.trainer import score_logits
 from transferkit.datasets import from_folder
 from transferkit.errors import (
     ArgumentTypeError,
@@ -102,14 +104,28 @@ def test_training_lowers_the_loss(differentiable: Backend) -> None:
     assert history.epochs[-1].loss < 0.8 * history.epochs[0].loss
 
 
-def test_the_best_on_the_validation_images_is_kept(differentiable: Backend) -> None:
+def test_the_best_on_the_validation_images_is_kept(
+    differentiable: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores: list[Score] = []
+
+    def record(*arguments: Any) -> Score:
+        scores.append(score_logits(*arguments))
+        return scores[-1]
+
+    monkeypatch.setattr(trainer, "score_logits", record)
     history = fitted(differentiable, epochs=3, swa=True, soup=2, interpolation=()).history_
     assert history is not None
-    best = max(
-        history.candidates,
-        key=lambda entry: (entry.validation_accuracy, -entry.validation_loss),  # type: ignore[operator]
-    )
-    assert history.best == best.name
+    of_candidates = [
+        next(score for score in scores if score.loss == entry.validation_loss)
+        for entry in history.candidates
+    ]
+    best, lowest = 0, of_candidates[0].accuracy
+    for index, score in enumerate(of_candidates):
+        if score.accuracy >= lowest and score.is_better_than(of_candidates[best]):
+            best = index
+    assert best > 0
+    assert history.best == history.candidates[best].name
     names = [entry.name for entry in history.candidates]
     assert names[:3] == ["probe", "epoch 1", "moving average after epoch 1"]
     assert "mean of the last 2 epochs" in names
@@ -788,26 +804,78 @@ def test_what_is_kept_of_all_images_is_of_the_kind_of_the_best(
     assert_same_network(fitted(differentiable, validation=None, **settings), again)
 
 
+def score_of(accuracy: float, loss: float, calibrated_loss: float | None = None) -> Score:
+    return Score(accuracy, -loss, loss if calibrated_loss is None else calibrated_loss, 0.05)
+
+
 def test_candidates_know_the_kind_of_the_best() -> None:
     candidates = Candidates(0)
     kinds = []
-    candidates.add("probe", Score(0.5, -1.0, 1.0), None)
-    candidates.add_epoch(1, Score(0.6, -1.0, 1.0), _weights(1.0))
+    candidates.add("probe", score_of(0.5, 1.0), None)
+    candidates.add_epoch(1, score_of(0.6, 1.0), _weights(1.0))
     kinds.append(candidates.kind)
-    candidates.add("moving average", Score(0.7, -1.0, 1.0), _weights(1.0), AVERAGE)
-    candidates.add_epoch(2, Score(0.6, -1.0, 1.0), _weights(1.0))
+    candidates.add("moving average", score_of(0.7, 1.0), _weights(1.0), AVERAGE)
+    candidates.add_epoch(2, score_of(0.6, 1.0), _weights(1.0))
     kinds.append(Candidates.from_dict(0, *candidates.to_dict()).kind)
     candidates.mean.add(_weights(2.0))
-    candidates.add_averages(lambda _: Score(0.8, -1.0, 1.0), _weights(0.0), "probe", (0.5,))
+    candidates.add_averages(lambda _: score_of(0.8, 1.0), _weights(0.0), "probe", (0.5,))
     kinds.append(candidates.kind)
     assert kinds == [EPOCH, AVERAGE, MEAN]
 
 
 def test_weights_without_finite_logits_are_not_kept() -> None:
     candidates = Candidates(0)
-    candidates.add("probe", Score(0.2, -1.0, 1.0), None)
-    candidates.add_epoch(1, Score(0.4, -math.nan, math.nan), _weights(math.inf))
+    candidates.add("probe", score_of(0.2, 1.0), None)
+    candidates.add_epoch(1, score_of(0.4, math.nan), _weights(math.inf))
     assert candidates.choose("probe", None) == ("probe", None)
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [
+        ([score_of(0.80, 1.0), score_of(0.84, 1.1)], 0),
+        ([score_of(0.80, 1.0), score_of(0.86, 1.1)], 1),
+        ([score_of(0.80, 1.0), score_of(0.80, 0.9)], 1),
+        ([score_of(0.80, 1.0), score_of(0.80, 2.0, 0.9)], 1),
+        ([score_of(0.80, 1.0, 0.0), score_of(0.80, 0.9, 0.0)], 1),
+        ([score_of(0.80, 1.0), score_of(0.78, 0.5)], 0),
+        ([score_of(0.80, 1.0), score_of(0.88, 0.9), score_of(0.84, 0.8)], 2),
+        ([score_of(0.80, 1.0), score_of(0.90, 0.9), score_of(0.84, 0.8)], 1),
+        ([score_of(0.80, 1.0), score_of(0.88, 0.9), score_of(0.92, 1.0)], 1),
+    ],
+    ids=[
+        "more accurate by chance",
+        "more accurate",
+        "lower loss",
+        "lower loss after temperature scaling",
+        "lower loss only without temperature scaling",
+        "less accurate than the first",
+        "less accurate by chance",
+        "less accurate",
+        "greater loss",
+    ],
+)
+def test_the_loss_decides_unless_accuracies_differ(scores: list[Score], best: int) -> None:
+    candidates = Candidates(0)
+    candidates.add("probe", scores[0], None)
+    for epoch, score in enumerate(scores[1:], 1):
+        candidates.add_epoch(epoch, score, _weights(epoch))
+    assert candidates.best is not None
+    assert candidates.best[:2] == (["probe", "epoch 1", "epoch 2"][best], scores[best])
+
+
+def test_the_standard_error_of_the_accuracy() -> None:
+    logits = np.zeros((400, 2))
+    classes = np.arange(400) % 4 // 3
+    score = score_logits(logits, classes, np.ones(400))
+    assert score.accuracy == 0.75
+    assert score.standard_error == pytest.approx(math.sqrt(0.75 * 0.25 / 400), rel=0.01)
+    # Images with a weight of nearly 0 tell nothing.
+    weights = np.repeat([2.0, 1e-9], 200)
+    score = score_logits(logits, classes, weights)
+    assert score.standard_error == pytest.approx(math.sqrt(0.75 * 0.25 / 200), rel=0.01)
+    right = score_logits(logits, np.zeros(400, int), np.ones(400))
+    assert (right.accuracy, right.standard_error > 0) == (1, True)
 
 
 def test_an_interpolation_is_repeated_on_all_images(
@@ -889,7 +957,7 @@ def _weights(value: float) -> dict[str, npt.NDArray[Any]]:
 def test_a_soup_takes_only_what_improves_it(second: float, expected: str) -> None:
     # The accuracy is best at 1; epoch 1 is at 1.5.
     def evaluate(weights: Any) -> Score:
-        return Score(0.5, -abs(float(weights["w"][0]) - 1), 0.0)
+        return score_of(0.5, abs(float(weights["w"][0]) - 1))
 
     candidates = Candidates(2)
     for epoch, value in enumerate((1.5, second), 1):
@@ -903,16 +971,16 @@ def test_a_soup_takes_only_what_improves_it(second: float, expected: str) -> Non
 @pytest.mark.parametrize(
     ("half", "expected"),
     [
-        (Score(0.6, -9.0, 0.5), "0.5 of the way from probe to epoch 1"),
-        (Score(0.6, -0.1, 0.7), "epoch 1"),
-        (Score(0.5, -0.1, 0.5), "epoch 1"),
+        (score_of(0.78, 9.0, 0.5), "0.5 of the way from probe to epoch 1"),
+        (score_of(0.78, 0.1, 0.7), "epoch 1"),
+        (score_of(0.74, 0.1, 0.5), "epoch 1"),
     ],
-    ids=["lower", "lower only without calibration", "less accurate than the probe"],
+    ids=["lower", "lower only without calibration", "less accurate"],
 )
 def test_weights_on_the_way_need_a_lower_calibrated_loss(half: Score, expected: str) -> None:
     candidates = Candidates(0)
-    candidates.add("probe", Score(0.6, -1.0, 1.0), None)
-    candidates.add_epoch(1, Score(0.8, -0.9, 0.6), _weights(1.0))
+    candidates.add("probe", score_of(0.6, 1.0), None)
+    candidates.add_epoch(1, score_of(0.8, 0.9, 0.6), _weights(1.0))
     seen: list[float] = []
 
     def evaluate(weights: Any) -> Score:
@@ -935,8 +1003,8 @@ def test_half_way_is_compared_by_default(differentiable: Backend) -> None:
 
 def test_candidates_survive_a_checkpoint() -> None:
     candidates = Candidates(1)
-    candidates.add("probe", Score(0.5, -1.0, 1.0), None)
-    candidates.add_epoch(1, Score(0.6, -0.9, 0.9), _weights(1.0))
+    candidates.add("probe", score_of(0.5, 1.0), None)
+    candidates.add_epoch(1, score_of(0.6, 0.9), _weights(1.0))
     candidates.mean.add(_weights(2.0))
     data, groups = candidates.to_dict()
     restored = Candidates.from_dict(1, json.loads(json.dumps(data)), groups)

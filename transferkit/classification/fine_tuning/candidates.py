@@ -36,7 +36,9 @@ MEAN = "mean"
 
 @dataclass(frozen=True, order=True)
 class Score:
-    """How good some weights are on the validation images; a greater one is better.
+    """How good some weights are on the validation images.
+
+    The order is that of the accuracy, and of the loss if the accuracy is equal.
 
     Attributes
     ----------
@@ -46,16 +48,45 @@ class Score:
         Minus the weighted mean of the cross-entropy.
     calibrated_loss
         That mean after temperature scaling.
+    standard_error
+        That of the accuracy.
     """
 
     accuracy: float
     negative_loss: float
     calibrated_loss: float = field(compare=False)
+    standard_error: float = field(compare=False)
 
     @property
     def loss(self) -> float:
         """The weighted mean of the cross-entropy."""
         return -self.negative_loss
+
+    def is_better_than(self, other: Score) -> bool:
+        """Return whether this score is better than another one on the same images.
+
+        It is if the accuracy is higher by more than its standard error or, if the difference is
+        smaller, if the loss after temperature scaling is lower. Of many weights with nearly the
+        same accuracy on a few images, the most accurate ones are so by chance; the loss tells
+        more.
+
+        Examples
+        --------
+        >>> from transferkit.classification.fine_tuning.candidates import Score
+        >>> one, two = Score(0.90, -0.3, 0.30, 0.05), Score(0.92, -0.5, 0.40, 0.05)
+        >>> one.is_better_than(two)
+        True
+        >>> one.is_better_than(Score(0.98, -0.5, 0.40, 0.02))
+        False
+        """
+        # Logits that are not finite may still have their maximum at the right class.
+        if not math.isfinite(self.loss):
+            return False
+        difference = self.accuracy - other.accuracy
+        if abs(difference) > other.standard_error:
+            return difference > 0
+        # If no image is classified wrongly, some temperature makes any loss 0.
+        return (self.calibrated_loss, self.loss) < (other.calibrated_loss, other.loss)
 
 
 @dataclass
@@ -129,11 +160,19 @@ class Candidates:
     kind: str = EPOCH
 
     def add(self, name: str, score: Score, weights: Weights | None, kind: str = EPOCH) -> None:
-        """Add a candidate; it becomes the best one if it is better than those before."""
+        """Add a candidate; it becomes the best one if it is better than those before.
+
+        None with a lower accuracy than the first one does.
+        """
         self.records.append(Candidate(name, score.loss, score.accuracy))
-        # Logits that are not finite may still have their maximum at the right class.
-        if self.best is None or (score > self.best[1] and math.isfinite(score.loss)):
+        if self._is_best(score):
             self.best, self.kind = (name, score, weights), kind
+
+    def _is_best(self, score: Score) -> bool:
+        if self.best is None:
+            return True
+        lowest = self.records[0].validation_accuracy or 0.0
+        return score.accuracy >= lowest and score.is_better_than(self.best[1])
 
     def add_epoch(self, epoch: int, score: Score, weights: Weights) -> None:
         """Add the weights after an epoch (counted from 1)."""
@@ -152,10 +191,6 @@ class Candidates:
     ) -> None:
         """Add the averages over epochs, and weights between the start and the best ones.
 
-        Weights between them become the best if their loss after temperature scaling is lower and
-        their accuracy is not below that of the start. A few validation images often have the
-        same accuracy, whereas the loss tells more.
-
         Parameters
         ----------
         evaluate
@@ -172,18 +207,16 @@ class Candidates:
             self.add(name, evaluate(self.mean.mean), self.mean.mean, MEAN)
         if len(self.epochs) > 1:
             self._add_soup(evaluate)
-        best_name, lowest, best = self.best
+        best_name, _, best = self.best
         if best is None:
             return
-        accuracy_of_start = self.records[0].validation_accuracy or 0.0
         for fraction in fractions:
             weights = interpolate(start, best, fraction)
             name = f"{fraction:g} of the way from {start_name} to {best_name}"
             score = evaluate(weights)
             self.records.append(Candidate(name, score.loss, score.accuracy))
-            is_lower = score.calibrated_loss < lowest.calibrated_loss
-            if is_lower and score.accuracy >= accuracy_of_start:
-                self.best, self.fraction, lowest = (name, score, weights), fraction, score
+            if self._is_best(score):
+                self.best, self.fraction = (name, score, weights), fraction
 
     def _add_soup(self, evaluate: Callable[[Weights], Score]) -> None:
         """Average the best epochs greedily: one is left out if the mean becomes worse with it."""

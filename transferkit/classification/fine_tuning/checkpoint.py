@@ -20,7 +20,7 @@ __all__ = ["Checkpoint", "CheckpointFolder"]
 Array: TypeAlias = npt.NDArray[Any]
 
 # The number changes with what a checkpoint holds.
-_FORMAT = "transferkit.fine_tuning.checkpoint.2"
+_FORMAT = "transferkit.fine_tuning.checkpoint.3"
 _FILE = "checkpoint.safetensors"
 _SEPARATOR = "|"
 

@@ -46,7 +46,9 @@ class FineTuning(BaseEstimator):  # type: ignore[misc]
     The head is fitted first, to the frozen network; then both are trained together, which is
     more accurate than to start from a random head (Kumar et al., 2022, "Fine-Tuning can Distort
     Pretrained Features and Underperform Out-of-Distribution", LP-FT). Of the head alone, the
-    epochs and the averages, the weights with the best accuracy on validation images are kept.
+    epochs and the averages, the best weights on validation images are kept: those with the
+    highest accuracy and, where accuracies differ by less than their standard error, with the
+    lowest loss after temperature scaling, but none with a lower accuracy than the head alone.
     Unless these are those of the head alone, training is then repeated on all images (``refit``).
 
     Values are checked when a classifier is fitted. The parameters of a classifier's
@@ -133,9 +135,8 @@ class FineTuning(BaseEstimator):  # type: ignore[misc]
         al., 2022, "Model soups", algorithm 1); 0: none.
     interpolation
         The fractions of the way from the head on the pre-trained network to the best weights that
-        are candidates (Wortsman et al., 2022, "Robust fine-tuning of zero-shot models"). One is
-        kept if its validation loss after temperature scaling is lower, and its accuracy not below
-        that of the head alone. None: 0.5 if there are validation images.
+        are candidates (Wortsman et al., 2022, "Robust fine-tuning of zero-shot models"). None: 0.5
+        if there are validation images.
     checkpoint
         A folder in which the state is written after each epoch. If it has a checkpoint of the
         same run, training resumes there.

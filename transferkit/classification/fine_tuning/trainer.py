@@ -201,17 +201,21 @@ def score_logits(
 ) -> Score:
     """Return the weighted accuracy and cross-entropy of logits (n, c), in float64.
 
-    The cross-entropy also after temperature scaling.
+    The cross-entropy also after temperature scaling. The standard error is that of a proportion
+    with one more hit and one more miss, so that it is above 0 if there is no miss.
     """
     logits = logits.astype(np.float64)
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     losses = -log_probabilities[np.arange(len(classes)), classes]
-    hits = logits.argmax(axis=1) == classes
+    accuracy = float(np.average(logits.argmax(axis=1) == classes, weights=weights))
+    number = float(weights.sum() ** 2 / (weights**2).sum())
+    share = (accuracy * number + 1) / (number + 2)
     return Score(
-        float(np.average(hits, weights=weights)),
+        accuracy,
         -float(np.average(losses, weights=weights)),
         float(calibrated_losses(logits, classes, weights).mean()),
+        math.sqrt(share * (1 - share) / number),
     )
 
 
