@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import platform
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +21,9 @@ from samples import NETWORK, SIDE, WEIGHTS, residual_network
 from transferkit.backends import Backend, Calibration, Program
 from transferkit.backends.activation_ranges import calibrate, quantized_layers
 from transferkit.backends.base import INT8
+from transferkit.backends.onnx import backend as backend_module
 from transferkit.backends.onnx.backend import OnnxRuntimeBackend
+from transferkit.backends.onnx.integer_products import are_sums_exact
 from transferkit.backends.onnx.quantization import run_quantized
 from transferkit.backends.onnx.table import OnnxTable, placeholder, write_model
 from transferkit.errors import DatasetError, NotFiniteError, UnsupportedError
@@ -296,3 +299,23 @@ def test_other_backends_name_the_one_that_can(backend: Backend, calibration: Cal
         return
     with pytest.raises(UnsupportedError, match=r"not support int8; choose .*onnxruntime"):
         program.run(_pixels(1), ["embedding"])
+
+
+def test_the_slower_instructions_are_asked_for_only_where_sums_overflow() -> None:
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    except OSError:
+        pytest.skip("the flags of the CPU are in a file of Linux")
+    if platform.machine() != "x86_64":
+        pytest.skip("only x86 CPUs have such sums")
+    assert are_sums_exact() == bool(flags & {"avx512_vnni", "avx_vnni"})
+
+
+def test_features_do_not_depend_on_the_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    calibration = calibrate(BACKEND, RESIDUAL, RESIDUAL_WEIGHTS, [_pixels(4)])
+    found = []
+    for is_exact in (are_sums_exact(), False):
+        monkeypatch.setattr(backend_module, "are_sums_exact", lambda is_exact=is_exact: is_exact)
+        program = Program(BACKEND, RESIDUAL, RESIDUAL_WEIGHTS, calibration=calibration)
+        found.append(program.run(_pixels(8, seed=4), ["embedding"])["embedding"])
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5, atol=1e-6)

@@ -15,6 +15,7 @@ import onnxruntime
 from transferkit.backends.base import API_VERSION, INFERENCE, INT8, Backend
 from transferkit.backends.calibration import Calibration
 from transferkit.backends.forks import FORK_FIRST, forked_process_error, was_started_before_fork
+from transferkit.backends.onnx.integer_products import are_sums_exact
 from transferkit.backends.onnx.quantization import run_quantized
 from transferkit.backends.onnx.table import (
     OnnxTable,
@@ -104,8 +105,10 @@ class _Recording:
         # Otherwise idle threads spin and take CPU time from the threads that decode the next
         # images.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # Otherwise products of 8-bit integers overflow on x86 CPUs without VNNI.
-        options.add_session_config_entry("session.x64quantprecision", "1")
+        # With it, int8 is slower than float32 on CPUs with VNNI; without it, products of 8-bit
+        # integers overflow on other x86 CPUs.
+        if not are_sums_exact():
+            options.add_session_config_entry("session.x64quantprecision", "1")
         # ONNX Runtime has no variable of its own, and starts a thread for each core of the machine,
         # even where several processes share it.
         threads = os.environ.get("OMP_NUM_THREADS", "")
