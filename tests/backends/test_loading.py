@@ -16,6 +16,17 @@ INFORMATION = (
 OTHER = "W0000 00:00:1.2 3 a warning\n"
 
 
+def run(code: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
 @pytest.mark.parametrize(
     ("level", "expected"),
     [(None, INFORMATION + OTHER), ("0", INFORMATION + OTHER), ("2", OTHER)],
@@ -33,14 +44,7 @@ def test_only_information_is_left_out(
     if level is not None:
         environment["TF_CPP_MIN_LOG_LEVEL"] = level
     code = "import os, transferkit.backends.tensorflow\nos.write(2, b'end')"
-    process = subprocess.run(
-        [sys.executable, "-c", code],
-        env=environment,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    process = run(code, environment)
     assert process.stderr.startswith(expected)
     rest = process.stderr.removeprefix(expected)
     assert ("ZeroDivisionError" in rest) if fails else (rest == "end")
@@ -50,12 +54,5 @@ def test_standard_error_may_be_closed(tmp_path: Path) -> None:
     (tmp_path / "tensorflow.py").write_text("print('loaded')\n")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "TF_CPP_MIN_LOG_LEVEL": "2"}
     code = "import os\nos.close(2)\nimport transferkit.backends.tensorflow"
-    process = subprocess.run(
-        [sys.executable, "-c", code],
-        env=environment,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    process = run(code, environment)
     assert (process.stdout, process.returncode) == ("loaded\n", 0)

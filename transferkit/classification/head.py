@@ -94,7 +94,7 @@ def fit_head(
     X, axes = _project(embeddings - mean, num_logits * num_fits)
     # With C given, the result is exactly that of scikit-learn: probabilities as well.
     chosen, accuracy, temperature = C, None, 1.0
-    with _few_images_of_each_class():
+    with _without_regression_warning():
         if chosen is None:
             chosen, accuracy, held_out = _choose_C(X, labels, seed, sample_weight)
             temperature = fit_temperature(held_out, labels, sample_weight)
@@ -160,7 +160,7 @@ def make_folds(labels: npt.NDArray[np.intp], seed: int) -> StratifiedKFold:
 
 
 @contextmanager
-def _few_images_of_each_class() -> Iterator[None]:
+def _without_regression_warning() -> Iterator[None]:
     """Leave out the warning that the labels, if nearly all differ, may be those of a regression.
 
     They are class indices, and scikit-learn warns in each of the fits.
